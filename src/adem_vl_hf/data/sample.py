@@ -1,0 +1,17 @@
+"""What one training or test example is, for every data set of this package."""
+
+from typing import NotRequired, TypedDict
+
+from PIL import Image
+
+
+class Sample(TypedDict):
+    """One example. ``prompt + answer`` are concatenated as they stand, so an answer usually starts with a space."""
+
+    id: str  # names the sample in error messages and prediction files
+    image: Image.Image | None  # RGB; None = a text-only sample
+    prompt: str
+    answer: str  # the text that is supervised
+    references: list[str]  # every true answer, stripped; the first is the preferred one
+    kind: str  # "caption", "presence", "count", "relation", "choice", ...: accuracy is reported by kind
+    choices: NotRequired[list[str]]  # kind "choice": the options, in the order asked
