@@ -1,8 +1,12 @@
 """What one training or test example is, for every data set of this package."""
 
+from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 from PIL import Image
+
+CAPTION_PROMPT = "a picture of"  # the authors' prompt for captions
+CHOICES = 4
 
 
 class Sample(TypedDict):
@@ -15,3 +19,9 @@ class Sample(TypedDict):
     references: list[str]  # every true answer, stripped; the first is the preferred one
     kind: str  # "caption", "presence", "count", "relation", "choice", ...: accuracy is reported by kind
     choices: NotRequired[list[str]]  # kind "choice": the options, in the order asked
+
+
+def choice_prompt(choices: Sequence[str]) -> str:
+    """The multiple-choice question: the options stand in it, and the answer is the text of one of them."""
+    options = " ".join(f"({letter}) {text}" for letter, text in zip("ABCDEFGH", choices, strict=False))
+    return f"Question: Which is in the picture? Options: {options} Answer:"

@@ -1,0 +1,53 @@
+"""OpenMoji *scenes* as a data set: composed pictures with captions and questions whose truth is exact."""
+
+import random
+from collections.abc import Sequence
+
+from torch.utils.data import Dataset
+
+from .openmoji import openmoji
+from .sample import Sample
+from .scene import THINGS, Scene, draw_scene, random_scene
+from .scene_grammar import KINDS, ask
+
+
+class OpenMojiScenes(Dataset):
+    """Composed scenes with captions and questions (the grammar is in ``scene_grammar``).
+
+    Args:
+        split: ``"train"`` or ``"test"``; no combination of things and numbers is in both.
+        size: number of samples.
+        seed: all randomness follows from ``(seed, split, index)``.
+        kinds: the kinds asked, drawn with equal chance per sample: ``"caption"``, ``"presence"``, ``"count"``,
+            ``"relation"`` (pictures of two kinds only), ``"choice"``. Name one twice to have it twice as often.
+    """
+
+    def __init__(self, split: str = "train", size: int = 20_000, seed: int = 0, kinds: Sequence[str] | None = None):
+        if split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+        self.kinds = tuple(kinds or KINDS)
+        if unknown := set(self.kinds) - set(KINDS):
+            raise ValueError(f"unknown kinds {sorted(unknown)}; the scenes data set has {list(KINDS)}")
+        self.split, self.size, self.seed = split, size, seed
+        things, sprites = openmoji()
+        by_name = {thing.name: i for i, thing in enumerate(things)}
+        self.sprites = {name: sprites[by_name[name]] for name in THINGS}
+
+    def __len__(self) -> int:
+        return self.size
+
+    def scene(self, index: int) -> tuple[Scene, str, random.Random]:
+        """The truth of sample ``index``, the kind asked, and the generator that goes on to draw and to ask."""
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        rng = random.Random(f"scenes-{self.seed}-{self.split}-{index}")
+        kind = rng.choice(self.kinds)
+        scene = random_scene(rng, self.split)
+        while kind == "relation" and scene.relation is None:
+            scene = random_scene(rng, self.split)
+        return scene, kind, rng
+
+    def __getitem__(self, index: int) -> Sample:
+        scene, kind, rng = self.scene(index)
+        picture = draw_scene(scene, self.sprites, rng)
+        return Sample(id=f"scenes-{self.split}-{index}", image=picture, kind=kind, **ask(scene, kind, rng))
