@@ -6,6 +6,7 @@ numbers are never shared between the splits.
 
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 
 from torch.utils.data import Dataset
 
@@ -14,6 +15,13 @@ from .openmoji import openmoji
 from .sample import CAPTION_PROMPT, CHOICES, Sample, choice_prompt
 
 KINDS = ("caption", "choice")
+
+
+@lru_cache(maxsize=64)
+def _order(seed: str, number: int) -> list[int]:
+    order = list(range(number))
+    random.Random(seed).shuffle(order)
+    return order
 
 
 class OpenMojiNames(Dataset):
@@ -43,9 +51,7 @@ class OpenMojiNames(Dataset):
     def thing_index(self, index: int) -> int:
         """Which thing sample ``index`` shows: every thing once, in a fresh order, before any comes again."""
         turn, place_in_turn = divmod(index // len(self.kinds), len(self.things))
-        order = list(range(len(self.things)))
-        random.Random(f"names-order-{self.seed}-{self.split}-{turn}").shuffle(order)
-        return order[place_in_turn]
+        return _order(f"names-order-{self.seed}-{self.split}-{turn}", len(self.things))[place_in_turn]
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.size:

