@@ -1,0 +1,25 @@
+"""ADEM-VL for Hugging Face: a frozen LLM sees through a frozen CLIP tower with a few million trained numbers.
+
+Importing this package registers its classes with the Auto classes, so that checkpoints load without remote code.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+
+from .modeling.configuration_adem_vl import AdemVLConfig
+from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from .modeling.pipeline_adem_vl import AdemVLImageToTextPipeline
+from .modeling.processing_adem_vl import AdemVLProcessor
+
+__version__ = "0.1.0"
+
+AutoConfig.register("adem_vl", AdemVLConfig, exist_ok=True)
+AutoModel.register(AdemVLConfig, AdemVLForConditionalGeneration, exist_ok=True)
+AutoModelForImageTextToText.register(AdemVLConfig, AdemVLForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(AdemVLConfig, AdemVLProcessor, exist_ok=True)
+
+__all__ = [
+    "AdemVLConfig",
+    "AdemVLForConditionalGeneration",
+    "AdemVLImageToTextPipeline",
+    "AdemVLProcessor",
+]

@@ -1,0 +1,212 @@
+"""Train the small CLIP whose image tower this package ships, with open_clip, on the training splits only.
+
+    python examples/train_tower.py --output-dir runs/tower --steps 2000
+
+A ViT of width 192 and depth 6 (96 px, 12 px patches: an 8 x 8 grid) against a small causal text tower. Half of every
+batch are *names* (no thing twice, so that no negative is false), half are *scenes* in groups of four that show the same
+things in other numbers, places and colours: only a tower that sees those can tell the captions of a group apart.
+
+Interrupted, the same command goes on from the last checkpoint. The end result is a Hugging Face ``CLIPVisionModel``
+folder (config.json, model.safetensors, preprocessor_config.json) with its retrieval accuracy in README.md.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from adem_vl_hf.data.names import OpenMojiNames
+from adem_vl_hf.data.scene import NUMBERS, PAIR_NUMBERS, RELATIONS, Group, Scene, draw_scene, is_held_out, random_scene
+from adem_vl_hf.data.scene_grammar import captions
+from adem_vl_hf.data.scenes import OpenMojiScenes
+
+VISION = {"layers": 6, "width": 192, "head_width": 64, "patch_size": 12, "image_size": 96}
+TEXT = {"context_length": 24, "width": 128, "heads": 2, "layers": 3}
+EMBED_DIM = 192
+GROUP = 4  # scenes of the same things in one batch
+MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+
+
+def rearranged(scene: Scene, rng: random.Random) -> Scene:
+    """Another training scene of the same things: new numbers, places and colour."""
+    while True:
+        colour = random_scene(rng, "train").colour
+        if scene.relation is None:
+            other = Scene((Group(scene.groups[0].thing, rng.choice(NUMBERS)),), None, colour)
+        else:
+            numbers = rng.choice(PAIR_NUMBERS)
+            groups = tuple(Group(g.thing, n) for g, n in zip(scene.groups, numbers, strict=True))
+            other = Scene(groups, rng.choice(list(RELATIONS)), colour)
+        if not is_held_out(other.groups):
+            return other
+
+
+class ContrastiveBatches(Dataset):
+    """Whole batches, drawn lazily: ``(pixels [B, H, W, 3] uint8, captions)``, a function of seed and index alone."""
+
+    def __init__(self, batches: int, names: int, scenes: int, seed: int) -> None:
+        self.batches, self.n_names, self.n_scenes, self.seed = batches, names, scenes, seed
+        self.names = OpenMojiNames("train", size=batches * names, seed=seed, kinds=("caption",))
+        self.scenes = OpenMojiScenes("train", size=1, seed=seed)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, list[str]]:
+        rng = random.Random(f"tower-{self.seed}-{index}")
+        pixels, texts, seen = [], [], set()
+        for i in range(self.n_names):
+            sample = self.names[index * self.n_names + i]
+            if sample["answer"] not in seen:  # a batch may span the end of a turn over all things
+                seen.add(sample["answer"])
+                pixels.append(np.asarray(sample["image"]))
+                texts.append(sample["answer"].strip())
+        while len(pixels) < self.n_names + self.n_scenes:
+            scene = random_scene(rng, "train")
+            for member in [scene, *(rearranged(scene, rng) for _ in range(GROUP - 1))]:
+                text = rng.choice(captions(member))
+                if not seen & set(captions(member)):
+                    seen |= set(captions(member))
+                    pixels.append(np.asarray(draw_scene(member, self.scenes.sprites, rng)))
+                    texts.append(text)
+        return np.stack(pixels[: self.n_names + self.n_scenes]), texts[: self.n_names + self.n_scenes]
+
+
+def normalise(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """[B, H, W, 3] uint8 -> [B, 3, H, W] with CLIP's mean and deviation."""
+    x = torch.as_tensor(pixels).permute(0, 3, 1, 2).float() / 255
+    return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
+def build() -> open_clip.CLIP:
+    return open_clip.CLIP(
+        EMBED_DIM,
+        open_clip.CLIPVisionCfg(**VISION),
+        open_clip.CLIPTextCfg(**TEXT),
+        output_dict=True,
+    )
+
+
+@torch.no_grad()
+def retrieval(model: open_clip.CLIP, tokenizer, seed: int = 0) -> dict[str, float]:
+    """Image-to-text top-1 on both test sets: names among all names; scenes among the 500 test captions."""
+    model.eval()
+    result = {}
+    names = OpenMojiNames("test", kinds=("caption",), seed=seed)
+    scenes = OpenMojiScenes("test", size=500, kinds=("caption",), seed=seed)
+    for label, data in (("names", names), ("scenes", scenes)):
+        samples = [data[i] for i in range(len(data))]
+        texts = sorted({s["references"][0] for s in samples})
+        text = torch.cat([model.encode_text(tokenizer(texts[i : i + 256]), normalize=True) for i in range(0, len(texts), 256)])
+        right = 0
+        for start in range(0, len(samples), 256):
+            part = samples[start : start + 256]
+            image = model.encode_image(normalise(np.stack([np.asarray(s["image"]) for s in part])), normalize=True)
+            best = (image @ text.T).argmax(1).tolist()
+            right += sum(texts[b] in s["references"] for b, s in zip(best, part, strict=True))
+        result[f"{label}_top1"] = right / len(samples)
+    model.train()
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/tower"))
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--names", type=int, default=112, help="pictures of single things in a batch")
+    parser.add_argument("--scenes", type=int, default=144, help="scenes in a batch, in groups of four")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--save-every", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    # without this the unfused attention below computes in float32 whatever its inputs are
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+
+    master = build()  # float32 weights; a bfloat16 copy computes (several times faster where the processor has AMX)
+    worker = build().bfloat16()
+    tokenizer = open_clip.SimpleTokenizer(context_length=TEXT["context_length"])
+    decay = [p for p in master.parameters() if p.ndim > 1]
+    plain = [p for p in master.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        lr=args.learning_rate, betas=(0.9, 0.98), fused=True,
+    )  # fmt: skip
+    warmup = min(150, args.steps // 10 + 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda s: min(1.0, (s + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, s / args.steps))),
+    )
+    loss_function = open_clip.ClipLoss()
+    checkpoint, start = args.output_dir / "resume.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        master.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        start = state["step"]
+    data = ContrastiveBatches(args.steps, args.names, args.scenes, args.seed)
+    loader = DataLoader(
+        torch.utils.data.Subset(data, range(start, args.steps)), batch_size=None, num_workers=1, prefetch_factor=4
+    )
+    log, began = (args.output_dir / "log.jsonl").open("a"), time.time()
+    bar = tqdm(loader, initial=start, total=args.steps, desc="CLIP", mininterval=5)
+    pairs = list(zip(worker.parameters(), master.parameters(), strict=True))
+    for step, (pixels, texts) in enumerate(bar, start):
+        with torch.no_grad():
+            for copy, weight in pairs:
+                copy.copy_(weight)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is the slower one on a CPU
+            out = worker(normalise(pixels).bfloat16(), tokenizer(texts))
+            loss = loss_function(
+                out["image_features"].float(), out["text_features"].float(), out["logit_scale"].float()
+            )
+            loss.backward()
+        for copy, weight in pairs:
+            weight.grad, copy.grad = copy.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(master.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            master.logit_scale.clamp_(0, math.log(100))
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        done = step + 1
+        if done % 20 == 0:
+            print(json.dumps({"step": done, "loss": loss.item(), "seconds": time.time() - began}), file=log, flush=True)
+        if done % args.save_every == 0 or done == args.steps:
+            scores = retrieval(master, tokenizer)
+            print(json.dumps({"step": done, **scores}), file=log, flush=True)
+            bar.write(json.dumps({"step": done, **scores}))
+            state = {"model": master.state_dict(), "optimizer": optimizer.state_dict(),
+                     "schedule": schedule.state_dict(), "step": done}  # fmt: skip
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            save(master, args.output_dir / "clip", scores, done, args)
+
+
+def save(model: open_clip.CLIP, folder: Path, scores: dict[str, float], steps: int, args: argparse.Namespace) -> None:
+    """Write the image tower as a Hugging Face folder with a card that states what it was trained on and reaches."""
+    from transformers import CLIPImageProcessor
+
+    from adem_vl_hf.modeling.vision_adem_vl import clip_vision_from_open_clip
+
+    clip_vision_from_open_clip(model.visual).save_pretrained(folder)
+    size = {"height": VISION["image_size"], "width": VISION["image_size"]}
+    CLIPImageProcessor(size=size, do_center_crop=False, image_mean=list(MEAN), image_std=list(STD)).save_pretrained(folder)
+    facts = {"steps": steps, "batch_size": args.names + args.scenes, "seed": args.seed, **scores}
+    (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
