@@ -107,7 +107,8 @@ def retrieval(model: open_clip.CLIP, tokenizer, seed: int = 0) -> dict[str, floa
     for label, data in (("names", names), ("scenes", scenes)):
         samples = [data[i] for i in range(len(data))]
         texts = sorted({s["references"][0] for s in samples})
-        text = torch.cat([model.encode_text(tokenizer(texts[i : i + 256]), normalize=True) for i in range(0, len(texts), 256)])
+        parts = [tokenizer(texts[i : i + 256]) for i in range(0, len(texts), 256)]
+        text = torch.cat([model.encode_text(part, normalize=True) for part in parts])
         right = 0
         for start in range(0, len(samples), 256):
             part = samples[start : start + 256]
@@ -197,13 +198,13 @@ def main() -> None:
 
 def save(model: open_clip.CLIP, folder: Path, scores: dict[str, float], steps: int, args: argparse.Namespace) -> None:
     """Write the image tower as a Hugging Face folder with a card that states what it was trained on and reaches."""
-    from transformers import CLIPImageProcessor
-
     from adem_vl_hf.modeling.vision_adem_vl import clip_vision_from_open_clip
+    from transformers import CLIPImageProcessor
 
     clip_vision_from_open_clip(model.visual).save_pretrained(folder)
     size = {"height": VISION["image_size"], "width": VISION["image_size"]}
-    CLIPImageProcessor(size=size, do_center_crop=False, image_mean=list(MEAN), image_std=list(STD)).save_pretrained(folder)
+    processor = CLIPImageProcessor(size=size, do_center_crop=False, image_mean=list(MEAN), image_std=list(STD))
+    processor.save_pretrained(folder)
     facts = {"steps": steps, "batch_size": args.names + args.scenes, "seed": args.seed, **scores}
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -77,9 +77,13 @@ def base_fingerprint(base: nn.Module) -> dict:
     values = {}
     for name in sorted(chosen):
         flat = picked[name].detach().flatten()
-        index = torch.linspace(0, flat.numel() - 1, min(SAMPLES, flat.numel())).long()
-        values[name.removeprefix("vision_model.")] = [round(v, 6) for v in flat[index.to(flat.device)].float().tolist()]
+        index = [i * (flat.numel() - 1) // (SAMPLES - 1) for i in range(SAMPLES)]
+        values[name.removeprefix("vision_model.")] = [round(v, 6) for v in flat[index].float().tolist()]
     return {"config": hashlib.sha256(shape.encode()).hexdigest()[:16], "tensors": values}
+
+
+def _alike(a: float, b: float) -> bool:
+    return abs(a - b) <= TOLERANCE * max(abs(a), abs(b), 1e-3)
 
 
 def check_base(kind: str, checkpoint: str, saved_config, fingerprint: dict | None, base: nn.Module) -> None:
@@ -97,7 +101,7 @@ def check_base(kind: str, checkpoint: str, saved_config, fingerprint: dict | Non
     values = base_fingerprint(base)["tensors"]
     for key, expected in fingerprint["tensors"].items():
         found = values.get(key)
-        if found is None or any(abs(a - b) > TOLERANCE * max(abs(a), abs(b), 1e-3) for a, b in zip(expected, found)):
+        if found is None or not all(_alike(*pair) for pair in zip(expected, found, strict=True)):
             warnings.warn(
                 f"the {kind} {name!r} has the shape of the one that {checkpoint} was trained on but other weights "
                 f"(first seen in {key}): expect worse answers",

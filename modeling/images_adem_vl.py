@@ -10,7 +10,7 @@ import stat
 import struct
 from contextlib import nullcontext
 from io import BytesIO
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -42,7 +42,7 @@ def open_image(source: ImageSource) -> Image.Image:
 
     Args:
         source: A path, the bytes of an image file, a binary file object (it stays open) or a PIL image (it stays
-            unchanged). URLs are refused: nothing in ``adem_vl_hf.data`` uses the network.
+            unchanged). URLs are refused: opening a picture never uses the network.
 
     Raises:
         ImageError: Missing, empty, truncated or not an image, of zero size, larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
@@ -66,21 +66,6 @@ def open_image(source: ImageSource) -> Image.Image:
             raise ImageError(f"{name}: damaged or truncated ({error}); fetch or export the file again") from error
     rgb.info.clear()  # its EXIF block still says "turn me"; opening the result again would
     return rgb
-
-
-def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
-    """The path of picture ``name`` inside ``folder``. A data file must not reach other files of the machine.
-
-    Raises:
-        ImageError: ``name`` is absolute, climbs out with ``..``, or names no file there.
-    """
-    parsed = PureWindowsPath(name)  # knows both kinds of separator
-    if parsed.drive or parsed.root or ".." in parsed.parts:
-        raise ImageError(f"{name}: leads out of the image folder {folder}; give a path relative to that folder")
-    path = Path(folder) / name
-    if not path.is_file():
-        raise ImageError(f"{path}: no such image file; correct the name or put the file there")
-    return path
 
 
 def _describe(source: ImageSource) -> str:

@@ -199,10 +199,10 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         token, embed = self.config.image_token_id, self.get_input_embeddings()
         if token is None:
             raise ValueError("config.image_token_id is not set: choose a token of the language model's vocabulary")
-        if input_ids is None:
-            mask = (inputs_embeds == embed.weight[token]).all(-1)  # [B, T]
-        else:
-            mask = input_ids == token
+        if input_ids is not None:
+            mask = input_ids == token  # [B, T]
+        else:  # the library's way to find a token once it is embedded
+            mask = (inputs_embeds == embed.weight[token]).all(-1)
         if inputs_embeds is None:
             inputs_embeds = embed(input_ids)  # [B, T, D]
         index = (mask.cumsum(1) - 1).clamp(0, image_embeds.shape[1] - 1)  # which of the n embeddings, [B, T]
@@ -295,7 +295,7 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         )
 
     def _supervised_loss(self, hidden_states, labels, **kwargs):
-        """Cross-entropy with the LM head run on the supervised positions alone (the answer is a small part of a row)."""
+        """Cross-entropy with the LM head run on supervised positions alone: the answer is a small part of a row."""
         targets = labels[:, 1:].to(hidden_states.device)
         supervised = targets != -100  # [B, T-1]
         targets = targets[supervised]

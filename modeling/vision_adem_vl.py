@@ -50,7 +50,7 @@ class OpenClipVisionTower(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str, dtype: torch.dtype | None = None) -> "OpenClipVisionTower":
-        """Load by open_clip's own spelling: ``ViT-B-32/laion2b_s34b_b79k``, ``hf-hub:org/name``, ``local-dir:/path``."""
+        """Load by open_clip's spelling: ``ViT-B-32/laion2b_s34b_b79k``, ``hf-hub:org/name``, ``local-dir:/path``."""
         module = need_open_clip()
         if ":" in name:
             model = module.create_model(name)

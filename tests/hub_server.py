@@ -15,57 +15,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import yaml
+from hub_store import POINTER, File, Repo, card_errors, goes_through_lfs
 
-LFS_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt")  # what a new repo's .gitattributes sends through LFS
-LFS_BYTES = 10 * 2**20  # larger files go through LFS whatever their name
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
-REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-class File(NamedTuple):
-    """One file of a snapshot. `oid` is what its ETag carries: SHA-256 through LFS, else the git blob's SHA-1."""
-
-    content: bytes
-    lfs: bool
-
-    @property
-    def blob_id(self) -> str:
-        sha256 = hashlib.sha256(self.content).hexdigest()
-        blob = POINTER.format(sha256, len(self.content)).encode() if self.lfs else self.content
-        return hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest()
-
-    @property
-    def oid(self) -> str:
-        return hashlib.sha256(self.content).hexdigest() if self.lfs else self.blob_id
-
-
-@dataclass
-class Repo:
-    """A model repository: commits (sha -> path -> file) and branches (name -> sha)."""
-
-    private: bool = False
-    branches: dict[str, str] = field(default_factory=dict)
-    commits: dict[str, dict[str, File]] = field(default_factory=dict)
-
-    def commit(self, branch: str, files: dict[str, File], message: str) -> str:
-        """Make `files` the whole content of `branch`; returns the new commit's sha."""
-        listing = sorted((path, file.blob_id) for path, file in files.items())
-        parent = self.branches.get(branch)
-        sha = hashlib.sha1(repr((parent, len(self.commits), message, listing)).encode()).hexdigest()
-        self.commits[sha] = dict(files)
-        self.branches[branch] = sha
-        return sha
-
-    def files(self, revision: str = "main") -> dict[str, bytes]:
-        """path -> content at a branch or commit; KeyError where there is no such revision."""
-        return {path: file.content for path, file in self.commits[self.branches.get(revision, revision)].items()}
+Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 
 
 class Request(NamedTuple):
@@ -116,30 +73,6 @@ class Hub(ThreadingHTTPServer):
         return repo, sha
 
 
-def goes_through_lfs(path: str, size: int) -> bool:
-    return path.endswith(LFS_SUFFIXES) or size > LFS_BYTES
-
-
-def card_errors(content: str) -> list[str]:
-    """What the Hub's validator says about a README.md's YAML block, for the keys that a model card here uses."""
-    block = re.match(r"\s*---\r?\n(.*?)\r?\n---", content, re.DOTALL)
-    try:
-        data = yaml.safe_load(block.group(1)) if block else {}
-    except yaml.YAMLError as error:
-        return [f"YAML: {error}"]
-    bases = data.get("base_model", [])
-    bases = bases if isinstance(bases, list) else [bases]
-    errors = [f'"base_model" with value "{base}" is not valid' for base in bases if not REPO_ID.fullmatch(str(base))]
-    for i, entry in enumerate(data.get("model-index", [])):
-        errors += [] if entry.get("name") else [f'"model-index[{i}].name" is required']
-        for j, result in enumerate(entry["results"]):
-            needed = (result["task"], ["type"]), (result["dataset"], ["type", "name"])
-            needed += tuple((metric, ["type", "value"]) for metric in result["metrics"])
-            missing = [key for part, keys in needed for key in keys if part.get(key) in (None, "")]
-            errors += [f'"model-index[{i}].results[{j}]" lacks {key}' for key in missing]
-    return errors
-
-
 class Handler(BaseHTTPRequestHandler):
     """Finds the route of each request, answers it, records it."""
 
@@ -181,28 +114,28 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, path: str) -> Answer:
         for method, pattern, route in ROUTES:
             if self.command in method.split() and (match := re.fullmatch(pattern, path)):
-                if method in ("POST", "PUT") and not self.signed_in and route is not Handler.validate_yaml:
+                if method == "POST" and not self.signed_in and route is not Handler.validate_yaml:
                     raise HubError(401, "Invalid username or password.")
                 return route(self, *(unquote(group or "") for group in match.groups()))
         raise HubError(404, f"no such endpoint: {self.command} {path}")
 
-    def json(self, value: object, status: int = 200) -> tuple[int, dict[str, str], bytes]:
+    def json(self, value: object, status: int = 200) -> Answer:
         return status, {"Content-Type": "application/json"}, json.dumps(value).encode()
 
-    def whoami(self) -> tuple[int, dict[str, str], bytes]:
+    def whoami(self) -> Answer:
         if not self.signed_in:
             raise HubError(401, "Invalid username or password.")
         return self.json({"type": "user", "name": "tester", "orgs": []})
 
-    def validate_yaml(self) -> tuple[int, dict[str, str], bytes]:
+    def validate_yaml(self) -> Answer:
         errors = card_errors(json.loads(self.body)["content"])
         messages = [{"message": message} for message in errors]
         return self.json({"errors": messages, "warnings": []}, 400 if errors else 200)
 
-    def create_repo(self) -> tuple[int, dict[str, str], bytes]:
+    def create_repo(self) -> Answer:
         request = json.loads(self.body)
         repo_id = f"{request.get('organization') or 'tester'}/{request['name']}"
         status = 409 if repo_id in self.server.repos else 200
@@ -212,67 +145,63 @@ class Handler(BaseHTTPRequestHandler):
             repo.commit("main", {}, "initial commit")
         return self.json({"url": f"{self.server.url}/{repo_id}", "name": repo_id}, status)
 
-    def create_branch(self, repo_id: str, branch: str) -> tuple[int, dict[str, str], bytes]:
+    def create_branch(self, repo_id: str, branch: str) -> Answer:
         repo, sha = self.server.find(repo_id, json.loads(self.body or b"{}").get("startingPoint"))
         if branch in repo.branches:
             raise HubError(409, f"Reference already exists: {branch}")
         repo.branches[branch] = sha
         return self.json({})
 
-    def refs(self, repo_id: str) -> tuple[int, dict[str, str], bytes]:
+    def refs(self, repo_id: str) -> Answer:
         repo, _ = self.server.find(repo_id, signed_in=self.signed_in)
-        branches = [
+        heads = [
             {"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in repo.branches.items()
         ]
-        return self.json({"branches": branches, "converts": [], "tags": []})
+        return self.json({"branches": heads, "converts": [], "tags": []})
 
-    def info(self, repo_id: str, revision: str = "main") -> tuple[int, dict[str, str], bytes]:
+    def info(self, repo_id: str, revision: str = "main") -> Answer:
         repo, sha = self.server.find(repo_id, revision, self.signed_in)
         siblings = [{"rfilename": path} for path in repo.commits[sha]]
         return self.json({"id": repo_id, "sha": sha, "private": repo.private, "siblings": siblings, "tags": []})
 
-    def tree(self, repo_id: str, revision: str, folder: str) -> tuple[int, dict[str, str], bytes]:
+    def tree(self, repo_id: str, revision: str, folder: str) -> Answer:
         repo, sha = self.server.find(repo_id, revision, self.signed_in)
-        prefix = f"{folder}/" if folder else ""
         recursive = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        prefix = f"{folder}/" if folder else ""
         entries: dict[str, dict[str, object]] = {}
         for path, file in repo.commits[sha].items():
+            inner, size = path.removeprefix(prefix), len(file.content)
             if not path.startswith(prefix):
                 continue
-            inner = path.removeprefix(prefix).split("/")
-            for depth in range(1, len(inner) if recursive else min(len(inner), 2)):
-                name = prefix + "/".join(inner[:depth])
+            for slash in [match.start() for match in re.finditer("/", inner)][: None if recursive else 1]:
+                name = prefix + inner[:slash]
                 entries[name] = {"type": "directory", "path": name, "oid": hashlib.sha1(name.encode()).hexdigest()}
-            if recursive or len(inner) == 1:
-                size = len(file.content)
+            if recursive or "/" not in inner:
+                lfs = {"oid": file.oid, "size": size, "pointerSize": len(POINTER.format(file.oid, size))}
                 entries[path] = {"type": "file", "path": path, "size": size, "oid": file.blob_id}
-                if file.lfs:
-                    pointer = len(POINTER.format(file.oid, size))
-                    entries[path]["lfs"] = {"oid": file.oid, "size": size, "pointerSize": pointer}
+                entries[path] |= {"lfs": lfs} if file.lfs else {}
         if folder and not entries:
             raise HubError(404, f"{folder} does not exist on {revision}", "EntryNotFound", sha)
         return self.json(list(entries.values()))
 
-    def resolve(self, repo_id: str, revision: str, path: str) -> tuple[int, dict[str, str], bytes]:
+    def resolve(self, repo_id: str, revision: str, path: str) -> Answer:
         repo, sha = self.server.find(repo_id, revision, self.signed_in)
         file = repo.commits[sha].get(path)
         if file is None:
             raise HubError(404, f"Entry not found: {path}", "EntryNotFound", sha)
         headers = {"ETag": f'"{file.oid}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
-        if file.lfs:  # the Hub redirects to its store; the same headers on a plain answer mean the same to a client
-            headers |= {"X-Linked-ETag": f'"{file.oid}"', "X-Linked-Size": str(len(file.content))}
-        wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        if wanted is None or wanted.groups() == ("", ""):
-            return 200, headers, file.content
         size = len(file.content)
-        start, end = (int(group) if group else None for group in wanted.groups())
-        first = max(size - (end or 0), 0) if start is None else start
-        last = size - 1 if start is None or end is None else min(end, size - 1)
+        if file.lfs:  # the Hub redirects to its store; the same headers on a plain answer mean the same to a client
+            headers |= {"X-Linked-ETag": f'"{file.oid}"', "X-Linked-Size": str(size)}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted is None:
+            return 200, headers, file.content
+        first, last = int(wanted[1]), min(int(wanted[2] or size - 1), size - 1)
         if first > last:
             return 416, {"Content-Range": f"bytes */{size}"}, b""
         return 206, {**headers, "Content-Range": f"bytes {first}-{last}/{size}"}, file.content[first : last + 1]
 
-    def preupload(self, repo_id: str, revision: str) -> tuple[int, dict[str, str], bytes]:
+    def preupload(self, repo_id: str, revision: str) -> Answer:
         repo, sha = self.server.find(repo_id, revision)
         answers = []
         for file in json.loads(self.body)["files"]:
@@ -282,7 +211,7 @@ class Handler(BaseHTTPRequestHandler):
             answers[-1] |= {"oid": known.oid} if known else {}
         return self.json({"files": answers})
 
-    def lfs_batch(self, repo_id: str) -> tuple[int, dict[str, str], bytes]:
+    def lfs_batch(self, repo_id: str) -> Answer:
         self.server.find(repo_id)
         objects = json.loads(self.body)["objects"]
         for entry in objects:
@@ -290,13 +219,13 @@ class Handler(BaseHTTPRequestHandler):
                 entry["actions"] = {"upload": {"href": f"{self.server.url}/lfs-store/{entry['oid']}"}}
         return self.json({"transfer": "basic", "objects": objects})
 
-    def lfs_upload(self, oid: str) -> tuple[int, dict[str, str], bytes]:
+    def lfs_upload(self, oid: str) -> Answer:
         if hashlib.sha256(self.body).hexdigest() != oid:
             raise HubError(400, f"the content of {oid} has another SHA-256")
         self.server.lfs_objects[oid] = self.body
         return 200, {}, b""
 
-    def commit(self, repo_id: str, branch: str) -> tuple[int, dict[str, str], bytes]:
+    def commit(self, repo_id: str, branch: str) -> Answer:
         repo, parent = self.server.find(repo_id, branch)
         if branch not in repo.branches:
             raise HubError(400, f"{branch} is no branch")
@@ -313,7 +242,8 @@ class Handler(BaseHTTPRequestHandler):
             elif key == "lfsFile" and value["oid"] in self.server.lfs_objects:
                 files[path] = File(self.server.lfs_objects[value["oid"]], lfs=True)
             elif key in ("deletedFile", "deletedFolder"):
-                files = {name: file for name, file in files.items() if not f"{name}/".startswith(f"{path.rstrip('/')}/")}
+                gone = path.rstrip("/") + "/"
+                files = {name: file for name, file in files.items() if not f"{name}/".startswith(gone)}
             else:
                 raise HubError(400, f"cannot commit {key} {path}")
         sha = repo.commit(branch, files, message)
@@ -321,7 +251,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 MODEL = r"/api/models/([^/]+/[^/]+)"
-ROUTES: list[tuple[str, str, Callable[..., tuple[int, dict[str, str], bytes]]]] = [
+ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", r"/api/whoami-v2", Handler.whoami),
     ("POST", r"/api/validate-yaml", Handler.validate_yaml),
     ("POST", r"/api/repos/create", Handler.create_repo),

@@ -1,0 +1,63 @@
+"""Data sets: all of them yield ``Sample`` dictionaries, and open or draw their pictures lazily."""
+
+from pathlib import Path
+
+from torch.utils.data import ConcatDataset, Dataset
+
+from .conversations import Conversations
+from .image_folder import ImageFolder
+from .names import OpenMojiNames
+from .sample import Sample
+from .scenes import OpenMojiScenes
+from .scienceqa import ScienceQA
+
+# captions say most about a picture: as many of them as of all questions but one
+SCENE_KINDS = ("caption", "caption", "caption", "presence", "count", "relation", "choice")
+NAMES_SHARE = 0.3  # of the mixture "openmoji"
+
+
+def open_dataset(
+    name: str,
+    split: str = "train",
+    size: int | None = None,
+    seed: int = 0,
+    image_folder: str | None = None,
+) -> Dataset[Sample]:
+    """One data set by name or path.
+
+    Args:
+        name: ``openmoji-names``, ``openmoji-scenes``, ``openmoji`` (both); a folder with ``metadata.jsonl``; a folder
+            with ScienceQA's ``problems.json``; a ``.json`` or ``.jsonl`` file of LLaVA-style conversations.
+        split: ``train`` or ``test`` (ScienceQA also ``val`` and the like; folders by their own convention).
+        size: number of samples, for the drawn data sets.
+        seed: of the drawn data sets.
+        image_folder: where the conversations' pictures are; default the file's folder.
+
+    Raises:
+        ValueError: for a name that is none of these.
+    """
+    kinds = SCENE_KINDS if split == "train" else None
+    if name == "openmoji-names":
+        return OpenMojiNames(split, size=size, seed=seed)
+    if name == "openmoji-scenes":
+        return OpenMojiScenes(split, size=size or 20_000, seed=seed, kinds=kinds)
+    if name == "openmoji":
+        names = int(NAMES_SHARE * (size or 20_000))
+        scenes = (size or 20_000) - names
+        return ConcatDataset(
+            [OpenMojiNames(split, size=names, seed=seed), OpenMojiScenes(split, size=scenes, seed=seed, kinds=kinds)]
+        )
+    path = Path(name)
+    if path.suffix in (".json", ".jsonl") and path.is_file():
+        return Conversations(path, image_folder)
+    if (path / "problems.json").is_file():
+        return ScienceQA(path, split)
+    if path.is_dir():
+        return ImageFolder(path, split=split if (path / split).is_dir() else None)
+    raise ValueError(
+        f"no data set {name!r}: give openmoji, openmoji-names, openmoji-scenes, a folder with metadata.jsonl or "
+        "problems.json, or a .json file of conversations"
+    )
+
+
+__all__ = ["Conversations", "ImageFolder", "OpenMojiNames", "OpenMojiScenes", "Sample", "ScienceQA", "open_dataset"]

@@ -31,7 +31,8 @@ def canvas(colour: str, rng: random.Random) -> Image.Image:
     saturation = min(1.0, max(0.0, saturation + play(-0.08, 0.08))) if saturation else 0.0
     value = min(1.0, max(0.0, value + play(-0.05, 0.05 if value < 0.95 else 0.02)))
     rgb = colorsys.hsv_to_rgb(hue / 360, saturation, value)
-    return Image.new("RGB", (CANVAS, CANVAS), tuple(round(255 * part) for part in rgb))
+    red, green, blue = (round(255 * part) for part in rgb)
+    return Image.new("RGB", (CANVAS, CANVAS), (red, green, blue))
 
 
 def place(

@@ -23,5 +23,4 @@ class Sample(TypedDict):
 
 def choice_prompt(choices: Sequence[str]) -> str:
     """The multiple-choice question: the options stand in it, and the answer is the text of one of them."""
-    options = " ".join(f"({letter}) {text}" for letter, text in zip("ABCDEFGH", choices, strict=False))
-    return f"Question: Which is in the picture? Options: {options} Answer:"
+    return f"Which is there: {', '.join(choices[:-1])} or {choices[-1]}?"

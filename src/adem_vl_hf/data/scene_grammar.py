@@ -65,17 +65,17 @@ def ask(scene: Scene, kind: str, rng: random.Random) -> dict[str, Any]:
     if kind == "presence":
         answer = rng.random() < 0.5
         thing = rng.choice(sorted(present)) if answer else _absent(present, rng, 1)[0]
-        return _pair(f"Question: Is there {singular(THINGS[thing])}? Answer:", "yes" if answer else "no")
+        return _pair(f"Is there {singular(THINGS[thing])}?", "yes" if answer else "no")
     if kind == "count":
         group = rng.choice(scene.groups)
-        return _pair(f"Question: How many {plural(group.name)} are there? Answer:", NUMBER_WORDS[group.number])
+        return _pair(f"How many {plural(group.name)} are there?", NUMBER_WORDS[group.number])
     if kind == "relation":
         one, other = (0, 1) if rng.random() < 0.5 else (1, 0)
         assert scene.relation is not None  # the data set asks this of pictures of two kinds only
         relation = scene.relation if one == 0 else RELATIONS[scene.relation]
         names = [g.name if g.number == 1 else plural(g.name) for g in (scene.groups[one], scene.groups[other])]
         verb = "is" if scene.groups[one].number == 1 else "are"
-        return _pair(f"Question: Where {verb} the {names[0]}, seen from the {names[1]}? Answer:", DIRECTIONS[relation])
+        return _pair(f"Where {verb} the {names[0]}, seen from the {names[1]}?", DIRECTIONS[relation])
     if kind == "choice":
         answer_name = THINGS[rng.choice(sorted(present))]
         choices = [THINGS[i] for i in _absent(present, rng, CHOICES - 1)]

@@ -1,0 +1,167 @@
+"""The command line: ``adem-vl train | caption | evaluate | convert | info``.
+
+Exit codes: 0 done, 2 bad usage or bad input (one line on stderr), 1 anything else.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, _json_or_text(value)
+
+
+def _yes_no(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+# the flags are the fields of AdemVLConfig with dashes
+CONFIG_FLAGS: dict[str, dict[str, Any]] = {
+    "visual_token_counts": {"type": int, "nargs": "+", "help": "scales of the visual prompt, e.g. 256 64"},
+    "pooling": {"help": "avg or max"},
+    "drop_ratio": {"type": float, "help": "gamma: share of the scores dropped"},
+    "fusion_scale": {"type": float, "help": "alpha: weight of the fused term"},
+    "visual_scale": {"type": float, "help": "beta: weight of the visual prompt"},
+    "kernel": {"help": "none, softmax, relu, elu, silu or silu-min"},
+    "query_from": {"help": "attn_in, attn_out, mlp_in or mlp_out"},
+    "add_to": {"help": "attn_in, attn_out, mlp_in or mlp_out"},
+    "projector_dim": {"type": int, "help": "width of the projectors"},
+    "vision_adapter_dim": {"type": int, "help": "width of the tower's adapters, 0 = none"},
+    "vision_adapter_scale": {"type": float, "help": "weight of the tower's adapters"},
+    "vision_adapter_dropout": {"type": float, "help": "dropout inside the tower's adapters"},
+    "vision_feature_layer": {"type": int, "help": "hidden state of the tower to use, -2 = last block but one"},
+    "vision_backend": {"help": "transformers or open_clip"},
+    "use_cls_token": {"type": _yes_no, "help": "true or false: CLIP's class token as an input embedding"},
+    "input_visual_tokens": {"type": int, "help": "pooled patches as input embeddings, e.g. 0, 64, 256"},
+    "image_token_id": {"type": int, "help": "token that stands for an image (default: chosen)"},
+}
+
+
+def _add_bases(parser: argparse.ArgumentParser, required: bool) -> None:
+    for flag, embedded in (("--language-model", "SmolLM2-135M-Instruct"), ("--vision-tower", "small CLIP")):
+        note = "" if required else f" (default: the embedded {embedded})"
+        default = None if required else "embedded"
+        parser.add_argument(flag, required=required, default=default, help="Hub id or folder" + note)
+    parser.add_argument("--language-model-revision", help="commit, tag or branch of the language model")
+    parser.add_argument("--vision-tower-revision", help="commit, tag or branch of the tower")
+
+
+def _add_config_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model (defaults are the paper's)")
+    for name, options in CONFIG_FLAGS.items():
+        group.add_argument(f"--{name.replace('_', '-')}", dest=name, default=None, **options)
+
+
+def _config_fields(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in CONFIG_FLAGS if getattr(args, name) is not None}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="adem-vl", description="Teach a frozen language model to see (ADEM-VL).")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+        return sub
+
+    sub = command("train", "Train a small adapter so that a language model you have understands images.")
+    _add_bases(sub, required=False)
+    sub.add_argument("--data", nargs="+", default=["openmoji"],
+                     help="openmoji, openmoji-names, openmoji-scenes, an image folder with metadata.jsonl, a folder in "
+                          "ScienceQA's format, or a .json file of LLaVA-style conversations")  # fmt: skip
+    sub.add_argument("--image-folder", help="where the conversations' pictures are")
+    sub.add_argument("--train-size", type=int, help="number of samples drawn from the OpenMoji data sets")
+    sub.add_argument("--output-dir", type=Path, required=True, help="where checkpoints and the adapter go")
+    sub.add_argument("--epochs", type=float, default=1.0)
+    sub.add_argument("--max-steps", type=int, default=-1, help="stop after so many steps")
+    sub.add_argument("--batch-size", type=int, default=32)
+    sub.add_argument("--learning-rate", type=float, help="peak (default: 9e-3 x batch size / 256)")
+    sub.add_argument("--max-length", type=int, help="longest sample in tokens; a longer one is an error")
+    sub.add_argument("--seed", type=int, default=42)
+    sub.add_argument("--dtype", help="of the frozen models: float32, bfloat16, float16 (default: the fastest here)")
+    sub.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2 (default: the fastest here)")
+    sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    sub.add_argument("--set", nargs="+", type=_key_value, default=[], metavar="KEY=VALUE",
+                     help="any other TrainingArguments field, e.g. save_steps=100 logging_steps=10")  # fmt: skip
+    _add_config_flags(sub)
+
+    sub = command("caption", "Describe pictures, or answer a question about them, with a trained adapter.")
+    sub.add_argument("images", nargs="+", help="picture files")
+    sub.add_argument("--checkpoint", help="folder or Hub id (default: the adapter that ships with this package)")
+    sub.add_argument("--prompt", default="a picture of", help='what to continue, e.g. "How many foxes are there?"')
+    sub.add_argument("--max-new-tokens", type=int, default=32)
+    sub.add_argument("--num-beams", type=int, default=1)
+    sub.add_argument("--json", action="store_true", help="one JSON object per picture")
+
+    sub = command("evaluate", "Measure a trained adapter on a test set, or score a file of predictions.")
+    sub.add_argument("--task", required=True,
+                     help="openmoji-names, openmoji-scenes, scienceqa, caption, questions, mme")  # fmt: skip
+    sub.add_argument("--predictions", type=Path, help="score these instead of making them")
+    sub.add_argument("--problems", type=Path, help="ScienceQA's problems.json, for the columns of its table")
+    sub.add_argument("--checkpoint", help="folder or Hub id (default: the adapter that ships with this package)")
+    sub.add_argument("--data", help="the data to predict on, for tasks without data of their own")
+    sub.add_argument("--split", default="test")
+    sub.add_argument("--size", type=int, help="number of test samples of the OpenMoji data sets")
+    sub.add_argument("--images", default="true", choices=("true", "shuffled", "none"),
+                     help="true, or as controls: another sample's image, or none")  # fmt: skip
+    sub.add_argument("--output", type=Path, help="where predictions go, JSON lines (default: beside the checkpoint)")
+    sub.add_argument("--batch-size", type=int, default=32)
+    sub.add_argument("--max-new-tokens", type=int, default=24)
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sub = command("convert", "Turn the authors' released adapter file (.pth) into a checkpoint of this package.")
+    sub.add_argument("official", type=Path, help="the authors' checkpoint-*.pth")
+    _add_bases(sub, required=True)
+    sub.add_argument("output_dir", type=Path, metavar="OUT", help="folder to write")
+    _add_config_flags(sub)
+
+    sub = command("info", "Show what a checkpoint is: its frozen models, its settings, how many numbers were trained.")
+    sub.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the adapter that ships here)")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``adem-vl``."""
+    args = build_parser().parse_args(argv)
+    from . import commands  # heavy imports only after the usage is known to be right
+
+    try:
+        getattr(commands, args.command)(args, _config_fields(args) if hasattr(args, "kernel") else {})
+    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        if args.debug:
+            raise
+        print(f"adem-vl {args.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"adem-vl {args.command}: interrupted", file=sys.stderr)
+        return EXIT_FAILED
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"adem-vl {args.command}: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What each command of ``adem-vl`` does, given its parsed arguments."""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import ConcatDataset
+
+from .data import open_dataset
+from .pretrained import build_model, describe, load_checkpoint, resolve_vision_tower
+
+OPENMOJI_TASKS = ("openmoji-names", "openmoji-scenes")
+TEST_SIZE = 1000  # samples of a drawn test set
+
+
+def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
+    """Train an adapter and save it, its processor and its card."""
+    from transformers import set_seed
+
+    from .model_card import write_model_card
+    from .training import build_trainer, fastest_setting, training_arguments
+    from .training import train as run
+
+    if args.output_dir.is_file():
+        raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
+    parts = [
+        open_dataset(name, "train", args.train_size, args.seed, args.image_folder) for name in args.data
+    ]  # fmt: skip
+    dataset = parts[0] if len(parts) == 1 else ConcatDataset(parts)
+    setting = fastest_setting()
+    setting |= {"dtype": args.dtype} if args.dtype else {}
+    setting |= {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    set_seed(args.seed)
+    model, processor = build_model(
+        args.language_model,
+        args.vision_tower,
+        text_model_revision=args.language_model_revision,
+        vision_model_revision=args.vision_tower_revision,
+        **setting,
+        **config_fields,
+    )
+    arguments = training_arguments(
+        args.output_dir,
+        samples=len(dataset),  # type: ignore[arg-type]
+        batch_size=args.batch_size,
+        epochs=args.epochs,
+        max_steps=args.max_steps,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+        **dict(args.set),
+    )
+    facts = run(build_trainer(model, processor, dataset, arguments, args.max_length), processor, args.resume)
+    write_model_card(args.output_dir, data=args.data)
+    print(f"trained {facts['trained_numbers']:,} numbers in {facts['seconds']} s; saved in {args.output_dir}")
+
+
+def caption(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
+    """Print one line per picture."""
+    from .modeling.images_adem_vl import open_image
+
+    pictures = [open_image(path) for path in args.images]  # before the model loads: bad input should fail at once
+    model, processor = load_checkpoint(args.checkpoint)
+    for path, picture in zip(args.images, pictures, strict=True):
+        inputs = processor(images=[picture], text=[args.prompt]).to(model.device)
+        ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
+        text = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
+        print(json.dumps({"image": path, "text": text}) if args.json else f"{path}: {text}", flush=True)
+
+
+def evaluate(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
+    """Make predictions where none are given, score them, print the scores."""
+    from .evaluation.run import predict
+    from .evaluation.scoring import TASKS, format_scores, score
+
+    if args.task not in TASKS:
+        raise ValueError(f"--task {args.task!r} is not one of {', '.join(TASKS)}")
+    if args.predictions is None:
+        data = args.task if args.task in OPENMOJI_TASKS else args.data
+        if data is None:
+            raise ValueError(f"--task {args.task} needs --predictions to score, or --data to predict on")
+        size = args.size or (TEST_SIZE if args.task == "openmoji-scenes" else None)
+        dataset = open_dataset(data, args.split, size)
+        with tempfile.TemporaryDirectory() as scratch:
+            model, processor = load_checkpoint(args.checkpoint)
+            rows = predict(
+                model,
+                processor,
+                dataset,
+                output=args.output or Path(scratch) / "predictions.jsonl",
+                batch_size=args.batch_size,
+                max_new_tokens=args.max_new_tokens,
+                images=args.images,
+            )
+        scores = score(args.task, rows, args.problems)
+    else:
+        scores = score(args.task, args.predictions, args.problems)
+    print(json.dumps(scores) if args.json else format_scores(scores))
+
+
+def convert(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
+    """Convert the authors' file and say what was done with every tensor of it."""
+    from .bases import resolve_language_model
+    from .convert import convert_official
+
+    report = convert_official(
+        args.official,
+        resolve_language_model(args.language_model),
+        resolve_vision_tower(args.vision_tower),
+        args.output_dir,
+        text_model_revision=args.language_model_revision,
+        vision_model_revision=args.vision_tower_revision,
+        **config_fields,
+    )
+    print(report)
+
+
+def info(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
+    """Print what a checkpoint is."""
+    facts = describe(args.checkpoint)
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        width = max(map(len, facts))
+        print("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))

@@ -1,0 +1,154 @@
+"""A folder of pictures with a ``metadata.jsonl``: the "imagefolder" convention of Hugging Face ``datasets``.
+
+One JSON object per line, ``file_name`` relative to the folder that holds the metadata file::
+
+    {"file_name": "0001.png", "text": "two dogs on the grass"}
+    {"file_name": "sub/0002.png", "prompt": "Question: how many dogs? Answer:", "answer": "two", "kind": "count"}
+"""
+
+import copy
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from .images import ImageError, open_image, resolve_image
+from .sample import CAPTION_PROMPT, Sample
+
+
+class ImageFolder(Dataset[Sample]):
+    """Pictures with their texts. The metadata is read and checked at once, a picture is opened when its sample is.
+
+    A line has ``file_name`` and ``text`` (or ``answer``, another name for it), and may have ``prompt`` (in place of the
+    folder's), ``kind`` (default "caption"), ``references`` (or ``captions``: a list of further true answers) and
+    ``choices`` (a list that contains the answer). Other keys are ignored. A sample's id is its ``file_name``, with
+    ``:line`` added where the same file was named before.
+
+    Args:
+        folder: The folder, or with ``split`` the parent of one folder per split.
+        prompt: What the model is asked where a line has no ``prompt``.
+        split: "train", say, for ``folder/train/metadata.jsonl``.
+
+    Raises:
+        FileNotFoundError: No ``metadata.jsonl`` there.
+        ValueError: A line that cannot be used; the message names the file and the line.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], prompt: str = CAPTION_PROMPT, split: str | None = None) -> None:
+        self.folder = Path(folder) if split is None else Path(folder) / split
+        metadata = self.folder / "metadata.jsonl"
+        if not metadata.is_file():
+            splits = sorted(path.parent.name for path in Path(folder).glob("*/metadata.jsonl"))
+            remedy = (
+                f"pass split=, one of {splits}"
+                if splits
+                else 'write one line {"file_name": ..., "text": ...} per image'
+            )
+            raise FileNotFoundError(f"{metadata}: no such file; {remedy}")
+        self._samples: list[Sample] = []  # without the pictures
+        self._files: list[str] = []
+        seen: set[str] = set()
+        for number, entry in read_jsonl(metadata):
+            where = f"{metadata}, line {number}"
+            file_name = _text(entry, "file_name", where)
+            if file_name is None:
+                raise ValueError(f'{where}: no "file_name"; name the image file, relative to {self.folder}')
+            try:
+                resolve_image(self.folder, file_name)
+            except ImageError as error:
+                raise ValueError(f"{where}: {error}") from error
+            name = f"{file_name}:{number}" if file_name in seen else file_name
+            seen.add(file_name)
+            self._samples.append(_sample(entry, name, prompt, where))
+            self._files.append(file_name)
+        if not self._samples:
+            raise ValueError(f'{metadata}: no lines; write one line {{"file_name": ..., "text": ...}} per image')
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = copy.deepcopy(self._samples[index])
+        sample["image"] = open_image(resolve_image(self.folder, self._files[index]))
+        return sample
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON Lines file (UTF-8) with their line numbers, counted from 1; blank lines are passed over.
+
+    Raises:
+        ValueError: A line that is not a JSON object; the message names the file and the line.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not valid JSON ({error}); write one object per line") from error
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}, line {number}: {type(entry).__name__} instead of an object in curly brackets")
+        yield number, entry
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark. Raises ValueError if it is in another encoding."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def continuation(prompt: str, text: str) -> str:
+    """``text`` as the answer that follows ``prompt``, its first word with a space before it.
+
+    Byte-level BPE tokenizers make one token of a space and the word behind it; without the space the answer would begin
+    with the rarer token of a word's inside, which the frozen language model never writes there.
+    """
+    return text.strip() if prompt[-1:].isspace() else f" {text.strip()}"
+
+
+def _sample(entry: dict[str, Any], name: str, default_prompt: str, where: str) -> Sample:
+    given = [key for key in ("text", "answer") if entry.get(key) is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f'{where}: {"both" if given else "neither"} "text" {"and" if given else "nor"} "answer"; give one'
+        )
+    text = (_text(entry, given[0], where) or "").strip()
+    if not text:
+        raise ValueError(f'{where}: "{given[0]}" is empty; write what the model shall answer, or remove the line')
+    prompt = _text(entry, "prompt", where)
+    if prompt is None:
+        prompt = default_prompt
+    further = _texts(entry, "references", where) + _texts(entry, "captions", where)
+    choices = _texts(entry, "choices", where)
+    sample = Sample(
+        id=name,
+        image=None,
+        prompt=prompt,
+        answer=continuation(prompt, text),
+        references=list(dict.fromkeys([text, *further])),
+        kind=_text(entry, "kind", where) or "caption",
+    )
+    if choices:
+        if text not in choices:
+            raise ValueError(f'{where}: the answer "{text}" is not among "choices" {choices}; add it')
+        sample["choices"] = choices
+    return sample
+
+
+def _text(entry: dict[str, Any], key: str, where: str) -> str | None:
+    value = entry.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f'{where}: "{key}" is {json.dumps(value)[:100]}; it must be a text in quotes')
+    return value
+
+
+def _texts(entry: dict[str, Any], key: str, where: str) -> list[str]:
+    values = entry.get(key) or []
+    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
+        raise ValueError(f'{where}: "{key}" is {json.dumps(values)[:100]}; it must be a list of non-empty texts')
+    return [value.strip() for value in values]

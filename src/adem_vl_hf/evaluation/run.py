@@ -1,0 +1,146 @@
+"""Running a model over a data set: greedy answers in batches, written to a prediction file as they come."""
+
+import os
+import random
+from typing import Any, Literal, get_args
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from adem_vl_hf.data.sample import Sample
+
+from .predictions import Prediction, PredictionFile
+
+ImageSource = Literal["true", "shuffled", "none"]
+
+
+def predict(
+    model: Any,
+    processor: Any,
+    dataset: Dataset[Sample],
+    *,
+    output: str | os.PathLike[str],
+    batch_size: int = 16,
+    max_new_tokens: int = 32,
+    images: ImageSource = "true",
+    progress: bool = True,
+) -> list[Prediction]:
+    """Greedy answers to every sample of a data set, in its order.
+
+    If ``output`` already holds predictions of this data set, only the missing ones are made: give every model a file of
+    its own.
+
+    Args:
+        model: a model with ``generate``; put into evaluation mode meanwhile.
+        processor: makes the model's inputs of ``images`` and ``text``, padded on the left.
+        dataset: samples with ids of their own; drawn batch by batch.
+        output: the prediction file (JSON lines) to write or go on with.
+        batch_size: samples per call of ``generate``.
+        max_new_tokens: longest answer, in tokens.
+        images: what the model sees: "true" = the sample's image; "shuffled" = the image of another sample, the same
+            one in every run; "none" = no image. Accuracy with the last two is what text alone gives. Samples without an
+            image stay without.
+        progress: shows a progress bar on stderr.
+
+    Returns:
+        One row per sample, as in the file.
+
+    Raises:
+        ValueError: a bad argument, two samples with one id, fewer than two images to shuffle, or an ``output`` that
+            holds predictions of other samples or with another choice of ``images``.
+    """
+    if batch_size < 1 or max_new_tokens < 1:
+        raise ValueError(f"batch_size {batch_size} and max_new_tokens {max_new_tokens}: both must be at least 1")
+    if images not in get_args(ImageSource):
+        raise ValueError(f"images {images!r}: choose one of {', '.join(get_args(ImageSource))}")
+    size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length, ours have one
+    donors = _cycle(size) if images == "shuffled" else []
+    ids: dict[str, None] = {}  # a set that keeps its order
+    with PredictionFile(output) as file, tqdm(total=size, disable=not progress, unit="sample") as bar:
+        _check_output(file, dataset, size)
+        for start in range(0, size, batch_size):
+            batch = [(index, dataset[index]) for index in range(start, min(start + batch_size, size))]
+            for _, sample in batch:
+                if sample["id"] in ids:
+                    raise ValueError(f"two samples have the id {sample['id']!r}; predictions are kept by id")
+                ids[sample["id"]] = None
+            todo = [(index, sample) for index, sample in batch if not _is_done(sample, file, images)]
+            if todo:
+                pictures = [_picture(dataset, index, sample, images, donors) for index, sample in todo]
+                answers = _answers(model, processor, pictures, [s["prompt"] for _, s in todo], max_new_tokens)
+                for (_, sample), answer in zip(todo, answers, strict=True):
+                    file.append(_row(sample, answer, images))
+            bar.update(len(batch))
+        return [file.rows[sample_id] for sample_id in ids]
+
+
+@torch.inference_mode()
+def _answers(
+    model: Any, processor: Any, pictures: list[Image.Image | None], prompts: list[str], max_new_tokens: int
+) -> list[str]:
+    inputs = processor(images=pictures, text=prompts, return_tensors="pt")
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    training = model.training
+    model.eval()
+    try:
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+    finally:
+        model.train(training)
+    new_tokens = output[:, inputs["input_ids"].shape[1] :]  # [B, at most max_new_tokens]
+    return [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
+
+
+def _row(sample: Sample, answer: str, images: ImageSource) -> Prediction:
+    row = Prediction(id=sample["id"], kind=sample["kind"], prediction=answer, references=sample["references"])
+    if "choices" in sample:
+        row["choices"] = sample["choices"]
+    if images != "true":
+        row["images"] = images
+    return row
+
+
+def _check_output(file: PredictionFile, dataset: Dataset[Sample], size: int) -> None:
+    """Rows are written in order, so a file of this data set holds its first sample and no more rows than it has."""
+    if file.rows and (size < len(file.rows) or dataset[0]["id"] not in file.rows):
+        raise ValueError(f"{file.path} holds predictions of another data set; remove it or choose another file")
+
+
+def _is_done(sample: Sample, file: PredictionFile, images: ImageSource) -> bool:
+    row = file.rows.get(sample["id"])
+    if row is None:
+        return False
+    expected = _row(sample, "", images)
+    if any(row.get(key) != expected.get(key) for key in ("kind", "references", "choices", "images")):
+        raise ValueError(
+            f"{file.path}: the prediction of sample {sample['id']!r} was made for another question or other images; "
+            "remove the file or choose another one"
+        )
+    return True
+
+
+def _cycle(size: int) -> list[int]:
+    """A random permutation that is one single cycle (Sattolo's algorithm), so that no index is its own successor."""
+    rng, cycle = random.Random(size), list(range(size))  # seeded, so that a stopped run goes on with the same one
+    for last in range(size - 1, 0, -1):
+        other = rng.randrange(last)
+        cycle[last], cycle[other] = cycle[other], cycle[last]
+    return cycle
+
+
+def _picture(
+    dataset: Dataset[Sample], index: int, sample: Sample, images: ImageSource, donors: list[int]
+) -> Image.Image | None:
+    if images == "none" or sample["image"] is None:
+        return None
+    if images == "true":
+        return sample["image"]
+    # along the cycle to the next sample that has an image: every image is given away once, never to its own sample
+    donor = donors[index]
+    while donor != index:
+        picture = dataset[donor]["image"]
+        if picture is not None:
+            return picture
+        donor = donors[donor]
+    raise ValueError(f"sample {sample['id']!r} has the only image of the data set; there is no other to give it")

@@ -1,0 +1,124 @@
+"""ScienceQA (arXiv 2209.09513): reading the chosen option out of a text, and the nine columns of its table."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from .metrics import normalise
+
+ANSWER_MARK = "The answer is"
+LETTER_FIRST = re.compile(r"\(?([A-Z])(?:\)|[.:,]|$)")  # "B", "(B)", "B.", "B: because ..."
+
+Problem = Mapping[str, Any]
+COLUMNS: dict[str, Callable[[Problem], bool]] = {
+    "NAT": lambda problem: problem["subject"] == "natural science",
+    "SOC": lambda problem: problem["subject"] == "social science",
+    "LAN": lambda problem: problem["subject"] == "language science",
+    "TXT": lambda problem: bool(problem["hint"]),
+    "IMG": lambda problem: bool(problem["image"]),  # overlaps with TXT
+    "NO": lambda problem: not problem["hint"] and not problem["image"],
+    "G1-6": lambda problem: _grade(problem) <= 6,
+    "G7-12": lambda problem: _grade(problem) > 6,
+    "Avg": lambda problem: True,
+}
+
+
+def read_choice(text: str, choices: Sequence[str]) -> int | None:
+    """The index of the option that a model's text names, or None.
+
+    After "The answer is": the option whose text follows, or else (the authors' way) the first capital letter. Without
+    these words: a letter at the beginning ("B", "(B)", "B. ..."), or an option's text. A letter beyond the options
+    names none of them.
+    """
+    texts = [normalise(choice) for choice in choices]
+    _, mark, rest = text.partition(ANSWER_MARK)
+    answer = normalise(rest if mark else text)
+    # a single character is a letter, also where the options are single letters themselves
+    if len(answer) > 1 and answer in texts:
+        return texts.index(answer)
+    match = re.search("([A-Z])", rest) if mark else LETTER_FIRST.match(text.strip())
+    if match:
+        index = ascii_uppercase.index(match[1])
+        return index if index < len(choices) else None
+    return texts.index(answer) if answer in texts else None
+
+
+def scienceqa_scores(
+    predictions: Sequence[Mapping[str, Any]], problems: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Accuracy on choice questions, by the columns of the ScienceQA table where ``problems.json`` is given.
+
+    Args:
+        predictions: rows with ``id`` (the pid), ``prediction``, ``choices`` and ``references`` (the right one's text).
+        problems: path of problems.json; the truth and the columns are then read from it.
+
+    Returns:
+        ``accuracy`` (0 ... 1), ``n``, ``unreadable`` (predictions that name no option, counted as wrong), ``chance``
+        (the mean of 1 / number of choices) and, with ``problems``, ``columns``: accuracy by column, null where no
+        prediction belongs to it.
+
+    Raises:
+        ValueError: no predictions, one without choices, or an id that problems.json does not have.
+    """
+    if not predictions:
+        raise ValueError("no predictions to score; give at least one")
+    known = None if problems is None else _read_problems(Path(problems))
+    right, unreadable, chance = [], 0, 0.0
+    for row in predictions:
+        choices, truth = _truth(row, known)
+        choice = read_choice(row["prediction"], choices)
+        unreadable += choice is None
+        chance += 1 / len(choices) / len(predictions)
+        right.append(choice == truth)
+    scores: dict[str, Any] = {
+        "accuracy": sum(right) / len(right),
+        "chance": chance,
+        "n": len(right),
+        "unreadable": unreadable,
+    }
+    if known is not None:
+        scores["columns"] = {
+            name: _mean([ok for ok, row in zip(right, predictions, strict=True) if belongs(known[row["id"]])])
+            for name, belongs in COLUMNS.items()
+        }
+    return scores
+
+
+def _truth(row: Mapping[str, Any], problems: Mapping[str, Problem] | None) -> tuple[list[str], int]:
+    if problems is not None:
+        if row["id"] not in problems:
+            raise ValueError(f"prediction {row['id']!r} is not in problems.json; give the file of the same data set")
+        return problems[row["id"]]["choices"], problems[row["id"]]["answer"]
+    choices, references = row.get("choices") or [], row["references"]
+    if not references or references[0] not in choices:
+        raise ValueError(
+            f"prediction {row['id']!r}: its reference {references[:1]} is not among its choices {choices}; "
+            "write both into the prediction file, or give problems.json"
+        )
+    return choices, choices.index(references[0])
+
+
+def _read_problems(path: Path) -> dict[str, Problem]:
+    try:
+        problems = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); fetch it again") from error
+    needed = {"choices", "answer", "hint", "image", "subject", "grade"}
+    for pid, problem in problems.items():
+        if missing := sorted(needed - set(problem)):
+            raise ValueError(f"{path}, problem {pid}: no {', '.join(missing)}; the table's columns need them")
+        if not re.fullmatch(r"grade\d+", problem["grade"]):
+            raise ValueError(f"{path}, problem {pid}: grade {problem['grade']!r}; expected grade1 ... grade12")
+    return problems
+
+
+def _grade(problem: Problem) -> int:
+    return int(problem["grade"].removeprefix("grade"))
+
+
+def _mean(values: list[bool]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,225 @@
+"""The model card of a checkpoint: `model_card_template.md` filled from the folder's own files, nothing made up.
+
+Metadata as the Hub reads it: https://huggingface.co/docs/hub/model-cards, results as a model-index. What a folder does
+not record (a metric, the data) and nobody passes is left out of the card.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
+
+from adem_vl_hf.data.sample import CAPTION_PROMPT
+from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
+
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+TAGS = ["adem-vl", "vision-language", "image-to-text", "adapter", "parameter-efficient"]
+TASK = "image-text-to-text"
+CONFIG_FIELDS = (
+    "vision_backend",
+    "vision_feature_layer",
+    "visual_token_counts",
+    "pooling",
+    "drop_ratio",
+    "fusion_scale",
+    "visual_scale",
+    "kernel",
+    "query_from",
+    "add_to",
+    "projector_dim",
+    "vision_adapter_dim",
+    "vision_adapter_scale",
+    "vision_adapter_dropout",
+    "use_cls_token",
+    "input_visual_tokens",
+)
+# an absolute path or one below the home folder, inside any text; the slashes of a URL follow a colon or a slash
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/\\~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}[/\\]?")
+
+Metrics = Mapping[str, Mapping[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Base:
+    """One frozen base of a checkpoint, as its config names it."""
+
+    role: str  # "language model" or "vision tower"
+    field: str  # the config field that names it
+    path_or_id: str
+    revision: str | None
+    fingerprint: str | None  # a short digest of the fingerprint in the config
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the name means a folder of this machine rather than a repository on the Hub."""
+        name = self.path_or_id
+        return os.path.isdir(name) or name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+
+    @property
+    def name(self) -> str:
+        """The Hub id, or the last folder's name of a local path (the rest of it is nobody else's business)."""
+        return re.split(r"[/\\]", self.path_or_id.rstrip("/\\"))[-1] if self.is_local else self.path_or_id
+
+    @property
+    def shown(self) -> str:
+        return (
+            f"`{self.name}` (a local folder)" if self.is_local else f"[{self.name}](https://huggingface.co/{self.name})"
+        )
+
+    @property
+    def revision_shown(self) -> str:
+        return f"`{self.revision}`" if self.revision else "not pinned"
+
+
+def checkpoint_bases(config: AdemVLConfig) -> list[Base]:
+    """The bases that a config names; none for a self-contained model."""
+    bases = []
+    for role, prefix in (("language model", "text_model"), ("vision tower", "vision_model")):
+        field = f"{prefix}_name_or_path"
+        name, revision = getattr(config, field), getattr(config, f"{prefix}_revision")
+        if name is not None:
+            record = getattr(config, f"{prefix}_fingerprint")
+            digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16] if record else None
+            bases.append(Base(role, field, str(name), revision, digest))
+    return bases
+
+
+def write_model_card(
+    folder: str | os.PathLike[str],
+    *,
+    repo_id: str | None = None,
+    metrics: Metrics | None = None,
+    data: str | Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `README.md`, the checkpoint's card, into its folder (an older one is replaced); returns its path.
+
+    Args:
+        folder: holds `config.json` and `model.safetensors`.
+        repo_id: the name under which the card shows how to load the model; the folder's name if not given.
+        metrics: data set (and split) -> metric -> value; None values are left out. By default `metrics.json`.
+        data: one line of Markdown for each data set trained on. By default `data` of `training.json`.
+        settings: training setting -> value. By default `training.json`, of which `data`, `license` (of the adapter's
+            weights, an id of the Hub) and `prompt` (the text the examples begin with) have places of their own.
+
+    Raises:
+        ValueError: a file is missing, or a metric is not a finite number.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}: a model card needs the folder of a saved checkpoint")
+    config = AdemVLConfig.from_pretrained(folder)
+    bases = checkpoint_bases(config)
+    metrics = read_record(folder, "metrics.json") if metrics is None else metrics
+    settings = dict(read_record(folder, "training.json") if settings is None else settings)
+    recorded_data = settings.pop("data", ())
+    data = recorded_data if data is None else data
+    licence, prompt = settings.pop("license", None), settings.pop("prompt", CAPTION_PROMPT)
+    title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
+    results = eval_results(metrics)
+    card_data = ModelCardData(
+        base_model=[base.name for base in bases if not base.is_local] or None,
+        base_model_relation="adapter" if any(not base.is_local for base in bases) else None,
+        library_name="transformers",
+        license=licence,
+        pipeline_tag=TASK,
+        tags=TAGS,
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+    card = ModelCard.from_template(
+        card_data,
+        template_path=str(TEMPLATE),
+        title=title,
+        repo_id=repo_id or title,
+        prompt=json.dumps(prompt, ensure_ascii=False),
+        adapter_numbers=f"{count_adapter_numbers(folder):,}",
+        bases=bases,
+        fingerprints=any(base.fingerprint for base in bases),
+        config_fields=[(name, cell(getattr(config, name))) for name in CONFIG_FIELDS],
+        data=[cell(line) for line in ([data] if isinstance(data, str) else data)],
+        settings=[(cell(name), cell(value)) for name, value in settings.items() if value is not None],
+        metrics=[(cell(x.dataset_name), cell(x.metric_name), f"{x.metric_value:.4g}") for x in results],
+        weights_licence=licence,
+    )
+    path, unfinished = folder / "README.md", folder / "README.md.tmp"
+    card.save(unfinished)
+    os.replace(unfinished, path)
+    return path
+
+
+def read_record(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
+    """The JSON object in a file of the folder; empty where there is no such file."""
+    path = Path(folder) / name
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): correct it or remove it") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} holds a JSON {type(record).__name__}: it must be an object")
+    return record
+
+
+def count_adapter_numbers(folder: str | os.PathLike[str]) -> int:
+    """How many numbers `model.safetensors` holds, from its header alone.
+
+    Raises:
+        ValueError: a tensor in it is not the adapter's (its name does not start with `adapter.`).
+    """
+    path = Path(folder) / "model.safetensors"
+    with safe_open(path, framework="pt") as tensors:
+        foreign = [name for name in tensors.keys() if not name.startswith("adapter.")]  # noqa: SIM118 (no mapping)
+        if foreign:
+            raise ValueError(
+                f"{path} holds {len(foreign)} tensors that are not the adapter's, {foreign[0]} the first: a model that "
+                "carries its bases is pushed with its own push_to_hub"
+            )
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+
+
+def eval_results(metrics: Metrics) -> list[EvalResult]:
+    """The metrics as entries of the card's model-index, in the order given; None values are left out."""
+    results = []
+    for dataset, values in metrics.items():
+        if not isinstance(values, Mapping):
+            raise ValueError(f"metrics[{dataset!r}] is {values!r}: nest metrics as {{data set: {{metric: value}}}}")
+        for metric, value in values.items():
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"metrics[{dataset!r}][{metric!r}] is {value!r}: give a finite number or leave it out")
+            results.append(
+                EvalResult(
+                    task_type=TASK,
+                    dataset_type=slug(dataset),
+                    dataset_name=dataset,
+                    metric_type=slug(metric),
+                    metric_name=metric,
+                    metric_value=value,
+                )
+            )
+    return results
+
+
+def slug(name: str) -> str:
+    """The name as an identifier: lower case, everything but letters, digits and dots as single hyphens."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def cell(value: Any) -> str:
+    """A value as text for a Markdown table or list: one line, and of a machine's paths the last name alone."""
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    text = ", ".join(map(str, value)) if listed else str(value)
+    text = ABSOLUTE_PATH.sub(lambda path: re.split(r"[/\\]", path[0].rstrip("/\\"))[-1], text)
+    return " ".join(text.split()).replace("|", "\\|")

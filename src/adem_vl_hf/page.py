@@ -1,0 +1,219 @@
+"""One HTML file that shows a trained model: what was trained, how well it answers, and where it looks on pictures.
+
+The file stands alone (pictures inlined, nothing fetched) and is the same for the same input. Layout, styles and the
+few lines of script are in ``page_template.html``. Maps are drawn as tiny images, one pixel per memory slot, laid over
+the picture as darkness: bright squares are those that were kept, or that a word drew from most.
+"""
+
+import base64
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from .evaluation.scoring import PER_HUNDRED
+from .inspection import KeptTokens
+
+TEMPLATE = Path(__file__).with_name("page_template.html")
+PICTURE_SIDE = 384  # pixels: larger pictures are scaled down, or a page of photos would weigh a hundred megabytes
+SHADE = (9, 12, 24)  # the darkness laid over a picture
+DARKEST = 0.88  # its opacity; a trace of the picture stays visible
+SOURCES = {"true": "own picture", "shuffled": "another picture", "none": "no picture"}
+MEASURES = {"exact_match": "exact match", "bleu4": "BLEU-4", "cider": "CIDEr", "accuracy_plus": "accuracy+"}
+SHARES = PER_HUNDRED - {"bleu4", "cider"}  # printed as per cent; BLEU-4 and CIDEr times 100 without a unit
+
+
+@dataclass(frozen=True, eq=False)
+class Card:
+    """One example of the gallery.
+
+    Args:
+        image: the picture.
+        prompt, prediction: what the model was given and what it said.
+        references: every true answer.
+        correct: whether the prediction counts as right; None where nothing decides that (no mark is shown).
+        kept: of ``kept_visual_tokens`` for this picture and this prediction; None = no maps.
+    """
+
+    image: Image.Image
+    prompt: str
+    prediction: str
+    references: Sequence[str]
+    correct: bool | None
+    kept: KeptTokens | None = None
+
+
+def write_page(
+    path: str | os.PathLike[str],
+    title: str,
+    *,
+    trained_numbers: int,
+    model: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    metrics: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    cards: Sequence[Card],
+    credits: Sequence[str] = (),
+) -> Path:
+    """Write the page (an older one is replaced, folders are made) and return its path.
+
+    Args:
+        trained_numbers: how many numbers were trained.
+        model, settings: name -> value, shown as two lists: the parts of the model, and how it was trained.
+        seconds: stage of the run -> how long it took.
+        metrics: data set -> ``"true"``, ``"shuffled"`` or ``"none"`` (the pictures that the model saw) -> what
+            ``evaluation.scoring.score`` returned.
+        cards: the gallery, in the order shown.
+        credits: where pictures come from and their licence, a line each.
+
+    Raises:
+        ValueError: a key of ``metrics`` that is none of the three.
+    """
+    path = Path(path)
+    shares = [float(grid.min()) for card in cards if card.kept for grid in card.kept.kept]
+    lowest_kept = min(shares, default=1.0)  # one scale of darkness for the whole page, so that maps compare
+    html = _environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title,
+        trained_numbers=trained_numbers,
+        model=model,
+        settings=settings,
+        seconds=seconds,
+        total_seconds=sum(seconds.values()),
+        sources=SOURCES,
+        tables={name: metric_rows(name, scores) for name, scores in metrics.items()},
+        cards=[_card(number, card, lowest_kept) for number, card in enumerate(cards, start=1)],
+        marked={mark: sum(card.correct is mark for card in cards) for mark in (True, False)},
+        lowest_kept=lowest_kept,
+        credits=credits,
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_text(html, encoding="utf-8", newline="\n")
+    os.replace(beside, path)
+    return path
+
+
+def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The numbers of one data set, a row each: ``label``, ``measure``, ``n``, ``share`` (shown as per cent), ``chance``
+    and ``values`` by picture source, all times 100 where papers print them so."""
+    if unknown := set(scores) - set(SOURCES):
+        raise ValueError(f"metrics[{name!r}] has {sorted(unknown)}; its keys are the pictures seen: {list(SOURCES)}")
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for source in SOURCES:
+        for keys, value, parent in _numbers(scores.get(source, {}), ()):
+            times = 100 if PER_HUNDRED & set(keys) else 1
+            measure = MEASURES.get(keys[-1], keys[-1].replace("_", " "))
+            row = rows.setdefault(
+                keys,
+                {
+                    "label": keys[-2] if len(keys) > 1 else "all",
+                    "measure": measure,
+                    "n": parent.get("n", scores[source].get("n")),
+                    "share": bool(SHARES & set(keys)),
+                    "chance": None,
+                    "values": dict.fromkeys(SOURCES),
+                },
+            )
+            row["values"][source] = value * times
+            if keys[-1] == "accuracy" and "chance" in parent:
+                row["chance"] = parent["chance"] * times
+    return list(rows.values())
+
+
+def _numbers(
+    scores: Mapping[str, Any], keys: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], float, Mapping[str, Any]]]:
+    """Every measured number with the keys that lead to it and the mapping that holds it."""
+    for key, value in scores.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, (*keys, key))
+        elif isinstance(value, int | float) and key not in ("n", "chance", "unreadable"):
+            yield (*keys, key), float(value), scores
+
+
+def _card(number: int, card: Card, lowest_kept: float) -> dict[str, Any]:
+    asked = f"Picture {number}, asked “{card.prompt}”, answered “{card.prediction}”"
+    shown: dict[str, Any] = {"card": card, "picture": _png(card.image), "alt": asked, "kept": [], "scales": []}
+    if card.kept is None:
+        return shown
+    shown["seen"] = _png(card.kept.picture)
+    words = _words(card.kept.tokens)
+    scores = torch.stack([card.kept.scores_by_token[tokens].mean(0) for _, tokens in words])  # [words, S]
+    for kept, by_word in zip(card.kept.kept, card.kept.grids(scores), strict=True):
+        side = kept.shape[-1]
+        low, high, row, column = float(kept.min()), float(kept.max()), *divmod(int(kept.argmin()), side)
+        shown["kept"].append({
+            "side": side, "low": low, "high": high, "map": _shade((kept - lowest_kept) / max(1 - lowest_kept, 1e-9)),
+            "alt": f"{side} by {side} squares over the picture, kept in {low:.0%} to {high:.0%} of layers and words, "
+            f"least in row {row + 1}, column {column + 1}",
+        })  # fmt: skip
+        maps = [_word_map(word, grid) for (word, _), grid in zip(words, by_word, strict=True)]
+        shown["scales"].append({"side": side, "words": maps})
+    return shown
+
+
+def _word_map(word: str, grid: torch.Tensor) -> dict[str, Any]:
+    """The map of one word on one scale, [side, side], from the lowest score there (darkest) to the highest."""
+    side, low, high = grid.shape[-1], float(grid.min()), float(grid.max())
+    row, column = divmod(int(grid.argmax()), side)
+    alt = f"{word}: score of {side} by {side} squares, highest in row {row + 1}, column {column + 1}"
+    return {"word": word, "low": low, "high": high, "alt": alt, "map": _shade((grid - low) / max(high - low, 1e-9))}
+
+
+def _words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """The words of an answer with the tokens that each is made of; a token that begins with a space begins a word."""
+    words: list[tuple[str, list[int]]] = []
+    for index, token in enumerate(tokens):
+        if not words or token[:1].isspace():
+            words.append(("", []))
+        text, indices = words[-1]
+        words[-1] = (text + token, [*indices, index])
+    return [(text.strip() or "␣", indices) for text, indices in words]
+
+
+def _shade(brightness: torch.Tensor) -> str:
+    """A map [side, side] of 0 ... 1 as a picture of one pixel per slot: darkness, clear where the value is 1."""
+    opacity = ((1 - brightness.clamp(0, 1)) * DARKEST * 255).round().to(torch.uint8)
+    picture = Image.new("RGBA", tuple(brightness.shape[::-1]), (*SHADE, 0))
+    picture.putalpha(Image.fromarray(opacity.contiguous().numpy()))
+    return _png(picture)
+
+
+def _png(picture: Image.Image) -> str:
+    """The picture as a ``data:`` address."""
+    if max(picture.size) > PICTURE_SIDE:
+        picture = picture.copy()
+        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"duration": _duration, "shown": _shown}
+    return environment
+
+
+def _duration(seconds: float) -> str:
+    """``41 s``, ``12 min 05 s``, ``1 h 03 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

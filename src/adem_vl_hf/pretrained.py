@@ -1,0 +1,63 @@
+"""What ships with the package (the small CLIP tower, an adapter trained on OpenMoji), and how checkpoints load."""
+
+from pathlib import Path
+from typing import Any
+
+from .bases import LANGUAGE_MODEL_ID, resolve_language_model
+from .modeling.configuration_adem_vl import AdemVLConfig
+from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from .modeling.processing_adem_vl import AdemVLProcessor
+
+FOLDER = Path(__file__).parent / "pretrained_openmoji"
+TOWER, CHECKPOINT = FOLDER / "tower", FOLDER / "adapter"
+
+
+def resolve_vision_tower(name: str) -> str:
+    """``embedded`` becomes the folder of the small CLIP that ships here; other names stay as they are."""
+    return str(TOWER) if name == "embedded" else name
+
+
+def load_checkpoint(
+    checkpoint: str | None = None, **kwargs: Any
+) -> tuple[AdemVLForConditionalGeneration, AdemVLProcessor]:
+    """Model and processor of a checkpoint, in evaluation mode.
+
+    Args:
+        checkpoint: a folder or a Hub id; None = the adapter that ships with this package, on the embedded bases.
+        kwargs: for ``AdemVLForConditionalGeneration.from_pretrained``.
+    """
+    name = str(CHECKPOINT if checkpoint is None else checkpoint)
+    if checkpoint is None:
+        kwargs.setdefault("text_model_name_or_path", resolve_language_model("embedded"))
+    model = AdemVLForConditionalGeneration.from_pretrained(name, **kwargs)
+    return model, AdemVLProcessor.from_pretrained(name)
+
+
+def build_model(
+    language_model: str = "embedded", vision_tower: str = "embedded", **kwargs: Any
+) -> tuple[AdemVLForConditionalGeneration, AdemVLProcessor]:
+    """A model with a fresh adapter, and its processor; ``kwargs`` as in ``from_base_pretrained``."""
+    text, vision = resolve_language_model(language_model), resolve_vision_tower(vision_tower)
+    model = AdemVLForConditionalGeneration.from_base_pretrained(text, vision, **kwargs)
+    return model, AdemVLProcessor.from_base_pretrained(text, vision, model.config)
+
+
+def describe(checkpoint: str | None = None) -> dict[str, Any]:
+    """What a checkpoint's config says: bases, revisions, the fields that define the adapter, how much was trained."""
+    from .modeling.fusion_adem_vl import count_parameters
+
+    config = AdemVLConfig.from_pretrained(str(CHECKPOINT if checkpoint is None else checkpoint))
+    fields = (
+        "text_model_name_or_path", "text_model_revision", "vision_model_name_or_path", "vision_model_revision",
+        "vision_backend", "vision_feature_layer", "visual_token_counts", "pooling", "drop_ratio", "fusion_scale",
+        "visual_scale", "kernel", "query_from", "add_to", "projector_dim", "vision_adapter_dim", "use_cls_token",
+        "input_visual_tokens", "image_token_id",
+    )  # fmt: skip
+    text, vision = config.text_config, config.vision_config
+    return {
+        "checkpoint": str(checkpoint or f"shipped ({LANGUAGE_MODEL_ID})"),
+        **{name: getattr(config, name) for name in fields},
+        "language_model": f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}",
+        "tower": f"{vision.num_hidden_layers} blocks of width {vision.hidden_size}, grid {config.grid} x {config.grid}",
+        "trained_numbers": count_parameters(config)["trained"],
+    }

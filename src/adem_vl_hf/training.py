@@ -1,0 +1,152 @@
+"""Fine-tuning with the stock ``Trainer``: the paper's recipe as defaults, adapter-only checkpoints, exact resume.
+
+The authors' recipe (their README commands for LLaMA-7B): AdamW with betas 0.9 and 0.95, weight decay 0.02 on everything
+but 1-D tensors, a peak learning rate of 9e-3 x batch / 256, linear warm-up, half a cosine down to zero, no clipping.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from .data.collator import AdemVLCollator
+from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from .modeling.processing_adem_vl import AdemVLProcessor
+
+BASE_LEARNING_RATE = 9e-3  # at a batch of 256
+WARMUP = 0.1  # of all steps: 2 of 20 epochs on ScienceQA
+
+
+def training_arguments(
+    output_dir: str | os.PathLike[str],
+    samples: int,
+    batch_size: int = 32,
+    epochs: float = 1.0,
+    max_steps: int = -1,
+    learning_rate: float | None = None,
+    **overrides: Any,
+) -> TrainingArguments:
+    """The paper's recipe as stock ``TrainingArguments``.
+
+    Args:
+        samples: size of the training set, from which the number of warm-up steps follows.
+        batch_size: per step (times devices times ``gradient_accumulation_steps`` if those are overridden).
+        learning_rate: peak; default 9e-3 x batch_size / 256.
+        overrides: any other field of ``TrainingArguments``.
+    """
+    batch = batch_size * overrides.get("gradient_accumulation_steps", 1)
+    steps = max_steps if max_steps > 0 else int(epochs * -(-samples // batch))
+    recipe: dict[str, Any] = {
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": batch_size,
+        "num_train_epochs": epochs,
+        "max_steps": max_steps,
+        "learning_rate": BASE_LEARNING_RATE * batch / 256 if learning_rate is None else learning_rate,
+        "warmup_steps": max(1, int(WARMUP * steps)),
+        "lr_scheduler_type": "cosine",
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "weight_decay": 0.02,
+        "max_grad_norm": 0.0,
+        "logging_steps": max(1, min(50, steps // 20)),
+        "save_total_limit": 2,
+        "report_to": "none",
+        "remove_unused_columns": False,  # the collator needs the pictures
+        "label_names": ["labels"],
+    }
+    return TrainingArguments(output_dir=str(output_dir), **{**recipe, **overrides})
+
+
+class JsonLinesLog(TrainerCallback):
+    """Everything Trainer logs, one JSON object per line, in ``log.jsonl`` of the output folder."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs:
+            with (Path(args.output_dir) / "log.jsonl").open("a", encoding="utf-8") as file:
+                print(json.dumps({"step": state.global_step, **logs}), file=file)
+
+
+def build_trainer(
+    model: AdemVLForConditionalGeneration,
+    processor: AdemVLProcessor,
+    train_dataset: Dataset,
+    arguments: TrainingArguments,
+    max_length: int | None = None,
+    **trainer_kwargs: Any,
+) -> Trainer:
+    """A stock ``Trainer`` with the collator of this package and a JSON-lines log."""
+    trainer_kwargs.setdefault("callbacks", []).append(JsonLinesLog())
+    return Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_dataset,
+        data_collator=AdemVLCollator(processor, max_length=max_length),
+        processing_class=processor,
+        **trainer_kwargs,
+    )
+
+
+def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) -> dict[str, Any]:
+    """Run the training and save the adapter, the processor and ``training.json`` in the output folder.
+
+    Args:
+        resume: go on from the last checkpoint in the output folder, if there is one.
+
+    Returns:
+        What ``training.json`` records: data size, steps, batch, learning rate, loss and seconds.
+    """
+    arguments = trainer.args
+    output = Path(arguments.output_dir)
+    checkpoint = get_last_checkpoint(str(output)) if resume and output.is_dir() else None
+    output.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    facts = {
+        "samples": len(trainer.train_dataset),  # type: ignore[arg-type]
+        "steps": trainer.state.global_step,
+        "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps,
+        "learning_rate": arguments.learning_rate,
+        "weight_decay": arguments.weight_decay,
+        "trained_numbers": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "train_loss": round(result.training_loss, 4),
+        "seconds": round(time.perf_counter() - began, 1),
+        "seed": arguments.seed,
+    }
+    trainer.save_model(str(output))
+    processor.save_pretrained(output)
+    write_json(output / "training.json", facts)
+    return facts
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write beside, then rename."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def fastest_setting(seconds: float = 0.3) -> dict[str, Any]:
+    """Precision and attention of the frozen bases for training on this machine, measured where it is in doubt.
+
+    With a GPU: bfloat16 and the library's default attention. On a CPU bfloat16 is several times faster where the
+    processor multiplies matrices in it and slower where it does not; the fused attention has the slower backward.
+    """
+    if torch.cuda.is_available():
+        return {"dtype": torch.bfloat16}
+    speeds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+        a @ b  # the first one sets up
+        began, runs = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds / 2:
+            a @ b
+            runs += 1
+        speeds[dtype] = runs / (time.perf_counter() - began)
+    dtype = torch.bfloat16 if speeds[torch.bfloat16] > 1.2 * speeds[torch.float32] else torch.float32
+    return {"dtype": dtype, "attn_implementation": "eager"}

@@ -1,0 +1,191 @@
+"""AdemVLCollator: batches of every mixture, and errors that name the sample."""
+
+import numpy as np
+import pytest
+import torch
+from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
+
+from adem_vl_hf.data.collator import AdemVLCollator
+from adem_vl_hf.data.sample import Sample
+
+
+class LetterProcessor:
+    """One token per letter and one for the end, with the interface and the refusals of AdemVLProcessor."""
+
+    def __call__(self, images, text, suffix, max_length, return_tensors):
+        assert return_tensors == "pt"
+        rows = []
+        for i, (prompt, answer) in enumerate(zip(text, suffix, strict=True)):
+            ids = [*map(ord, prompt + answer), 1]
+            if max_length is not None and len(ids) > max_length:
+                raise ValueError(f"sample {i}: {len(ids)} tokens are more than max_length {max_length}")
+            supervised = 0 if "unsupervised" in answer else len(answer) + 1
+            rows.append(
+                (torch.tensor(ids), torch.tensor([-100] * (len(ids) - supervised) + ids[len(ids) - supervised :]))
+            )
+        pad = torch.nn.utils.rnn.pad_sequence
+        batch = {
+            "input_ids": pad([ids for ids, _ in rows], batch_first=True),
+            "labels": pad([labels for _, labels in rows], batch_first=True, padding_value=-100),
+        }
+        batch["attention_mask"] = (batch["input_ids"] != 0).long()
+        if images is not None:
+            assert all(image is None or image.mode == "RGB" for image in images)
+            batch["image_mask"] = torch.tensor([image is not None for image in images])
+            values = [
+                torch.zeros(3, 4, 4) if i is None else torch.tensor(np.array(i.resize((4, 4)))).permute(2, 0, 1)
+                for i in images
+            ]
+            batch["pixel_values"] = torch.stack(values)
+        return batch
+
+
+def sample(name="s", image=None, prompt="Q:", answer=" yes", **further):
+    return (
+        Sample(id=name, image=image, prompt=prompt, answer=answer, references=[answer.strip()], kind="caption")
+        | further
+    )
+
+
+def picture(mode="RGB", colour="red"):
+    return Image.new(mode, (6, 5), colour)
+
+
+KEYS = {"input_ids", "attention_mask", "labels"}
+
+
+def test_mixed_batch():
+    batch = AdemVLCollator(LetterProcessor())(
+        [sample("a", picture()), sample("b", None, "Question:", " no", choices=["no"])]
+    )
+    assert set(batch) == KEYS | {"pixel_values", "image_mask"}  # Trainer passes every key to forward
+    assert all(isinstance(value, torch.Tensor) for value in batch.values())
+    assert batch["image_mask"].tolist() == [True, False]
+    assert batch["pixel_values"].shape == (2, 3, 4, 4)
+    texts = ["".join(map(chr, row[row > 1])) for row in batch["input_ids"]]
+    answers = ["".join(map(chr, row[row > 1])) for row in batch["labels"]]
+    assert (texts, answers) == (["Q: yes", "Question: no"], [" yes", " no"])
+
+
+def test_text_only_batch():
+    assert set(AdemVLCollator(LetterProcessor())([sample("a"), sample("b")])) == KEYS
+
+
+def test_images_that_are_not_rgb_are_opened(tmp_path):
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    stored = Image.new("RGB", (64, 64), "red")
+    stored.paste("blue", (0, 0, 64, 32))
+    stored.save(path, exif=exif, quality=95)
+    images = [picture("L", 200), picture("RGBA", (0, 0, 0, 0)), picture("CMYK"), Image.open(path)]
+    pixels = AdemVLCollator(LetterProcessor())([sample(str(i), image) for i, image in enumerate(images)])[
+        "pixel_values"
+    ]
+    assert pixels[0].unique().tolist() == [200]
+    assert pixels[1].unique().tolist() == [255]
+    assert pixels[3, 0, 0, 0] > 200  # red came up
+
+
+def test_unusable_images_name_the_sample(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ValueError, match=r"^sample 'bad': .*a\.jpg: damaged or truncated"):
+        AdemVLCollator(LetterProcessor())([sample("good", picture()), sample("bad", Image.open(path))])
+
+
+@pytest.mark.parametrize("answer", ["", " \n"])
+def test_empty_answers_name_the_sample(answer):
+    with pytest.raises(ValueError, match=r"^sample 'bad': its answer is empty"):
+        AdemVLCollator(LetterProcessor())([sample("good"), sample("bad", answer=answer)])
+
+
+def test_unsupervised_answers_name_the_sample():
+    with pytest.raises(ValueError, match=r"^sample 'bad': no token of its answer is supervised"):
+        AdemVLCollator(LetterProcessor())([sample("good"), sample("bad", answer=" unsupervised")])
+
+
+def test_too_long_samples_are_named():
+    samples = [sample("good"), sample("bad", prompt="Q" * 30 + ":"), sample("also bad", prompt="Q" * 40 + ":")]
+    assert len(AdemVLCollator(LetterProcessor(), 36)(samples[:2])["input_ids"]) == 2
+    with pytest.raises(ValueError, match=r"^sample 'bad': 36 tokens are more than max_length 35"):
+        AdemVLCollator(LetterProcessor(), 35)(samples)
+
+
+def test_errors_that_are_no_samples_fault_stay_as_they_are():
+    def processor(text, **_):
+        if len(text) > 1:
+            raise ValueError("these do not fit together")
+        return {}
+
+    with pytest.raises(ValueError, match=r"^these do not fit together$"):
+        AdemVLCollator(processor)([sample("a"), sample("b")])
+
+    def broken(**_):
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match=r"^broken$"):
+        AdemVLCollator(broken)([sample("a")])
+
+
+def test_stripped_samples_name_the_training_argument():
+    with pytest.raises(ValueError, match=r"sample 0 of the batch has no 'id' but \[\].*remove_unused_columns=False"):
+        AdemVLCollator(LetterProcessor())([{}])
+    with pytest.raises(ValueError, match="no samples in the batch"):
+        AdemVLCollator(LetterProcessor())([])
+
+
+@pytest.fixture(scope="module")
+def processor():
+    """The real one, with a byte-level BPE tokenizer trained on a few words and 8 x 8 pictures."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    specials = ["<s>", "</s>", "<pad>", "<reserved>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(["a picture of a red flag", "two dogs on the grass"] * 20, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    size = {"height": 8, "width": 8}
+    return AdemVLProcessor(CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False), tokenizer)
+
+
+def test_mixed_batch_of_the_real_processor(processor):
+    samples = [
+        sample("a", picture(), "a picture of", " a red flag"),
+        sample("b", None, "two", " dogs"),
+        sample("c", picture("RGBA", (0, 0, 0, 0)), "a picture of", " grass"),
+    ]
+    batch = AdemVLCollator(processor, max_length=64)(samples)
+    assert set(batch) == KEYS | {"pixel_values", "image_mask"}
+    assert all(isinstance(value, torch.Tensor) for value in batch.values())
+    assert batch["pixel_values"].shape == (3, 3, 8, 8)
+    assert batch["image_mask"].tolist() == [True, False, True]
+    texts = [
+        processor.decode(ids[mask.bool()])
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    assert texts == [
+        "<s>Image: <reserved>a picture of a red flag</s>",
+        "<s>Image: N/Atwo dogs</s>",
+        "<s>Image: <reserved>a picture of grass</s>",
+    ]
+    answers = [processor.decode(row[row != -100]) for row in batch["labels"]]
+    assert answers == [" a red flag</s>", " dogs</s>", " grass</s>"]
+    assert set(AdemVLCollator(processor)(samples[1:2])) == KEYS
+
+
+def test_errors_of_the_real_processor_name_the_sample(processor):
+    samples = [sample("short", picture()), sample("long", picture(), "two dogs on the grass " * 20)]
+    with pytest.raises(
+        ValueError, match=r"^sample 'long': \d+ tokens of prompt and \d+ of answer exceed the window of 50"
+    ):
+        AdemVLCollator(processor, max_length=50)(samples)
+    with pytest.raises(ValueError, match=r"^sample 'marked': 1 <image> marks for 0 images"):
+        AdemVLCollator(processor)([sample("plain"), sample("marked", None, "<image> What?")])
