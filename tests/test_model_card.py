@@ -60,7 +60,7 @@ def test_card_says_what_the_folder_records(tmp_path):
         "| `drop_ratio` | 0.25 |",
         "- Scenes, CC BY-SA 4.0",
         "| learning_rate | 0.009 |",
-        "| Scenes (test) | Count accuracy | 0.4322 |",
+        "| Scenes (test) | Count accuracy | 0.4322 |  |",
         "- The adapter's weights: cc-by-sa-4.0.",
         'model = AutoModel.from_pretrained("acme/adem", trust_remote_code=True)',
         'captioner = pipeline("image-to-text", model="acme/adem", trust_remote_code=True)',
@@ -90,10 +90,33 @@ def test_arguments_come_before_the_records(tmp_path):
     text = write_model_card(
         folder, metrics={"New": {"BLEU": 0.5}}, data="new data", settings={"epochs": 22}
     ).read_text()
-    assert "| New | BLEU | 0.5 |" in text
+    assert "| New | BLEU | 0.5 |  |" in text
     assert "- new data" in text
     assert "| epochs | 22 |" in text
     assert not any(old in text for old in ("Old", "old data", "11 |"))
+
+
+def test_scores_of_the_evaluation_are_taken_as_they_are(tmp_path):
+    scores = {
+        "task": "openmoji-scenes",
+        "n": 30,
+        "caption": {"bleu4": 0.25, "cider": 1.75, "n": 10},
+        "questions": {"count": {"accuracy": 0.5, "chance": None, "n": 20}},
+        "missing": [],
+        "total": 3,
+    }
+    (checkpoint(tmp_path) / "metrics.json").write_text(json.dumps(scores))
+    card = ModelCard.load(write_model_card(tmp_path))
+    rows = [line for line in card.text.splitlines() if line.startswith("| openmoji-scenes")]
+    assert rows == [
+        "| openmoji-scenes | caption bleu4 | 0.25 | 10 |",
+        "| openmoji-scenes | caption cider | 1.75 | 10 |",
+        "| openmoji-scenes | questions count accuracy | 0.5 | 20 |",
+        "| openmoji-scenes | total | 3 | 30 |",
+    ]
+    assert [x.metric_type for x in card.data.eval_results] == ["bleu4", "cider", "accuracy", "total"]
+    with pytest.raises(ValueError, match=r"metrics\['A'\]\['b'\]\['c'\] is \['d'\]"):
+        write_model_card(tmp_path, metrics={"A": {"b": {"c": ["d"]}}})
 
 
 def test_tables_are_whole(tmp_path):

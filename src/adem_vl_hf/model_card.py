@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
@@ -44,7 +44,28 @@ CONFIG_FIELDS = (
 # an absolute path or one below the home folder, inside any text; the slashes of a URL follow a colon or a slash
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/\\~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}[/\\]?")
 
-Metrics = Mapping[str, Mapping[str, float | None]]
+Metrics = Mapping[str, Any]  # data set -> metric -> number, or what `adem_vl_hf.evaluation` returns in its place
+
+
+class Result(NamedTuple):
+    """One metric on one data set."""
+
+    dataset: str
+    name: str
+    kind: str  # the metric's identifier
+    value: float
+    n: int | None  # samples, where recorded
+
+    def entry(self) -> EvalResult:
+        """As an entry of the card's model-index."""
+        return EvalResult(
+            task_type=TASK,
+            dataset_type=slug(self.dataset),
+            dataset_name=self.dataset,
+            metric_type=self.kind,
+            metric_name=self.name,
+            metric_value=self.value,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +126,8 @@ def write_model_card(
     Args:
         folder: holds `config.json` and `model.safetensors`.
         repo_id: the name under which the card shows how to load the model; the folder's name if not given.
-        metrics: data set (and split) -> metric -> value; None values are left out. By default `metrics.json`.
+        metrics: data set (and split) -> metric -> value, or -> the scores that `adem_vl_hf.evaluation` returns; None
+            values are left out. By default `metrics.json`.
         data: one line of Markdown for each data set trained on. By default `data` of `training.json`.
         settings: training setting -> value. By default `training.json`, of which `data`, `license` (of the adapter's
             weights, an id of the Hub) and `prompt` (the text the examples begin with) have places of their own.
@@ -125,7 +147,7 @@ def write_model_card(
     data = recorded_data if data is None else data
     licence, prompt = settings.pop("license", None), settings.pop("prompt", CAPTION_PROMPT)
     title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
-    results = eval_results(metrics)
+    results = result_rows(metrics)
     card_data = ModelCardData(
         base_model=[base.name for base in bases if not base.is_local] or None,
         base_model_relation="adapter" if any(not base.is_local for base in bases) else None,
@@ -134,7 +156,7 @@ def write_model_card(
         pipeline_tag=TASK,
         tags=TAGS,
         model_name=title if results else None,
-        eval_results=results or None,
+        eval_results=[result.entry() for result in results] or None,
     )
     card = ModelCard.from_template(
         card_data,
@@ -148,7 +170,7 @@ def write_model_card(
         config_fields=[(name, cell(getattr(config, name))) for name in CONFIG_FIELDS],
         data=[cell(line) for line in ([data] if isinstance(data, str) else data)],
         settings=[(cell(name), cell(value)) for name, value in settings.items() if value is not None],
-        metrics=[(cell(x.dataset_name), cell(x.metric_name), f"{x.metric_value:.4g}") for x in results],
+        metrics=[(cell(x.dataset), cell(x.name), f"{x.value:.4g}", x.n or "") for x in results],
         weights_licence=licence,
     )
     path, unfinished = folder / "README.md", folder / "README.md.tmp"
@@ -188,28 +210,34 @@ def count_adapter_numbers(folder: str | os.PathLike[str]) -> int:
         return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
 
 
-def eval_results(metrics: Metrics) -> list[EvalResult]:
-    """The metrics as entries of the card's model-index, in the order given; None values are left out."""
-    results = []
+def result_rows(metrics: Metrics) -> list[Result]:
+    """The metrics one by one, in the order given; None values and empty lists are left out.
+
+    A nested metric is named by the keys on the way to it; `n`, wherever it stands, counts the samples of what is
+    beside and below it.
+    """
+    if isinstance(metrics.get("task"), str):  # what `adem_vl_hf.evaluation` returns for one task
+        metrics = {metrics["task"]: metrics}
+    rows: list[Result] = []
     for dataset, values in metrics.items():
         if not isinstance(values, Mapping):
             raise ValueError(f"metrics[{dataset!r}] is {values!r}: nest metrics as {{data set: {{metric: value}}}}")
-        for metric, value in values.items():
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"metrics[{dataset!r}][{metric!r}] is {value!r}: give a finite number or leave it out")
-            results.append(
-                EvalResult(
-                    task_type=TASK,
-                    dataset_type=slug(dataset),
-                    dataset_name=dataset,
-                    metric_type=slug(metric),
-                    metric_name=metric,
-                    metric_value=value,
-                )
-            )
-    return results
+        _collect(rows, dataset, (), values, None)
+    return rows
+
+
+def _collect(rows: list[Result], dataset: str, way: tuple[str, ...], values: Mapping[str, Any], n: int | None) -> None:
+    n = values.get("n", n)
+    for key, value in values.items():
+        if key in ("task", "n") or value is None or value == []:
+            continue
+        if isinstance(value, Mapping):
+            _collect(rows, dataset, (*way, key), value, n)
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            name = "".join(f"[{part!r}]" for part in (dataset, *way, key))
+            raise ValueError(f"metrics{name} is {value!r}: give a finite number or leave it out")
+        else:
+            rows.append(Result(dataset, " ".join((*way, key)), slug(key), value, n))
 
 
 def slug(name: str) -> str:
