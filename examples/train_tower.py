@@ -198,8 +198,9 @@ def main() -> None:
 
 def save(model: open_clip.CLIP, folder: Path, scores: dict[str, float], steps: int, args: argparse.Namespace) -> None:
     """Write the image tower as a Hugging Face folder with a card that states what it was trained on and reaches."""
-    from adem_vl_hf.modeling.vision_adem_vl import clip_vision_from_open_clip
     from transformers import CLIPImageProcessor
+
+    from adem_vl_hf.modeling.vision_adem_vl import clip_vision_from_open_clip
 
     clip_vision_from_open_clip(model.visual).save_pretrained(folder)
     size = {"height": VISION["image_size"], "width": VISION["image_size"]}

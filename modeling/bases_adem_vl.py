@@ -86,10 +86,6 @@ def _alike(a: float, b: float) -> bool:
     return abs(a - b) <= TOLERANCE * max(abs(a), abs(b), 1e-3)
 
 
-def _alike(a: float, b: float) -> bool:
-    return abs(a - b) <= TOLERANCE * max(abs(a), abs(b), 1e-3)
-
-
 def check_base(kind: str, checkpoint: str, saved_config, fingerprint: dict | None, base: nn.Module) -> None:
     """An error for a base of another shape, a warning for one of the same shape that is not the one trained on."""
     saved, given = _shape(saved_config), _shape(base.config)

@@ -199,10 +199,8 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         token, embed = self.config.image_token_id, self.get_input_embeddings()
         if token is None:
             raise ValueError("config.image_token_id is not set: choose a token of the language model's vocabulary")
-        if input_ids is not None:
-            mask = input_ids == token  # [B, T]
-        else:  # the library's way to find a token once it is embedded
-            mask = (inputs_embeds == embed.weight[token]).all(-1)
+        # without ids, the library's way to find a token once it is embedded; [B, T]
+        mask = input_ids == token if input_ids is not None else (inputs_embeds == embed.weight[token]).all(-1)
         if inputs_embeds is None:
             inputs_embeds = embed(input_ids)  # [B, T, D]
         index = (mask.cumsum(1) - 1).clamp(0, image_embeds.shape[1] - 1)  # which of the n embeddings, [B, T]

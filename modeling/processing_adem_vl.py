@@ -47,9 +47,25 @@ def choose_image_token(tokenizer) -> str:
     return tokenizer.unk_token
 
 
+def load_tokenizer(language_model: str, revision: str | None = None):
+    """The tokenizer of a language model.
+
+    Raises:
+        ValueError: the folder or repository holds none that can be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(language_model, revision=revision or "main")
+    except (OSError, ValueError, ImportError) as error:  # which one depends on the files and on the library's version
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"the language model {language_model!r} has no tokenizer that can be loaded ({reason}); put its tokenizer "
+            "files beside its weights, or pass image_token_id to go without one"
+        ) from error
+
+
 def tokenizer_and_image_token(language_model: str, revision: str | None = None):
     """The tokenizer of a language model and the id of the token that will stand for images."""
-    tokenizer = AutoTokenizer.from_pretrained(language_model, revision=revision or "main")
+    tokenizer = load_tokenizer(language_model, revision)
     return tokenizer, tokenizer.convert_tokens_to_ids(choose_image_token(tokenizer))
 
 
@@ -92,7 +108,7 @@ class AdemVLProcessor(ProcessorMixin):
 
         Where the tower brings no preprocessing of its own, images are squeezed to its size (the authors do not crop).
         """
-        tokenizer = AutoTokenizer.from_pretrained(language_model, revision=config.text_model_revision or "main")
+        tokenizer = load_tokenizer(language_model, config.text_model_revision)
         try:
             revision = config.vision_model_revision or "main"
             image_processor = AutoImageProcessor.from_pretrained(vision_tower, revision=revision)

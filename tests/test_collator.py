@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.sample import Sample
+from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 
 
 class LetterProcessor:

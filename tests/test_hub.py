@@ -7,7 +7,6 @@ import json
 import shutil
 from pathlib import Path
 
-import adem_vl_hf.modeling
 import numpy as np
 import pytest
 import torch
@@ -25,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+import adem_vl_hf.modeling
 from adem_vl_hf.hub import push
 
 BUNDLE = {path.name for path in Path(adem_vl_hf.modeling.__file__).parent.glob("*_adem_vl.py")}

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
 from hub_store import card_errors
 from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from adem_vl_hf.model_card import write_model_card
+from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 TENSORS = {"adapter.key": torch.zeros(5, 400), "adapter.value": torch.zeros(21)}  # 2,021 numbers

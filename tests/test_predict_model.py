@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
-from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
-from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from adem_vl_hf.data.sample import Sample
 from adem_vl_hf.evaluation.run import predict
+from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
+from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 
 SPECIALS = ["<unk>", "<s>", "</s>", "<image>"]
 

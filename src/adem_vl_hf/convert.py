@@ -17,7 +17,7 @@ from transformers import CLIPImageProcessor
 
 from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
-from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
+from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor, load_tokenizer
 
 # names of the authors' modules and of ours; what follows them (fc1.weight, ...) is the same
 RENAMED = {
@@ -238,11 +238,13 @@ def _why_misshaped(key: str, given: torch.Size, wanted: torch.Size, config: Adem
 def _save_processor(config: AdemVLConfig, output: Path, dataset: str | None) -> str:
     """Save the processor, and say what was done."""
     language_model, vision_tower = config.text_model_name_or_path, config.vision_model_name_or_path
+    if language_model is None or vision_tower is None:
+        return "no processor saved: loaded models were given, which do not say where their tokenizer is"
     try:
-        processor = AdemVLProcessor.from_base_pretrained(language_model, vision_tower, config)
-    except (OSError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        return f"no processor saved: {language_model} has no tokenizer that can be loaded ({reason})"
+        load_tokenizer(language_model, config.text_model_revision)
+    except ValueError as error:
+        return f"no processor saved: {error}"
+    processor = AdemVLProcessor.from_base_pretrained(language_model, vision_tower, config)
     own = processor.image_processor
     normalization = NORMALIZATION.get(str(dataset)) or {"image_mean": own.image_mean, "image_std": own.image_std}
     side = config.vision_config.image_size

@@ -1,0 +1,42 @@
+"""No network, one thread, and the tiny bases that the tests share."""
+
+import os
+
+# before Transformers and tokenizers are imported, which read them once
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory) -> Path:
+    """A folder with ``llama`` and ``clip``; read only."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("bases")
+    tiny.save_llama(folder / "llama")
+    tiny.save_clip(folder / "clip")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(bases):
+    """A model whose adapter shows, in evaluation mode; tests leave it as they found it."""
+    import tiny
+
+    return tiny.build(bases)
+
+
+@pytest.fixture(scope="session", params=["default", "no_drop_no_cls"])
+def golden(request, tmp_path_factory):
+    """The golden files by name: bases, and the authors' adapter file converted to a checkpoint."""
+    import golden
+
+    return golden.load(request.param, tmp_path_factory.mktemp(request.param))
