@@ -37,6 +37,6 @@ def model(bases):
 @pytest.fixture(scope="session", params=["default", "no_drop_no_cls"])
 def golden(request, tmp_path_factory):
     """The golden files by name: bases, and the authors' adapter file converted to a checkpoint."""
-    import golden
+    import golden_files
 
-    return golden.load(request.param, tmp_path_factory.mktemp(request.param))
+    return golden_files.load(request.param, tmp_path_factory.mktemp(request.param))

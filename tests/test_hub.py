@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from hub_server import hub_env, run_client, serve_hub
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -28,13 +29,20 @@ import adem_vl_hf.modeling
 from adem_vl_hf.hub import push
 
 BUNDLE = {path.name for path in Path(adem_vl_hf.modeling.__file__).parent.glob("*_adem_vl.py")}
+CHECKPOINT = {"config.json", "generation_config.json", "model.safetensors", "README.md"}
+PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+if int(transformers.__version__.split(".")[0]) < 5:
+    PROCESSOR |= {"preprocessor_config.json", "special_tokens_map.json"}
 LEFTOVERS = (
+    "README.md",
+    "adapter_config.json",
+    "checkpoint-2/config.json",
+    "checkpoint-2/model.safetensors",
+    "log.jsonl",
     "optimizer.pt",
     "scheduler.pt",
-    "training_args.bin",
     "trainer_state.json",
-    "adapter_config.json",
-    "notes.txt",
+    "training_args.bin",
 )
 
 COMMON = """
@@ -44,32 +52,47 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-def logits(model, processor, picture):
+def save_logits(model, processor, picture, path):
     images = [Image.open(picture), None]
     inputs = processor(images=images, text=["a photo of a cat", "hello"], return_tensors="pt")
     with torch.no_grad():
-        return model.eval()(**inputs).logits.contiguous()
+        save_file({"logits": model.eval()(**inputs).logits.contiguous()}, path)
 """
 
-TRAIN = """
+PUSH = """
 from adem_vl_hf.hub import push
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 
-folder, text_sha, vision_sha = Path(sys.argv[1]), *sys.argv[2:]
+folder, text_sha, vision_sha, leftovers = Path(sys.argv[1]), *sys.argv[2:4], sys.argv[4:]
 model = AdemVLForConditionalGeneration.from_base_pretrained(
     "acme/llama", "acme/clip", text_model_revision=text_sha, vision_model_revision=vision_sha,
     visual_token_counts=[4, 1], projector_dim=8, vision_adapter_dim=4, fusion_scale=1.0, visual_scale=1.0,
 )
 torch.manual_seed(1)
-with torch.no_grad():
+with torch.no_grad():  # an adapter that shows: fresh ones hardly change the language model
     for parameter in model.adapter.parameters():
         parameter.normal_(std=0.3)
 processor = AdemVLProcessor.from_base_pretrained("acme/llama", "acme/clip", model.config)
+save_logits(model, processor, folder / "cat.png", folder / "own.safetensors")
 commit = push(model, "acme/adem", processor=processor, token="secret", metrics={"Scenes": {"CIDEr": 0.5}})
-save_file({"logits": logits(model, processor, folder / "cat.png")}, folder / "own.safetensors")
-processor.save_pretrained(folder / "processor")
-print(json.dumps(commit.oid))
+
+run = folder / "run"
+model.save_pretrained(run)
+processor.save_pretrained(run)
+for name in leftovers:
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).write_text("leftover")
+(run / "metrics.json").write_text('{"Scenes": {"recall": 0.75}}')
+(run / "training.json").write_text('{"epochs": 77}')
+push(run, "acme/run", private=True, revision="draft", token="secret")
+
+model.config.vision_model_name_or_path = str(folder / "clip")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    push(model, "acme/local", processor=processor, token="secret")
+told = [str(warning.message) for warning in caught if warning.filename == "<string>"]
+print(json.dumps([commit.oid, told]))
 """
 
 LOAD = """
@@ -81,37 +104,20 @@ except ImportError:
     pass
 else:
     raise SystemExit("adem_vl_hf can be imported")
-picture, out, *overrides = sys.argv[1:]
-overrides = dict(override.split("=") for override in overrides)
-model = AutoModel.from_pretrained("acme/adem", trust_remote_code=True, **overrides)
-processor = AutoProcessor.from_pretrained("acme/adem", trust_remote_code=True)
-save_file({"logits": logits(model, processor, picture)}, out)
-if not overrides:
-    captioner = pipeline("image-to-text", model="acme/adem", trust_remote_code=True)
-    print(json.dumps(captioner(picture, max_new_tokens=4)))
-"""
-
-PUSH_FOLDERS = """
-from adem_vl_hf.hub import push
-
-run, local = sys.argv[1:]
-push(run, "acme/run", private=True, revision="draft")
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    push(local, "acme/local", data="nothing")
-print(json.dumps([str(w.message) for w in caught if "local folder" in str(w.message)]))
-"""
-
-REFUSED = """
-from transformers import AutoModel
-
-messages = []
-for repo_id in sys.argv[1:]:
+folder, *out_of_reach = sys.argv[1:]
+for repo_id in ("acme/adem", "acme/moved"):
+    model = AutoModel.from_pretrained(repo_id, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(repo_id, trust_remote_code=True)
+    save_logits(model, processor, f"{folder}/cat.png", f"{folder}/{repo_id.split('/')[1]}.safetensors")
+captioner = pipeline("image-to-text", model="acme/adem", trust_remote_code=True)
+captions = captioner(f"{folder}/cat.png", max_new_tokens=4)
+errors = []
+for repo_id in out_of_reach:
     try:
         AutoModel.from_pretrained(repo_id, trust_remote_code=True)
     except ValueError as error:
-        messages.append(str(error))
-print(json.dumps(messages))
+        errors.append(str(error))
+print(json.dumps([captions, errors]))
 """
 
 BLOCK = """
@@ -140,7 +146,7 @@ def tiny_tokenizer():
 
 
 def publish_bases(hub, folder):
-    """Two bases of two revisions each; the first of each, whose sha is returned, is not what `main` points to."""
+    """Two bases of two revisions each, of other weights; returns the pairs of shas, oldest first."""
     tokenizer = tiny_tokenizer()
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     llama_config = LlamaConfig(
@@ -157,125 +163,126 @@ def publish_bases(hub, folder):
         CLIPVisionModel(clip_config).save_pretrained(folder / "clip")
         image_processor.save_pretrained(folder / "clip")
         shas.append((hub.publish("acme/llama", folder / "llama"), hub.publish("acme/clip", folder / "clip")))
-    return shas[0]
+    return shas
 
 
-def client(hub, code, *args, blocked=False, token=None):
+def client(hub, code, *args, **environment):
     """Run one client; returns the JSON value it printed last."""
-    env = hub_env(hub.url, hub.folder / "home", token) | {"OMP_NUM_THREADS": "1"}
-    done = run_client(COMMON + code, env | ({"PYTHONPATH": str(hub.folder / "blocked")} if blocked else {}), *args)
+    env = hub_env(hub.url, hub.folder / "home") | {"OMP_NUM_THREADS": "1"} | environment
+    done = run_client(COMMON + code, env, *args)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]) if done.stdout else None
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def publish_with(hub, repo_id, **config):
+    """The pushed repository once more under another id, with some fields of its config replaced."""
+    folder = hub.folder / repo_id
+    folder.mkdir(parents=True)
+    for name, content in hub.repos["acme/adem"].files().items():
+        (folder / name).write_bytes(content)
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | config))
+    hub.publish(repo_id, folder)
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """The Hub after a push of `acme/adem` by a process that has the package; `log` is what that push asked for."""
+    """The Hub after three pushes by a process that has the package; `told` is what that process was warned of."""
     folder = tmp_path_factory.mktemp("hub")
-    (folder / "blocked").mkdir()
-    (folder / "blocked" / "sitecustomize.py").write_text(BLOCK)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(folder / "cat.png")
     with serve_hub() as server:
         server.folder = folder
-        server.pinned = publish_bases(server, folder)
-        server.head = client(server, TRAIN, folder, *server.pinned)
-        server.log = list(server.requests)
-        shutil.rmtree(folder / "home")  # whoever loads next has nothing in the cache
+        server.pinned, server.newest = publish_bases(server, folder)
+        server.head, server.told = client(server, PUSH, folder, *server.pinned, *LEFTOVERS)
         yield server
 
 
-def logits(path):
-    return load_file(path)["logits"]
+@pytest.fixture(scope="module")
+def loaded(hub):
+    """What a process without the package, and with an empty cache, makes of it: captions, errors, its requests."""
+    shutil.rmtree(hub.folder / "home")
+    (hub.folder / "blocked").mkdir()
+    (hub.folder / "blocked" / "sitecustomize.py").write_text(BLOCK)
+    publish_with(hub, "acme/moved", text_model_revision=hub.newest[0])
+    publish_with(hub, "acme/no-text", text_model_name_or_path="acme/gone")
+    publish_with(hub, "acme/no-vision", vision_model_name_or_path="acme/gone")
+    before = len(hub.requests)
+    environment = {"PYTHONPATH": str(hub.folder / "blocked")}
+    captions, errors = client(hub, LOAD, hub.folder, "acme/no-text", "acme/no-vision", **environment)
+    return captions, errors, hub.requests[before:]
 
 
 def test_a_push_sends_these_files_alone(hub):
     repo = hub.repos["acme/adem"]
-    processor_files = {path.name for path in (hub.folder / "processor").iterdir()}
-    expected = {"config.json", "generation_config.json", "model.safetensors", "README.md"}
-    assert set(repo.files()) == expected | BUNDLE | processor_files
+    files = repo.files()
+    assert set(files) == CHECKPOINT | BUNDLE | PROCESSOR
     assert repo.branches == {"main": hub.head}
-    tensors = load(repo.files()["model.safetensors"])
+    assert not repo.private
+    tensors = load(files["model.safetensors"])
     assert tensors
     assert all(name.startswith("adapter.") for name in tensors)
-    assert str(hub.folder).encode() not in b"".join(repo.files().values())
-    card = ModelCard(repo.files()["README.md"].decode())
+    assert str(hub.folder).encode() not in b"".join(files.values())
+    card = ModelCard(files["README.md"].decode())
     assert card.data.base_model == ["acme/llama", "acme/clip"]
+    assert [(x.dataset_name, x.metric_value) for x in card.data.eval_results] == [("Scenes", 0.5)]
     assert all(f"`{sha}`" in card.text for sha in hub.pinned)
-    writes = [request.path for request in hub.log if request.method in ("POST", "PUT")]
-    assert len(writes) == len(set(writes))
-    assert {path for path in writes if not path.startswith("/lfs-store/")} == {
-        "/api/repos/create",
-        "/api/validate-yaml",
+
+
+def test_a_push_is_one_commit_and_nothing_else(hub):
+    writes = [request.path for request in hub.requests if request.method in ("POST", "PUT") and "adem" in request.path]
+    assert writes == [
         "/api/models/acme/adem/preupload/main",
         "/acme/adem.git/info/lfs/objects/batch",
         "/api/models/acme/adem/commit/main",
-    }
-    assert len(hub.lfs_objects) == 1
+    ]
+    assert len(hub.lfs_objects) == 1  # the adapter, the same in all three
+    assert set(hub.repos) >= {"acme/llama", "acme/clip", "acme/adem", "acme/run", "acme/local"}
 
 
-def test_it_loads_from_the_hub_without_the_package(hub):
-    before = len(hub.requests)
-    captions = client(hub, LOAD, hub.folder / "cat.png", hub.folder / "loaded.safetensors", blocked=True)
-    asked = hub.requests[before:]
-    own = logits(hub.folder / "own.safetensors")
-    assert torch.equal(logits(hub.folder / "loaded.safetensors"), own)
-    assert isinstance(captions[0]["generated_text"], str)
-    assert all(request.method in ("GET", "HEAD") for request in asked)
+def test_it_loads_from_the_hub_without_the_package(hub, loaded):
+    own, adem, moved = (load_file(hub.folder / f"{name}.safetensors")["logits"] for name in ("own", "adem", "moved"))
+    assert torch.equal(adem, own)
+    assert not torch.allclose(moved, own)  # the newest language model is another one: the pin is what counts
+
+
+def test_bases_are_asked_for_by_id_at_their_pinned_revision(hub, loaded):
+    _, _, requests = loaded
+    assert all(request.method in ("GET", "HEAD") for request in requests)
+    other = next(number for number, request in enumerate(requests) if "acme/moved" in request.path)
     for base, sha in zip(("acme/llama", "acme/clip"), hub.pinned, strict=True):
-        paths = {request.path for request in asked if f"/{base}" in request.path}
+        paths = {request.path for request in requests[:other] if f"/{base}/" in request.path}
         assert f"/{base}/resolve/{sha}/model.safetensors" in paths
-        assert all(sha in path for path in paths)
-    client(
-        hub, LOAD, hub.folder / "cat.png", hub.folder / "moved.safetensors", "text_model_revision=main", blocked=True
-    )
-    assert not torch.allclose(logits(hub.folder / "moved.safetensors"), own)
+        assert all(f"/{sha}" in path for path in paths)
 
 
-def test_a_training_folder_is_cleaned_and_a_local_base_is_named(hub):
-    run, local = hub.folder / "run", hub.folder / "local"
-    for folder in (run, local):
-        hub_files = hub.repos["acme/adem"].files()
-        folder.mkdir()
-        for name, content in hub_files.items():
-            (folder / name).write_bytes(content)
-    (run / "README.md").write_text("not this")
-    (run / "metrics.json").write_text('{"Scenes": {"recall": 0.75}}')
-    (run / "training.json").write_text('{"epochs": 77}')
-    (run / "checkpoint-2").mkdir()
-    for name in ("checkpoint-2/model.safetensors", "checkpoint-2/config.json", *LEFTOVERS):
-        (run / name).write_text("leftover")
-    config = json.loads((local / "config.json").read_text())
-    (local / "config.json").write_text(json.dumps(config | {"vision_model_name_or_path": str(hub.folder / "clip")}))
-    messages = client(hub, PUSH_FOLDERS, run, local, token="secret")
-    pushed = hub.repos["acme/run"]
-    assert pushed.private
-    files = pushed.files("draft")
-    assert set(files) == set(hub_files)
-    assert pushed.files("main") == {}
-    same = BUNDLE | {"config.json", "generation_config.json", "model.safetensors"}
-    assert all(files[name] == hub_files[name] for name in same)
+def test_pipeline_by_repository_id(loaded):
+    captions, _, _ = loaded
+    assert [list(caption) for caption in captions] == [["generated_text"]]
+
+
+def test_a_base_out_of_reach_is_named(loaded):
+    _, (language_model, vision_tower), _ = loaded
+    assert language_model.startswith("the language model 'acme/gone' could not be loaded")
+    assert vision_tower.startswith("the vision tower 'acme/gone' could not be loaded")
+
+
+def test_a_training_folder_is_pushed_without_its_leftovers(hub):
+    repo = hub.repos["acme/run"]
+    assert repo.private
+    assert repo.files("main") == {}
+    files, adem = repo.files("draft"), hub.repos["acme/adem"].files()
+    assert set(files) == set(adem)
+    # Transformers writes into tokenizer_config.json whether the tokenizer came from a folder
+    same = set(adem) - {"README.md", "tokenizer_config.json"}
+    assert {name: files[name] for name in same} == {name: adem[name] for name in same}
+    assert str(hub.folder).encode() not in b"".join(files.values())
     assert b"| Scenes | recall | 0.75 |" in files["README.md"]
     assert b"| epochs | 77 |" in files["README.md"]
-    assert len(messages) == 1
-    assert messages[0].startswith(f"config.vision_model_name_or_path is a local folder ({hub.folder / 'clip'})")
+
+
+def test_a_local_base_is_warned_of_and_kept_out_of_the_card(hub):
+    assert len(hub.told) == 1
+    assert hub.told[0].startswith(f"config.vision_model_name_or_path is a local folder ({hub.folder / 'clip'})")
     assert str(hub.folder).encode() not in hub.repos["acme/local"].files()["README.md"]
-
-
-def test_a_base_out_of_reach_is_named(hub):
-    fields = {"acme/one": "text_model_name_or_path", "acme/two": "vision_model_name_or_path"}
-    for repo_id, field in fields.items():
-        folder = hub.folder / repo_id
-        folder.mkdir(parents=True)
-        for name, content in hub.repos["acme/adem"].files().items():
-            (folder / name).write_bytes(content)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {field: "acme/gone"}))
-        hub.publish(repo_id, folder)
-    language_model, vision_tower = client(hub, REFUSED, *fields, blocked=True)
-    assert "acme/gone" in language_model
-    assert "language model" in language_model.lower()
-    assert "acme/gone" in vision_tower
-    assert "vision tower" in vision_tower.lower()
 
 
 def test_what_cannot_be_pushed_is_refused_before_the_hub_is_asked(tmp_path):

@@ -170,7 +170,7 @@ def write_model_card(
         config_fields=[(name, cell(getattr(config, name))) for name in CONFIG_FIELDS],
         data=[cell(line) for line in ([data] if isinstance(data, str) else data)],
         settings=[(cell(name), cell(value)) for name, value in settings.items() if value is not None],
-        metrics=[(cell(x.dataset), cell(x.name), f"{x.value:.4g}", x.n or "") for x in results],
+        metrics=[(cell(x.dataset), cell(x.name), round(x.value, 4), x.n or "") for x in results],
         weights_licence=licence,
     )
     path, unfinished = folder / "README.md", folder / "README.md.tmp"

@@ -19,6 +19,7 @@ from PIL import Image
 
 from .evaluation.scoring import PER_HUNDRED
 from .inspection import KeptTokens
+from .modeling.images_adem_vl import open_image
 
 TEMPLATE = Path(__file__).with_name("page_template.html")
 PICTURE_SIDE = 384  # pixels: larger pictures are scaled down, or a page of photos would weigh a hundred megabytes
@@ -99,30 +100,47 @@ def write_page(
     return path
 
 
-def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The numbers of one data set, a row each: ``label``, ``measure``, ``n``, ``share`` (shown as per cent), ``chance``
-    and ``values`` by picture source, all times 100 where papers print them so."""
+@dataclass
+class Row:
+    """One line of the metrics table; numbers are times 100 where papers print them so, None where there is none."""
+
+    group: str  # the kind of question, the sub-task ...; empty for a number of the whole data set
+    measure: str
+    n: int | None  # how many samples it is measured on
+    is_share: bool  # shown as per cent
+    values: dict[str, float | None]  # by picture source
+    chance: float | None = None  # what accuracy is without looking
+
+    @property
+    def full_scale(self) -> float:
+        """What the longest possible bar stands for."""
+        return 100.0 if self.is_share else max([abs(v) for v in self.values.values() if v is not None] + [1e-9])
+
+
+def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """The numbers of data set ``name``, from what ``score`` returned for each picture source.
+
+    Raises:
+        ValueError: a source that is none of ``SOURCES``.
+    """
     if unknown := set(scores) - set(SOURCES):
         raise ValueError(f"metrics[{name!r}] has {sorted(unknown)}; its keys are the pictures seen: {list(SOURCES)}")
-    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    rows: dict[tuple[str, ...], Row] = {}
     for source in SOURCES:
-        for keys, value, parent in _numbers(scores.get(source, {}), ()):
+        for keys, value, beside in _numbers(scores.get(source, {}), ()):
             times = 100 if PER_HUNDRED & set(keys) else 1
-            measure = MEASURES.get(keys[-1], keys[-1].replace("_", " "))
-            row = rows.setdefault(
-                keys,
-                {
-                    "label": keys[-2] if len(keys) > 1 else "all",
-                    "measure": measure,
-                    "n": parent.get("n", scores[source].get("n")),
-                    "share": bool(SHARES & set(keys)),
-                    "chance": None,
-                    "values": dict.fromkeys(SOURCES),
-                },
-            )
-            row["values"][source] = value * times
-            if keys[-1] == "accuracy" and "chance" in parent:
-                row["chance"] = parent["chance"] * times
+            if keys not in rows:
+                *groups, measure = ("columns", keys[-1], "accuracy") if "columns" in keys else keys
+                rows[keys] = Row(
+                    group=groups[-1] if groups else "",
+                    measure=MEASURES.get(measure, measure.replace("_", " ")),
+                    n=None if "columns" in keys else beside.get("n"),
+                    is_share=bool(SHARES & set(keys)),
+                    values=dict.fromkeys(SOURCES),
+                )
+            rows[keys].values[source] = value * times
+            if keys[-1] == "accuracy" and "chance" in beside:
+                rows[keys].chance = beside["chance"] * times
     return list(rows.values())
 
 
@@ -139,7 +157,8 @@ def _numbers(
 
 def _card(number: int, card: Card, lowest_kept: float) -> dict[str, Any]:
     asked = f"Picture {number}, asked “{card.prompt}”, answered “{card.prediction}”"
-    shown: dict[str, Any] = {"card": card, "picture": _png(card.image), "alt": asked, "kept": [], "scales": []}
+    picture = _png(open_image(card.image))
+    shown: dict[str, Any] = {"card": card, "picture": picture, "alt": asked, "kept": [], "scales": []}
     if card.kept is None:
         return shown
     shown["seen"] = _png(card.kept.picture)
