@@ -1,0 +1,60 @@
+"""What the shipped checkpoint and the demo's own answer on both test sets, with the controls. Resumable.
+
+    python benchmarks/quality.py --write           # measure the shipped checkpoint, rewrite README.md's tables
+    python benchmarks/quality.py --demo runs/demo  # take over the figures that `make demo` measured there
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import tables
+
+from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes
+from adem_vl_hf.evaluation.controls import evaluate_with_controls
+from adem_vl_hf.pretrained import TOWER, load_checkpoint
+from adem_vl_hf.training import fastest_setting
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="default: the one that ships")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/quality"), help="prediction files")
+    parser.add_argument("--scenes", type=int, default=1000)
+    parser.add_argument("--names", type=int, help="default: every thing once per kind")
+    parser.add_argument("--demo", type=Path, help="a folder that `make demo` wrote: its figures, instead of measuring")
+    parser.add_argument("--write", action="store_true", help="rewrite the tables of README.md")
+    args = parser.parse_args()
+    if args.demo:
+        facts = json.loads((args.demo / "training.json").read_text(encoding="utf-8"))
+        metrics = json.loads((args.demo / "metrics.json").read_text(encoding="utf-8"))
+        tables.save("demo", {"training": facts, "metrics": metrics})
+    else:
+        model, processor = load_checkpoint(args.checkpoint, **fastest_setting())
+        tests = {
+            "openmoji-scenes": OpenMojiScenes("test", size=args.scenes),
+            "openmoji-names": OpenMojiNames("test", size=args.names),
+        }
+        tables.save("shipped", {"metrics": evaluate_with_controls(model, processor, tests, args.output_dir)})
+    sections = {}
+    for name in ("shipped", "demo"):
+        if (result := tables.load(name)) is not None:
+            sections[f"{name} table"] = tables.quality_table(result["metrics"])
+            print(f"\n{name}\n{sections[f'{name} table']}")
+    tower = json.loads((TOWER / "training.json").read_text(encoding="utf-8"))
+    sections["tower"] = (
+        f"Retrieval top-1 of the shipped tower: names {100 * tower['names_top1']:.1f} % (of 710 names), "
+        f"scenes {100 * tower['scenes_top1']:.1f} % (of the captions of 500 test scenes)."
+    )
+    if (head := tables.load("lm_head")) is not None:
+        sections["lm head"] = (
+            f"A training step with the LM head on every position takes {head['ratio']:.2f} times as long as with the "
+            f"head on the supervised ones (SmolLM2-135M, batch {head['batch_size']}, {head['repeats']} interleaved "
+            "repeats, medians)."
+        )
+    if args.write:
+        tables.write_readme(sections)
+
+
+if __name__ == "__main__":
+    main()

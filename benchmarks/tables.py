@@ -1,0 +1,55 @@
+"""The tables of README.md, made from the result files in benchmarks/results and from nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+CONDITIONS = (("true", "own picture"), ("shuffled", "another picture"), ("none", "no picture"))
+TASKS = (("openmoji-scenes", "scenes"), ("openmoji-names", "names"))
+
+
+def save(name: str, data: dict[str, Any]) -> None:
+    """Keep one result file."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """One result file, or None where it was never made."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def quality_table(metrics: dict[str, Any]) -> str:
+    """Rows of measures, columns of what the model saw; per cent, CIDEr and BLEU-4 times 100."""
+    lines = [
+        "| test set | measure | n | chance | " + " | ".join(label for _, label in CONDITIONS) + " |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task, label in TASKS:
+        scores = metrics[task]
+        names = {"exact_match": "caption exact match, %", "bleu4": "caption BLEU-4", "cider": "caption CIDEr"}
+        for key, name in names.items():
+            values = [f"{100 * scores[c]['caption'][key]:.1f}" for c, _ in CONDITIONS]
+            lines.append(f"| {label} | {name} | {scores['true']['caption']['n']} | | {' | '.join(values)} |")
+        for kind, part in sorted(scores["true"].get("questions", {}).items()):
+            values = [f"{100 * scores[c]['questions'][kind]['accuracy']:.1f}" for c, _ in CONDITIONS]
+            name = {"choice": "four-way choice"}.get(kind, kind)
+            lines.append(
+                f"| {label} | {name}, % right | {part['n']} | {100 * part['chance']:.1f} | {' | '.join(values)} |"
+            )
+    return "\n".join(lines)
+
+
+def write_readme(sections: dict[str, str], readme: Path = ROOT / "README.md") -> None:
+    """Replace what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+    text = readme.read_text(encoding="utf-8")
+    for name, body in sections.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin not in text or end not in text:
+            raise ValueError(f"{readme} has no place for {name!r}: put {begin} and {end} where it belongs")
+        head, rest = text.split(begin, 1)
+        text = f"{head}{begin}\n{body}\n{end}{rest.split(end, 1)[1]}"
+    readme.write_text(text, encoding="utf-8")
