@@ -1,6 +1,6 @@
 """How much a training step gains from running the LM head on supervised positions only: the ratio of step times.
 
-    python benchmarks/lm_head.py
+python benchmarks/lm_head.py
 """
 
 import argparse

@@ -7,7 +7,7 @@ batch are *names* (no thing twice, so that no negative is false), half are *scen
 things in other numbers, places and colours: only a tower that sees those can tell the captions of a group apart.
 
 Interrupted, the same command goes on from the last checkpoint. The end result is a Hugging Face ``CLIPVisionModel``
-folder (config.json, model.safetensors, preprocessor_config.json) with its retrieval accuracy in README.md.
+folder (config.json, model.safetensors, preprocessor_config.json) with its retrieval accuracy in training.json.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -197,12 +198,16 @@ def main() -> None:
 
 
 def save(model: open_clip.CLIP, folder: Path, scores: dict[str, float], steps: int, args: argparse.Namespace) -> None:
-    """Write the image tower as a Hugging Face folder with a card that states what it was trained on and reaches."""
+    """Write the image tower as a Hugging Face folder, with what it was trained on and reaches in training.json."""
     from transformers import CLIPImageProcessor
 
     from adem_vl_hf.modeling.vision_adem_vl import clip_vision_from_open_clip
 
     clip_vision_from_open_clip(model.visual).save_pretrained(folder)
+    # the Hub's layout of names, which every version of Transformers reads (5.16 and newer write a shorter one)
+    weights = load_file(folder / "model.safetensors")
+    weights = {f"vision_model.{name.removeprefix('vision_model.')}": tensor for name, tensor in weights.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     size = {"height": VISION["image_size"], "width": VISION["image_size"]}
     processor = CLIPImageProcessor(size=size, do_center_crop=False, image_mean=list(MEAN), image_std=list(STD))
     processor.save_pretrained(folder)

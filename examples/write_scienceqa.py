@@ -1,7 +1,7 @@
 """Write OpenMoji's four-way choice questions in ScienceQA's own file format (problems.json, pid_splits.json, images).
 
-    python examples/write_scienceqa.py --output-dir runs/openmoji-scienceqa --train 1000 --test 500
-    adem-vl train --data runs/openmoji-scienceqa --output-dir runs/sqa
+python examples/write_scienceqa.py --output-dir runs/openmoji-scienceqa --train 1000 --test 500
+adem-vl train --data runs/openmoji-scienceqa --output-dir runs/sqa
 """
 
 import argparse

@@ -192,6 +192,8 @@ class AdemVLConfig(PreTrainedConfig):
             raise ValueError(f"add_to={self.add_to!r} comes before query_from={self.query_from!r}: nothing to add yet")
         if not 0 <= self.drop_ratio < 1:
             raise ValueError(f"drop_ratio is {self.drop_ratio}; it must be at least 0 and below 1")
+        if not 0 <= self.vision_adapter_dropout < 1:
+            raise ValueError(f"vision_adapter_dropout is {self.vision_adapter_dropout}; it must be from 0 to below 1")
         if self.projector_dim < 1 or self.vision_adapter_dim < 0:
             raise ValueError(
                 f"projector_dim={self.projector_dim} must be at least 1 and "

@@ -76,16 +76,19 @@ class AdemVLPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         """The authors' initialisation: E_key ~ N(0, 0.02^2), E_value = 0, projectors Xavier, tower adapters silent."""
         super()._init_weights(module)
-        if isinstance(module, AdemVLAdapter):
-            nn.init.normal_(module.key_embedding, std=0.02)
-            nn.init.zeros_(module.value_embedding)
-        elif isinstance(module, LowRankProjector):
-            for linear in (module.fc1, module.fc2):
-                nn.init.xavier_uniform_(linear.weight)
-                nn.init.zeros_(linear.bias)
-        elif isinstance(module, VisionAdapter):
-            nn.init.kaiming_uniform_(module.down.weight, a=5**0.5)
-            nn.init.zeros_(module.up.weight)
+        if not isinstance(module, AdemVLAdapter):
+            return
+        # all parts from here: Transformers 5 passes over modules of remote code that hold no tensor of their own
+        nn.init.normal_(module.key_embedding, std=0.02)
+        nn.init.zeros_(module.value_embedding)
+        for part in module.modules():
+            if isinstance(part, LowRankProjector):
+                for linear in (part.fc1, part.fc2):
+                    nn.init.xavier_uniform_(linear.weight)
+                    nn.init.zeros_(linear.bias)
+            elif isinstance(part, VisionAdapter):
+                nn.init.kaiming_uniform_(part.down.weight, a=5**0.5)
+                nn.init.zeros_(part.up.weight)
 
 
 class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedModel, GenerationMixin):

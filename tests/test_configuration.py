@@ -52,6 +52,12 @@ def test_derived_sizes():
     assert AdemVLConfig(vision_config=CLIPVisionConfig(image_size=96, patch_size=8)).visual_token_counts == [144, 36]
 
 
+def plain(config):
+    """All fields but those that say where a config was saved and by what."""
+    added = ("auto_map", "transformers_version", "_name_or_path")
+    return {name: value for name, value in config.to_dict().items() if name not in added}
+
+
 @pytest.mark.parametrize("fields", SWITCHES, ids=str)
 def test_every_switch_survives_a_round_trip(fields, tmp_path):
     config = AdemVLConfig(**fields)
@@ -63,7 +69,7 @@ def test_every_switch_survives_a_round_trip(fields, tmp_path):
         copy.deepcopy(config),
     ):
         assert type(read) is AdemVLConfig
-        assert read.to_dict() | {"transformers_version": 0} == config.to_dict() | {"transformers_version": 0}
+        assert plain(read) == plain(config)
         assert {name: getattr(read, name) for name in fields} == fields
         assert read.text_config.to_dict() == config.text_config.to_dict()
 

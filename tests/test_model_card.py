@@ -161,6 +161,25 @@ def test_local_paths_stay_at_home(tmp_path):
         assert line in card.text.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "hub_ids"),
+    [
+        (
+            "hf-hub:acme/vit",
+            "| vision tower | [acme/vit](https://huggingface.co/acme/vit) |",
+            ["acme/llama", "acme/vit"],
+        ),
+        ("ViT-B-32/laion2b", "| vision tower | `ViT-B-32/laion2b` (of open_clip) |", ["acme/llama"]),
+        ("local-dir:/some/where/vit", "| vision tower | `vit` (a local folder) |", ["acme/llama"]),
+    ],
+)
+def test_open_clip_towers_are_named_as_open_clip_does(tmp_path, name, row, hub_ids):
+    folder = checkpoint(tmp_path, vision_backend="open_clip", vision_model_name_or_path=name)
+    card = ModelCard.load(write_model_card(folder))
+    assert row in card.text
+    assert card.data.base_model == ["acme/llama", *hub_ids]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "0.5"])
 def test_a_metric_is_a_finite_number(tmp_path, value):
     with pytest.raises(ValueError, match=r"metrics\['Scenes'\]\['accuracy'\] is .*: give a finite number"):

@@ -92,6 +92,11 @@ def build(bases: Path, **fields) -> AdemVLForConditionalGeneration:
     return perturb(AdemVLForConditionalGeneration.from_base_pretrained(bases / "llama", bases / "clip", **fields))
 
 
+def language_model(bases: Path) -> LlamaForCausalLM:
+    """The frozen language model alone, as it was saved."""
+    return LlamaForCausalLM.from_pretrained(bases / "llama").eval()
+
+
 @torch.no_grad()
 def perturb(model: AdemVLForConditionalGeneration, seed: int = 1, std: float = 0.3) -> AdemVLForConditionalGeneration:
     """Random numbers for every trained tensor: where some are zero, lost or mixed-up images would go unseen."""

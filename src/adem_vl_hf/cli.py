@@ -4,12 +4,19 @@ Exit codes: 0 done, 2 bad usage or bad input (one line on stderr), 1 anything el
 """
 
 import argparse
+import errno
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
+# OSErrors about a path that the user gave; None: raised by Transformers, for a folder or id without the right files.
+# A full disk or a closed pipe is not among them.
+BAD_PATH = (
+    None, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 def _json_or_text(text: str) -> Any:
@@ -24,6 +31,12 @@ def _key_value(text: str) -> tuple[str, Any]:
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, _json_or_text(value)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _yes_no(text: str) -> bool:
@@ -89,15 +102,16 @@ def build_parser() -> argparse.ArgumentParser:
                      help="openmoji, openmoji-names, openmoji-scenes, an image folder with metadata.jsonl, a folder in "
                           "ScienceQA's format, or a .json file of LLaVA-style conversations")  # fmt: skip
     sub.add_argument("--image-folder", help="where the conversations' pictures are")
-    sub.add_argument("--train-size", type=int, help="number of samples drawn from the OpenMoji data sets")
+    sub.add_argument("--train-size", type=_positive, help="number of samples drawn from the OpenMoji data sets")
     sub.add_argument("--output-dir", type=Path, required=True, help="where checkpoints and the adapter go")
     sub.add_argument("--epochs", type=float, default=1.0)
     sub.add_argument("--max-steps", type=int, default=-1, help="stop after so many steps")
-    sub.add_argument("--batch-size", type=int, default=32)
+    sub.add_argument("--batch-size", type=_positive, default=32)
     sub.add_argument("--learning-rate", type=float, help="peak (default: 9e-3 x batch size / 256)")
-    sub.add_argument("--max-length", type=int, help="longest sample in tokens; a longer one is an error")
+    sub.add_argument("--max-length", type=_positive, help="longest sample in tokens; a longer one is an error")
     sub.add_argument("--seed", type=int, default=42)
-    sub.add_argument("--dtype", help="of the frozen models: float32, bfloat16, float16 (default: the fastest here)")
+    sub.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
+                     help="of the frozen models (default: the fastest here)")  # fmt: skip
     sub.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2 (default: the fastest here)")
     sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     sub.add_argument("--set", nargs="+", type=_key_value, default=[], metavar="KEY=VALUE",
@@ -108,8 +122,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("images", nargs="+", help="picture files")
     sub.add_argument("--checkpoint", help="folder or Hub id (default: the adapter that ships with this package)")
     sub.add_argument("--prompt", default="a picture of", help='what to continue, e.g. "How many foxes are there?"')
-    sub.add_argument("--max-new-tokens", type=int, default=32)
-    sub.add_argument("--num-beams", type=int, default=1)
+    sub.add_argument("--max-new-tokens", type=_positive, default=32)
+    sub.add_argument("--num-beams", type=_positive, default=1)
     sub.add_argument("--json", action="store_true", help="one JSON object per picture")
 
     sub = command("evaluate", "Measure a trained adapter on a test set, or score a file of predictions.")
@@ -120,12 +134,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--checkpoint", help="folder or Hub id (default: the adapter that ships with this package)")
     sub.add_argument("--data", help="the data to predict on, for tasks without data of their own")
     sub.add_argument("--split", default="test")
-    sub.add_argument("--size", type=int, help="number of test samples of the OpenMoji data sets")
+    sub.add_argument("--size", type=_positive, help="number of test samples of the OpenMoji data sets")
     sub.add_argument("--images", default="true", choices=("true", "shuffled", "none"),
                      help="true, or as controls: another sample's image, or none")  # fmt: skip
-    sub.add_argument("--output", type=Path, help="where predictions go, JSON lines (default: beside the checkpoint)")
-    sub.add_argument("--batch-size", type=int, default=32)
-    sub.add_argument("--max-new-tokens", type=int, default=24)
+    sub.add_argument("--output", type=Path, help="where predictions go, JSON lines (default: they are not kept)")
+    sub.add_argument("--batch-size", type=_positive, default=32)
+    sub.add_argument("--max-new-tokens", type=_positive, default=24)
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
     sub = command("convert", "Turn the authors' released adapter file (.pth) into a checkpoint of this package.")
@@ -147,17 +161,15 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         getattr(commands, args.command)(args, _config_fields(args) if hasattr(args, "kernel") else {})
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        if args.debug:
-            raise
-        print(f"adem-vl {args.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print(f"adem-vl {args.command}: interrupted", file=sys.stderr)
         return EXIT_FAILED
     except Exception as error:
         if args.debug:
             raise
+        if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno in BAD_PATH):
+            print(f"adem-vl {args.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return EXIT_BAD_INPUT
         print(f"adem-vl {args.command}: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE

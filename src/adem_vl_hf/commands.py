@@ -1,8 +1,10 @@
 """What each command of ``adem-vl`` does, given its parsed arguments."""
 
 import argparse
+import difflib
 import json
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,15 @@ from .pretrained import build_model, describe, load_checkpoint, resolve_vision_t
 
 OPENMOJI_TASKS = ("openmoji-names", "openmoji-scenes")
 TEST_SIZE = 1000  # samples of a drawn test set
+# fields of TrainingArguments that have a flag of their own, from which more follows than the field alone
+FLAG_OF_FIELD = {
+    "output_dir": "--output-dir",
+    "num_train_epochs": "--epochs",
+    "max_steps": "--max-steps",
+    "per_device_train_batch_size": "--batch-size",
+    "learning_rate": "--learning-rate",
+    "seed": "--seed",
+}
 
 
 def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
@@ -25,6 +36,7 @@ def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
 
     if args.output_dir.is_file():
         raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
+    _check_set(dict(args.set))
     parts = [
         open_dataset(name, "train", args.train_size, args.seed, args.image_folder) for name in args.data
     ]  # fmt: skip
@@ -56,6 +68,20 @@ def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
     print(f"trained {facts['trained_numbers']:,} numbers in {facts['seconds']} s; saved in {args.output_dir}")
 
 
+def _check_set(values: dict[str, Any]) -> None:
+    """``--set`` takes fields of ``TrainingArguments`` that no other flag sets."""
+    from transformers import TrainingArguments
+
+    known = {field.name for field in fields(TrainingArguments)}
+    for key in values:
+        if key in FLAG_OF_FIELD:
+            raise ValueError(f"--set {key}: use {FLAG_OF_FIELD[key]}")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"--set {key}: TrainingArguments has no such field{hint}")
+
+
 def caption(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
     """Print one line per picture."""
     from .modeling.images_adem_vl import open_image
@@ -80,7 +106,7 @@ def evaluate(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
         data = args.task if args.task in OPENMOJI_TASKS else args.data
         if data is None:
             raise ValueError(f"--task {args.task} needs --predictions to score, or --data to predict on")
-        size = args.size or (TEST_SIZE if args.task == "openmoji-scenes" else None)
+        size = TEST_SIZE if args.size is None and args.task == "openmoji-scenes" else args.size
         dataset = open_dataset(data, args.split, size)
         with tempfile.TemporaryDirectory() as scratch:
             model, processor = load_checkpoint(args.checkpoint)

@@ -1,6 +1,6 @@
 """The whole story from one command: fine-tune on OpenMoji, evaluate, save, load elsewhere, caption, show.
 
-    python -m adem_vl_hf.demo --output-dir runs/demo
+python -m adem_vl_hf.demo --output-dir runs/demo
 """
 
 import argparse
@@ -27,8 +27,8 @@ from .pretrained import build_model
 from .training import build_trainer, fastest_setting, train, training_arguments, write_json
 
 # found by short runs on this data: the paper's rate and beta are made for a 7B model and thousands of steps
-SETTINGS: dict[str, Any] = {"visual_scale": 0.1}
-LEARNING_RATE, BATCH_SIZE, STEPS = 5e-3, 32, 160
+SETTINGS: dict[str, Any] = {"fusion_scale": 5.0, "visual_scale": 0.3}
+LEARNING_RATE, BATCH_SIZE, STEPS = 3e-3, 32, 160
 DATA = [
     "OpenMoji names: plain emoji under random rendering (pictures: OpenMoji, CC BY-SA 4.0)",
     "OpenMoji scenes: one to four emoji on a coloured canvas, captions and questions from a grammar",
@@ -140,7 +140,9 @@ def main(argv: list[str] | None = None) -> None:
         for file, text, references in caption_elsewhere(output, scenes):
             print(f"{Path(file).name}: {text!r}   truth: {references[0]!r}")
     with stage("page"):
-        cards = gallery(model, processor, output / "predictions/openmoji-scenes-true.jsonl", tests["openmoji-scenes"], 24)
+        cards = gallery(
+            model, processor, output / "predictions/openmoji-scenes-true.jsonl", tests["openmoji-scenes"], 24
+        )
         page = write_page(
             output / "index.html",
             "ADEM-VL on OpenMoji",

@@ -77,23 +77,32 @@ class Base:
     path_or_id: str
     revision: str | None
     fingerprint: str | None  # a short digest of the fingerprint in the config
+    open_clip: bool = False  # named by open_clip's spelling: hf-hub:owner/name, local-dir:path, architecture/tag
 
     @property
     def is_local(self) -> bool:
-        """Whether the name means a folder of this machine rather than a repository on the Hub."""
+        """Whether the name means a folder of this machine."""
         name = self.path_or_id
-        return os.path.isdir(name) or name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+        by_look = name.startswith((".", "/", "~", "local-dir:")) or "\\" in name or name.count("/") > 1
+        return by_look or (not self.open_clip and os.path.isdir(name))
+
+    @property
+    def hub_id(self) -> str | None:
+        """The repository on the Hub, if the name means one."""
+        if self.is_local or (self.open_clip and not self.path_or_id.startswith("hf-hub:")):
+            return None
+        return self.path_or_id.removeprefix("hf-hub:")
 
     @property
     def name(self) -> str:
-        """The Hub id, or the last folder's name of a local path (the rest of it is nobody else's business)."""
+        """The name without what is nobody else's business: of a local path, the last folder alone."""
         return re.split(r"[/\\]", self.path_or_id.rstrip("/\\"))[-1] if self.is_local else self.path_or_id
 
     @property
     def shown(self) -> str:
-        return (
-            f"`{self.name}` (a local folder)" if self.is_local else f"[{self.name}](https://huggingface.co/{self.name})"
-        )
+        if self.hub_id is not None:
+            return f"[{self.hub_id}](https://huggingface.co/{self.hub_id})"
+        return f"`{self.name}` ({'a local folder' if self.is_local else 'of open_clip'})"
 
     @property
     def revision_shown(self) -> str:
@@ -109,7 +118,8 @@ def checkpoint_bases(config: AdemVLConfig) -> list[Base]:
         if name is not None:
             record = getattr(config, f"{prefix}_fingerprint")
             digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16] if record else None
-            bases.append(Base(role, field, str(name), revision, digest))
+            open_clip = prefix == "vision_model" and config.vision_backend == "open_clip"
+            bases.append(Base(role, field, str(name), revision, digest, open_clip))
     return bases
 
 
@@ -148,9 +158,10 @@ def write_model_card(
     licence, prompt = settings.pop("license", None), settings.pop("prompt", CAPTION_PROMPT)
     title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
     results = result_rows(metrics)
+    hub_ids = [base.hub_id for base in bases if base.hub_id is not None]
     card_data = ModelCardData(
-        base_model=[base.name for base in bases if not base.is_local] or None,
-        base_model_relation="adapter" if any(not base.is_local for base in bases) else None,
+        base_model=hub_ids or None,
+        base_model_relation="adapter" if hub_ids else None,
         library_name="transformers",
         license=licence,
         pipeline_tag=TASK,

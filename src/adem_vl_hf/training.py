@@ -81,13 +81,14 @@ def build_trainer(
     **trainer_kwargs: Any,
 ) -> Trainer:
     """A stock ``Trainer`` with the collator of this package and a JSON-lines log."""
-    trainer_kwargs.setdefault("callbacks", []).append(JsonLinesLog())
+    callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), JsonLinesLog()]
     return Trainer(
         model=model,
         args=arguments,
         train_dataset=train_dataset,
         data_collator=AdemVLCollator(processor, max_length=max_length),
         processing_class=processor,
+        callbacks=callbacks,
         **trainer_kwargs,
     )
 

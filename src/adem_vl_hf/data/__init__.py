@@ -14,6 +14,7 @@ from .scienceqa import ScienceQA
 # captions say most about a picture: as many of them as of all questions but one
 SCENE_KINDS = ("caption", "caption", "caption", "presence", "count", "relation", "choice")
 NAMES_SHARE = 0.3  # of the mixture "openmoji"
+SIZE = 20_000  # of a drawn data set where none is given
 
 
 def open_dataset(
@@ -39,14 +40,13 @@ def open_dataset(
     kinds = SCENE_KINDS if split == "train" else None
     if name == "openmoji-names":
         return OpenMojiNames(split, size=size, seed=seed)
+    size = SIZE if size is None else size
     if name == "openmoji-scenes":
-        return OpenMojiScenes(split, size=size or 20_000, seed=seed, kinds=kinds)
+        return OpenMojiScenes(split, size=size, seed=seed, kinds=kinds)
     if name == "openmoji":
-        names = int(NAMES_SHARE * (size or 20_000))
-        scenes = (size or 20_000) - names
-        return ConcatDataset(
-            [OpenMojiNames(split, size=names, seed=seed), OpenMojiScenes(split, size=scenes, seed=seed, kinds=kinds)]
-        )
+        names = int(NAMES_SHARE * size)
+        parts: list[Dataset[Sample]] = [OpenMojiNames(split, size=names, seed=seed)] if names else []
+        return ConcatDataset([*parts, OpenMojiScenes(split, size=size - names, seed=seed, kinds=kinds)])
     path = Path(name)
     if path.suffix in (".json", ".jsonl") and path.is_file():
         return Conversations(path, image_folder)

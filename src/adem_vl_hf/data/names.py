@@ -41,6 +41,8 @@ class OpenMojiNames(Dataset):
             raise ValueError(f"split must be 'train' or 'test', got {split!r}")
         if unknown := set(kinds) - set(KINDS):
             raise ValueError(f"unknown kinds {sorted(unknown)}; the names data set has {list(KINDS)}")
+        if size is not None and size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
         self.split, self.seed, self.kinds = split, seed, tuple(kinds)
         self.things, self.sprites = openmoji()
         self.size = len(self.things) * len(self.kinds) if size is None else size

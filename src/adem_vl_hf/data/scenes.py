@@ -28,6 +28,8 @@ class OpenMojiScenes(Dataset):
         self.kinds = tuple(kinds or KINDS)
         if unknown := set(self.kinds) - set(KINDS):
             raise ValueError(f"unknown kinds {sorted(unknown)}; the scenes data set has {list(KINDS)}")
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
         self.split, self.size, self.seed = split, size, seed
         things, sprites = openmoji()
         by_name = {thing.name: i for i, thing in enumerate(things)}

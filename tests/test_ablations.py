@@ -1,0 +1,163 @@
+"""Every ablation switch of the configuration does to the model what its row of the paper's tables says."""
+
+import pytest
+import torch
+
+import tiny
+from adem_vl_hf.modeling.configuration_adem_vl import KERNELS
+from adem_vl_hf.modeling.fusion_adem_vl import fuse, kernel_map, pool_scales
+from test_configuration import ALLOWED_PLACES
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    inputs = tiny.batch([7, 7], [True, True])
+    return {name: inputs[name] for name in ("input_ids", "pixel_values")}
+
+
+@torch.no_grad()
+def logits(model, inputs):
+    return model(**inputs).logits
+
+
+@pytest.fixture(scope="module")
+def single(bases, tmp_path_factory):
+    """Bases whose language model has one layer, and that model without an adapter."""
+    folder = tmp_path_factory.mktemp("single")
+    tiny.save_llama(folder / "llama", num_hidden_layers=1)
+    (folder / "clip").symlink_to(bases / "clip")
+    return folder
+
+
+@pytest.mark.parametrize("places", ALLOWED_PLACES, ids="-".join)
+def test_where_the_query_is_taken_and_the_result_added(single, inputs, places):
+    query_from, add_to = places
+    model = tiny.build(single, query_from=query_from, add_to=add_to)
+    plain = tiny.language_model(single)
+    layer, body = plain.model.layers[0], plain.model
+    memory = model.get_visual_memory(inputs["pixel_values"])
+    key, value = memory["visual_key"], memory["visual_value"]
+
+    def f(x):
+        return fuse(x, key, value, "silu", 0.1)
+
+    def around(module, x):
+        """The sub-layer ``module`` on ``x`` with the fused term joined where the switches say."""
+        if places in (("attn_in", "attn_in"), ("mlp_in", "mlp_in")):
+            return module(x + f(x))
+        if places in (("attn_in", "attn_out"), ("mlp_in", "mlp_out")):
+            return module(x) + f(x)
+        out = module(x)
+        return out + f(out)
+
+    with torch.no_grad():
+        x = body.embed_tokens(inputs["input_ids"])
+        x = torch.where((inputs["input_ids"] == tiny.IMAGE_TOKEN_ID)[..., None], memory["image_embeds"], x)
+        rotary = body.rotary_emb(x, torch.arange(x.shape[1])[None])
+
+        def attention(x):
+            return layer.self_attn(x, position_embeddings=rotary, attention_mask=None)[0]
+
+        fused = query_from.split("_")[0]
+        normed = layer.input_layernorm(x)
+        h = x + (around(attention, normed) if fused == "attn" else attention(normed))
+        normed = layer.post_attention_layernorm(h)
+        out = h + (around(layer.mlp, normed) if fused == "mlp" else layer.mlp(normed))
+        expected = plain.lm_head(body.norm(out))
+        without = plain.lm_head(body.norm(h + layer.mlp(layer.post_attention_layernorm(h))))
+    torch.testing.assert_close(logits(model, inputs), expected, atol=1e-4, rtol=1e-4)
+    if fused == "mlp":
+        assert (expected - without).abs().max() > 1e-2
+
+
+def test_every_row_of_a_table_is_another_model(bases, inputs):
+    tables = {
+        "places": [{"query_from": query_from, "add_to": add_to} for query_from, add_to in ALLOWED_PLACES],
+        "kernel": [{"kernel": kernel} for kernel in KERNELS],
+        "pooling": [{"pooling": pooling} for pooling in ("avg", "max")],
+        "drop": [{"drop_ratio": ratio} for ratio in (0.0, 0.1, 0.5)],
+        "scales": [{"visual_token_counts": counts} for counts in ([16], [4], [16, 4], [4, 16], [16, 4, 1])],
+        "layer": [{"vision_feature_layer": layer} for layer in (-1, -2, -3)],
+        "alpha": [{"fusion_scale": scale} for scale in (0.1, 1.0)],
+        "beta": [{"visual_scale": scale} for scale in (0.1, 1.0)],
+        "adapter": [{"vision_adapter_scale": scale} for scale in (0.1, 1.0)],
+    }
+    for name, rows in tables.items():
+        results = [logits(tiny.build(bases, **fields), inputs) for fields in rows]
+        for i, one in enumerate(results):
+            assert all((one - other).abs().max() > 1e-4 for other in results[:i]), (name, rows[i])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_kernel_maps_query_and_key_but_not_value(single, inputs, kernel):
+    model = tiny.build(single, kernel=kernel, drop_ratio=0.0)
+    memory = model.get_visual_memory(inputs["pixel_values"])
+    prompt = memory["image_hidden_states"]
+    torch.testing.assert_close(memory["visual_key"], kernel_map(prompt + model.adapter.key_embedding, kernel))
+    torch.testing.assert_close(memory["visual_value"], prompt + model.adapter.value_embedding)
+    seen = {}
+    mlp = model.get_decoder().layers[0].mlp
+    hook = mlp.register_forward_hook(lambda module, args, output: seen.update(x=args[0], out=output))
+    with torch.no_grad():
+        model(**inputs)
+        hook.remove()
+        plain = tiny.language_model(single).model.layers[0].mlp(seen["x"])
+    fused = (kernel_map(seen["x"], kernel) @ memory["visual_key"].mT) @ memory["visual_value"]
+    torch.testing.assert_close(seen["out"] - plain, fused, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("use_cls_token", [True, False])
+@pytest.mark.parametrize("number", [0, 4, 16])
+def test_which_image_embeddings_stand_in_the_input(bases, use_cls_token, number):
+    model = tiny.build(bases, use_cls_token=use_cls_token, input_visual_tokens=number)
+    image_tokens = model.config.image_tokens
+    assert image_tokens == use_cls_token + number
+    ids = torch.tensor([[1, 9, *[tiny.IMAGE_TOKEN_ID] * image_tokens, 10, 11]])
+    pixels = tiny.pictures(1)
+    with torch.no_grad():
+        embeds = model(input_ids=ids, pixel_values=pixels, output_hidden_states=True).hidden_states[0][0]
+        features = model.get_image_features(pixels)
+        expected = []
+        if use_cls_token:
+            expected.append(model.adapter.cls_projector(features[0, :1]))
+        if number:
+            expected.append(model.adapter.visual_projector(pool_scales(features[:, 1:], [number])[0]))
+        text = model.get_input_embeddings()(ids[0])
+    assert torch.equal(embeds[:2], text[:2])
+    assert torch.equal(embeds[-2:], text[-2:])
+    if expected:
+        torch.testing.assert_close(embeds[2:-2], torch.cat(expected))
+    assert ("adapter.cls_projector.fc1.weight" in model.adapter_state_dict()) == use_cls_token
+
+
+def test_without_class_token_the_picture_still_reaches_the_layers(bases, inputs):
+    model = tiny.build(bases, use_cls_token=False)
+    assert model.config.image_token_id is None  # no token is asked for
+    blind = {"input_ids": inputs["input_ids"]}
+    assert (logits(model, inputs) - logits(model, blind)).abs().max() > 1e-3
+
+
+def test_without_tower_adapters_no_gradient_runs_through_the_tower(bases, inputs):
+    model = tiny.build(bases, vision_adapter_dim=0)
+    assert not any("vision_adapters" in key for key in model.adapter_state_dict())
+    assert not model.get_image_features(inputs["pixel_values"]).requires_grad
+    assert tiny.build(bases).get_image_features(inputs["pixel_values"]).requires_grad
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    assert set(tiny.gradients(model)) == set(model.adapter_state_dict())
+    # the adapters of a model that has them matter: the same weights without them give other features
+    with_adapters = tiny.build(bases)
+    plain = model.get_image_features(inputs["pixel_values"])
+    assert (with_adapters.get_image_features(inputs["pixel_values"]) - plain).abs().max() > 1e-3
+
+
+def test_scales_of_zero_switch_the_paths_off(bases, inputs):
+    text = inputs["input_ids"]
+    plain = tiny.language_model(bases)
+    silent = tiny.build(bases, fusion_scale=0.0, use_cls_token=False)
+    with torch.no_grad():
+        expected = plain(input_ids=text).logits
+    torch.testing.assert_close(logits(silent, inputs), expected, atol=1e-5, rtol=1e-5)
+    # beta = 0: the fused term is the learned memory, whatever the picture
+    blind = tiny.build(bases, visual_scale=0.0, use_cls_token=False)
+    assert torch.equal(logits(blind, inputs), logits(blind, inputs | {"pixel_values": tiny.pictures(2, seed=9)}))
+    assert (logits(blind, inputs) - expected).abs().max() > 1e-3

@@ -1,0 +1,169 @@
+"""One forward pass: batches, padding, masks, the ways to hand over an image, and what is refused."""
+
+import copy
+import threading
+
+import pytest
+import torch
+
+import tiny
+from adem_vl_hf import AdemVLForConditionalGeneration
+
+LENGTHS, IMAGES = [9, 6, 8, 5], [True, False, True, True]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_row_of_a_mixed_padded_batch_is_what_it_is_alone(model, side):
+    inputs = tiny.batch(LENGTHS, IMAGES, side)
+    together = model(**inputs)
+    losses, supervised = 0.0, 0
+    for index in range(len(LENGTHS)):
+        one = tiny.row(inputs, index)
+        alone = model(**one)
+        kept = inputs["attention_mask"][index].bool()
+        torch.testing.assert_close(together.logits[index][kept], alone.logits[0], atol=1e-4, rtol=1e-4)
+        losses += alone.loss * 3
+        supervised += 3
+    torch.testing.assert_close(together.loss, losses / supervised, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_see_their_own_picture(model):
+    inputs = tiny.batch(LENGTHS, IMAGES)
+    before = model(**inputs).logits
+    pixels = inputs["pixel_values"].clone()
+    pixels[2] = tiny.pictures(1, seed=7)[0]
+    after = model(**inputs | {"pixel_values": pixels}).logits
+    changed = (after - before).abs().flatten(1).amax(1) > 1e-3
+    assert changed.tolist() == [False, False, True, False]
+
+
+def test_rows_without_an_image_never_reach_the_tower(model):
+    inputs, seen = tiny.batch(LENGTHS, IMAGES), []
+    hook = model.vision_tower.register_forward_hook(lambda module, args, output: seen.append(output[0].shape[0]))
+    expected = model(**inputs).logits
+    pixels = inputs["pixel_values"].clone()
+    pixels[1] = torch.nan
+    assert torch.equal(model(**inputs | {"pixel_values": pixels}).logits, expected)
+    model(**inputs | {"image_mask": torch.zeros(4, dtype=torch.bool)})
+    model(input_ids=inputs["input_ids"])
+    hook.remove()
+    assert seen == [3, 3]
+
+
+def test_text_alone_uses_the_learned_memory(model, bases):
+    inputs = tiny.batch(LENGTHS, [False] * 4)
+    logits = model(**inputs).logits
+    masked = inputs | {"pixel_values": tiny.pictures(4), "image_mask": torch.zeros(4, dtype=torch.bool)}
+    assert torch.equal(model(**masked).logits, logits)
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    plain = tiny.language_model(bases)(**text).logits
+    assert (logits - plain).abs().max() > 1e-2
+
+
+def test_other_ways_to_hand_over_the_same(model):
+    inputs = tiny.batch(LENGTHS, IMAGES)
+    expected = model(**inputs).logits
+    stacked = inputs | {"pixel_values": inputs["pixel_values"][:, None], "image_mask": inputs["image_mask"][:, None]}
+    assert torch.equal(model(**stacked).logits, expected)
+    embedded = dict(inputs)
+    embedded["inputs_embeds"] = model.get_input_embeddings()(embedded.pop("input_ids"))
+    assert torch.equal(model(**embedded).logits, expected)
+    memory = model.get_visual_memory(inputs["pixel_values"], inputs["image_mask"])
+    prompt = memory.pop("image_hidden_states")
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    assert torch.equal(model(**text, **memory).logits, expected)
+    out = model(**inputs)
+    assert torch.equal(out.image_hidden_states, prompt)
+    assert (prompt[1] == 0).all()
+    loss, logits, *_ = model(**inputs, return_dict=False)
+    assert torch.equal(logits, expected)
+    assert torch.equal(loss, out.loss)
+
+
+def test_training_mode_gives_the_same_loss_without_logits(model):
+    inputs = tiny.batch(LENGTHS, IMAGES)
+    expected = model(**inputs).loss
+    model.train()
+    out = model(**inputs)
+    # Trainer divides by the number of supervised tokens of the whole step
+    summed = model(**inputs, num_items_in_batch=torch.tensor(24)).loss
+    model.eval()
+    assert out.logits is None
+    torch.testing.assert_close(out.loss, expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(summed, expected * 12 / 24, atol=1e-6, rtol=1e-6)
+
+
+def test_a_copy_is_independent(model):
+    inputs = tiny.batch(LENGTHS, IMAGES)
+    expected = model(**inputs).logits
+    other = copy.deepcopy(model)
+    assert torch.equal(other(**inputs).logits, expected)
+    tiny.perturb(other, seed=5)
+    assert (other(**inputs).logits - expected).abs().max() > 1e-3
+    assert torch.equal(model(**inputs).logits, expected)
+    # each part of the adapter is read through the copy's own hooks: the tower's too
+    only_tower = copy.deepcopy(model)
+    for adapter in only_tower.adapter.vision_adapters:
+        adapter.up.weight.zero_()
+    assert (only_tower(**inputs).logits - expected).abs().max() > 1e-4
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_threads_do_not_see_each_others_memory(model):
+    batches = [tiny.batch([12] * 4, [True] * 4, seed=seed) | {"pixel_values": tiny.pictures(4, seed=seed)}
+               for seed in range(4)]  # fmt: skip
+    expected = [model(**inputs).logits for inputs in batches]
+    wrong = []
+
+    def work(index):
+        with torch.no_grad():  # a setting of each thread
+            for _ in range(15):
+                try:
+                    if not torch.allclose(model(**batches[index]).logits, expected[index], atol=1e-5):
+                        wrong.append(index)
+                except Exception as error:  # reported by the test, not by the thread
+                    wrong.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_labels_without_a_supervised_position_are_refused(model, training):
+    inputs = tiny.batch(LENGTHS, IMAGES)
+    model.train(training)
+    with pytest.raises(ValueError, match="no position of the batch is supervised"):
+        model(**inputs | {"labels": torch.full_like(inputs["labels"], -100)})
+    model.eval()
+
+
+def test_images_that_do_not_fit_the_batch_are_refused(model, bases):
+    inputs = tiny.batch(LENGTHS, IMAGES)
+    with pytest.raises(ValueError, match=r"holds 2 images a sample; ADEM-VL takes one"):
+        model(**inputs | {"pixel_values": inputs["pixel_values"][:, None].expand(-1, 2, -1, -1, -1)})
+    with pytest.raises(ValueError, match="image_mask has 3 rows and pixel_values 4"):
+        model(**inputs | {"image_mask": torch.ones(3, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="pixel_values has 2 rows and the text 4"):
+        model(**inputs | {"pixel_values": inputs["pixel_values"][:2], "image_mask": None})
+    config = copy.deepcopy(model.config)
+    config.image_token_id = None
+    with pytest.raises(ValueError, match="image_token_id is not set"):
+        AdemVLForConditionalGeneration(config)(**inputs)
+
+
+def test_a_language_model_serves_one_model_only(bases):
+    language_model = tiny.language_model(bases)
+    fields = {"image_token_id": tiny.IMAGE_TOKEN_ID}
+    AdemVLForConditionalGeneration.from_base_pretrained(language_model, bases / "clip", **fields)
+    with pytest.raises(ValueError, match="already belongs to an ADEM-VL model; load a second copy"):
+        AdemVLForConditionalGeneration.from_base_pretrained(language_model, bases / "clip", **fields)

@@ -1,0 +1,118 @@
+"""generate(): cached and uncached, batched and alone, greedy, beams and samples; the tower runs once."""
+
+import pytest
+import torch
+
+import tiny
+
+STEPS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
+
+
+@pytest.fixture(scope="module")
+def prompt():
+    inputs = tiny.batch([9, 6, 8], [True, False, True], side="left")
+    del inputs["labels"]
+    return inputs
+
+
+def new_tokens(model, inputs, **kwargs):
+    ids = model.generate(**inputs, **{**STEPS, **kwargs})
+    return ids[:, inputs["input_ids"].shape[1] :]
+
+
+def alone(inputs, index):
+    one = tiny.row(inputs | {"labels": inputs["input_ids"]}, index)
+    del one["labels"]
+    return one
+
+
+def test_cached_is_uncached_is_step_by_step(model, prompt):
+    cached = new_tokens(model, prompt)
+    assert torch.equal(new_tokens(model, prompt, use_cache=False), cached)
+    inputs = dict(prompt)
+    for step in range(STEPS["max_new_tokens"]):
+        position_ids = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        with torch.no_grad():
+            following = model(**inputs, position_ids=position_ids).logits[:, -1].argmax(-1)
+        assert torch.equal(following, cached[:, step])
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], following[:, None]], 1)
+        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(3, 1, dtype=torch.long)], 1)
+
+
+def test_the_picture_matters_at_every_step(model, prompt):
+    other = prompt | {"pixel_values": tiny.pictures(3, seed=8)}
+    with torch.no_grad():
+        start = model(**prompt, use_cache=True)
+        following = {"input_ids": torch.tensor([[7], [7], [7]]), "past_key_values": start.past_key_values}
+        one = model(**following).logits
+        start = model(**prompt, use_cache=True)
+        memory = model.get_visual_memory(other["pixel_values"], other["image_mask"])
+        keys = {name: memory[name] for name in ("visual_key", "visual_value")}
+        two = model(**following | {"past_key_values": start.past_key_values}, **keys).logits
+    changed = (one - two).abs().flatten(1).amax(1) > 1e-3
+    assert changed.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}], ids=str)
+def test_a_batch_gives_what_each_row_gives_alone(model, prompt, kwargs):
+    together = new_tokens(model, prompt, **kwargs)
+    each = [new_tokens(model, alone(prompt, index), **kwargs) for index in range(3)]
+    assert torch.equal(together, torch.cat(each))
+
+
+def test_beams_find_a_likelier_answer_that_depends_on_the_picture(model, prompt):
+    one = alone(prompt, 0)
+    greedy = model.generate(**one, **STEPS, return_dict_in_generate=True, output_scores=True)
+    beams = model.generate(**one, **STEPS, num_beams=6, return_dict_in_generate=True, output_scores=True)
+    score = model.compute_transition_scores(greedy.sequences, greedy.scores, normalize_logits=True).sum()
+    assert beams.sequences_scores[0] * STEPS["max_new_tokens"] >= score - 1e-4
+    other = one | {"pixel_values": tiny.pictures(1, seed=8)}
+    assert not torch.equal(new_tokens(model, other, num_beams=6), beams.sequences[:, one["input_ids"].shape[1] :])
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"num_beams": 3}, {"use_cache": False}, {"do_sample": True}], ids=str)
+def test_the_tower_runs_once(model, prompt, kwargs):
+    calls = []
+    hook = model.vision_tower.register_forward_hook(lambda module, args, output: calls.append(output[0].shape[0]))
+    new_tokens(model, prompt, **kwargs)
+    hook.remove()
+    assert calls == [2]
+
+
+def test_sampling_follows_the_seed_and_the_pictures(model, prompt):
+    def sample(inputs):
+        torch.manual_seed(0)
+        return new_tokens(model, inputs, do_sample=True, num_return_sequences=3)
+
+    first = sample(prompt)
+    assert first.shape == (9, 6)
+    assert torch.equal(sample(prompt), first)
+    other = sample(prompt | {"pixel_values": tiny.pictures(3, seed=8)})
+    assert not torch.equal(other, first)
+
+
+def test_going_on_from_a_cache_without_the_picture(model, prompt):
+    whole = model.generate(**prompt, **STEPS, return_dict_in_generate=True)
+    part = model.generate(**prompt, **{**STEPS, "max_new_tokens": 3}, return_dict_in_generate=True)
+    mask = torch.cat([prompt["attention_mask"], torch.ones(3, 3, dtype=torch.long)], 1)
+    with torch.no_grad():
+        out = model(
+            input_ids=part.sequences[:, -1:], attention_mask=mask, past_key_values=part.past_key_values,
+            position_ids=mask.sum(1, keepdim=True) - 1,
+        )  # fmt: skip
+    assert torch.equal(out.logits[:, -1].argmax(-1), whole.sequences[:, -3])
+
+
+def test_text_alone_and_prepared_memory(model, prompt):
+    text = {name: prompt[name] for name in ("input_ids", "attention_mask")}
+    assert new_tokens(model, text).shape == (3, 6)
+    memory = model.get_visual_memory(prompt["pixel_values"], prompt["image_mask"])
+    del memory["image_hidden_states"]
+    assert torch.equal(new_tokens(model, {**text, **memory}), new_tokens(model, prompt))
+    assert not torch.equal(new_tokens(model, text), new_tokens(model, prompt))
+
+
+def test_other_caches_and_chunks_change_nothing(model, prompt):
+    expected = new_tokens(model, prompt)
+    assert torch.equal(new_tokens(model, prompt, cache_implementation="static"), expected)
+    assert torch.equal(new_tokens(model, prompt, prefill_chunk_size=4), expected)

@@ -1,0 +1,137 @@
+"""Gradients: what trains and what is frozen, checkpointing, several forwards before a backward, compilation."""
+
+import pytest
+import torch
+
+import tiny
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return tiny.batch([9, 6, 8], [True, False, True])
+
+
+@pytest.fixture
+def training(model):
+    model.train()
+    yield model
+    model.eval()
+    model.zero_grad(set_to_none=True)
+
+
+def backward(model, inputs, **kwargs):
+    model(**inputs, **kwargs).loss.backward()
+    return tiny.gradients(model)
+
+
+def assert_close(found, expected):
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_everything_in_the_adapter_trains_and_nothing_else(training, inputs):
+    found = backward(training, inputs)
+    assert set(found) == set(training.adapter_state_dict())
+    assert all(tensor.abs().max() > 0 for tensor in found.values())
+    frozen = [name for name, p in training.named_parameters() if not p.requires_grad]
+    assert frozen
+    assert not any(name.startswith("adapter.") for name in frozen)
+
+
+def test_evaluation_mode_gives_the_same_gradients(training, inputs):
+    expected = backward(training, inputs)
+    training.eval()
+    assert_close(backward(training, inputs), expected)
+
+
+def test_text_alone_trains_the_memory_alone(training, inputs):
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
+    found = backward(training, text)
+    assert set(found) == {"adapter.key_embedding", "adapter.value_embedding"}
+
+
+def test_the_gradient_is_the_slope_of_the_loss(training, inputs):
+    """Against finite differences, along one random direction in each trained tensor."""
+    double = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
+    model = training.double()
+    found = backward(model, double)
+    parameters = dict(model.named_parameters())
+    for name, gradient in found.items():
+        direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+        slope = []
+        with torch.no_grad():
+            for step in (1e-6, -1e-6):
+                parameters[name].add_(step * direction)
+                slope.append(model(**double).loss)
+                parameters[name].sub_(step * direction)
+        slope = (slope[0] - slope[1]) / 2e-6
+        torch.testing.assert_close(slope, (gradient * direction).sum(), atol=1e-6, rtol=1e-3, msg=name)
+    model.float()
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"gradient_checkpointing_kwargs": {"use_reentrant": True}}], ids=str)
+def test_checkpointing_gives_the_same_gradients(training, inputs, kwargs):
+    expected = backward(training, inputs)
+    calls = []
+    hook = training.get_decoder().layers[0].mlp.register_forward_hook(lambda *args: calls.append(1))
+    training.gradient_checkpointing_enable(**kwargs)
+    found = backward(training, inputs, use_cache=False)
+    training.gradient_checkpointing_disable()
+    hook.remove()
+    assert len(calls) == 2  # once more in the backward pass: it was on
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_two_forwards_before_one_backward(training, inputs, checkpointing):
+    other = tiny.batch([9, 6, 8], [False, True, True], seed=11) | {"pixel_values": tiny.pictures(3, seed=12)}
+    parts = [backward(training, inputs), backward(training, other)]
+    expected = {name: parts[0][name] + parts[1][name] for name in parts[0]}
+    if checkpointing:
+        training.gradient_checkpointing_enable()
+    loss = training(**inputs, use_cache=False).loss + training(**other, use_cache=False).loss
+    loss.backward()
+    training.gradient_checkpointing_disable()
+    assert_close(tiny.gradients(training), expected)
+
+
+def test_nothing_stays_on_the_layers(training, inputs):
+    training(**inputs)
+    assert all(not any(isinstance(v, (tuple, torch.Tensor)) for v in vars(layer).values()) for layer in training.get_decoder().layers)
+
+
+def test_dropout_acts_in_training_only(bases, inputs):
+    model = tiny.build(bases, vision_adapter_dropout=0.5)
+    with torch.no_grad():
+        features = [model.get_image_features(inputs["pixel_values"]) for _ in range(2)]
+        assert torch.equal(*features)
+        model.train()
+        features = [model.get_image_features(inputs["pixel_values"]) for _ in range(2)]
+        assert not torch.equal(*features)
+
+
+def test_a_step_of_an_optimizer_moves_the_adapter_alone(bases, inputs):
+    model = tiny.build(bases).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=0.01)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = model(**inputs).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == set(model.adapter_state_dict())
+    assert losses[-1] < losses[0]
+
+
+def test_the_whole_pass_compiles_into_one_graph(model, inputs):
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        memory = model.get_visual_memory(inputs["pixel_values"], inputs["image_mask"])
+        del memory["image_hidden_states"]
+        expected = model(**text, **memory, use_cache=False).logits
+        compiled = torch.compile(model.forward, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(**text, **memory, use_cache=False).logits, expected)
