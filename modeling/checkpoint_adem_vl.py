@@ -9,6 +9,7 @@ import copy
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +21,11 @@ from transformers.utils import cached_file, logging
 from .bases_adem_vl import base_fingerprint, check_base, load_language_model, load_vision_tower, pinned_revision
 
 logger = logging.get_logger(__name__)
+
+if TYPE_CHECKING:  # a mixin stands before the model class that it completes
+    from transformers import PreTrainedModel as _Model
+else:
+    _Model = object
 
 AUTO_MAP = {
     "AutoConfig": "configuration_adem_vl.AdemVLConfig",
@@ -58,8 +64,10 @@ def mark_initialized(module: nn.Module) -> None:
         part._is_hf_initialized = True
 
 
-class AdapterCheckpointMixin:
+class AdapterCheckpointMixin(_Model):
     """``save_pretrained``, ``from_pretrained`` and ``from_base_pretrained`` of an adapter on two frozen bases."""
+
+    _keys_to_ignore_on_save: set[str] | None
 
     def adapter_state_dict(self, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
         """The tensors that are trained and saved."""
@@ -130,7 +138,7 @@ class AdapterCheckpointMixin:
         backend = config_fields.get("vision_backend", "transformers")
         shared = {"dtype": dtype, "attn_implementation": attn_implementation}
         shared = {name: value for name, value in shared.items() if value is not None}
-        names = [_base_name(language_model), _base_name(vision_tower)]
+        names: list[Any] = [_base_name(language_model), _base_name(vision_tower)]
         if isinstance(language_model, (str, os.PathLike)):
             language_model = load_language_model(
                 names[0], revision=text_model_revision, **shared, **(text_model_kwargs or {})

@@ -3,10 +3,11 @@
 Transformers' decoder models hand keyword arguments they do not know to each layer. Every layer's class becomes a
 subclass (of the same name: FSDP and device maps go by it) whose ``forward`` takes ``visual_memory`` out of its keyword
 arguments and binds it for the duration of the original ``forward``, where a hook on the sub-layer adds the fused term.
-Nothing stays on a layer between calls, so checkpointing (which replays ``forward``), two forwards before one backward
-and beams see the memory they were called with.
+Nothing stays behind between calls, so checkpointing (which replays ``forward``), two forwards before one backward,
+beams and threads see the memory they were called with.
 """
 
+import threading
 from functools import partial
 
 import torch
@@ -15,19 +16,18 @@ from torch import nn
 from .fusion_adem_vl import fuse
 
 _FUSED_CLASSES: dict[type, type] = {}
+_BOUND = threading.local()  # .visual_memory: of the layer that this thread is inside
 
 
 class FusedLayerMixin:
     """Takes ``visual_memory`` (key, value: [B, S, D] each) out of the layer's keyword arguments."""
 
-    visual_memory: tuple[torch.Tensor, torch.Tensor] | None = None
-
     def forward(self, hidden_states, *args, visual_memory=None, **kwargs):
-        self.visual_memory = visual_memory
+        _BOUND.visual_memory = visual_memory
         try:
-            return super().forward(hidden_states, *args, **kwargs)
+            return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
         finally:
-            self.visual_memory = None
+            _BOUND.visual_memory = None
 
 
 def _fused_class(cls: type) -> type:
@@ -36,10 +36,11 @@ def _fused_class(cls: type) -> type:
     return _FUSED_CLASSES[cls]
 
 
-def _fused_term(layer, hidden_states: torch.Tensor, config) -> torch.Tensor | None:
-    if layer.visual_memory is None:
+def _fused_term(hidden_states: torch.Tensor, config) -> torch.Tensor | None:
+    memory = getattr(_BOUND, "visual_memory", None)
+    if memory is None:
         return None
-    key, value = (part.to(hidden_states.device) for part in layer.visual_memory)
+    key, value = (part.to(hidden_states.device) for part in memory)
     return fuse(hidden_states, key, value, config.kernel, config.drop_ratio)
 
 
@@ -49,8 +50,8 @@ def _query(config, args: tuple, kwargs: dict, output) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _add_to_output(layer, config, module, args, kwargs, output):
-    fused = _fused_term(layer, _query(config, args, kwargs, output), config)
+def _add_to_output(config, module, args, kwargs, output):
+    fused = _fused_term(_query(config, args, kwargs, output), config)
     if fused is None:
         return output
     if isinstance(output, tuple):  # attention returns its weights too
@@ -58,9 +59,9 @@ def _add_to_output(layer, config, module, args, kwargs, output):
     return output + fused
 
 
-def _add_to_input(layer, config, module, args, kwargs):
+def _add_to_input(config, module, args, kwargs):
     hidden_states = args[0] if args else kwargs["hidden_states"]
-    fused = _fused_term(layer, hidden_states, config)
+    fused = _fused_term(hidden_states, config)
     if fused is None:
         return None
     if args:
@@ -94,12 +95,12 @@ def decoder_layers(language_model: nn.Module) -> nn.ModuleList:
 def attach_fusion(language_model: nn.Module, config) -> None:
     """Make every decoder layer add the fused term where ``config.query_from`` and ``config.add_to`` say.
 
-    The hooks are partials, not closures, so that ``copy.deepcopy`` ties the copy's hooks to the copy's layers.
+    The hooks are partials, not closures, so that ``copy.deepcopy`` ties the copy's hooks to the copy's config.
     """
     for layer in decoder_layers(language_model):
         layer.__class__ = _fused_class(type(layer))
         module = layer.mlp if config.add_to.startswith("mlp") else layer.self_attn
         if config.add_to.endswith("_in"):
-            module.register_forward_pre_hook(partial(_add_to_input, layer, config), with_kwargs=True)
+            module.register_forward_pre_hook(partial(_add_to_input, config), with_kwargs=True)
         else:
-            module.register_forward_hook(partial(_add_to_output, layer, config), with_kwargs=True)
+            module.register_forward_hook(partial(_add_to_output, config), with_kwargs=True)

@@ -46,7 +46,7 @@ class AdemVLCausalLMOutputWithPast(ModelOutput):
     past_key_values: Any = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-    image_hidden_states: torch.FloatTensor | None = None
+    image_hidden_states: torch.Tensor | None = None
 
 
 class AdemVLPreTrainedModel(PreTrainedModel):
@@ -154,15 +154,21 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
 
         Args:
             pixel_values: [B, 3, H, W] or [B, 1, 3, H, W]. image_mask: [B] or [B, 1] bool, rows that have an image
-                (default all; the others never reach the tower). batch_size: B, needed without ``pixel_values``.
+                (default all; the others never reach the tower). batch_size: B, the rows of text (default 1, or as many
+                as there are in ``pixel_values``).
 
         Returns:
             ``visual_key`` and ``visual_value`` [B, S, D] in the language model's dtype, ``image_embeds`` [B, n, D] or
             None, and ``image_hidden_states``, the visual prompt V [B, S, D] or None.
+
+        Raises:
+            ValueError: more than one image a row, or rows that do not pair up.
         """
         features, rows = None, None
-        if pixel_values is not None:
-            pixel_values, image_mask = self._one_image_a_row(pixel_values, image_mask)
+        if pixel_values is None:
+            batch_size = batch_size or 1
+        else:
+            pixel_values, image_mask = self._one_image_a_row(pixel_values, image_mask, batch_size)
             batch_size = pixel_values.shape[0]
             if image_mask is not None:
                 rows = image_mask.to(pixel_values.device).nonzero().flatten()  # [I]
@@ -172,6 +178,8 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
                 features = features.to(self.adapter.key_embedding.dtype)
         key, value, visual = self.adapter.memory(features, rows, batch_size)
         embeds = None if features is None else self.adapter.image_embeds(features, rows, batch_size)
+        if embeds is not None and rows is not None:
+            embeds = self._keep_own_embeds(embeds, rows)
         dtype = self.get_input_embeddings().weight.dtype
         return {
             "visual_key": key.to(dtype),
@@ -180,7 +188,16 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             "image_hidden_states": visual,
         }
 
-    def _one_image_a_row(self, pixel_values, image_mask):
+    def _keep_own_embeds(self, image_embeds, rows):
+        """In rows without an image an image token is a token like any other."""
+        if self.config.image_token_id is None:
+            return image_embeds
+        embed = self.get_input_embeddings()
+        own = embed(torch.tensor(self.config.image_token_id, device=embed.weight.device)).to(image_embeds)  # [D]
+        has_image = torch.zeros(len(image_embeds), 1, 1, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
+        return torch.where(has_image, image_embeds, own)
+
+    def _one_image_a_row(self, pixel_values, image_mask, batch_size):
         if pixel_values.dim() == 5:
             if pixel_values.shape[1] != 1:
                 raise ValueError(
@@ -188,6 +205,11 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
                     "ADEM-VL takes one: pass [B, 3, H, W] or [B, 1, 3, H, W]"
                 )
             pixel_values = pixel_values[:, 0]
+        if batch_size is not None and pixel_values.shape[0] != batch_size:
+            raise ValueError(
+                f"pixel_values has {pixel_values.shape[0]} rows and the text {batch_size}: pass one image for each row "
+                "of text, of zeros where image_mask is false"
+            )
         if image_mask is not None:
             image_mask = image_mask.reshape(image_mask.shape[0], -1).any(1)
             if image_mask.shape[0] != pixel_values.shape[0]:
@@ -198,7 +220,7 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         return pixel_values, image_mask
 
     def _merge_image_embeds(self, input_ids, inputs_embeds, image_embeds):
-        """Put the image embeddings where the image token stands."""
+        """Put the n image embeddings where the first n image tokens of a row stand; more are tokens like any other."""
         token, embed = self.config.image_token_id, self.get_input_embeddings()
         if token is None:
             raise ValueError("config.image_token_id is not set: choose a token of the language model's vocabulary")
@@ -206,7 +228,9 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         mask = input_ids == token if input_ids is not None else (inputs_embeds == embed.weight[token]).all(-1)
         if inputs_embeds is None:
             inputs_embeds = embed(input_ids)  # [B, T, D]
-        index = (mask.cumsum(1) - 1).clamp(0, image_embeds.shape[1] - 1)  # which of the n embeddings, [B, T]
+        index = mask.cumsum(1) - 1  # which of the n embeddings, [B, T]
+        mask = mask & (index < image_embeds.shape[1])
+        index = index.clamp(0, image_embeds.shape[1] - 1)
         image_embeds = image_embeds.to(inputs_embeds.device)
         placed = image_embeds.gather(1, index[..., None].expand_as(inputs_embeds))
         return torch.where(mask[..., None], placed, inputs_embeds)
@@ -220,9 +244,9 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         position_ids: torch.LongTensor | None = None,
         past_key_values: Any = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        visual_key: torch.FloatTensor | None = None,
-        visual_value: torch.FloatTensor | None = None,
-        image_embeds: torch.FloatTensor | None = None,
+        visual_key: torch.Tensor | None = None,
+        visual_value: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -238,13 +262,15 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             labels: [B, T], -100 = not supervised. In training mode the LM head runs on supervised positions only.
 
         Raises:
-            ValueError: labels without a single supervised position, more than one image a row, no image token set.
+            ValueError: labels without a single supervised position, images that do not pair up with the rows, more than
+                one image a row, no image token set.
         """
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        batch_size = (input_ids if input_ids is not None else inputs_embeds).shape[0]
+        given: Any = input_ids if input_ids is not None else inputs_embeds
+        batch_size = given.shape[0]
         image_hidden_states = None
-        if visual_key is None and past_key_values is not None and pixel_values is None:
+        if visual_key is None and pixel_values is None and past_key_values is not None and past_key_values.get_seq_length():
             # going on from a cache without passing the image again
             visual_key, visual_value = getattr(past_key_values, "visual_memory", (None, None))
         if visual_key is None:
@@ -254,6 +280,8 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         if image_embeds is not None:
             inputs_embeds = self._merge_image_embeds(input_ids, inputs_embeds, image_embeds)
             input_ids = None
+        if labels is not None and not (labels[:, 1:] != -100).any():
+            raise ValueError("no position of the batch is supervised: every label is -100; give the samples an answer")
         supervised_only = labels is not None and self.training and self._plain_head
         outputs = (self.language_model.get_decoder() if supervised_only else self.language_model)(
             input_ids=input_ids,
@@ -300,8 +328,6 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         targets = labels[:, 1:].to(hidden_states.device)
         supervised = targets != -100  # [B, T-1]
         targets = targets[supervised]
-        if not targets.numel():
-            raise ValueError("no position of the batch is supervised: every label is -100; give the samples an answer")
         logits = self.get_output_embeddings()(hidden_states[:, :-1][supervised])  # [positions, vocabulary]
         vocab_size = self.config.text_config.vocab_size
         return self.loss_function(
@@ -313,12 +339,18 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         """Transformers' ``generate``; the tower runs once, and beams expand the memory, not the pixels."""
         if kwargs.get("visual_key") is None:
             ids = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-            batch_size = ids.shape[0] if ids is not None else 1
+            batch_size = None if ids is None else ids.shape[0]
             memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
             memory.pop("image_hidden_states")
             # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
             kwargs |= {name: tensor for name, tensor in memory.items() if tensor is not None}
         return super().generate(inputs, *args, **kwargs)
+
+    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs):
+        """What is cached needs no image embeddings any more, and an image token that is generated gets none."""
+        if model_kwargs.get("use_cache"):
+            model_kwargs.pop("image_embeds", None)
+        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
 
 
 def _fresh_tower(config) -> nn.Module:

@@ -1,6 +1,7 @@
 """The pictograms and the two data sets drawn from them: names, pictures, seeds, splits, sizes."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,26 +44,24 @@ def test_no_two_pictures_are_equal_not_even_on_white():
 
 
 def test_pictures_are_drawn_once_and_look_alikes_are_left_out(tmp_path, monkeypatch):
-    candidates = pictograms._candidates()[:3]
-    twin = pictograms.Thing("twin", "twin", candidates[0].group, candidates[0].subgroup)
+    fox, owl = (thing for thing in openmoji()[0] if thing.name in ("fox", "owl"))
+    candidates = [fox, replace(fox, name="red fox", code="again"), owl]
     drawn = []
 
     def rasterise(code):
         drawn.append(code)
-        return np.full((SPRITE_SIZE, SPRITE_SIZE, 4), 0 if code == "twin" else sum(map(ord, code)) % 251, np.uint8)
+        return np.full((SPRITE_SIZE, SPRITE_SIZE, 4), 7 if code == owl.code else 5, np.uint8)
 
     monkeypatch.setenv("ADEM_VL_HF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pictograms, "_rasterise", rasterise)
-    blank = pictograms.Thing("blank", "blank", twin.group, twin.subgroup)
-    monkeypatch.setattr(pictograms, "_candidates", lambda: [twin, *candidates, blank])
-    monkeypatch.setattr(pictograms, "_rasterise", lambda code: rasterise("twin" if code == "blank" else code))
-    first = openmoji.__wrapped__()
-    assert [thing.name for thing in first[0]] == ["twin", *(thing.name for thing in candidates)]
-    assert len(drawn) == 5
-    second = openmoji.__wrapped__()
-    assert len(drawn) == 5  # read from the file
-    assert second[0] == first[0]
-    assert np.array_equal(second[1], first[1])
+    monkeypatch.setattr(pictograms, "_candidates", lambda: candidates)
+    things, sprites = openmoji.__wrapped__()
+    assert things == (fox, owl)
+    assert drawn == [fox.code, "again", owl.code]
+    things_again, sprites_again = openmoji.__wrapped__()
+    assert len(drawn) == 3  # read from the file
+    assert things_again == things
+    assert np.array_equal(sprites_again, sprites)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npz"]
 
 

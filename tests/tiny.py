@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -109,6 +111,11 @@ def perturb(model: AdemVLForConditionalGeneration, seed: int = 1, std: float = 0
 def pictures(number: int, side: int = IMAGE_SIZE, seed: int = 2) -> torch.Tensor:
     """[number, 3, side, side]."""
     return torch.randn(number, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def picture(seed: int = 0) -> Image.Image:
+    """A picture of random pixels, not square."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (20, 24, 3), dtype=np.uint8))
 
 
 def batch(lengths: list[int], images: list[bool], side: str = "right", seed: int = 3) -> dict[str, torch.Tensor]:

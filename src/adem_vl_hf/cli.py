@@ -167,10 +167,11 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
+        reason = " ".join(str(error).split())
         if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno in BAD_PATH):
-            print(f"adem-vl {args.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"adem-vl {args.command}: error: {reason}", file=sys.stderr)
             return EXIT_BAD_INPUT
-        print(f"adem-vl {args.command}: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
+        print(f"adem-vl {args.command}: {type(error).__name__}: {reason} (--debug shows more)", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
 

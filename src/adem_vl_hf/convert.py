@@ -176,10 +176,11 @@ def _official_name(key: str) -> str:
 
 def _rename(tensors: dict, wanted: dict, config: AdemVLConfig) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The tensors that the model has, by its names; and a line on each of the others."""
-    renamed, dropped = {}, []
+    renamed: dict[str, torch.Tensor] = {}
+    dropped: list[str] = []
     for name, tensor in tensors.items():
         key = _our_name(name)
-        if key in wanted:
+        if key is not None and key in wanted:
             renamed[key] = tensor
         elif key is None:
             dropped.append(f"{name}: ADEM-VL has no such part (LaVIN and MemVP files hold others)")

@@ -199,7 +199,7 @@ def _words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
 def _shade(brightness: torch.Tensor) -> str:
     """A map [side, side] of 0 ... 1 as a picture of one pixel per slot: darkness, clear where the value is 1."""
     opacity = ((1 - brightness.clamp(0, 1)) * DARKEST * 255).round().to(torch.uint8)
-    picture = Image.new("RGBA", tuple(brightness.shape[::-1]), (*SHADE, 0))
+    picture = Image.new("RGBA", (brightness.shape[1], brightness.shape[0]), (*SHADE, 0))
     picture.putalpha(Image.fromarray(opacity.contiguous().numpy()))
     return _png(picture)
 

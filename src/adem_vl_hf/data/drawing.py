@@ -25,6 +25,7 @@ COLOURS = {
 
 def canvas(colour: str, rng: random.Random) -> Image.Image:
     """A plain square of the named colour, with a little play in hue, saturation and brightness."""
+    hue: float
     hue, saturation, value = COLOURS[colour]
     play = rng.uniform
     hue = (hue + play(-6, 6)) % 360

@@ -52,4 +52,4 @@ class OpenMojiScenes(Dataset):
     def __getitem__(self, index: int) -> Sample:
         scene, kind, rng = self.scene(index)
         picture = draw_scene(scene, self.sprites, rng)
-        return Sample(id=f"scenes-{self.split}-{index}", image=picture, kind=kind, **ask(scene, kind, rng))
+        return Sample(id=f"scenes-{self.split}-{index}", image=picture, kind=kind, **ask(scene, kind, rng))  # type: ignore[typeddict-item]

@@ -1,0 +1,168 @@
+"""What is no checkpoint of ours, or not whole, is refused by name; a save that fails leaves the one before as it was."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tiny
+from adem_vl_hf import AdemVLForConditionalGeneration
+
+
+@pytest.fixture(scope="module")
+def original(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("original")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def saved(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "saved")
+
+
+def load(folder, **kwargs):
+    return AdemVLForConditionalGeneration.from_pretrained(folder, **kwargs)
+
+
+def rewrite(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("adapter.cls_projector.fc2.bias"), r"missing adapter\.cls_projector\.fc2\.bias"),
+        (lambda t: t.update({"adapter.gate": torch.zeros(1)}), r"unexpected adapter\.gate"),
+        (lambda t: t.update({"language_model.lm_head.weight": torch.zeros(1)}), "unexpected language_model"),
+        (
+            lambda t: t.update({"adapter.key_embedding": torch.zeros(1, 320, 32)}),
+            r"adapter\.key_embedding is \(1, 320, 32\) where the config needs \(1, 20, 32\)",
+        ),
+        (lambda t: t["adapter.value_embedding"][0, 0].fill_(torch.nan), r"adapter\.value_embedding holds NaN"),
+        (lambda t: t["adapter.value_embedding"][0, 0].fill_(torch.inf), r"adapter\.value_embedding holds NaN or inf"),
+        (lambda t: t.clear(), r"missing .* and \d+ more"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(saved, change, message):
+    rewrite(saved, change)
+    with pytest.raises(ValueError, match=message) as error:
+        load(saved)
+    assert str(saved) in str(error.value)
+
+
+def test_pickles_are_never_read(saved):
+    path = saved / "model.safetensors"
+    tensors = load_file(path)
+    torch.save(tensors, path)  # under the right name
+    with pytest.raises(ValueError, match=r"model\.safetensors is no readable safetensors file.*never read from pickles"):
+        load(saved)
+    path.rename(saved / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"holds pytorch_model\.bin, a pickle"):
+        load(saved)
+    (saved / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
+        load(saved)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
+def test_a_file_cut_short(saved, kept):
+    path = saved / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(ValueError, match="is no readable safetensors file"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("base", "fields", "message"),
+    [
+        ("llama", {"hidden_size": 64}, r"language model of another shape than '.*llama'.*hidden_size 32 / 64"),
+        ("llama", {"num_hidden_layers": 2}, "num_hidden_layers 3 / 2"),
+        ("llama", {"vocab_size": 400}, "vocab_size"),
+        ("clip", {"patch_size": 8}, r"vision tower of another shape than '.*clip'.*patch_size 4 / 8"),
+        ("clip", {"hidden_size": 48, "num_attention_heads": 6}, "hidden_size 24 / 48"),
+    ],
+)
+def test_a_base_of_another_shape_is_refused_by_both_names(saved, tmp_path, base, fields, message):
+    (tiny.save_llama if base == "llama" else tiny.save_clip)(tmp_path / base, **fields)
+    field = "text_model_name_or_path" if base == "llama" else "vision_model_name_or_path"
+    with pytest.raises(ValueError, match=message) as error:
+        load(saved, **{field: str(tmp_path / base)})
+    assert str(saved) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["language model", "vision tower"])
+@pytest.mark.parametrize("name", ["acme/not-in-the-cache", "gone/on/this/machine"])
+def test_a_base_out_of_reach_is_named(saved, kind, name):
+    field = "text_model_name_or_path" if kind == "language model" else "vision_model_name_or_path"
+    with pytest.raises(ValueError, match=f"the {kind} '{name}' could not be loaded.*check the id"):
+        load(saved, **{field: name})
+
+
+def test_a_base_with_weights_missing_is_refused(bases, saved, tmp_path):
+    for base, field in (("llama", "text_model_name_or_path"), ("clip", "vision_model_name_or_path")):
+        folder = shutil.copytree(bases / base, tmp_path / base)
+        rewrite(folder, lambda tensors: tensors.pop(next(name for name in tensors if "layers.1.mlp" in name)))
+        with pytest.raises(ValueError, match=r"lacks 1 weights of .*layers\.1\.mlp"):
+            load(saved, **{field: str(folder)})
+
+
+def test_folders_that_are_no_checkpoints(bases, saved, tmp_path):
+    with pytest.raises((OSError, ValueError), match="config.json|empty"):
+        load(tmp_path)
+    (saved / "config.json").write_text('{"model_type": "adem_vl", ')
+    with pytest.raises((OSError, ValueError), match=r"config\.json"):
+        load(saved)
+
+
+def test_saving_to_a_file_is_refused(model, tmp_path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(ValueError, match="cannot save to .*file: it is a file; name a folder"):
+        model.save_pretrained(tmp_path / "file")
+
+
+FULL_DISK = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv[1])
+import tiny
+from pathlib import Path
+model = tiny.build(Path(sys.argv[2]), projector_dim=2048)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))  # every file of the bundle fits, the weights do not
+try:
+    model.save_pretrained(sys.argv[3])
+except Exception as error:
+    print("failed:", type(error).__name__, error)
+"""
+
+
+def digests(folder):
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_as_it_was(bases, saved, tmp_path):
+    before = digests(tmp_path)
+    tests = str(tiny.GOLDEN.parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tests, str(bases), str(saved)], capture_output=True, text=True, check=True
+    )
+    assert "failed: " in done.stdout, done.stderr
+    assert digests(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]  # no leftovers beside it either
+    load(saved)
+
+
+def test_a_base_that_was_trained_on_is_recorded(original):
+    config = json.loads((original / "config.json").read_text())
+    for kind in ("text", "vision"):
+        fingerprint = config[f"{kind}_model_fingerprint"]
+        assert len(fingerprint["tensors"]) == 4
+        assert all(len(values) == 8 for values in fingerprint["tensors"].values())

@@ -1,0 +1,124 @@
+"""The scripts that users copy: they explain themselves, and each does what it says at a tiny size."""
+
+import json
+import shutil
+
+import pytest
+import scripts
+import tiny
+import torch
+from transformers import AutoImageProcessor, CLIPVisionModel
+
+from adem_vl_hf import AdemVLForConditionalGeneration
+from adem_vl_hf.data import OpenMojiScenes, ScienceQA
+from adem_vl_hf.modeling.bases_adem_vl import load_vision_tower
+from adem_vl_hf.pretrained import build_model
+
+SCRIPTS = sorted(path for folder in ("examples", "benchmarks") for path in (scripts.ROOT / folder).glob("*.py"))
+TOP1 = {"names_top1": 0.5, "scenes_top1": 0.25}
+
+
+@pytest.fixture
+def tower_script(monkeypatch):
+    """``train_tower.py`` at a tiny size, its evaluation on 1,210 pictures replaced."""
+    module = scripts.load("examples/train_tower.py")
+    tiny_vision = {"layers": 2, "width": 16, "head_width": 8, "patch_size": 24, "image_size": 96}
+    monkeypatch.setattr(module, "VISION", tiny_vision)
+    monkeypatch.setattr(module, "TEXT", {"context_length": 24, "width": 16, "heads": 2, "layers": 1})
+    monkeypatch.setattr(module, "EMBED_DIM", 16)
+    monkeypatch.setattr(module, "retrieval", lambda model, tokenizer: TOP1)
+    return module
+
+
+@pytest.mark.parametrize("path", [path for path in SCRIPTS if path.name != "tables.py"], ids=lambda path: path.name)
+def test_help_begins_with_what_the_script_is_for(path, monkeypatch, capsys):
+    script = path.relative_to(scripts.ROOT)
+    module = scripts.load(str(script))
+    with pytest.raises(SystemExit) as done:
+        scripts.call(module, monkeypatch, "--help")
+    assert done.value.code == 0
+    printed = capsys.readouterr().out
+    assert module.__doc__.strip().splitlines()[0] in printed
+    assert f"python {script}" in printed
+
+
+def test_choice_questions_in_the_format_of_scienceqa(tmp_path, monkeypatch):
+    module = scripts.load("examples/write_scienceqa.py")
+    scripts.call(module, monkeypatch, "--output-dir", tmp_path, "--train", 3, "--test", 6)
+    assert len(ScienceQA(tmp_path, "train")) == 3
+    written, drawn = ScienceQA(tmp_path, "test"), OpenMojiScenes("test", size=6, kinds=("choice",))
+    assert len(written) == 6
+    for index in range(6):
+        sample, original = written[index], drawn[index]
+        assert sample["id"] == original["id"]
+        assert sample["image"].tobytes() == original["image"].tobytes()
+        assert sample["choices"] == original["choices"]
+        assert sample["references"] == original["references"]
+        letter = "ABCD"[original["choices"].index(original["answer"].strip())]
+        assert sample["answer"] == f" The answer is {letter}."
+        assert "Question: Which of these is in the picture?" in sample["prompt"]
+
+
+def test_batches_for_the_tower_hold_no_text_twice_and_groups_of_one_pair(tower_script):
+    data = tower_script.ContrastiveBatches(batches=3, names=5, scenes=8, seed=0)
+    for index in range(3):
+        pixels, texts = data[index]
+        assert pixels.shape == (13, 96, 96, 3)
+        assert len(set(texts)) == len(texts) == 13
+        again, same = data[index]
+        assert (pixels == again).all()
+        assert texts == same
+    assert data[0][1] != data[1][1]
+
+
+def test_the_tower_trains_saves_and_goes_on_to_the_same_bits(tower_script, tmp_path, monkeypatch):
+    sizes = ["--steps", 3, "--names", 4, "--scenes", 4, "--save-every", 1]
+    scripts.call(tower_script, monkeypatch, "--output-dir", tmp_path / "whole", *sizes)
+    evaluated = []
+
+    def stop_at_the_second(model, tokenizer):
+        evaluated.append(model)
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return TOP1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tower_script, "retrieval", stop_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            scripts.call(tower_script, patch, "--output-dir", tmp_path / "cut", *sizes)
+    assert torch.load(tmp_path / "cut" / "resume.pt", weights_only=True)["step"] == 1
+    scripts.call(tower_script, monkeypatch, "--output-dir", tmp_path / "cut", *sizes)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+    whole, cut = (CLIPVisionModel.from_pretrained(tmp_path / run / "clip").state_dict() for run in ("whole", "cut"))
+    assert [key for key in whole if not torch.equal(whole[key], cut[key])] == []
+    # what was saved is whole, and names what it was trained on
+    tower = load_vision_tower(str(tmp_path / "cut" / "clip"))
+    assert (tower.config.hidden_size, tower.config.num_hidden_layers, tower.config.image_size) == (16, 2, 96)
+    assert dict(AutoImageProcessor.from_pretrained(tmp_path / "cut" / "clip").size) == {"height": 96, "width": 96}
+    facts = json.loads((tmp_path / "cut" / "clip" / "training.json").read_text())
+    assert facts == {"steps": 3, "batch_size": 8, "seed": 0, **TOP1}
+
+
+def test_an_exported_checkpoint_takes_no_path_along_and_finds_its_tower(bases, tmp_path):
+    module = scripts.load("examples/train_openmoji.py")
+    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
+    trained, shipped = tmp_path / "run", tmp_path / "shipped"
+    model.save_pretrained(tiny.perturb(model) and trained)
+    processor.save_pretrained(trained)
+    for name in ("training_args.bin", "metrics.json", "log.jsonl"):
+        (trained / name).write_text("{}")
+    shutil.copytree(bases / "clip", shipped / "tower")
+    module.export(trained, shipped / "adapter")
+    module.export(trained, shipped / "adapter")  # over an older one
+    names = {path.name for path in (shipped / "adapter").iterdir()}
+    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
+    assert not names & {"training_args.bin", "metrics.json", "log.jsonl"}
+    assert {path.name for path in shipped.iterdir()} == {"tower", "adapter"}
+    for path in (shipped / "adapter").glob("*.json"):
+        assert str(tmp_path) not in path.read_text()
+        assert str(bases) not in path.read_text(), path.name
+    loaded = AdemVLForConditionalGeneration.from_pretrained(
+        shipped / "adapter", text_model_name_or_path=str(bases / "llama")
+    )
+    assert all(torch.equal(loaded.state_dict()[key], tensor) for key, tensor in model.adapter_state_dict().items())

@@ -1,0 +1,64 @@
+"""Runs that are stopped and go on, to the bit; and evaluation on the way, which keeps the best model."""
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from training_runs import adapter, assert_equal, samples, trainer
+from transformers import TrainerCallback
+
+from adem_vl_hf.training import train
+
+
+class Interrupted(Exception):
+    """What stops a run in the middle of a step."""
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step, self.steps = step, []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps.append(state.global_step)
+        if state.global_step == self.step:
+            raise Interrupted
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_killed_run_goes_on_to_the_same_bits(bases, tmp_path, dropout):
+    def run(folder, stop, resume=False):
+        callback = StopAt(stop)
+        made, processor = trainer(
+            bases, folder, samples(7), tiny.build(bases, vision_adapter_dropout=dropout), max_steps=8,
+            callbacks=[callback], save_strategy="steps", save_steps=3, learning_rate=1e-2,
+        )  # fmt: skip
+        try:
+            train(made, processor, resume=resume)
+        except Interrupted:
+            assert not (folder / "model.safetensors").exists()
+        return adapter(made.model), callback.steps
+
+    whole, steps = run(tmp_path / "whole", stop=None, resume=True)  # nothing there yet: from the start
+    assert steps == list(range(1, 9))
+    half, steps = run(tmp_path / "cut", stop=5)
+    assert steps == [1, 2, 3, 4, 5]
+    resumed, steps = run(tmp_path / "cut", stop=None, resume=True)
+    assert steps == [4, 5, 6, 7, 8]  # in the middle of an epoch of four
+    assert_equal(resumed, whole)
+    assert_equal(load_file(tmp_path / "cut" / "model.safetensors"), whole)
+    assert not torch.equal(half["adapter.value_embedding"], whole["adapter.value_embedding"])
+
+
+def test_the_best_model_by_evaluation_loss_is_kept(bases, tmp_path):
+    made, processor = trainer(
+        bases, tmp_path, samples(4), eval_dataset=samples(5, images="some"), max_steps=6, learning_rate=3.0,
+        eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, load_best_model_at_end=True,
+    )  # fmt: skip
+    train(made, processor)
+    losses = {entry["step"]: entry["eval_loss"] for entry in made.state.log_history if "eval_loss" in entry}
+    assert list(losses) == [2, 4, 6]
+    assert torch.tensor(list(losses.values())).isfinite().all()
+    best = min(losses, key=losses.get)
+    assert best != 6  # a rate this high does harm, so that the last is not the best
+    assert_equal(adapter(made.model), load_file(tmp_path / f"checkpoint-{best}" / "model.safetensors"))
+    assert made.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-5)

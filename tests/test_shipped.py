@@ -1,0 +1,95 @@
+"""What ships with the package: the adapter trained on OpenMoji, the small CLIP tower, and nothing of this machine."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoImageProcessor, CLIPVisionModel
+
+from adem_vl_hf import AdemVLConfig, AdemVLProcessor
+from adem_vl_hf.bases import LANGUAGE_MODEL_ID
+from adem_vl_hf.modeling.bases_adem_vl import base_fingerprint
+from adem_vl_hf.modeling.fusion_adem_vl import AdemVLAdapter, count_parameters
+from adem_vl_hf.pretrained import CHECKPOINT, FOLDER, TOWER, describe
+
+TEXT_FILES = {".json", ".jsonl", ".md", ".txt", ".py", ".jinja"}
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work|Users|mnt|data)(?:/|\b)|[A-Za-z]:\\\\")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return AdemVLConfig.from_pretrained(CHECKPOINT)
+
+
+def test_the_adapter_file_is_exactly_the_adapter(config):
+    with torch.device("meta"):
+        wanted = {f"adapter.{key}": list(tensor.shape) for key, tensor in AdemVLAdapter(config).state_dict().items()}
+    file = CHECKPOINT / "model.safetensors"
+    with safe_open(file, "pt") as tensors:
+        found = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118 (no mapping)
+    assert {key: list(tensor.shape) for key, tensor in found.items()} == wanted
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in found.values())
+    assert found["adapter.value_embedding"].abs().max() > 0  # zero where it was never trained
+    numbers = sum(tensor.numel() for tensor in found.values())
+    assert numbers == count_parameters(config)["trained"] == describe()["trained_numbers"]
+    assert file.stat().st_size == pytest.approx(4 * numbers, rel=0.01)
+
+
+def test_every_file_is_small_and_readable_as_it_should_be():
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert {"adapter", "tower"} <= {path.name for path in FOLDER.iterdir()}
+    assert max(path.stat().st_size for path in files) < 12e6
+    assert {path.suffix for path in files} <= {*TEXT_FILES, ".safetensors"}  # no pickle among them
+
+
+def test_no_path_of_a_machine_is_in_any_text_file():
+    texts = [path for path in FOLDER.rglob("*") if path.suffix in TEXT_FILES]
+    assert {"config.json", "processor_config.json"} <= {path.name for path in texts}
+    found = {}
+    for path in texts:
+        if path.name not in ("tokenizer.json",):  # a vocabulary holds every word there is
+            found[path.name] = [match[0] for match in MACHINE_PATH.finditer(path.read_text(encoding="utf-8"))]
+    assert {name: paths for name, paths in found.items() if paths} == {}
+
+
+def test_the_bases_are_named_so_that_any_machine_finds_them(config):
+    assert config.text_model_name_or_path == LANGUAGE_MODEL_ID
+    assert config.vision_model_name_or_path == "../tower"
+    assert (CHECKPOINT / config.vision_model_name_or_path).resolve() == TOWER.resolve()
+    assert {"AutoConfig", "AutoModel", "AutoProcessor"} <= set(config.auto_map)
+    assert "image-to-text" in config.custom_pipelines
+    for reference in config.auto_map.values():
+        assert (CHECKPOINT / f"{reference.split('.')[0]}.py").is_file()
+
+
+def test_the_shipped_code_is_the_packages():
+    """The copies that strangers run are the files that the tests test."""
+    from adem_vl_hf.modeling import modeling_adem_vl
+
+    for path in CHECKPOINT.glob("*.py"):
+        installed = (CHECKPOINT.__class__(modeling_adem_vl.__file__).parent / path.name).read_text(encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == installed, path.name
+
+
+def test_the_tower_loads_whole_and_is_the_one_trained_on(config):
+    tower, info = CLIPVisionModel.from_pretrained(TOWER, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert tower.config.to_dict().items() >= {"image_size": 96, "patch_size": 12, "hidden_size": 192}.items()
+    fingerprint = base_fingerprint(tower)
+    assert fingerprint["config"] == config.vision_model_fingerprint["config"]
+    for key, values in config.vision_model_fingerprint["tensors"].items():
+        assert fingerprint["tensors"][key] == pytest.approx(values, rel=0.01, abs=1e-4)
+    side = {"height": 96, "width": 96}
+    assert dict(AutoImageProcessor.from_pretrained(TOWER).size) == side
+    assert dict(AdemVLProcessor.from_pretrained(CHECKPOINT).image_processor.size) == side
+
+
+def test_the_tower_says_what_it_reaches():
+    facts = json.loads((TOWER / "training.json").read_text(encoding="utf-8"))
+    assert facts["steps"] > 0
+    for name in ("names_top1", "scenes_top1"):  # far above chance: 1 of 710 names, 1 of 500 captions
+        assert 0.3 < facts[name] <= 1
