@@ -270,7 +270,12 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         given: Any = input_ids if input_ids is not None else inputs_embeds
         batch_size = given.shape[0]
         image_hidden_states = None
-        if visual_key is None and pixel_values is None and past_key_values is not None and past_key_values.get_seq_length():
+        if (
+            visual_key is None
+            and pixel_values is None
+            and past_key_values is not None
+            and past_key_values.get_seq_length()
+        ):
             # going on from a cache without passing the image again
             visual_key, visual_value = getattr(past_key_values, "visual_memory", (None, None))
         if visual_key is None:

@@ -1,12 +1,12 @@
 """Every ablation switch of the configuration does to the model what its row of the paper's tables says."""
 
 import pytest
-import torch
-
 import tiny
+import torch
+from test_configuration import ALLOWED_PLACES
+
 from adem_vl_hf.modeling.configuration_adem_vl import KERNELS
 from adem_vl_hf.modeling.fusion_adem_vl import fuse, kernel_map, pool_scales
-from test_configuration import ALLOWED_PLACES
 
 
 @pytest.fixture(scope="module")

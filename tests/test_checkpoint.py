@@ -6,12 +6,12 @@ import warnings
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, CLIPVisionModel, LlamaForCausalLM
 
 import adem_vl_hf.modeling
-import tiny
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration, AdemVLProcessor
 
 BUNDLE = {path.name for path in Path(adem_vl_hf.modeling.__file__).parent.glob("*_adem_vl.py")}
@@ -32,7 +32,9 @@ def saved(model, tmp_path_factory):
 
 def test_exactly_the_adapter_is_saved(model, saved):
     tensors = load_file(saved / "model.safetensors")
-    projectors = [f"{p}_projector.{n}" for p in ("visual", "cls") for n in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")]
+    projectors = [
+        f"{p}_projector.{n}" for p in ("visual", "cls") for n in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+    ]
     blocks = [f"vision_adapters.{i}.{n}.weight" for i in range(2) for n in ("down", "up")]
     assert set(tensors) == {f"adapter.{name}" for name in ["key_embedding", "value_embedding", *projectors, *blocks]}
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -94,7 +96,8 @@ def test_the_processor_travels_too(bases, model, saved, tmp_path):
     assert type(loaded) is AdemVLProcessor
     picture = tiny.picture()
     rows = [
-        p(images=[picture, None], text=["a photo", "hello"], suffix=[" of a cat", " world"]) for p in (processor, loaded)
+        p(images=[picture, None], text=["a photo", "hello"], suffix=[" of a cat", " world"])
+        for p in (processor, loaded)
     ]
     assert rows[0].keys() == rows[1].keys()
     assert all(torch.equal(rows[0][name], rows[1][name]) for name in rows[0])

@@ -1,4 +1,4 @@
-"""What is no checkpoint of ours, or not whole, is refused by name; a save that fails leaves the one before as it was."""
+"""What is no checkpoint of ours, or not whole, is refused by name; a failed save leaves the one before as it was."""
 
 import hashlib
 import json
@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-import tiny
 from adem_vl_hf import AdemVLForConditionalGeneration
 
 
@@ -62,7 +62,9 @@ def test_pickles_are_never_read(saved):
     path = saved / "model.safetensors"
     tensors = load_file(path)
     torch.save(tensors, path)  # under the right name
-    with pytest.raises(ValueError, match=r"model\.safetensors is no readable safetensors file.*never read from pickles"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors is no readable safetensors file.*never read from pickles"
+    ):
         load(saved)
     path.rename(saved / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"holds pytorch_model\.bin, a pickle"):
@@ -145,7 +147,9 @@ except Exception as error:
 
 
 def digests(folder):
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_as_it_was(bases, saved, tmp_path):

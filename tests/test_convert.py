@@ -4,10 +4,10 @@ import argparse
 import os
 
 import pytest
+import tiny
 import torch
 from transformers import AutoProcessor
 
-import tiny
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.convert import _official_name, convert_official
 
@@ -96,7 +96,9 @@ def test_half_precision_is_saved_as_float32_and_unknown_tensors_are_reported(con
     state = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "out").adapter_state_dict()
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     assert torch.equal(state["adapter.key_embedding"], halves["module.adapter_emb1"].float())
-    assert any(line.startswith("adapter_modality_embedding.weight: ADEM-VL has no such part") for line in report.dropped)
+    assert any(
+        line.startswith("adapter_modality_embedding.weight: ADEM-VL has no such part") for line in report.dropped
+    )
     assert any("adapter_proj_cls" in line and "use_cls_token=False" in line for line in report.dropped)
 
 

@@ -4,9 +4,9 @@ import copy
 import threading
 
 import pytest
+import tiny
 import torch
 
-import tiny
 from adem_vl_hf import AdemVLForConditionalGeneration
 
 LENGTHS, IMAGES = [9, 6, 8, 5], [True, False, True, True]

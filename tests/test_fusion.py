@@ -3,10 +3,10 @@
 import math
 
 import pytest
+import tiny
 import torch
 from torch.nn import functional as F
 
-import tiny
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.fusion_adem_vl import AdemVLAdapter, adaptive_drop, fuse, kernel_map, pool_scales
 

@@ -1,9 +1,8 @@
 """generate(): cached and uncached, batched and alone, greedy, beams and samples; the tower runs once."""
 
 import pytest
-import torch
-
 import tiny
+import torch
 
 STEPS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 

@@ -3,9 +3,8 @@
 from contextlib import contextmanager, nullcontext
 
 import pytest
-import torch
-
 import tiny
+import torch
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,9 @@ def backward(model, inputs, **kwargs):
 def assert_close(found, expected):
     assert set(found) == set(expected)
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], tensor, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_everything_in_the_adapter_trains_and_nothing_else(training, inputs):

@@ -133,7 +133,7 @@ print(json.dumps([
     refused(EntryNotFoundError, lambda: list(api.list_repo_tree("acme/model", "nothing"))),
     refused(HfHubHTTPError, api.create_repo, "acme/other"),
     refused(HfHubHTTPError, push_card, None, "acme/llama"),
-    refused(ValueError, push_card, "secret", "/home/me/llama"),
+    refused(ValueError, push_card, "secret", "/models/llama"),
 ]))
 """
     assert ask(hub, tmp_path / "home", code) == [True] * 10

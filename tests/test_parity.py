@@ -1,9 +1,9 @@
 """Against the authors' code: features, hidden states, logits, loss and gradients from their own adapter file."""
 
 import pytest
+import tiny
 import torch
 
-import tiny
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.convert import _our_name
 

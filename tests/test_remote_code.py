@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-import tiny
 from adem_vl_hf import AdemVLImageToTextPipeline, AdemVLProcessor
 
 BLOCK = """

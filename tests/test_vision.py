@@ -4,13 +4,13 @@ import json
 
 import open_clip
 import pytest
+import tiny
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import QuickGELU, VisionTransformer
 from safetensors.torch import save_file
 from torch import nn
 
-import tiny
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.fusion_adem_vl import VisionAdapter
 from adem_vl_hf.modeling.vision_adem_vl import (
@@ -114,7 +114,10 @@ def open_clip_folder(folder):
     model = randomize(open_clip.CLIP(**config))
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     return model.visual
 
 

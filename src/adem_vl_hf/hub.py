@@ -116,7 +116,8 @@ def warn_of_local_bases(folder: str | os.PathLike[str]) -> None:
         if base.is_local:
             warnings.warn(
                 f"config.{base.field} is a local folder ({base.path_or_id}): nobody else can load this {base.role} by "
-                f"that name, and config.json publishes it. Set config.{base.field} to the Hub id of the same model and save again before you push.",
+                f"that name, and config.json publishes it. Set config.{base.field} to the Hub id of the same model and "
+                "save again before you push.",
                 stacklevel=3,
             )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import isqrt
 from typing import Any
 
@@ -136,7 +136,7 @@ def _pieces(processor: Any, ids: list[int]) -> list[str]:
     lengths = [len(processor.decode(ids[:end]).rstrip("\ufffd")) for end in range(1, len(ids))]
     whole = processor.decode(ids)
     ends = [min(end, len(whole)) for end in accumulate([0, *lengths], max)] + [len(whole)]
-    return [whole[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [whole[start:end] for start, end in pairwise(ends)]
 
 
 def _as_the_tower_sees(processor: Any, image: ImageSource) -> Image.Image:
