@@ -12,12 +12,14 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from transformers import set_seed
 
 from adem_vl_hf.bases import LANGUAGE_MODEL_ID
 from adem_vl_hf.data import open_dataset
-from adem_vl_hf.demo import BATCH_SIZE, DATA, LEARNING_RATE, SETTINGS
+from adem_vl_hf.demo import BATCH_SIZE, DATA, LEARNING_RATE, SETTINGS, card_metrics
+from adem_vl_hf.model_card import write_model_card
 from adem_vl_hf.pretrained import CHECKPOINT, build_model
 from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments, write_json
 
@@ -35,8 +37,17 @@ def export(trained: Path, target: Path) -> None:
         for part in (config, config["text_config"], config["vision_config"]):
             part.pop("_name_or_path", None)
         write_json(new / "config.json", config)
+        write_model_card(new, repo_id="adem-vl-openmoji", metrics=_metrics(trained))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(new, target)
+
+
+def _metrics(trained: Path) -> dict[str, Any] | None:
+    """What the demo measured, if it made this checkpoint."""
+    path = trained / "metrics.json"
+    if not path.exists():
+        return None
+    return {task: card_metrics(part["true"]) for task, part in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
 def main() -> None:

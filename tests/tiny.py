@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPImageProcessor,
@@ -84,7 +84,7 @@ def save_clip(folder: Path, seed: int = 0, **fields) -> Path:
 def to_hub_layout(path: Path) -> None:
     """Transformers 5.16 and later save the tower without the prefix."""
     prefix = "vision_model."
-    tensors = {prefix + name.removeprefix(prefix): tensor for name, tensor in load_file(path).items()}
+    tensors = {prefix + name.removeprefix(prefix): tensor for name, tensor in load(path.read_bytes()).items()}
     save_file(tensors, path, metadata={"format": "pt"})
 
 
@@ -162,7 +162,7 @@ def golden_bases(name: str, folder: Path) -> dict:
     for base in ("llama", "clip"):
         shutil.copytree(GOLDEN / name / base, folder / base)
     path = folder / "clip" / "model.safetensors"
-    tensors = load_file(path)
+    tensors = load(path.read_bytes())
     last = json.loads((folder / "clip" / "config.json").read_text())["num_hidden_layers"] - 1
     torch.manual_seed(0)
     for key, tensor in list(tensors.items()):

@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         metrics = evaluate_with_controls(model, processor, tests, output / "predictions")
         write_json(output / "metrics.json", metrics)
         write_json(output / "training.json", {**facts, "data": DATA})
-        write_model_card(output, metrics={task: _card_metrics(part["true"]) for task, part in metrics.items()})
+        write_model_card(output, metrics={task: card_metrics(part["true"]) for task, part in metrics.items()})
     scenes = OpenMojiScenes("test", size=args.test_scenes, kinds=("caption",))
     with stage("load through AutoModel in a new process and caption held-out pictures"):
         for file, text, references in caption_elsewhere(output, scenes):
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"adapter: {output / 'model.safetensors'}   page: {page}")
 
 
-def _card_metrics(scores: dict[str, Any]) -> dict[str, float]:
+def card_metrics(scores: dict[str, Any]) -> dict[str, float]:
     """The flat numbers a model card takes."""
     flat = {name: value for name, value in scores.get("caption", {}).items() if name != "n"}
     return flat | {f"{kind} accuracy": part["accuracy"] for kind, part in scores.get("questions", {}).items()}

@@ -8,7 +8,6 @@ the place where the layers take their queries. Shapes: T tokens of the answer, S
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate, pairwise
 from math import isqrt
 from typing import Any
@@ -78,26 +77,29 @@ def kept_visual_tokens(model: Any, processor: Any, image: ImageSource, prompt: s
     if supervised[0] == 0:
         raise ValueError("nothing stands before the answer, so nothing predicts its first token; give a prompt")
     positions = supervised - 1
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    config = model.config
     found: list[tuple[torch.Tensor, torch.Tensor]] = []  # per layer, [T, S] each
 
-    def look(layer: Any, query: torch.Tensor) -> None:
-        key = layer.visual_memory[0].to(query.device)  # [1, S, D]
-        scores = kernel_map(query, model.config.kernel) @ key.transpose(1, 2)  # [1, all positions, S]
-        kept = kept_mask(scores, model.config.drop_ratio)
-        fused = adaptive_drop(scores, model.config.drop_ratio)
+    def look(query: torch.Tensor) -> None:
+        key = memory["visual_key"].to(query.device)  # [1, S, D]
+        scores = kernel_map(query, config.kernel) @ key.transpose(1, 2)  # [1, all positions, S]
+        kept, fused = kept_mask(scores, config.drop_ratio), adaptive_drop(scores, config.drop_ratio)
         found.append((kept[0].cpu()[positions].float(), fused[0].cpu()[positions].float()))
 
     training = model.training
     model.eval()
     try:
+        memory = model.get_visual_memory(batch.pop("pixel_values"), batch.pop("image_mask"))
+        memory.pop("image_hidden_states")
         with _hooks(model, look):
-            model(**{name: tensor.to(model.device) for name, tensor in batch.items()}, use_cache=False)
+            model(**batch, **memory, use_cache=False)
     finally:
         model.train(training)
     kept_by_token = torch.stack([kept for kept, _ in found]).mean(0)
     return KeptTokens(
-        tokens=_pieces(processor, batch["input_ids"][0][supervised].tolist()),
-        kept=split_scales(kept_by_token.mean(0), model.config.visual_token_counts),
+        tokens=_pieces(processor, batch["input_ids"][0].cpu()[supervised].tolist()),
+        kept=split_scales(kept_by_token.mean(0), config.visual_token_counts),
         kept_by_token=kept_by_token,
         scores_by_token=torch.stack([scores for _, scores in found]).mean(0),
         picture=_as_the_tower_sees(processor, image),
@@ -105,15 +107,15 @@ def kept_visual_tokens(model: Any, processor: Any, image: ImageSource, prompt: s
 
 
 @contextmanager
-def _hooks(model: Any, look: Callable[[Any, torch.Tensor], None]) -> Iterator[None]:
-    """Call ``look(layer, query)`` in every decoder layer with the very query [B, all positions, D] it fuses with."""
+def _hooks(model: Any, look: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Call ``look`` in every decoder layer, in order, with the very query [B, all positions, D] that it fuses with."""
     config = model.config
 
-    def before(layer, module, args, kwargs):
-        look(layer, args[0] if args else kwargs["hidden_states"])
+    def before(module, args, kwargs):
+        look(args[0] if args else kwargs["hidden_states"])
 
-    def after(layer, module, args, kwargs, output):
-        look(layer, output[0] if isinstance(output, tuple) else output)
+    def after(module, args, kwargs, output):
+        look(output[0] if isinstance(output, tuple) else output)
 
     handles = []
     try:
@@ -121,10 +123,9 @@ def _hooks(model: Any, look: Callable[[Any, torch.Tensor], None]) -> Iterator[No
             module = layer.mlp if config.query_from.startswith("mlp") else layer.self_attn
             # in front of the model's own hooks, which change what comes in or goes out
             if config.query_from.endswith("_in"):
-                handle = module.register_forward_pre_hook(partial(before, layer), prepend=True, with_kwargs=True)
+                handles.append(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
             else:
-                handle = module.register_forward_hook(partial(after, layer), prepend=True, with_kwargs=True)
-            handles.append(handle)
+                handles.append(module.register_forward_hook(after, prepend=True, with_kwargs=True))
         yield
     finally:
         for handle in handles:

@@ -111,10 +111,11 @@ class Row:
     values: dict[str, float | None]  # by picture source
     chance: float | None = None  # what accuracy is without looking
 
-    @property
-    def full_scale(self) -> float:
-        """What the longest possible bar stands for."""
-        return 100.0 if self.is_share else max([abs(v) for v in self.values.values() if v is not None] + [1e-9])
+    def bar(self, value: float) -> float:
+        """How long the bar of a value is, 0 ... 100: of 100, or of the row's largest where there is no upper end."""
+        ends = self.is_share or self.measure == MEASURES["bleu4"]
+        longest = 100.0 if ends else max(v or 0.0 for v in self.values.values())
+        return min(100.0, max(0.0, 100 * value / longest)) if longest > 0 else 0.0
 
 
 def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Row]:

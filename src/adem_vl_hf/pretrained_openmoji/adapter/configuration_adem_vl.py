@@ -1,0 +1,227 @@
+"""Configuration of ADEM-VL (arXiv 2410.17779): a frozen decoder LLM, a frozen CLIP tower, a small trained adapter.
+
+Notation of the whole bundle: B batch, T text positions, S memory slots, D width of the language model, C width of the
+vision tower, N patches, G = sqrt(N) side of the patch grid.
+"""
+
+import copy
+import math
+
+from transformers import AutoConfig
+
+try:
+    from transformers import PreTrainedConfig
+except ImportError:  # the name before Transformers 5
+    from transformers import PretrainedConfig as PreTrainedConfig
+
+POOLINGS = ("avg", "max")
+KERNELS = ("none", "softmax", "relu", "elu", "silu", "silu-min")
+PLACES = ("attn_in", "attn_out", "mlp_in", "mlp_out")
+BACKENDS = ("transformers", "open_clip")
+
+# the paper's tower: OpenAI CLIP ViT-L/14 at 224 px
+CLIP_VIT_L14 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+}
+
+
+def _sub_config(given, model_type, **defaults):
+    if given is None:
+        return AutoConfig.for_model(model_type, **defaults)
+    if isinstance(given, dict):
+        given = dict(given)
+        return AutoConfig.for_model(given.pop("model_type", model_type), **given)
+    # a copy: the constructor below resets the attention implementation of whatever config objects it holds
+    return copy.deepcopy(given)
+
+
+class AdemVLConfig(PreTrainedConfig):
+    """Everything that defines an ADEM-VL model; validated when constructed. The defaults are the paper's, at 7B.
+
+    Args:
+        text_config, vision_config: the two bases' own configurations (objects or dicts); default Llama 7B and CLIP
+            ViT-L/14. The vision config is a ``CLIPVisionConfig`` for both backends.
+        text_model_name_or_path, vision_model_name_or_path: where the frozen bases are loaded from: a Hub id, a folder,
+            or a folder relative to the checkpoint (``./tower``, ``../tower``). ``None`` for both: the checkpoint holds
+            every weight itself.
+        text_model_revision, vision_model_revision: the bases' pinned revisions (commit, tag or branch).
+        text_model_fingerprint, vision_model_fingerprint: what the bases looked like in training; written when built.
+        vision_backend: ``"transformers"`` (``CLIPVisionModel``) or ``"open_clip"`` (any of its ViT image towers).
+        vision_feature_layer: index into the tower's hidden states; -2 is the output of the last block but one.
+        visual_token_counts: the scales of the multiscale visual prompt, each a square; default the whole grid and half
+            its side, which is [256, 64] for ViT-L/14 (Table "scales").
+        pooling: ``"avg"`` or ``"max"``.
+        drop_ratio: gamma of the adaptive fusion, share of the scores dropped per position and layer.
+        fusion_scale: alpha, the weight of the fused term. visual_scale: beta, the weight of the visual prompt.
+        kernel: feature map of queries and keys: none, softmax, relu, elu, silu, silu-min.
+        query_from, add_to: where the query is taken and the result added: ``attn_in``, ``attn_out``, ``mlp_in`` or
+            ``mlp_out``, both of the same sub-layer, the result not before the query.
+        projector_dim: width of the low-rank projectors.
+        vision_adapter_dim, vision_adapter_scale, vision_adapter_dropout: the bottleneck adapters beside the tower's
+            MLPs; dimension 0 leaves them out (the tower then runs without gradient).
+        use_cls_token: CLIP's class token becomes one input embedding.
+        input_visual_tokens: 0, or a square: that many pooled patches become input embeddings too.
+        image_token_id: the token, inside the language model's vocabulary, that marks where those embeddings go.
+
+    Raises:
+        ValueError: naming the field that cannot be, and what can.
+    """
+
+    model_type = "adem_vl"
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
+    keys_to_ignore_at_inference = ["past_key_values", "image_hidden_states"]
+
+    def __init__(
+        self,
+        text_config=None,
+        vision_config=None,
+        text_model_name_or_path=None,
+        text_model_revision=None,
+        text_model_fingerprint=None,
+        vision_model_name_or_path=None,
+        vision_model_revision=None,
+        vision_model_fingerprint=None,
+        vision_backend="transformers",
+        vision_feature_layer=-2,
+        visual_token_counts=None,
+        pooling="avg",
+        drop_ratio=0.1,
+        fusion_scale=0.1,
+        visual_scale=0.01,
+        kernel="silu",
+        query_from="mlp_in",
+        add_to="mlp_out",
+        projector_dim=128,
+        vision_adapter_dim=12,
+        vision_adapter_scale=0.1,
+        vision_adapter_dropout=0.1,
+        use_cls_token=True,
+        input_visual_tokens=0,
+        image_token_id=None,
+        **kwargs,
+    ):
+        self.text_config = _sub_config(text_config, "llama")
+        self.vision_config = _sub_config(vision_config, "clip_vision_model", **CLIP_VIT_L14)
+        self.text_model_name_or_path = text_model_name_or_path
+        self.text_model_revision = text_model_revision
+        self.text_model_fingerprint = text_model_fingerprint
+        self.vision_model_name_or_path = vision_model_name_or_path
+        self.vision_model_revision = vision_model_revision
+        self.vision_model_fingerprint = vision_model_fingerprint
+        self.vision_backend = vision_backend
+        self.vision_feature_layer = vision_feature_layer
+        self.visual_token_counts = self._token_counts(visual_token_counts)
+        self.pooling = pooling
+        self.drop_ratio = drop_ratio
+        self.fusion_scale = fusion_scale
+        self.visual_scale = visual_scale
+        self.kernel = kernel
+        self.query_from = query_from
+        self.add_to = add_to
+        self.projector_dim = projector_dim
+        self.vision_adapter_dim = vision_adapter_dim
+        self.vision_adapter_scale = vision_adapter_scale
+        self.vision_adapter_dropout = vision_adapter_dropout
+        self.use_cls_token = use_cls_token
+        self.input_visual_tokens = input_visual_tokens
+        self.image_token_id = image_token_id
+        kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
+        super().__init__(**kwargs)
+        self._validate_fields()
+
+    @property
+    def grid(self) -> int:
+        """Side G of the tower's patch grid."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    @property
+    def memory_size(self) -> int:
+        """S, the number of memory slots: the sum of the scales."""
+        return sum(self.visual_token_counts)
+
+    @property
+    def image_tokens(self) -> int:
+        """How many input embeddings one image takes: the class token and the input visual tokens."""
+        return int(self.use_cls_token) + self.input_visual_tokens
+
+    @property
+    def num_vision_adapters(self) -> int:
+        """How many tower blocks the features depend on: the live ones, each with an adapter."""
+        layer = self.vision_feature_layer
+        return layer if layer >= 0 else self.vision_config.num_hidden_layers + 1 + layer
+
+    @property
+    def has_external_bases(self) -> bool:
+        """Whether a checkpoint is the adapter alone (the bases come from their own folders or repositories)."""
+        return self.text_model_name_or_path is not None and self.vision_model_name_or_path is not None
+
+    def _token_counts(self, counts):
+        if counts is None:
+            return [self.grid**2, max(1, self.grid // 2) ** 2]
+        return [counts] if isinstance(counts, int) else list(counts)
+
+    def _validate_fields(self):
+        if not self.visual_token_counts:
+            raise ValueError("visual_token_counts is empty: name at least one scale, e.g. [256, 64]")
+        for count in self.visual_token_counts:
+            self._check_square("visual_token_counts", count)
+        if self.input_visual_tokens:
+            self._check_square("input_visual_tokens", self.input_visual_tokens)
+        for name, value, allowed in (
+            ("pooling", self.pooling, POOLINGS),
+            ("kernel", self.kernel, KERNELS),
+            ("query_from", self.query_from, PLACES),
+            ("add_to", self.add_to, PLACES),
+            ("vision_backend", self.vision_backend, BACKENDS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+        if self.query_from.split("_")[0] != self.add_to.split("_")[0]:
+            raise ValueError(
+                f"query_from={self.query_from!r} and add_to={self.add_to!r} name different sub-layers; "
+                "take both from the attention or both from the MLP"
+            )
+        if PLACES.index(self.query_from) > PLACES.index(self.add_to):
+            raise ValueError(f"add_to={self.add_to!r} comes before query_from={self.query_from!r}: nothing to add yet")
+        if not 0 <= self.drop_ratio < 1:
+            raise ValueError(f"drop_ratio is {self.drop_ratio}; it must be at least 0 and below 1")
+        if not 0 <= self.vision_adapter_dropout < 1:
+            raise ValueError(f"vision_adapter_dropout is {self.vision_adapter_dropout}; it must be from 0 to below 1")
+        if self.projector_dim < 1 or self.vision_adapter_dim < 0:
+            raise ValueError(
+                f"projector_dim={self.projector_dim} must be at least 1 and "
+                f"vision_adapter_dim={self.vision_adapter_dim} at least 0"
+            )
+        layers = self.vision_config.num_hidden_layers
+        if not 1 <= self.num_vision_adapters <= layers:
+            raise ValueError(
+                f"vision_feature_layer={self.vision_feature_layer} is outside the tower's {layers} blocks; "
+                f"use -{layers} to -1"
+            )
+        vocab_size = self.text_config.vocab_size
+        if self.image_token_id is not None and not 0 <= self.image_token_id < vocab_size:
+            raise ValueError(
+                f"image_token_id={self.image_token_id} is outside the language model's vocabulary of {vocab_size}; "
+                "choose one of its reserved or unused tokens"
+            )
+
+    def _check_square(self, name, count):
+        side = math.isqrt(count) if isinstance(count, int) and count > 0 else 0
+        if side < 1 or side * side != count or side > self.grid:
+            squares = ", ".join(str(s * s) for s in range(self.grid, max(0, self.grid - 4), -1))
+            raise ValueError(
+                f"{name}: {count!r} does not fit the tower's {self.grid} x {self.grid} patch grid; "
+                f"use squares up to {self.grid**2} (such as {squares})"
+            )
+
+
+AdemVLConfig.register_for_auto_class()
+
+__all__ = ["AdemVLConfig"]

@@ -1,0 +1,171 @@
+"""Opening one picture, from whatever a user has, as the RGB image that the CLIP image processor expects.
+
+Pillow's ``convert("RGB")`` alone turns transparent pixels black, clips 16-bit values and leaves photos lying on their
+side; each of those would reach the model as a picture nobody meant.
+"""
+
+import os
+import re
+import stat
+import struct
+from contextlib import nullcontext
+from io import BytesIO
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
+
+# EXIF 2.32, tag 0x0112: how the stored pixels have to be turned to stand upright (1 = not at all)
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used. The message begins with its path (or what it is) and ends with the remedy."""
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """Opens a picture and returns it upright, fully loaded and in mode RGB (8 bits per channel).
+
+    Transparent pixels become white; 16-bit greyscale (modes ``I;16*`` and ``I``, read as 0 ... 65535) is scaled to 8
+    bits; of an animation the first frame is taken (of a PIL image the frame it stands on).
+
+    Args:
+        source: A path, the bytes of an image file, a binary file object (it stays open) or a PIL image (it stays
+            unchanged). URLs are refused: opening a picture never uses the network.
+
+    Raises:
+        ImageError: Missing, empty, truncated or not an image, of zero size, larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    name = _describe(source)
+    opened = nullcontext(source) if isinstance(source, Image.Image) else _open(source, name)
+    with opened as image:
+        width, height = image.size
+        if not width or not height:
+            raise ImageError(f"{name}: the image is {width} x {height} pixels; remove it or replace it")
+        # Pillow itself only warns up to twice the limit. Turning that warning into an error with a filter would change
+        # the state of the whole process, so the limit is compared here.
+        if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+            raise ImageError(_too_large(name, f"{width} x {height} pixels are"))
+        try:
+            image.load()  # some formats settle mode and metadata only here
+            rgb = _to_rgb(_upright(image), name)
+        except (ImageError, MemoryError):
+            raise
+        except Exception as error:  # what a decoder raises on damaged data is not documented: OSError, SyntaxError, ...
+            raise ImageError(f"{name}: damaged or truncated ({error}); fetch or export the file again") from error
+    rgb.info.clear()  # its EXIF block still says "turn me"; opening the result again would
+    return rgb
+
+
+def _describe(source: ImageSource) -> str:
+    if isinstance(source, Image.Image):
+        name = str(getattr(source, "filename", "") or "PIL image")
+    elif isinstance(source, str | os.PathLike):
+        name = str(os.fspath(source))
+    elif isinstance(source, bytes):
+        name = f"image of {len(source)} bytes"
+    else:
+        name = str(getattr(source, "name", None) or f"{type(source).__name__} object")
+    return name if len(name) <= 200 else f"{name[:197]}..."  # a picture in base64, say, given as a path
+
+
+def _open(source: str | os.PathLike[str] | bytes | IO[bytes], name: str) -> Image.Image:
+    """Identifies the file (reads its header) and returns the PIL image, not yet loaded."""
+    if isinstance(source, str | os.PathLike):
+        _check_path(source, name)
+        file: Path | BytesIO = Path(source)
+    else:
+        file = BytesIO(_read(source, name))
+    try:
+        image = Image.open(file)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(_too_large(name, f"{error} That is")) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name}: not an image that Pillow can read, or its header is damaged or says 0 pixels; "
+            "export it as PNG or JPEG"
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{name}: cannot be read ({reason}); check the file and its permissions") from error
+    if image.format == "EPS":  # Pillow would hand the file to Ghostscript: a program, run because a data set says so
+        image.close()
+        raise ImageError(f"{name}: PostScript is not read; export it as PNG or JPEG")
+    return image
+
+
+def _read(source: bytes | IO[bytes], name: str) -> bytes:
+    data = source.read() if hasattr(source, "read") else source
+    if not isinstance(data, bytes):
+        raise ImageError(f"{name}: not an image; give a path, bytes, a file opened with 'rb' or a PIL image")
+    if not data:
+        raise ImageError(f"{name}: empty (0 bytes); fetch or export it again, or rewind the file object")
+    return data
+
+
+def _check_path(source: str | os.PathLike[str], name: str) -> None:
+    if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", name):
+        raise ImageError(f"{name}: a URL; download it first and give the path of the file")
+    try:
+        status = os.stat(source)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such image file; correct the path or put the file there") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{name}: cannot be read ({reason}); check the path and its permissions") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(f"{name}: a directory, not an image file; name a file inside it")
+    if status.st_size == 0:
+        raise ImageError(f"{name}: empty (0 bytes); fetch or export it again")
+
+
+def _too_large(name: str, what: str) -> str:
+    return (
+        f"{name}: {what} more than PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS}) allows: possibly a "
+        "decompression bomb; scale the image down, or raise that limit if you trust its origin"
+    )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it also writes the EXIF block back, which fails where any other tag is malformed.
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, struct.error):
+        return image  # EXIF that cannot be parsed says nothing about orientation; viewers show the pixels as stored
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _to_8_bit(image, name)
+    elif image.mode == "F":
+        raise ImageError(f"{name}: 32-bit floating-point pixels have no fixed range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
+    """0 ... 65535 -> 0 ... 255, rounded. Mode ``I`` has 32 bits but holds 16-bit files: older Pillows open them so."""
+    values = np.asarray(image).astype(np.int64)  # [H, W]
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(f"{name}: integer pixels outside 0 ... 65535; save it with 8 or 16 bits")
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):  # a PNG's tRNS chunk: this one grey value is see-through
+        values[values == transparent] = 65535
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))

@@ -1,0 +1,369 @@
+"""ADEM-VL (arXiv 2410.17779) for Transformers: a frozen decoder LLM sees through a frozen CLIP tower.
+
+    AdemVLForConditionalGeneration
+      .vision_tower     frozen, untouched state-dict keys
+      .language_model   frozen, untouched state-dict keys
+      .adapter          everything that trains = everything that is saved = every key that starts with "adapter."
+
+Shapes: B batch, T text positions, S memory slots, D width of the language model, C width of the tower, N patches.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, CLIPVisionModel, GenerationMixin, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .checkpoint_adem_vl import AdapterCheckpointMixin, is_adapter_key, mark_initialized
+from .configuration_adem_vl import AdemVLConfig
+from .fusion_adem_vl import AdemVLAdapter, LowRankProjector, VisionAdapter
+from .layers_adem_vl import attach_fusion
+from .vision_adem_vl import OpenClipVisionTower, attach_vision_adapters, vision_features
+
+if TYPE_CHECKING:  # never run: saving and loading find the files that travel together by these lines
+    from .pipeline_adem_vl import AdemVLImageToTextPipeline  # noqa: F401
+    from .processing_adem_vl import AdemVLProcessor  # noqa: F401
+
+
+@dataclass
+class AdemVLCausalLMOutputWithPast(ModelOutput):
+    """Outputs of the model.
+
+    Args:
+        loss: next-token cross-entropy over the supervised positions, when ``labels`` are given.
+        logits: [B, T, vocabulary]; None in training with labels, where only supervised positions are computed.
+        past_key_values: the language model's cache.
+        hidden_states, attentions: the language model's, when asked for.
+        image_hidden_states: the visual prompt V, [B, S, D], when ``pixel_values`` are given.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+
+
+class AdemVLPreTrainedModel(PreTrainedModel):
+    """What Transformers needs to know of every ADEM-VL model."""
+
+    config_class = AdemVLConfig
+    base_model_prefix = ""  # "language_model" would make the loader take a bare LM checkpoint for one of ours
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LlamaDecoderLayer", "CLIPEncoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=checkpoint, **kwargs):
+        # the memory needs gradients and reaches the layers as a keyword argument; reentrant checkpointing (the default
+        # before Transformers 5) follows positional tensors only and would run the memory's backward twice
+        func = gradient_checkpointing_func
+        if isinstance(func, partial) and func.keywords.get("use_reentrant", True):
+            func = partial(func.func, *func.args, **{**func.keywords, "use_reentrant": False})
+        super()._set_gradient_checkpointing(enable=enable, gradient_checkpointing_func=func, **kwargs)
+
+    def _init_weights(self, module):
+        """The authors' initialisation: E_key ~ N(0, 0.02^2), E_value = 0, projectors Xavier, tower adapters silent."""
+        super()._init_weights(module)
+        if not isinstance(module, AdemVLAdapter):
+            return
+        # all parts from here: Transformers 5 passes over modules of remote code that hold no tensor of their own
+        nn.init.normal_(module.key_embedding, std=0.02)
+        nn.init.zeros_(module.value_embedding)
+        for part in module.modules():
+            if isinstance(part, LowRankProjector):
+                for linear in (part.fc1, part.fc2):
+                    nn.init.xavier_uniform_(linear.weight)
+                    nn.init.zeros_(linear.bias)
+            elif isinstance(part, VisionAdapter):
+                nn.init.kaiming_uniform_(part.down.weight, a=5**0.5)
+                nn.init.zeros_(part.up.weight)
+
+
+class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedModel, GenerationMixin):
+    """A frozen decoder LLM that sees.
+
+    Build a fresh one with :meth:`from_base_pretrained`, load a trained one with :meth:`from_pretrained`.
+
+    Args:
+        config: an ``AdemVLConfig``.
+        language_model, vision_tower: loaded bases to adopt; built from the config with fresh weights when None.
+    """
+
+    _tied_weights_keys = None  # the language model brings its own
+
+    def __init__(self, config, language_model=None, vision_tower=None):
+        super().__init__(config)
+        for given, name in ((language_model, "text_config"), (vision_tower, "vision_config")):
+            if given is not None:
+                setattr(config, name, given.config)  # one object, so that later changes stay in step
+                mark_initialized(given)
+        self.vision_tower = vision_tower if vision_tower is not None else _fresh_tower(config)
+        self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
+        self.adapter = AdemVLAdapter(config)
+        attach_fusion(self.language_model, config)
+        if config.vision_adapter_dim:
+            attach_vision_adapters(self.vision_tower, self.adapter.vision_adapters, config.vision_adapter_scale)
+        self._no_split_modules = sorted(
+            {*(getattr(self.language_model, "_no_split_modules", None) or []), "CLIPEncoderLayer"}
+        )
+        self.post_init()
+        self.vision_tower.requires_grad_(False)
+        self.language_model.requires_grad_(False)
+        if config.has_external_bases:  # Trainer takes exactly these for expected when it reads a checkpoint
+            self._keys_to_ignore_on_save = {key for key in self.state_dict() if not is_adapter_key(key)}
+
+    def get_input_embeddings(self):
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value):
+        self.language_model.set_output_embeddings(value)
+
+    def get_decoder(self):
+        return self.language_model.get_decoder()
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """[I, 3, H, W] -> [I, 1+N, C]: the tower's features with its adapters, class token first."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.vision_adapter_dim > 0):
+            return vision_features(self.vision_tower, pixel_values, self.config.vision_feature_layer)
+
+    def get_visual_memory(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        image_mask: torch.Tensor | None = None,
+        batch_size: int | None = None,
+    ) -> dict[str, torch.Tensor | None]:
+        """What the layers attend to, computed once per forward and once per ``generate``.
+
+        Args:
+            pixel_values: [B, 3, H, W] or [B, 1, 3, H, W]. image_mask: [B] or [B, 1] bool, rows that have an image
+                (default all; the others never reach the tower). batch_size: B, the rows of text (default 1, or as many
+                as there are in ``pixel_values``).
+
+        Returns:
+            ``visual_key`` and ``visual_value`` [B, S, D] in the language model's dtype, ``image_embeds`` [B, n, D] or
+            None, and ``image_hidden_states``, the visual prompt V [B, S, D] or None.
+
+        Raises:
+            ValueError: more than one image a row, or rows that do not pair up.
+        """
+        features, rows = None, None
+        if pixel_values is None:
+            batch_size = batch_size or 1
+        else:
+            pixel_values, image_mask = self._one_image_a_row(pixel_values, image_mask, batch_size)
+            batch_size = pixel_values.shape[0]
+            if image_mask is not None:
+                rows = image_mask.to(pixel_values.device).nonzero().flatten()  # [I]
+                pixel_values = pixel_values[rows]
+            if pixel_values.shape[0]:
+                features = self.get_image_features(pixel_values)
+                features = features.to(self.adapter.key_embedding.dtype)
+        key, value, visual = self.adapter.memory(features, rows, batch_size)
+        embeds = None if features is None else self.adapter.image_embeds(features, rows, batch_size)
+        if embeds is not None and rows is not None:
+            embeds = self._keep_own_embeds(embeds, rows)
+        dtype = self.get_input_embeddings().weight.dtype
+        return {
+            "visual_key": key.to(dtype),
+            "visual_value": value.to(dtype),
+            "image_embeds": None if embeds is None else embeds.to(dtype),
+            "image_hidden_states": visual,
+        }
+
+    def _keep_own_embeds(self, image_embeds, rows):
+        """In rows without an image an image token is a token like any other."""
+        if self.config.image_token_id is None:
+            return image_embeds
+        embed = self.get_input_embeddings()
+        own = embed(torch.tensor(self.config.image_token_id, device=embed.weight.device)).to(image_embeds)  # [D]
+        has_image = torch.zeros(len(image_embeds), 1, 1, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
+        return torch.where(has_image, image_embeds, own)
+
+    def _one_image_a_row(self, pixel_values, image_mask, batch_size):
+        if pixel_values.dim() == 5:
+            if pixel_values.shape[1] != 1:
+                raise ValueError(
+                    f"pixel_values {tuple(pixel_values.shape)} holds {pixel_values.shape[1]} images a sample; "
+                    "ADEM-VL takes one: pass [B, 3, H, W] or [B, 1, 3, H, W]"
+                )
+            pixel_values = pixel_values[:, 0]
+        if batch_size is not None and pixel_values.shape[0] != batch_size:
+            raise ValueError(
+                f"pixel_values has {pixel_values.shape[0]} rows and the text {batch_size}: pass one image for each row "
+                "of text, of zeros where image_mask is false"
+            )
+        if image_mask is not None:
+            image_mask = image_mask.reshape(image_mask.shape[0], -1).any(1)
+            if image_mask.shape[0] != pixel_values.shape[0]:
+                raise ValueError(
+                    f"image_mask has {image_mask.shape[0]} rows and pixel_values {pixel_values.shape[0]}: "
+                    "pass one entry of the mask for each row"
+                )
+        return pixel_values, image_mask
+
+    def _merge_image_embeds(self, input_ids, inputs_embeds, image_embeds):
+        """Put the n image embeddings where the first n image tokens of a row stand; more are tokens like any other."""
+        token, embed = self.config.image_token_id, self.get_input_embeddings()
+        if token is None:
+            raise ValueError("config.image_token_id is not set: choose a token of the language model's vocabulary")
+        # without ids, the library's way to find a token once it is embedded; [B, T]
+        mask = input_ids == token if input_ids is not None else (inputs_embeds == embed.weight[token]).all(-1)
+        if inputs_embeds is None:
+            inputs_embeds = embed(input_ids)  # [B, T, D]
+        index = mask.cumsum(1) - 1  # which of the n embeddings, [B, T]
+        mask = mask & (index < image_embeds.shape[1])
+        index = index.clamp(0, image_embeds.shape[1] - 1)
+        image_embeds = image_embeds.to(inputs_embeds.device)
+        placed = image_embeds.gather(1, index[..., None].expand_as(inputs_embeds))
+        return torch.where(mask[..., None], placed, inputs_embeds)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_mask: torch.BoolTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        visual_key: torch.Tensor | None = None,
+        visual_value: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> AdemVLCausalLMOutputWithPast | tuple:
+        """One pass.
+
+        Args:
+            input_ids: [B, T]; ``config.image_token_id`` marks where an image's embeddings go.
+            pixel_values: [B, 3, H, W] or [B, 1, 3, H, W]. image_mask: [B] or [B, 1], rows that have an image.
+            attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, logits_to_keep: the library's.
+            visual_key, visual_value, image_embeds: a memory computed before (:meth:`get_visual_memory`).
+            labels: [B, T], -100 = not supervised. In training mode the LM head runs on supervised positions only.
+
+        Raises:
+            ValueError: labels without a single supervised position, images that do not pair up with the rows, more than
+                one image a row, no image token set.
+        """
+        return_dict = kwargs.pop("return_dict", None)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        given: Any = input_ids if input_ids is not None else inputs_embeds
+        batch_size = given.shape[0]
+        image_hidden_states = None
+        if (
+            visual_key is None
+            and pixel_values is None
+            and past_key_values is not None
+            and past_key_values.get_seq_length()
+        ):
+            # going on from a cache without passing the image again
+            visual_key, visual_value = getattr(past_key_values, "visual_memory", (None, None))
+        if visual_key is None:
+            memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
+            visual_key, visual_value = memory["visual_key"], memory["visual_value"]
+            image_embeds, image_hidden_states = memory["image_embeds"], memory["image_hidden_states"]
+        if image_embeds is not None:
+            inputs_embeds = self._merge_image_embeds(input_ids, inputs_embeds, image_embeds)
+            input_ids = None
+        if labels is not None and not (labels[:, 1:] != -100).any():
+            raise ValueError("no position of the batch is supervised: every label is -100; give the samples an answer")
+        supervised_only = labels is not None and self.training and self._plain_head
+        outputs = (self.language_model.get_decoder() if supervised_only else self.language_model)(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            visual_memory=(visual_key, visual_value),
+            return_dict=True,
+            **({} if supervised_only else {"logits_to_keep": logits_to_keep}),
+            **kwargs,
+        )
+        if outputs.past_key_values is not None:
+            outputs.past_key_values.visual_memory = (visual_key, visual_value)
+        loss, logits = None, None
+        if supervised_only:
+            loss = self._supervised_loss(outputs.last_hidden_state, labels, **kwargs)
+        else:
+            logits = outputs.logits
+            if labels is not None:
+                vocab_size = self.config.text_config.vocab_size
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+        out = AdemVLCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=image_hidden_states,
+        )
+        return out if return_dict else out.to_tuple()
+
+    @property
+    def _plain_head(self) -> bool:
+        """Whether the LM's logits are its head's output as it stands (Gemma caps them, Granite and Cohere scale)."""
+        text_config = self.config.text_config
+        return not any(
+            getattr(text_config, n, None) for n in ("final_logit_softcapping", "logits_scaling", "logit_scale")
+        )
+
+    def _supervised_loss(self, hidden_states, labels, **kwargs):
+        """Cross-entropy with the LM head run on supervised positions alone: the answer is a small part of a row."""
+        targets = labels[:, 1:].to(hidden_states.device)
+        supervised = targets != -100  # [B, T-1]
+        targets = targets[supervised]
+        logits = self.get_output_embeddings()(hidden_states[:, :-1][supervised])  # [positions, vocabulary]
+        vocab_size = self.config.text_config.vocab_size
+        return self.loss_function(
+            logits=logits, labels=None, vocab_size=vocab_size, shift_labels=targets, **kwargs
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def generate(self, inputs=None, *args, pixel_values=None, image_mask=None, **kwargs):
+        """Transformers' ``generate``; the tower runs once, and beams expand the memory, not the pixels."""
+        if kwargs.get("visual_key") is None:
+            ids = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+            batch_size = None if ids is None else ids.shape[0]
+            memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
+            memory.pop("image_hidden_states")
+            # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
+            kwargs |= {name: tensor for name, tensor in memory.items() if tensor is not None}
+        return super().generate(inputs, *args, **kwargs)
+
+    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs):
+        """What is cached needs no image embeddings any more, and an image token that is generated gets none."""
+        if model_kwargs.get("use_cache"):
+            model_kwargs.pop("image_embeds", None)
+        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+
+
+def _fresh_tower(config) -> nn.Module:
+    if config.vision_backend == "open_clip":
+        return OpenClipVisionTower.from_config(config.vision_config)
+    return CLIPVisionModel(config.vision_config)
+
+
+AdemVLForConditionalGeneration.register_for_auto_class("AutoModel")
+
+__all__ = ["AdemVLForConditionalGeneration", "AdemVLPreTrainedModel"]

@@ -1,0 +1,263 @@
+"""Text and images to model inputs, with labels where answers are given.
+
+The authors' layout (``<bos> "Image: " <class embedding> prompt answer <eos>``, and ``<bos> "Image: N/A" prompt`` for a
+sample without an image). An explicit ``<image>`` mark in the text says where the image goes instead.
+"""
+
+import re
+from collections.abc import Sequence
+
+import torch
+import transformers
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, CLIPImageProcessor, ProcessorMixin
+
+from .images_adem_vl import open_image
+
+IMAGE_MARK = "<image>"
+PREFIX_WITH_IMAGE, PREFIX_WITHOUT_IMAGE = "Image: ", "Image: N/A"
+IGNORED = -100  # label of a position that is not supervised
+
+# turns the content lists of multimodal chats into text with marks, for a tokenizer's own template that follows
+FLATTEN_CONTENT = (
+    "{%- set flat = namespace(messages=[]) -%}{%- for message in messages -%}"
+    "{%- if message['content'] is string -%}{%- set text = message['content'] -%}{%- else -%}{%- set text -%}"
+    "{%- for part in message['content'] -%}{%- if part['type'] == 'image' -%}"
+    + IMAGE_MARK
+    + "{%- elif part['type'] == 'text' -%}"
+    "{{ part['text'] }}{%- endif -%}{%- endfor -%}{%- endset -%}{%- endif -%}"
+    "{%- set flat.messages = flat.messages + [dict(message, content=text)] -%}{%- endfor -%}"
+    "{%- set messages = flat.messages -%}"
+)
+
+
+def choose_image_token(tokenizer) -> str:
+    """A token inside the vocabulary that ordinary text never holds: a reserved or unused special token.
+
+    Raises:
+        ValueError: if the tokenizer has none and no unknown token either.
+    """
+    spoken_for = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
+    specials = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in spoken_for]
+    for pattern in ("image", "reserved|unused|extra", "file|repo|pad", ""):
+        for token in specials:
+            if re.search(pattern, token.lower()):
+                return token
+    if tokenizer.unk_token is None:
+        raise ValueError(f"{tokenizer.name_or_path}: no reserved token to stand for an image; pass image_token")
+    return tokenizer.unk_token
+
+
+def load_tokenizer(language_model: str, revision: str | None = None):
+    """The tokenizer of a language model.
+
+    Raises:
+        ValueError: the folder or repository holds none that can be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(language_model, revision=revision or "main")
+    except (OSError, ValueError, ImportError) as error:  # which one depends on the files and on the library's version
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"the language model {language_model!r} has no tokenizer that can be loaded ({reason}); put its tokenizer "
+            "files beside its weights, or pass image_token_id to go without one"
+        ) from error
+
+
+def tokenizer_and_image_token(language_model: str, revision: str | None = None):
+    """The tokenizer of a language model and the id of the token that will stand for images."""
+    tokenizer = load_tokenizer(language_model, revision)
+    return tokenizer, tokenizer.convert_tokens_to_ids(choose_image_token(tokenizer))
+
+
+class AdemVLProcessor(ProcessorMixin):
+    """An image processor and a tokenizer behind one call.
+
+    Args:
+        image_processor: of the vision tower (any size and normalisation). tokenizer: of the language model.
+        image_token: stands for an image's embeddings in ``input_ids``; chosen by :func:`choose_image_token` when None.
+        image_tokens: how many of them one image takes (``config.image_tokens``; 1 = the class token).
+
+    Raises:
+        ValueError: for an ``image_token`` that the tokenizer does not know.
+    """
+
+    if int(transformers.__version__.split(".")[0]) < 5:  # newer versions read them off the constructor
+        attributes = ["image_processor", "tokenizer"]
+        image_processor_class = "AutoImageProcessor"
+        tokenizer_class = "AutoTokenizer"
+
+    def __init__(
+        self, image_processor=None, tokenizer=None, image_token=None, image_tokens=1, chat_template=None, **kwargs
+    ):
+        self.image_token = image_token or choose_image_token(tokenizer)
+        self.image_tokens = image_tokens
+        vocabulary = tokenizer.get_vocab()
+        if self.image_token not in vocabulary:
+            raise ValueError(
+                f"image_token {self.image_token!r} is not in the tokenizer's vocabulary; "
+                f"take one that is, such as {choose_image_token(tokenizer)!r}"
+            )
+        self.image_token_id = vocabulary[self.image_token]
+        if chat_template is None and getattr(tokenizer, "chat_template", None):
+            chat_template = FLATTEN_CONTENT + tokenizer.chat_template
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def from_base_pretrained(cls, language_model: str, vision_tower: str, config) -> "AdemVLProcessor":
+        """The processor for a fresh model of this config: the LM's tokenizer and the tower's image processor.
+
+        Where the tower brings no preprocessing of its own, images are squeezed to its size (the authors do not crop).
+        """
+        tokenizer = load_tokenizer(language_model, config.text_model_revision)
+        try:
+            revision = config.vision_model_revision or "main"
+            image_processor = AutoImageProcessor.from_pretrained(vision_tower, revision=revision)
+        except (OSError, ValueError):
+            side = config.vision_config.image_size
+            image_processor = CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
+        image_token = None
+        if config.image_token_id is not None:
+            image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        return cls(image_processor, tokenizer, image_token=image_token, image_tokens=config.image_tokens)
+
+    @property
+    def model_input_names(self):
+        return ["input_ids", "attention_mask", "pixel_values", "image_mask"]
+
+    def __call__(
+        self,
+        images=None,
+        text: str | Sequence[str] | None = None,
+        suffix: str | Sequence[str] | None = None,
+        max_length: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str = "pt",
+        **kwargs,
+    ) -> BatchFeature:
+        """B rows of text, each with at most one image.
+
+        Args:
+            images: a picture (PIL, path, bytes) or B of them, None where a row has none.
+            text: one prompt or B of them; at most one ``<image>`` mark each.
+            suffix: the answers; adds ``labels`` and the end-of-sequence token. ``text + suffix`` is tokenised as one.
+            max_length: longest row in tokens (default the tokenizer's own limit). Nothing is ever cut.
+            padding_side: default left, or right when ``suffix`` is given.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` [B, T]; with images ``pixel_values`` [B, 3, H, W] and ``image_mask`` [B];
+            with ``suffix`` also ``labels`` [B, T], -100 = not supervised.
+
+        Raises:
+            ValueError: naming the row: unequal numbers, an image without its mark or the reverse, an empty answer, a
+                row longer than the window.
+        """
+        texts, pictures, suffixes = self._rows(images, text, suffix)
+        limit = max_length or self.tokenizer.model_max_length
+        rows = []
+        for number, (one, picture, answer) in enumerate(zip(texts, pictures, suffixes, strict=True)):
+            ids, answer_ids = self._encode(number, one, picture is not None, answer)
+            if len(ids) + len(answer_ids) > limit:
+                raise ValueError(
+                    f"sample {number}: {len(ids)} tokens of prompt and {len(answer_ids)} of answer exceed the window "
+                    f"of {limit}; shorten the text or raise max_length (nothing is cut silently)"
+                )
+            rows.append((ids, answer_ids))
+        data = self._pad(rows, padding_side or ("left" if suffix is None else "right"), suffix is not None)
+        if any(picture is not None for picture in pictures):
+            data |= self._pixels(pictures)
+        return BatchFeature(data, tensor_type=None if return_tensors == "pt" else return_tensors)
+
+    def _rows(self, images, text, suffix):
+        if text is None:
+            raise ValueError("text is missing: give one prompt per image")
+        texts = [text] if isinstance(text, str) else list(text)
+        if images is None:
+            pictures = [None] * len(texts)
+        else:
+            pictures = list(images) if isinstance(images, (list, tuple)) else [images]
+            # chat templates hand over one list of images per conversation
+            pictures = [p[0] if isinstance(p, (list, tuple)) and len(p) == 1 else p for p in pictures]
+        suffixes = [None] * len(texts) if suffix is None else [suffix] if isinstance(suffix, str) else list(suffix)
+        if not len(texts) == len(pictures) == len(suffixes):
+            raise ValueError(
+                f"{len(texts)} texts, {len(pictures)} images and {len(suffixes)} answers do not pair up; "
+                "give one of each per row (None for a row without an image)"
+            )
+        return texts, pictures, suffixes
+
+    def _encode(self, number: int, text: str, has_image: bool, answer: str | None) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt and of the supervised answer of one row."""
+        parts = text.split(IMAGE_MARK)
+        if len(parts) > 2 or (len(parts) == 2 and not has_image):
+            raise ValueError(
+                f"sample {number}: {len(parts) - 1} {IMAGE_MARK} marks for {int(has_image)} images; "
+                "ADEM-VL takes one image a sample, and a mark only where there is one"
+            )
+        tokenizer, bos = self.tokenizer, self.tokenizer.bos_token
+        begins = bos is not None and text.startswith(bos)  # a chat template writes its own beginning
+        if begins:
+            parts[0] = parts[0][len(bos) :]
+        ids = [] if bos is None else [tokenizer.bos_token_id]
+        if self.image_tokens:  # with nothing in the input to mark, the authors write no prefix either
+            placeholder = [self.image_token_id] * self.image_tokens
+            if len(parts) == 2:
+                ids += self._ids(parts[0]) + placeholder
+            elif has_image:
+                ids += self._ids(PREFIX_WITH_IMAGE) + placeholder
+            elif not begins:
+                ids += self._ids(PREFIX_WITHOUT_IMAGE)
+            last = parts[-1]
+        else:
+            last = "".join(parts)
+        prompt_ids = self._ids(last)
+        if answer is None:
+            return ids + prompt_ids, []
+        joint = self._ids(last + answer)
+        # tokenised as one, as in training by the authors, unless that would change the prompt's own tokens
+        clean = joint[: len(prompt_ids)] == prompt_ids
+        answer_ids = joint[len(prompt_ids) :] if clean else self._ids(answer)
+        if not answer.strip() or not answer_ids:
+            raise ValueError(f"sample {number}: the answer {answer!r} leaves nothing to supervise; give it a text")
+        return ids + prompt_ids, [*answer_ids, tokenizer.eos_token_id]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def _pad(self, rows, side: str, with_labels: bool) -> dict[str, torch.Tensor]:
+        tokenizer = self.tokenizer
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        longest = max(len(ids) + len(answer) for ids, answer in rows)
+        data: dict[str, list] = {"input_ids": [], "attention_mask": []} | ({"labels": []} if with_labels else {})
+        for ids, answer in rows:
+            room = longest - len(ids) - len(answer)
+            before, after = (room, 0) if side == "left" else (0, room)
+            data["input_ids"].append([pad] * before + ids + answer + [pad] * after)
+            data["attention_mask"].append([0] * before + [1] * (longest - room) + [0] * after)
+            if with_labels:
+                data["labels"].append([IGNORED] * (before + len(ids)) + answer + [IGNORED] * after)
+        return {name: torch.tensor(values) for name, values in data.items()}
+
+    def _pixels(self, pictures) -> dict[str, torch.Tensor]:
+        given = [open_image(picture) for picture in pictures if picture is not None]
+        pixels = self.image_processor(images=given, return_tensors="pt")["pixel_values"]  # [I, 3, H, W]
+        mask = torch.tensor([picture is not None for picture in pictures])  # [B]
+        pixel_values = pixels.new_zeros(len(pictures), *pixels.shape[1:])
+        pixel_values[mask] = pixels
+        return {"pixel_values": pixel_values, "image_mask": mask}
+
+    def batch_decode(self, *args, **kwargs) -> list[str]:
+        """The tokenizer's."""
+        return self.tokenizer.batch_decode(*args, **kwargs)
+
+    def decode(self, *args, **kwargs) -> str:
+        """The tokenizer's."""
+        return self.tokenizer.decode(*args, **kwargs)
+
+    def post_process_image_text_to_text(self, generated, skip_special_tokens=True, **kwargs) -> list[str]:
+        """Token ids to text, for the library's image-text-to-text pipeline."""
+        return self.tokenizer.batch_decode(generated, skip_special_tokens=skip_special_tokens, **kwargs)
+
+
+AdemVLProcessor.register_for_auto_class()
+
+__all__ = ["AdemVLProcessor"]
