@@ -1,4 +1,4 @@
-"""Which slots were kept: against a computation by hand, against what the layers really fused, and left without trace."""
+"""Which slots were kept: against a computation by hand, against what the layers really fused, leaving no trace."""
 
 import copy
 
