@@ -62,7 +62,7 @@ def main() -> None:
             "repeats, medians)."
         )
     if args.write:
-        tables.write_readme({name: body for name, body in sections.items() if tables.has_place(name)})
+        tables.write_readme(sections)
 
 
 if __name__ == "__main__":

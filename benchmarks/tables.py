@@ -46,11 +46,6 @@ def quality_table(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def has_place(name: str, readme: Path = ROOT / "README.md") -> bool:
-    """Whether the README shows this section."""
-    return f"<!-- {name} -->" in readme.read_text(encoding="utf-8")
-
-
 def write_readme(sections: dict[str, str], readme: Path = ROOT / "README.md") -> None:
     """Replace what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
     text = readme.read_text(encoding="utf-8")

@@ -84,6 +84,9 @@ class AdapterCheckpointMixin(_Model):
         config, ignored = self.config, self._keys_to_ignore_on_save
         save_base = not config.has_external_bases if save_base is None else save_base
         names = config.text_model_name_or_path, config.vision_model_name_or_path
+        # the library's note of where each base was loaded from: a path on this machine, beside the names above
+        bases = config.text_config, config.vision_config
+        paths = [base.name_or_path for base in bases]
         # how a base was loaded (4 bit, say) is no property of the adapter
         quantization = None if save_base else config.text_config.__dict__.pop("quantization_config", None)
         config.auto_map, config.custom_pipelines = dict(AUTO_MAP), copy.deepcopy(CUSTOM_PIPELINES)
@@ -92,6 +95,8 @@ class AdapterCheckpointMixin(_Model):
             raise ValueError(f"cannot save to {save_directory}: it is a file; name a folder")
         target.mkdir(parents=True, exist_ok=True)
         try:
+            for base in bases:
+                base.name_or_path = ""
             if save_base:
                 self._keys_to_ignore_on_save = None
                 config.text_model_name_or_path = config.vision_model_name_or_path = None
@@ -105,6 +110,8 @@ class AdapterCheckpointMixin(_Model):
         finally:
             self._keys_to_ignore_on_save = ignored
             config.text_model_name_or_path, config.vision_model_name_or_path = names
+            for base, path in zip(bases, paths, strict=True):
+                base.name_or_path = path
             if quantization is not None:
                 config.text_config.quantization_config = quantization
 
@@ -206,7 +213,11 @@ class AdapterCheckpointMixin(_Model):
         if config is None:
             config, kwargs = cls.config_class.from_pretrained(name, return_unused_kwargs=True, **kwargs)
         if not config.has_external_bases:
-            return super().from_pretrained(name, *model_args, **given)
+            loaded = super().from_pretrained(name, *model_args, **given)
+            # Transformers 5 puts tensors of its own in place of the frozen ones
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model._freeze_bases()
+            return loaded
         config = copy.deepcopy(config)
         hub = {key: value for key, value in where.items() if key in HUB_ARGUMENTS}
         # the Auto classes leave the attention implementation on the config

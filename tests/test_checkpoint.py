@@ -51,6 +51,8 @@ def test_the_files_of_a_checkpoint(saved, bases):
     assert config["text_model_name_or_path"] == str(bases / "llama")
     assert config["vision_model_name_or_path"] == str(bases / "clip")
     assert config["model_type"] == "adem_vl"
+    del config["text_model_name_or_path"], config["vision_model_name_or_path"]
+    assert str(bases) not in json.dumps(config)  # no other trace of this machine
 
 
 def test_the_file_is_four_bytes_a_trained_number(bases, tmp_path):

@@ -118,8 +118,8 @@ def test_a_base_with_weights_missing_is_refused(bases, saved, tmp_path):
             load(saved, **{field: str(folder)})
 
 
-def test_folders_that_are_no_checkpoints(bases, saved, tmp_path):
-    with pytest.raises((OSError, ValueError), match="config.json|empty"):
+def test_folders_that_are_no_checkpoints(saved, tmp_path):
+    with pytest.raises((OSError, ValueError), match=f"no file named .*{tmp_path}"):
         load(tmp_path)
     (saved / "config.json").write_text('{"model_type": "adem_vl", ')
     with pytest.raises((OSError, ValueError), match=r"config\.json"):

@@ -103,7 +103,7 @@ def test_info_says_what_a_checkpoint_is(trained, capsys):
     facts = json.loads(output_of(capsys, "info", trained, "--json"))
     config = AdemVLConfig.from_pretrained(trained)
     assert facts["trained_numbers"] == count_parameters(config)["trained"]
-    assert (facts["visual_token_counts"], facts["drop_ratio"]) == ([4, 1], 0.25)
+    assert (facts["visual_token_counts"], facts["drop_ratio"]) == ([4, 1], config.drop_ratio)
     assert facts["language_model"] == "llama, 3 layers of width 32"
     assert facts["tower"] == "3 blocks of width 24, grid 4 x 4"
     text = output_of(capsys, "info", trained)

@@ -149,4 +149,7 @@ def test_other_caches_and_chunks_change_nothing(model, prompt):
     expected = new_tokens(model, prompt)
     for _ in range(2):  # the second run takes the first one's cache again
         assert torch.equal(new_tokens(model, prompt, cache_implementation="static"), expected)
-    assert torch.equal(new_tokens(model, prompt, prefill_chunk_size=4), expected)
+    # without padding, which Transformers 4.57 takes for text when it prefills by chunks
+    even = tiny.batch([8, 8, 8], [True, False, True])
+    del even["labels"]
+    assert torch.equal(new_tokens(model, even, prefill_chunk_size=4), new_tokens(model, even))

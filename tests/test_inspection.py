@@ -27,7 +27,9 @@ def processor_for(model, bases) -> AdemVLProcessor:
 
 
 def hooks(model) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    """How many there are in the decoder's sub-layers."""
+    parts = [part for layer in model.language_model.get_decoder().layers for part in (layer.mlp, layer.self_attn)]
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts)
 
 
 def test_one_layer_by_hand(bases, tmp_path):
@@ -59,7 +61,7 @@ def test_one_layer_by_hand(bases, tmp_path):
     torch.testing.assert_close(kept.scores_by_token, torch.tensor(expected_scores), atol=1e-4, rtol=1e-4)
     assert [grid.shape for grid in kept.kept] == [(4, 4), (2, 2)]
     torch.testing.assert_close(torch.cat([grid.flatten() for grid in kept.kept]), expected.mean(0))
-    assert 0 < expected.mean(0).min() < 1  # or the averages above compared only ones
+    assert len(expected.mean(0).unique()) > 2  # an average that tells the slots apart
 
 
 @pytest.mark.parametrize("drop_ratio", [0.0, 0.1, 0.49])
@@ -135,7 +137,9 @@ def test_other_pictures_give_other_scores(model, bases):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_was(bases, training):
-    model = tiny.build(bases).train(training)
+    model = tiny.build(bases)
+    model(input_ids=torch.tensor([[1, 5]]))  # in its first pass Transformers puts hooks of its own, which stay
+    model.train(training)
     before = hooks(model)
     kept_visual_tokens(model, processor_for(model, bases), noise(), PROMPT, ANSWER)
     assert hooks(model) == before
@@ -145,14 +149,16 @@ def test_the_model_is_left_as_it_was(bases, training):
 def test_hooks_go_when_the_pass_fails(bases, monkeypatch):
     model = tiny.build(bases).train()
     before = hooks(model)
+    seen = []
 
     def fail(*args, **kwargs):
-        assert hooks(model) == before + 3  # one a layer
+        seen.append(hooks(model))
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(model.language_model, "forward", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         kept_visual_tokens(model, processor_for(model, bases), noise(), PROMPT, ANSWER)
+    assert seen == [before + 3]  # one a layer
     assert hooks(model) == before
     assert model.training
 

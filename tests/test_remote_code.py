@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import tiny
@@ -128,9 +127,8 @@ def test_the_bundle_imports_nothing_of_the_package_around_it(work):
         assert "adem_vl_hf" not in path.read_text(encoding="utf-8"), path.name
 
 
-def test_every_relative_import_of_the_bundle_is_beside_it(work):
-    names = {path.stem for path in Path(work / "checkpoint").glob("*.py")}
-    for path in (work / "checkpoint").glob("*.py"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.strip().startswith("from ."):
-                assert line.split()[1].removeprefix(".") in names, line
+def test_the_model_file_names_every_other_file(work):
+    """Transformers copies what the file of the class imports; 4.57 looks no deeper."""
+    lines = (work / "checkpoint" / "modeling_adem_vl.py").read_text(encoding="utf-8").splitlines()
+    named = {line.split()[1].removeprefix(".") for line in lines if line.strip().startswith("from .")}
+    assert named | {"modeling_adem_vl"} == {path.stem for path in (work / "checkpoint").glob("*.py")}

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
 from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.data.drawing import COLOURS
@@ -188,7 +188,7 @@ def test_as_many_pictures_are_drawn_as_the_scene_says_and_none_hides_another():
     pairs = [Scene((Group(0, a), Group(1, b)), r, "white") for a, b in set(PAIR_NUMBERS) for r in RELATIONS]
     for number, scene in enumerate(singles + pairs):
         picture = draw_scene(scene, dict.fromkeys(THINGS, disc), random.Random(number))
-        dark = Image.fromarray(np.where(np.asarray(picture.convert("L")) < 100, 255, 0).astype(np.uint8))
+        dark = picture.convert("L").point(lambda light: 255 if light < 100 else 0)
         found = 0
         while dark.getextrema()[1] == 255:
             y, x = np.argwhere(np.asarray(dark) == 255)[0]

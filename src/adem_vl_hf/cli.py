@@ -157,8 +157,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``adem-vl``."""
     args = build_parser().parse_args(argv)
-    from . import commands  # heavy imports only after the usage is known to be right
+    from transformers.utils import logging  # heavy imports only after the usage is known to be right
 
+    from . import commands
+
+    if not sys.stderr.isatty():  # whoever reads stderr wants the error, not bars of models that load
+        logging.disable_progress_bar()
     try:
         getattr(commands, args.command)(args, _config_fields(args) if hasattr(args, "kernel") else {})
     except KeyboardInterrupt:

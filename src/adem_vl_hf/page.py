@@ -112,10 +112,8 @@ class Row:
     chance: float | None = None  # what accuracy is without looking
 
     def bar(self, value: float) -> float:
-        """How long the bar of a value is, 0 ... 100: of 100, or of the row's largest where there is no upper end."""
-        ends = self.is_share or self.measure == MEASURES["bleu4"]
-        longest = 100.0 if ends else max(v or 0.0 for v in self.values.values())
-        return min(100.0, max(0.0, 100 * value / longest)) if longest > 0 else 0.0
+        """How long the bar of a value is, 0 ... 100: of 100, or of the row's largest number where that is more."""
+        return max(0.0, 100 * value / max(100.0, *(other or 0.0 for other in self.values.values())))
 
 
 def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Row]:
@@ -169,7 +167,7 @@ def _card(number: int, card: Card, lowest_kept: float) -> dict[str, Any]:
         side = kept.shape[-1]
         low, high, row, column = float(kept.min()), float(kept.max()), *divmod(int(kept.argmin()), side)
         shown["kept"].append({
-            "side": side, "low": low, "high": high, "map": _shade((kept - lowest_kept) / max(1 - lowest_kept, 1e-9)),
+            "side": side, "range": f"{low:.0%} – {high:.0%}", "map": _shade(kept, lowest_kept, 1.0),
             "alt": f"{side} by {side} squares over the picture, kept in {low:.0%} to {high:.0%} of layers and words, "
             f"least in row {row + 1}, column {column + 1}",
         })  # fmt: skip
@@ -183,7 +181,8 @@ def _word_map(word: str, grid: torch.Tensor) -> dict[str, Any]:
     side, low, high = grid.shape[-1], float(grid.min()), float(grid.max())
     row, column = divmod(int(grid.argmax()), side)
     alt = f"{word}: score of {side} by {side} squares, highest in row {row + 1}, column {column + 1}"
-    return {"word": word, "low": low, "high": high, "alt": alt, "map": _shade((grid - low) / max(high - low, 1e-9))}
+    span = " – ".join(f"{round(end, 2) + 0.0:.2f}".replace("-", "−") for end in (low, high))  # no minus zero
+    return {"word": word, "range": span, "alt": alt, "map": _shade(grid, low, high)}
 
 
 def _words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
@@ -197,10 +196,11 @@ def _words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
     return [(text.strip() or "␣", indices) for text, indices in words]
 
 
-def _shade(brightness: torch.Tensor) -> str:
-    """A map [side, side] of 0 ... 1 as a picture of one pixel per slot: darkness, clear where the value is 1."""
-    opacity = ((1 - brightness.clamp(0, 1)) * DARKEST * 255).round().to(torch.uint8)
-    picture = Image.new("RGBA", (brightness.shape[1], brightness.shape[0]), (*SHADE, 0))
+def _shade(grid: torch.Tensor, low: float, high: float) -> str:
+    """A map [side, side] as a picture of one pixel per slot: darkness, full where it is ``low``, none at ``high``."""
+    darkness = ((high - grid) / max(high - low, 1e-9)).clamp(0, 1)  # none where all is the same
+    opacity = (darkness * DARKEST * 255).round().to(torch.uint8)
+    picture = Image.new("RGBA", (grid.shape[1], grid.shape[0]), (*SHADE, 0))
     picture.putalpha(Image.fromarray(opacity.contiguous().numpy()))
     return _png(picture)
 

@@ -24,7 +24,10 @@ from .fusion_adem_vl import AdemVLAdapter, LowRankProjector, VisionAdapter
 from .layers_adem_vl import attach_fusion
 from .vision_adem_vl import OpenClipVisionTower, attach_vision_adapters, vision_features
 
-if TYPE_CHECKING:  # never run: saving and loading find the files that travel together by these lines
+if TYPE_CHECKING:
+    # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
+    from .bases_adem_vl import base_fingerprint  # noqa: F401
+    from .images_adem_vl import open_image  # noqa: F401
     from .pipeline_adem_vl import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
 
@@ -119,10 +122,13 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             {*(getattr(self.language_model, "_no_split_modules", None) or []), "CLIPEncoderLayer"}
         )
         self.post_init()
-        self.vision_tower.requires_grad_(False)
-        self.language_model.requires_grad_(False)
+        self._freeze_bases()
         if config.has_external_bases:  # Trainer takes exactly these for expected when it reads a checkpoint
             self._keys_to_ignore_on_save = {key for key in self.state_dict() if not is_adapter_key(key)}
+
+    def _freeze_bases(self):
+        self.vision_tower.requires_grad_(False)
+        self.language_model.requires_grad_(False)
 
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
