@@ -64,7 +64,7 @@ def test_training_goes_on_where_it_stopped(trained, bases, folder, capsys):
     before = [json.loads(line)["step"] for line in (trained / "log.jsonl").read_text().splitlines()]
     argv = ["train", *base_flags(bases), "--data", folder, "--output-dir", trained, "--max-steps", "3", "--resume",
             "--batch-size", "2", "--dtype", "float32", "--visual-token-counts", "4", "1", "--projector-dim", "8",
-            "--set", "use_cpu=true", "disable_tqdm=true", "logging_steps=1"]  # fmt: skip
+            "--drop-ratio", "0.25", "--set", "use_cpu=true", "disable_tqdm=true", "logging_steps=1"]  # fmt: skip
     assert "trained " in output_of(capsys, *argv)
     steps = [json.loads(line)["step"] for line in (trained / "log.jsonl").read_text().splitlines()][len(before) :]
     assert set(steps) == {3}
@@ -103,7 +103,7 @@ def test_info_says_what_a_checkpoint_is(trained, capsys):
     facts = json.loads(output_of(capsys, "info", trained, "--json"))
     config = AdemVLConfig.from_pretrained(trained)
     assert facts["trained_numbers"] == count_parameters(config)["trained"]
-    assert (facts["visual_token_counts"], facts["drop_ratio"]) == ([4, 1], config.drop_ratio)
+    assert (facts["visual_token_counts"], facts["drop_ratio"]) == ([4, 1], 0.25)
     assert facts["language_model"] == "llama, 3 layers of width 32"
     assert facts["tower"] == "3 blocks of width 24, grid 4 x 4"
     text = output_of(capsys, "info", trained)

@@ -2,13 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from transformers import AutoImageProcessor, CLIPVisionModel
 
-from adem_vl_hf import AdemVLConfig, AdemVLProcessor
+from adem_vl_hf import AdemVLConfig, AdemVLProcessor, modeling
 from adem_vl_hf.bases import LANGUAGE_MODEL_ID
 from adem_vl_hf.modeling.bases_adem_vl import base_fingerprint
 from adem_vl_hf.modeling.fusion_adem_vl import AdemVLAdapter, count_parameters
@@ -65,13 +66,12 @@ def test_the_bases_are_named_so_that_any_machine_finds_them(config):
         assert (CHECKPOINT / f"{reference.split('.')[0]}.py").is_file()
 
 
-def test_the_shipped_code_is_the_packages():
-    """The copies that strangers run are the files that the tests test."""
-    from adem_vl_hf.modeling import modeling_adem_vl
-
-    for path in CHECKPOINT.glob("*.py"):
-        installed = (CHECKPOINT.__class__(modeling_adem_vl.__file__).parent / path.name).read_text(encoding="utf-8")
-        assert path.read_text(encoding="utf-8") == installed, path.name
+def test_the_code_beside_the_adapter_is_the_one_tested_here():
+    bundle = {path.name: path for path in Path(modeling.__file__).parent.glob("*_adem_vl.py")}
+    shipped = {path.name: path for path in CHECKPOINT.glob("*.py")}
+    assert shipped.keys() == bundle.keys()
+    stale = [name for name, path in shipped.items() if path.read_bytes() != bundle[name].read_bytes()]
+    assert stale == [], "copy these files of modeling/ into the shipped adapter's folder"
 
 
 def test_the_tower_loads_whole_and_is_the_one_trained_on(config):
