@@ -37,6 +37,9 @@ def export(trained: Path, target: Path) -> None:
         for part in (config, config["text_config"], config["vision_config"]):
             part.pop("_name_or_path", None)
         write_json(new / "config.json", config)
+        tokenizer = json.loads((new / "tokenizer_config.json").read_text(encoding="utf-8"))
+        # Transformers 5 writes a class name that 4.57 does not know; both know this one
+        write_json(new / "tokenizer_config.json", tokenizer | {"tokenizer_class": "PreTrainedTokenizerFast"})
         write_model_card(new, repo_id="adem-vl-openmoji", metrics=_metrics(trained))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(new, target)

@@ -125,7 +125,7 @@ def test_missing_tensors_are_named(content, bases, tmp_path):
     with pytest.raises(ValueError, match=r"lacks adapter_proj\.fc2\.weight; give the authors' whole file"):
         convert(changed(content, "adapter_proj.fc2.weight", None), bases, tmp_path, **FIELDS)
     tensors = {name: value for name, value in content["model"].items() if "adapter_proj_cls" not in name}
-    with pytest.raises(ValueError, match=r"lacks adapter_proj_cls\.fc1\.weight.*--no-use-cls-token"):
+    with pytest.raises(ValueError, match=r"lacks adapter_proj_cls\.fc1\.weight.*--use-cls-token false"):
         convert({"model": tensors}, bases, tmp_path, **FIELDS)
     tensors = {name: value for name, value in content["model"].items() if "resblocks" not in name}
     with pytest.raises(ValueError, match=r"lacks backbone\.visual\.transformer\.resblocks\.0.*--vision-adapter-dim 0"):

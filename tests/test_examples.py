@@ -115,6 +115,7 @@ def test_an_exported_checkpoint_takes_no_path_along_and_finds_its_tower(bases, t
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
     assert not names & {"training_args.bin", "metrics.json", "log.jsonl"}
     assert {path.name for path in shipped.iterdir()} == {"tower", "adapter"}
+    assert "PreTrainedTokenizerFast" in (shipped / "adapter" / "tokenizer_config.json").read_text()
     for path in (shipped / "adapter").glob("*.json"):
         assert str(tmp_path) not in path.read_text()
         assert str(bases) not in path.read_text(), path.name

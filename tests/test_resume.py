@@ -49,16 +49,17 @@ def test_a_killed_run_goes_on_to_the_same_bits(bases, tmp_path, dropout):
     assert not torch.equal(half["adapter.value_embedding"], whole["adapter.value_embedding"])
 
 
-def test_the_best_model_by_evaluation_loss_is_kept(bases, tmp_path):
+def test_the_model_chosen_by_evaluation_loss_is_kept(bases, tmp_path):
     made, processor = trainer(
-        bases, tmp_path, samples(4), eval_dataset=samples(5, images="some"), max_steps=6, learning_rate=3.0,
+        bases, tmp_path, samples(4), eval_dataset=samples(5, images="some"), max_steps=6, learning_rate=3e-2,
         eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, load_best_model_at_end=True,
+        greater_is_better=True,  # the worst, in fact: so that the one to keep is not the last
     )  # fmt: skip
     train(made, processor)
     losses = {entry["step"]: entry["eval_loss"] for entry in made.state.log_history if "eval_loss" in entry}
     assert list(losses) == [2, 4, 6]
     assert torch.tensor(list(losses.values())).isfinite().all()
-    best = min(losses, key=losses.get)
-    assert best != 6  # a rate this high does harm, so that the last is not the best
+    best = max(losses, key=losses.get)
+    assert best != 6
     assert_equal(adapter(made.model), load_file(tmp_path / f"checkpoint-{best}" / "model.safetensors"))
     assert made.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-5)

@@ -211,7 +211,7 @@ def _check(path: Path, given: dict, wanted: dict, config: AdemVLConfig) -> None:
 
 def _why_missing(missing: list[str]) -> str:
     if all(key.startswith("adapter.cls_projector") for key in missing):
-        return ": it was trained without the class token; convert it with use_cls_token=False (--no-use-cls-token)"
+        return ": it was trained without the class token; convert it with --use-cls-token false"
     if all(key.startswith("adapter.vision_adapters") for key in missing):
         return (
             ": it adapts fewer blocks than this tower's features depend on; was another --vision-tower meant, or "
