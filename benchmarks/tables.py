@@ -1,11 +1,10 @@
 """The tables of README.md, made from the result files in benchmarks/results and from nothing else."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from adem_vl_hf.training import write_json
+from adem_vl_hf.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -15,7 +14,6 @@ TASKS = (("openmoji-scenes", "scenes"), ("openmoji-names", "names"))
 
 def save(name: str, data: dict[str, Any]) -> None:
     """Keep one result file."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
     write_json(RESULTS / f"{name}.json", data)
 
 
@@ -55,6 +53,4 @@ def write_readme(sections: dict[str, str], readme: Path = ROOT / "README.md") ->
             raise ValueError(f"{readme} has no place for {name!r}: put {begin} and {end} where it belongs")
         head, rest = text.split(begin, 1)
         text = f"{head}{begin}\n{body}\n{end}{rest.split(end, 1)[1]}"
-    beside = readme.with_name(f".{readme.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, readme)
+    write_text(readme, text)

@@ -12,16 +12,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from transformers import set_seed
-
+from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.bases import LANGUAGE_MODEL_ID
-from adem_vl_hf.data import open_dataset
-from adem_vl_hf.demo import BATCH_SIZE, DATA, LEARNING_RATE, SETTINGS, card_metrics
-from adem_vl_hf.model_card import write_model_card
-from adem_vl_hf.pretrained import CHECKPOINT, build_model
-from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments, write_json
+from adem_vl_hf.demo import fine_tune
+from adem_vl_hf.files import write_json
+from adem_vl_hf.model_card import read_record, write_model_card
+from adem_vl_hf.pretrained import CHECKPOINT
 
 
 def export(trained: Path, target: Path) -> None:
@@ -37,20 +34,9 @@ def export(trained: Path, target: Path) -> None:
         for part in (config, config["text_config"], config["vision_config"]):
             part.pop("_name_or_path", None)
         write_json(new / "config.json", config)
-        tokenizer = json.loads((new / "tokenizer_config.json").read_text(encoding="utf-8"))
-        # Transformers 5 writes a class name that 4.57 does not know; both know this one
-        write_json(new / "tokenizer_config.json", tokenizer | {"tokenizer_class": "PreTrainedTokenizerFast"})
-        write_model_card(new, repo_id="adem-vl-openmoji", metrics=_metrics(trained))
+        write_model_card(new, repo_id="adem-vl-openmoji", metrics=read_record(trained, "metrics.json"))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(new, target)
-
-
-def _metrics(trained: Path) -> dict[str, Any] | None:
-    """What the demo measured, if it made this checkpoint."""
-    path = trained / "metrics.json"
-    if not path.exists():
-        return None
-    return {task: card_metrics(part["true"]) for task, part in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
 def main() -> None:
@@ -60,19 +46,8 @@ def main() -> None:
     parser.add_argument("--vision-tower", default="embedded")
     parser.add_argument("--export", action="store_true", help="put the result into the package when done")
     args = parser.parse_args()
-    set_seed(0)
-    model, processor = build_model("embedded", args.vision_tower, **fastest_setting(), **SETTINGS)
-    dataset = open_dataset("openmoji", "train", args.steps * BATCH_SIZE)
-    arguments = training_arguments(
-        args.output_dir,
-        samples=len(dataset),
-        batch_size=BATCH_SIZE,
-        max_steps=args.steps,
-        learning_rate=LEARNING_RATE,
-        save_steps=100,
-    )
-    facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
-    write_json(args.output_dir / "training.json", {**facts, "data": DATA})
+    keep_freed_memory()
+    fine_tune(args.output_dir, args.steps, args.vision_tower, resume=True)
     if args.export:
         export(args.output_dir, CHECKPOINT)
         print(f"exported to {CHECKPOINT}")

@@ -3,8 +3,9 @@
     python examples/train_tower.py --output-dir runs/tower --steps 2000
 
 A ViT of width 192 and depth 6 (96 px, 12 px patches: an 8 x 8 grid) against a small causal text tower. Half of every
-batch are *names* (no thing twice, so that no negative is false), half are *scenes* in groups of four that show the same
-things in other numbers, places and colours: only a tower that sees those can tell the captions of a group apart.
+batch are *names* (no thing twice, so that no negative is false), half are *scenes* in groups of four: a scene, its
+things in other numbers, places and colours, and twice the same arrangement with one thing replaced. Only a tower that
+sees both what is there and how it lies can tell the captions of a group apart.
 
 Interrupted, the same command goes on from the last checkpoint. The end result is a Hugging Face ``CLIPVisionModel``
 folder (config.json, model.safetensors, preprocessor_config.json) with its retrieval accuracy in training.json.
@@ -26,15 +27,25 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data.names import OpenMojiNames
-from adem_vl_hf.data.scene import NUMBERS, PAIR_NUMBERS, RELATIONS, Group, Scene, draw_scene, is_held_out, random_scene
+from adem_vl_hf.data.scene import (
+    NUMBERS,
+    PAIR_NUMBERS,
+    RELATIONS,
+    THINGS,
+    Group,
+    Scene,
+    draw_scene,
+    is_held_out,
+    random_scene,
+)
 from adem_vl_hf.data.scene_grammar import captions
 from adem_vl_hf.data.scenes import OpenMojiScenes
 
 VISION = {"layers": 6, "width": 192, "head_width": 64, "patch_size": 12, "image_size": 96}
 TEXT = {"context_length": 24, "width": 128, "heads": 2, "layers": 3}
 EMBED_DIM = 192
-GROUP = 4  # scenes of the same things in one batch
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
 
@@ -50,6 +61,17 @@ def rearranged(scene: Scene, rng: random.Random) -> Scene:
             other = Scene(groups, rng.choice(list(RELATIONS)), colour)
         if not is_held_out(other.groups):
             return other
+
+
+def swapped(scene: Scene, rng: random.Random) -> Scene:
+    """Another training scene of the same numbers, places and colour, with one of its things replaced."""
+    present = {group.thing for group in scene.groups}
+    while True:
+        groups, thing = list(scene.groups), rng.randrange(len(THINGS))
+        place = rng.randrange(len(groups))
+        groups[place] = Group(thing, groups[place].number)
+        if thing not in present and not is_held_out(groups):
+            return Scene(tuple(groups), scene.relation, scene.colour)
 
 
 class ContrastiveBatches(Dataset):
@@ -74,7 +96,7 @@ class ContrastiveBatches(Dataset):
                 texts.append(sample["answer"].strip())
         while len(pixels) < self.n_names + self.n_scenes:
             scene = random_scene(rng, "train")
-            for member in [scene, *(rearranged(scene, rng) for _ in range(GROUP - 1))]:
+            for member in [scene, rearranged(scene, rng), swapped(scene, rng), swapped(scene, rng)]:
                 text = rng.choice(captions(member))
                 if not seen & set(captions(member)):
                     seen |= set(captions(member))
@@ -133,6 +155,7 @@ def main() -> None:
     args = parser.parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
+    keep_freed_memory()
     # without this the unfused attention below computes in float32 whatever its inputs are
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
 

@@ -69,7 +69,7 @@ def base_fingerprint(base: nn.Module) -> dict:
     shape = json.dumps(_shape(base.config), sort_keys=True)
     picked = {}
     for name, tensor in base.state_dict().items():
-        norm_or_table = "norm" in name or "layernorm" in name or "embed" in name or "ln_" in name
+        norm_or_table = "norm" in name or "embed" in name or "ln_" in name
         if norm_or_table and tensor.is_floating_point() and tensor.device.type != "meta":
             picked[name] = tensor
     names = sorted(picked)

@@ -16,11 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import GenerationConfig
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
 from .bases_adem_vl import base_fingerprint, check_base, load_language_model, load_vision_tower, pinned_revision
-
-logger = logging.get_logger(__name__)
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from transformers import PreTrainedModel as _Model
@@ -94,6 +92,8 @@ class AdapterCheckpointMixin(_Model):
         if target.is_file():
             raise ValueError(f"cannot save to {save_directory}: it is a file; name a folder")
         target.mkdir(parents=True, exist_ok=True)
+        if kwargs.get("push_to_hub"):  # which names the repository after the folder, and the one below is temporary
+            kwargs.setdefault("repo_id", target.name)
         try:
             for base in bases:
                 base.name_or_path = ""
@@ -299,7 +299,7 @@ def _base_name(base) -> str | None:
 
 def _resolve(base: str, checkpoint: str) -> str:
     """Folders that begin with a dot are meant relative to the checkpoint, so that both can move together."""
-    if base.startswith((".", "..")) and Path(checkpoint).is_dir():
+    if base.startswith(".") and Path(checkpoint).is_dir():
         return str((Path(checkpoint) / base).resolve())
     return base
 

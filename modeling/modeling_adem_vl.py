@@ -341,9 +341,7 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         targets = targets[supervised]
         logits = self.get_output_embeddings()(hidden_states[:, :-1][supervised])  # [positions, vocabulary]
         vocab_size = self.config.text_config.vocab_size
-        return self.loss_function(
-            logits=logits, labels=None, vocab_size=vocab_size, shift_labels=targets, **kwargs
-        )  # fmt: skip
+        return self.loss_function(logits=logits, labels=None, vocab_size=vocab_size, shift_labels=targets, **kwargs)
 
     @torch.no_grad()
     def generate(self, inputs=None, *args, pixel_values=None, image_mask=None, **kwargs):

@@ -4,8 +4,10 @@ The authors' layout (``<bos> "Image: " <class embedding> prompt answer <eos>``, 
 sample without an image). An explicit ``<image>`` mark in the text says where the image goes instead.
 """
 
+import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import transformers
@@ -119,6 +121,17 @@ class AdemVLProcessor(ProcessorMixin):
         if config.image_token_id is not None:
             image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
         return cls(image_processor, tokenizer, image_token=image_token, image_tokens=config.image_tokens)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save the image processor, the tokenizer and what joins them."""
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        path = Path(save_directory) / "tokenizer_config.json"
+        fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if fields.get("tokenizer_class") == "TokenizersBackend":
+            # the name of Transformers 5, which 4.57 does not know; both know this one
+            fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+            path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return saved
 
     @property
     def model_input_names(self):

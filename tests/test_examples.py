@@ -100,6 +100,35 @@ def test_the_tower_trains_saves_and_goes_on_to_the_same_bits(tower_script, tmp_p
     assert facts == {"steps": 3, "batch_size": 8, "seed": 0, **TOP1}
 
 
+def test_train_caption_and_evaluate_on_a_folder_of_pictures(bases, tmp_path, monkeypatch, capsys):
+    pictures, run = tmp_path / "pictures", tmp_path / "run"
+    pictures.mkdir()
+    texts = ["a cat", "two birds", "a dog"]
+    for index in range(len(texts)):
+        tiny.picture(index).save(pictures / f"{index}.png")
+    lines = [json.dumps({"file_name": f"{i}.png", "text": text}) for i, text in enumerate(texts)]
+    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+    scripts.call(
+        scripts.load("examples/train.py"), monkeypatch, pictures, "--output-dir", run, "--epochs", 1,
+        "--language-model", bases / "llama", "--vision-tower", bases / "clip",
+    )  # fmt: skip
+    assert json.loads((run / "training.json").read_text())["samples"] == 3
+    assert f"saved in {run}" in capsys.readouterr().out
+    scripts.call(scripts.load("examples/caption.py"), monkeypatch, run, pictures / "0.png", pictures / "1.png")
+    said = [line.split(": ")[0] for line in capsys.readouterr().out.strip().splitlines() if ".png" in line]
+    assert said == [str(pictures / "0.png"), str(pictures / "1.png")]
+    scripts.call(
+        scripts.load("examples/evaluate.py"), monkeypatch, run, "--data", pictures, "--output-dir", tmp_path / "seen"
+    )
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.startswith("pictures:")] == [
+        "pictures: true", "pictures: shuffled", "pictures: none"
+    ]  # fmt: skip
+    assert "cider" in printed
+    rows = [json.loads(line) for line in (tmp_path / "seen" / "caption-true.jsonl").read_text().splitlines()]
+    assert [row["references"] for row in rows] == [[text] for text in texts]
+
+
 def test_an_exported_checkpoint_takes_no_path_along_and_finds_its_tower(bases, tmp_path):
     module = scripts.load("examples/train_openmoji.py")
     model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)

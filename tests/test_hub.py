@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scripts
 import torch
 import transformers
 from hub_server import hub_env, run_client, serve_hub
@@ -61,11 +62,12 @@ def save_logits(model, processor, picture, path):
 """
 
 PUSH = """
+import runpy
 from adem_vl_hf.hub import push
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 
-folder, text_sha, vision_sha, leftovers = Path(sys.argv[1]), *sys.argv[2:4], sys.argv[4:]
+folder, example, text_sha, vision_sha, leftovers = Path(sys.argv[1]), *sys.argv[2:5], sys.argv[5:]
 model = AdemVLForConditionalGeneration.from_base_pretrained(
     "acme/llama", "acme/clip", text_model_revision=text_sha, vision_model_revision=vision_sha,
     visual_token_counts=[4, 1], projector_dim=8, vision_adapter_dim=4, fusion_scale=1.0, visual_scale=1.0,
@@ -87,6 +89,10 @@ for name in leftovers:
 (run / "metrics.json").write_text('{"Scenes": {"recall": 0.75}}')
 (run / "training.json").write_text('{"epochs": 77}')
 push(run, "acme/run", private=True, revision="draft", token="secret")
+
+sys.argv = ["push.py", str(run), "acme/example"]
+runpy.run_path(example, run_name="__main__")
+model.save_pretrained(folder / "named", push_to_hub=True)
 
 model.config.vision_model_name_or_path = str(folder / "clip")
 with warnings.catch_warnings(record=True) as caught:
@@ -193,7 +199,8 @@ def hub(tmp_path_factory):
     with serve_hub() as server:
         server.folder = folder
         server.pinned, server.newest = publish_bases(server, folder)
-        server.head, server.told = client(server, PUSH, folder, *server.pinned, *LEFTOVERS)
+        example = scripts.ROOT / "examples" / "push.py"
+        server.head, server.told = client(server, PUSH, folder, example, *server.pinned, *LEFTOVERS, HF_TOKEN="secret")
         yield server
 
 
@@ -280,6 +287,18 @@ def test_a_training_folder_is_pushed_without_its_leftovers(hub):
     assert str(hub.folder).encode() not in b"".join(files.values())
     assert b"| Scenes | recall | 0.75 |" in files["README.md"]
     assert b"| epochs | 77 |" in files["README.md"]
+
+
+def test_the_example_pushes_a_folder(hub):
+    files, run = hub.repos["acme/example"].files(), hub.repos["acme/run"].files("draft")
+    assert {name for name in files if files[name] != run[name]} <= {"README.md", "tokenizer_config.json"}
+    assert files.keys() == run.keys()
+    assert not hub.repos["acme/example"].private
+
+
+def test_saving_with_a_push_names_the_repository_after_the_folder(hub):
+    (repo,) = [repo for name, repo in hub.repos.items() if name.split("/")[-1] == "named"]
+    assert repo.files()["model.safetensors"] == hub.repos["acme/adem"].files()["model.safetensors"]
 
 
 def test_a_local_base_is_warned_of_and_kept_out_of_the_card(hub):

@@ -49,6 +49,16 @@ def test_a_killed_run_goes_on_to_the_same_bits(bases, tmp_path, dropout):
     assert not torch.equal(half["adapter.value_embedding"], whole["adapter.value_embedding"])
 
 
+def test_a_run_does_not_go_on_under_other_settings(bases, tmp_path):
+    made, processor = trainer(bases, tmp_path, samples(4), save_strategy="steps", save_steps=1)
+    train(made, processor)
+    other, processor = trainer(bases, tmp_path, samples(4), tiny.build(bases, fusion_scale=0.3))
+    saved = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    with pytest.raises(ValueError, match=r"checkpoint-2 was trained with fusion_scale=1.0 and this run has 0\.3"):
+        train(other, processor, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == saved
+
+
 def test_the_model_chosen_by_evaluation_loss_is_kept(bases, tmp_path):
     made, processor = trainer(
         bases, tmp_path, samples(4), eval_dataset=samples(5, images="some"), max_steps=6, learning_rate=3e-2,

@@ -160,7 +160,9 @@ def main(argv: list[str] | None = None) -> int:
     from transformers.utils import logging  # heavy imports only after the usage is known to be right
 
     from . import commands
+    from .allocator import keep_freed_memory
 
+    keep_freed_memory()
     if not sys.stderr.isatty():  # whoever reads stderr wants the error, not bars of models that load
         logging.disable_progress_bar()
     try:

@@ -37,9 +37,7 @@ def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
     if args.output_dir.is_file():
         raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
     _check_set(dict(args.set))
-    parts = [
-        open_dataset(name, "train", args.train_size, args.seed, args.image_folder) for name in args.data
-    ]  # fmt: skip
+    parts = [open_dataset(name, "train", args.train_size, args.seed, args.image_folder) for name in args.data]
     dataset = parts[0] if len(parts) == 1 else ConcatDataset(parts)
     setting = fastest_setting()
     setting |= {"dtype": args.dtype} if args.dtype else {}

@@ -15,16 +15,18 @@ from typing import Any
 
 from transformers import set_seed
 
+from .allocator import keep_freed_memory
 from .bases import embedded_language_model
 from .data import OpenMojiNames, OpenMojiScenes, open_dataset
 from .data.openmoji import openmoji
 from .evaluation.controls import evaluate_with_controls
 from .evaluation.metrics import is_right
+from .files import write_json
 from .inspection import kept_visual_tokens
 from .model_card import write_model_card
 from .page import Card, write_page
 from .pretrained import build_model
-from .training import build_trainer, fastest_setting, train, training_arguments, write_json
+from .training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 # found by short runs on this data: the paper's rate and beta are made for a 7B model and thousands of steps
 SETTINGS: dict[str, Any] = {"visual_scale": 0.1}
@@ -65,6 +67,27 @@ class Stages:
 def test_sets(scenes: int, names: int | None) -> dict[str, Any]:
     """The two test sets: drawings, and for the scenes combinations, never seen in training."""
     return {"openmoji-scenes": OpenMojiScenes("test", size=scenes), "openmoji-names": OpenMojiNames("test", size=names)}
+
+
+def fine_tune(
+    output: Path, steps: int, vision_tower: str = "embedded", resume: bool = False
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Train a fresh adapter on the OpenMoji mixture and save it; returns model, processor and ``training.json``."""
+    set_seed(0)
+    model, processor = build_model("embedded", vision_tower, **fastest_setting(), **SETTINGS)
+    dataset = open_dataset("openmoji", "train", steps * BATCH_SIZE)
+    arguments = training_arguments(
+        output,
+        samples=len(dataset),  # type: ignore[arg-type]
+        batch_size=BATCH_SIZE,
+        max_steps=steps,
+        learning_rate=LEARNING_RATE,
+        save_steps=100,
+        **IN_ORDER,
+    )
+    facts = train(build_trainer(model, processor, dataset, arguments), processor, resume) | {"data": DATA}
+    write_json(output / "training.json", facts)
+    return model, processor, facts
 
 
 def gallery(model: Any, processor: Any, predictions: Path, scenes: Any, number: int) -> list[Card]:
@@ -108,33 +131,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     args = parser.parse_args(argv)
     output, stage = args.output_dir, Stages()
+    keep_freed_memory()
     with stage("language model (download, once)"):
         embedded_language_model()
     with stage("pictures (drawn once)"):
         things, _ = openmoji()
         print(f"{len(things)} plain emoji with a name of their own")
     with stage("train"):
-        set_seed(0)
-        setting = fastest_setting()
-        model, processor = build_model(**setting, **SETTINGS)
-        dataset = open_dataset("openmoji", "train", args.steps * BATCH_SIZE)
-        arguments = training_arguments(
-            output,
-            samples=len(dataset),  # type: ignore[arg-type]
-            batch_size=BATCH_SIZE,
-            max_steps=args.steps,
-            learning_rate=LEARNING_RATE,
-            save_steps=50,
-        )
-        facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=args.resume)
+        model, processor, facts = fine_tune(output, args.steps, resume=args.resume)
     with stage("evaluate (own picture, another picture, no picture)"):
         tests = test_sets(args.test_scenes, args.test_names)
         for stale in (output / "predictions").glob("*.jsonl"):
             stale.unlink()  # of an earlier run in this folder
         metrics = evaluate_with_controls(model, processor, tests, output / "predictions")
         write_json(output / "metrics.json", metrics)
-        write_json(output / "training.json", {**facts, "data": DATA})
-        write_model_card(output, metrics={task: card_metrics(part["true"]) for task, part in metrics.items()})
+        write_model_card(output)
     scenes = OpenMojiScenes("test", size=args.test_scenes, kinds=("caption",))
     with stage("load through AutoModel in a new process and caption held-out pictures"):
         for file, text, references in caption_elsewhere(output, scenes):
@@ -150,7 +161,8 @@ def main(argv: list[str] | None = None) -> None:
             model={"language model": "SmolLM2-135M-Instruct (frozen)", "tower": "small CLIP, 96 px (frozen)",
                    "visual tokens": " + ".join(map(str, model.config.visual_token_counts)),
                    "drop ratio": model.config.drop_ratio},
-            settings={**{k: v for k, v in facts.items() if k != "seconds"}, "precision": str(setting["dtype"])},
+            settings={**{k: v for k, v in facts.items() if k not in ("seconds", "data")},
+                      "precision": str(model.language_model.dtype).removeprefix("torch.")},
             seconds=stage.seconds,
             metrics=metrics,
             cards=cards,
@@ -158,12 +170,6 @@ def main(argv: list[str] | None = None) -> None:
         )  # fmt: skip
     print("\nseconds by stage: " + json.dumps(stage.seconds, indent=1))
     print(f"adapter: {output / 'model.safetensors'}   page: {page}")
-
-
-def card_metrics(scores: dict[str, Any]) -> dict[str, float]:
-    """The flat numbers a model card takes."""
-    flat = {name: value for name, value in scores.get("caption", {}).items() if name != "n"}
-    return flat | {f"{kind} accuracy": part["accuracy"] for kind, part in scores.get("questions", {}).items()}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .modeling.fusion_adem_vl import adaptive_drop, kernel_map
+from .modeling.fusion_adem_vl import adaptive_drop, drop_mask, kernel_map
 from .modeling.images_adem_vl import ImageSource, open_image
 from .modeling.processing_adem_vl import IGNORED
 
@@ -52,10 +52,8 @@ def split_scales(slots: torch.Tensor, counts: Sequence[int]) -> list[torch.Tenso
 
 def kept_mask(scores: torch.Tensor, drop_ratio: float) -> torch.Tensor:
     """Which of the scores [..., S] ``adaptive_drop`` keeps, bool; a kept score may be 0 itself."""
-    dropped = int(drop_ratio * scores.shape[-1])
-    if dropped == 0:
-        return torch.ones_like(scores, dtype=torch.bool)
-    return scores >= scores.topk(dropped + 1, dim=-1, largest=False).values.amax(-1, keepdim=True)
+    dropped = drop_mask(scores, drop_ratio)
+    return torch.ones_like(scores, dtype=torch.bool) if dropped is None else ~dropped
 
 
 @torch.no_grad()

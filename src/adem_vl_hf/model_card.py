@@ -18,29 +18,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from adem_vl_hf.data.sample import CAPTION_PROMPT
-from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
+from adem_vl_hf.files import replacing
+from adem_vl_hf.modeling.configuration_adem_vl import ADAPTER_FIELDS, AdemVLConfig
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["adem-vl", "vision-language", "image-to-text", "adapter", "parameter-efficient"]
 TASK = "image-text-to-text"
-CONFIG_FIELDS = (
-    "vision_backend",
-    "vision_feature_layer",
-    "visual_token_counts",
-    "pooling",
-    "drop_ratio",
-    "fusion_scale",
-    "visual_scale",
-    "kernel",
-    "query_from",
-    "add_to",
-    "projector_dim",
-    "vision_adapter_dim",
-    "vision_adapter_scale",
-    "vision_adapter_dropout",
-    "use_cls_token",
-    "input_visual_tokens",
-)
 # an absolute path or one below the home folder, inside any text; the slashes of a URL follow a colon or a slash
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/\\~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}[/\\]?")
 
@@ -178,15 +161,15 @@ def write_model_card(
         adapter_numbers=f"{count_adapter_numbers(folder):,}",
         bases=bases,
         fingerprints=any(base.fingerprint for base in bases),
-        config_fields=[(name, cell(getattr(config, name))) for name in CONFIG_FIELDS],
+        config_fields=[(name, cell(getattr(config, name))) for name in ADAPTER_FIELDS],
         data=[cell(line) for line in ([data] if isinstance(data, str) else data)],
         settings=[(cell(name), cell(value)) for name, value in settings.items() if value is not None],
         metrics=[(cell(x.dataset), cell(x.name), round(x.value, 4), x.n or "") for x in results],
         weights_licence=licence,
     )
-    path, unfinished = folder / "README.md", folder / "README.md.tmp"
-    card.save(unfinished)
-    os.replace(unfinished, path)
+    path = folder / "README.md"
+    with replacing(path) as beside:
+        card.save(beside)
     return path
 
 

@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from .evaluation.scoring import PER_HUNDRED
+from .files import write_text
 from .inspection import KeptTokens
 from .modeling.images_adem_vl import open_image
 
@@ -93,10 +94,7 @@ def write_page(
         lowest_kept=lowest_kept,
         credits=credits,
     )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(html, encoding="utf-8", newline="\n")
-    os.replace(beside, path)
+    write_text(path, html)
     return path
 
 

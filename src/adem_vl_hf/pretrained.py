@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .bases import LANGUAGE_MODEL_ID, resolve_language_model
-from .modeling.configuration_adem_vl import AdemVLConfig
+from .modeling.configuration_adem_vl import ADAPTER_FIELDS, AdemVLConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
 
@@ -47,16 +47,11 @@ def describe(checkpoint: str | None = None) -> dict[str, Any]:
     from .modeling.fusion_adem_vl import count_parameters
 
     config = AdemVLConfig.from_pretrained(str(CHECKPOINT if checkpoint is None else checkpoint))
-    fields = (
-        "text_model_name_or_path", "text_model_revision", "vision_model_name_or_path", "vision_model_revision",
-        "vision_backend", "vision_feature_layer", "visual_token_counts", "pooling", "drop_ratio", "fusion_scale",
-        "visual_scale", "kernel", "query_from", "add_to", "projector_dim", "vision_adapter_dim", "use_cls_token",
-        "input_visual_tokens", "image_token_id",
-    )  # fmt: skip
+    bases = [f"{base}_{part}" for base in ("text_model", "vision_model") for part in ("name_or_path", "revision")]
     text, vision = config.text_config, config.vision_config
     return {
         "checkpoint": str(checkpoint or f"shipped ({LANGUAGE_MODEL_ID})"),
-        **{name: getattr(config, name) for name in fields},
+        **{name: getattr(config, name) for name in (*bases, *ADAPTER_FIELDS, "image_token_id")},
         "language_model": f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}",
         "tower": f"{vision.num_hidden_layers} blocks of width {vision.hidden_size}, grid {config.grid} x {config.grid}",
         "trained_numbers": count_parameters(config)["trained"],

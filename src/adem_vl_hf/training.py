@@ -16,6 +16,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from .data.collator import AdemVLCollator
+from .files import write_json
+from .modeling.configuration_adem_vl import ADAPTER_FIELDS, AdemVLConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
 
@@ -57,6 +59,7 @@ def training_arguments(
         "logging_steps": max(1, min(50, steps // 20)),
         "save_total_limit": 2,
         "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,  # the collator needs the pictures
         "label_names": ["labels"],
     }
@@ -105,6 +108,8 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     arguments = trainer.args
     output = Path(arguments.output_dir)
     checkpoint = get_last_checkpoint(str(output)) if resume and output.is_dir() else None
+    if checkpoint is not None:
+        _check_same_settings(trainer.model.config, checkpoint)
     output.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -125,11 +130,21 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     return facts
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write beside, then rename."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+def _check_same_settings(config: AdemVLConfig, checkpoint: str) -> None:
+    """Refuse to go on with an adapter that was trained to be used in another way; its tensors might well fit."""
+    saved = AdemVLConfig.from_pretrained(checkpoint)
+    for name in ADAPTER_FIELDS:
+        before, now = getattr(saved, name), getattr(config, name)
+        if before != now:
+            raise ValueError(
+                f"{checkpoint} was trained with {name}={before} and this run has {now}; resume with the same settings, "
+                "or choose another output folder"
+            )
+
+
+# samples in the data set's own order, where Transformers can (5 and newer): the OpenMoji mixture is made so that a
+# batch then holds little padding
+IN_ORDER = {"train_sampling_strategy": "sequential"} if hasattr(TrainingArguments, "train_sampling_strategy") else {}
 
 
 def fastest_setting(seconds: float = 0.3) -> dict[str, Any]:

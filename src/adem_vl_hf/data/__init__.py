@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import Dataset
 
 from .conversations import Conversations
 from .image_folder import ImageFolder
+from .mixture import OpenMojiMixture
 from .names import OpenMojiNames
 from .sample import Sample
 from .scenes import OpenMojiScenes
@@ -13,7 +14,6 @@ from .scienceqa import ScienceQA
 
 # captions say most about a picture: as many of them as of all questions but one
 SCENE_KINDS = ("caption", "caption", "caption", "presence", "count", "relation", "choice")
-NAMES_SHARE = 0.3  # of the mixture "openmoji"
 SIZE = 20_000  # of a drawn data set where none is given
 
 
@@ -44,9 +44,7 @@ def open_dataset(
     if name == "openmoji-scenes":
         return OpenMojiScenes(split, size=size, seed=seed, kinds=kinds)
     if name == "openmoji":
-        names = int(NAMES_SHARE * size)
-        parts: list[Dataset[Sample]] = [OpenMojiNames(split, size=names, seed=seed)] if names else []
-        return ConcatDataset([*parts, OpenMojiScenes(split, size=size - names, seed=seed, kinds=kinds)])
+        return OpenMojiMixture(split, size=size, seed=seed)
     path = Path(name)
     if path.suffix in (".json", ".jsonl") and path.is_file():
         return Conversations(path, image_folder)
@@ -60,4 +58,13 @@ def open_dataset(
     )
 
 
-__all__ = ["Conversations", "ImageFolder", "OpenMojiNames", "OpenMojiScenes", "Sample", "ScienceQA", "open_dataset"]
+__all__ = [
+    "Conversations",
+    "ImageFolder",
+    "OpenMojiMixture",
+    "OpenMojiNames",
+    "OpenMojiScenes",
+    "Sample",
+    "ScienceQA",
+    "open_dataset",
+]

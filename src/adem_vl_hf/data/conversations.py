@@ -18,9 +18,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from .image_folder import continuation, read_jsonl, read_text
+from ..files import read_jsonl, read_text
 from .images import ImageError, open_image, resolve_image
-from .sample import Sample
+from .sample import Sample, continuation
 
 INSTRUCTION_PROMPT = "Instruction: {instruction}\nResponse:"
 IMAGE_MARK = "<image>"  # stripped: in ADEM-VL the picture has no place inside the question

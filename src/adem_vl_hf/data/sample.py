@@ -21,6 +21,15 @@ class Sample(TypedDict):
     choices: NotRequired[list[str]]  # kind "choice": the options, in the order asked
 
 
+def continuation(prompt: str, text: str) -> str:
+    """``text`` as the answer that follows ``prompt``, its first word with a space before it.
+
+    Byte-level BPE tokenizers make one token of a space and the word behind it; without the space the answer would begin
+    with the rarer token of a word's inside, which the frozen language model never writes there.
+    """
+    return text.strip() if prompt[-1:].isspace() else f" {text.strip()}"
+
+
 def choice_prompt(choices: Sequence[str]) -> str:
     """The multiple-choice question: the options stand in it, and the answer is the text of one of them."""
     return f"Which is there: {', '.join(choices[:-1])} or {choices[-1]}?"

@@ -8,9 +8,10 @@ A scene of two kinds has two true captions (seen from either side); both are ref
 """
 
 import random
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
+from .openmoji import need
 from .sample import CAPTION_PROMPT, CHOICES, choice_prompt
 from .scene import RELATIONS, THINGS, Group, Scene
 
@@ -19,13 +20,9 @@ NUMBER_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 DIRECTIONS = {"left of": "left", "right of": "right", "above": "above", "below": "below"}
 
 
-@lru_cache(maxsize=1)
+@cache
 def _inflect():
-    try:
-        import inflect
-    except ImportError as error:
-        raise ImportError("the scenes data set needs the package 'inflect': pip install 'adem-vl-hf[demo]'") from error
-    return inflect.engine()
+    return need("inflect").engine()
 
 
 @cache

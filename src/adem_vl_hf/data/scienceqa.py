@@ -16,16 +16,15 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from io import BytesIO
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal, get_args
 
 from torch.utils.data import Dataset
 
-from .image_folder import continuation, read_text
+from ..files import read_text, replacing, write_text
 from .images import ImageError, open_image, resolve_image
-from .sample import Sample
+from .sample import Sample, continuation
 
 PromptFormat = Literal["CQM-A", "QCM-A"]  # Context, Question, Multiple options - Answer (no lecture, no solution)
 
@@ -162,17 +161,15 @@ def write_scienceqa(
         problems[pid] = _problem(sample, split, question)
         if sample["image"] is not None:
             path = folder / "images" / split / pid / "image.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            buffer = BytesIO()
-            sample["image"].save(buffer, "PNG")
-            _replace(path, buffer.getvalue())
+            with replacing(path) as beside:
+                sample["image"].save(beside, "PNG")
         taken.add(pid)
         written.append(pid)
     if not written:
         raise ValueError(f"no samples for split {split!r} of {folder}; give at least one")
     splits[split] = splits.get(split, []) + written
     for path, content in zip(paths, (problems, splits), strict=True):
-        _replace(path, json.dumps(content, ensure_ascii=False, indent=1).encode())
+        write_text(path, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def _problem(sample: Sample, split: str, question: str | None) -> dict[str, Any]:
@@ -223,11 +220,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: {type(content).__name__} instead of an object in curly brackets; fetch it again")
     return content
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file beside ``path`` and renames it, so that no reader sees half of it."""
-    part = path.with_name(f"{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(content)
-    os.replace(part, path)

@@ -19,6 +19,26 @@ KERNELS = ("none", "softmax", "relu", "elu", "silu", "silu-min")
 PLACES = ("attn_in", "attn_out", "mlp_in", "mlp_out")
 BACKENDS = ("transformers", "open_clip")
 
+# the fields that say how an adapter computes: its numbers mean nothing under other values
+ADAPTER_FIELDS = (
+    "vision_backend",
+    "vision_feature_layer",
+    "visual_token_counts",
+    "pooling",
+    "drop_ratio",
+    "fusion_scale",
+    "visual_scale",
+    "kernel",
+    "query_from",
+    "add_to",
+    "projector_dim",
+    "vision_adapter_dim",
+    "vision_adapter_scale",
+    "vision_adapter_dropout",
+    "use_cls_token",
+    "input_visual_tokens",
+)
+
 # the paper's tower: OpenAI CLIP ViT-L/14 at 224 px
 CLIP_VIT_L14 = {
     "hidden_size": 1024,

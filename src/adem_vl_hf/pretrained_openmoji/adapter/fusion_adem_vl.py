@@ -48,21 +48,24 @@ def pool_scales(patches: torch.Tensor, counts: list[int], pooling: str = "avg") 
     return torch.cat(scales, dim=1)
 
 
-def adaptive_drop(scores: torch.Tensor, drop_ratio: float) -> torch.Tensor:
-    """Adaptive fusion: zero the scores strictly below the ``int(drop_ratio * S)``-th of each row in ascending order.
+@torch.no_grad()
+def drop_mask(scores: torch.Tensor, drop_ratio: float) -> torch.Tensor | None:
+    """Which scores [..., S] adaptive fusion drops, bool, or None where the ratio drops none.
 
-    The ranking is signed (the most negative go first), joint over all scales, and carries no gradient.
-
-    Args:
-        scores: [B, T, S].
+    Those strictly below the ``int(drop_ratio * S)``-th of each row in ascending order. The ranking is signed (the most
+    negative go first), joint over all scales, and carries no gradient.
     """
     dropped = int(drop_ratio * scores.shape[-1])
     if dropped == 0:
-        return scores
-    with torch.no_grad():  # the largest of the dropped + 1 smallest: selecting is several times faster than sorting
-        threshold = scores.topk(dropped + 1, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
-        mask = scores < threshold
-    return scores.masked_fill(mask, 0.0)
+        return None
+    # the largest of the dropped + 1 smallest: selecting is several times faster than sorting
+    return scores < scores.topk(dropped + 1, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
+
+
+def adaptive_drop(scores: torch.Tensor, drop_ratio: float) -> torch.Tensor:
+    """Adaptive fusion: the scores [..., S] with those that ``drop_mask`` names set to zero."""
+    mask = drop_mask(scores, drop_ratio)
+    return scores if mask is None else scores.masked_fill(mask, 0.0)
 
 
 def fuse(

@@ -1,0 +1,26 @@
+"""Publish a trained adapter on the Hub: adapter, code, processor and a filled-in model card, in one commit.
+
+    hf auth login
+    python examples/push.py runs/mine you/my-adapter --private
+
+Anybody can then load it with `AutoModel.from_pretrained("you/my-adapter", trust_remote_code=True)`.
+"""
+
+import argparse
+
+from adem_vl_hf.hub import push
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="a folder that save_pretrained or a Trainer wrote")
+    parser.add_argument("repo_id", help="owner/name")
+    parser.add_argument("--private", action="store_true")
+    args = parser.parse_args()
+
+    commit = push(args.checkpoint, args.repo_id, private=args.private)
+    print(commit.commit_url)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Teach a frozen language model to see your pictures, in a page of code.
+
+    python examples/train.py pictures/ --output-dir runs/mine
+
+`pictures/` holds images and a `metadata.jsonl` with lines such as {"file_name": "0001.png", "text": "two dogs"}. Both
+bases are Hub ids or folders; the defaults are the small ones that this package brings.
+"""
+
+import argparse
+
+from adem_vl_hf.allocator import keep_freed_memory
+from adem_vl_hf.data import ImageFolder
+from adem_vl_hf.pretrained import build_model
+from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="pictures and their metadata.jsonl")
+    parser.add_argument("--output-dir", required=True)
+    parser.add_argument("--language-model", default="embedded")
+    parser.add_argument("--vision-tower", default="embedded")
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--batch-size", type=int, default=8)
+    args = parser.parse_args()
+
+    keep_freed_memory()  # faster on a CPU
+    dataset = ImageFolder(args.folder)
+    model, processor = build_model(args.language_model, args.vision_tower, **fastest_setting())
+    arguments = training_arguments(args.output_dir, len(dataset), args.batch_size, args.epochs)
+    trainer = build_trainer(model, processor, dataset, arguments)  # a stock Trainer with our collator
+    facts = train(trainer, processor, resume=True)
+    print(f"{facts['trained_numbers']:,} numbers trained in {facts['seconds']} s, saved in {args.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

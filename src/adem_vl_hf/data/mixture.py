@@ -1,0 +1,63 @@
+"""OpenMoji names and scenes together, in blocks of one kind.
+
+Rows of one kind are about as long as one another. Taken in order, a batch then holds little padding (a third of its
+tokens when the kinds are mixed); taken at random, the samples are the same.
+"""
+
+from torch.utils.data import Dataset
+
+from .names import OpenMojiNames
+from .sample import Sample
+from .scenes import OpenMojiScenes
+
+BLOCK = 32  # samples of one kind, one after another
+# (data set, kind) -> blocks in each turn of the mixture: captions say most about a picture
+SHARES = {
+    ("names", "caption"): 6,
+    ("names", "choice"): 1,
+    ("scenes", "caption"): 7,
+    ("scenes", "presence"): 2,
+    ("scenes", "count"): 1,
+    ("scenes", "relation"): 1,
+    ("scenes", "choice"): 2,
+}
+
+
+def _turn() -> list[tuple[tuple[str, str], int]]:
+    """The order of the blocks in one turn, each part's spread evenly; with each its number among its part's own."""
+    total = sum(SHARES.values())
+    dates = [((i + 0.5) * total / share, part, i) for part, share in SHARES.items() for i in range(share)]
+    return [(part, i) for _, part, i in sorted(dates)]
+
+
+class OpenMojiMixture(Dataset):
+    """What the demo trains on.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        size: number of samples.
+        seed: all randomness follows from ``(seed, split, index)``.
+    """
+
+    def __init__(self, split: str = "train", size: int = 20_000, seed: int = 0) -> None:
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        self.split, self.size, self.turn = split, size, _turn()
+        classes = {"names": OpenMojiNames, "scenes": OpenMojiScenes}
+        # a seed for each part: samples of different kinds do not share their drawings
+        self.parts = {
+            part: classes[part[0]](split, size=size + BLOCK, seed=seed * len(SHARES) + i, kinds=part[1:])
+            for i, part in enumerate(SHARES)
+        }
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        block, place = divmod(index, BLOCK)
+        turn, number = divmod(block, len(self.turn))
+        part, own = self.turn[number]
+        sample = self.parts[part][(turn * SHARES[part] + own) * BLOCK + place]
+        return {**sample, "id": f"openmoji-{self.split}-{index}"}

@@ -1,0 +1,38 @@
+"""What was written before stays whole, and nothing is left beside it."""
+
+import pytest
+
+from adem_vl_hf.files import read_jsonl, read_text, replacing, write_json, write_text
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "sub" / "notes.txt"
+    write_text(path, "old\n")
+
+    def stop_halfway():
+        with replacing(path) as beside:
+            beside.write_text("half of the n")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        stop_halfway()
+    assert path.read_bytes() == b"old\n"
+    assert list(path.parent.iterdir()) == [path]
+    write_json(path, {"é": 1})
+    assert path.read_bytes() == b'{\n "\\u00e9": 1\n}\n'
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_reading_names_the_file_and_the_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n{"a": 2}')
+    assert list(read_jsonl(path)) == [(1, {"a": 1}), (3, {"a": 2})]
+    path.write_text('{"a": 1}\n[2]\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2: list instead of an object"):
+        list(read_jsonl(path))
+    path.write_text('{"a": 1}\n\n{"a"\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 3: not valid JSON"):
+        list(read_jsonl(path))
+    path.write_bytes("é".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"rows\.jsonl: not UTF-8 text"):
+        read_text(path)
