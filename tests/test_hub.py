@@ -10,21 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scripts
+import tiny
 import torch
 import transformers
 from hub_server import hub_env, run_client, serve_hub
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load, load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import (
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
 
 import adem_vl_hf.modeling
 from adem_vl_hf.hub import push
@@ -127,48 +119,13 @@ for repo_id in out_of_reach:
 print(json.dumps([captions, errors]))
 """
 
-BLOCK = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "adem_vl_hf":
-            raise ImportError("adem_vl_hf is not installed here")
-
-sys.meta_path.insert(0, Blocker())
-"""
-
-
-def tiny_tokenizer():
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(["a photo of a cat", "hello world"], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
-
 
 def publish_bases(hub, folder):
     """Two bases of two revisions each, of other weights; returns the pairs of shas, oldest first."""
-    tokenizer = tiny_tokenizer()
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    llama_config = LlamaConfig(
-        vocab_size=len(tokenizer), num_attention_heads=4, initializer_range=0.2, bos_token_id=1, eos_token_id=2,
-        pad_token_id=3, **size,
-    )  # fmt: skip
-    clip_config = CLIPVisionConfig(num_attention_heads=4, image_size=16, patch_size=4, initializer_range=0.2, **size)
-    image_processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     shas = []
     for seed in (1, 2):
-        torch.manual_seed(seed)
-        LlamaForCausalLM(llama_config).save_pretrained(folder / "llama")
-        tokenizer.save_pretrained(folder / "llama")
-        CLIPVisionModel(clip_config).save_pretrained(folder / "clip")
-        image_processor.save_pretrained(folder / "clip")
+        tiny.save_llama(folder / "llama", seed)
+        tiny.save_clip(folder / "clip", seed)
         shas.append((hub.publish("acme/llama", folder / "llama"), hub.publish("acme/clip", folder / "clip")))
     return shas
 
@@ -208,13 +165,11 @@ def hub(tmp_path_factory):
 def loaded(hub):
     """What a process without the package, and with an empty cache, makes of it: captions, errors, its requests."""
     shutil.rmtree(hub.folder / "home")
-    (hub.folder / "blocked").mkdir()
-    (hub.folder / "blocked" / "sitecustomize.py").write_text(BLOCK)
     publish_with(hub, "acme/moved", text_model_revision=hub.newest[0])
     publish_with(hub, "acme/no-text", text_model_name_or_path="acme/gone")
     publish_with(hub, "acme/no-vision", vision_model_name_or_path="acme/gone")
     before = len(hub.requests)
-    environment = {"PYTHONPATH": str(hub.folder / "blocked")}
+    environment = {"PYTHONPATH": str(tiny.package_blocker(hub.folder / "blocked"))}
     captions, errors = client(hub, LOAD, hub.folder, "acme/no-text", "acme/no-vision", **environment)
     return captions, errors, hub.requests[before:]
 

@@ -12,17 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from adem_vl_hf import AdemVLImageToTextPipeline, AdemVLProcessor
 
-BLOCK = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "adem_vl_hf":
-            raise ImportError("adem_vl_hf is not installed here")
-
-sys.meta_path.insert(0, Blocker())
-"""
-
 CLIENT = """
 import json, sys
 import torch
@@ -73,9 +62,8 @@ def work(bases, model, tmp_path_factory):
     inputs = tiny.batch([8, 6], [True, False])
     del inputs["labels"]
     save_file(inputs, work / "inputs.safetensors")
-    (work / "blocked").mkdir()
-    (work / "blocked" / "sitecustomize.py").write_text(BLOCK)
-    env = os.environ | {"PYTHONPATH": str(work / "blocked"), "HF_HOME": str(work / "home"), "OMP_NUM_THREADS": "1"}
+    blocker = tiny.package_blocker(work / "blocked")
+    env = os.environ | {"PYTHONPATH": str(blocker), "HF_HOME": str(work / "home"), "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-c", CLIENT, str(work / "checkpoint"), str(work)]
     done = subprocess.run(arguments, env=env, cwd=work, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -61,6 +61,20 @@ def save_llama(folder: Path, seed: int = 0, **fields) -> Path:
     return folder
 
 
+def package_blocker(folder: Path) -> Path:
+    """A folder for PYTHONPATH in whose processes ``adem_vl_hf`` cannot be imported."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Blocker:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'adem_vl_hf':\n"
+        "            raise ImportError('adem_vl_hf is not installed here')\n"
+        "sys.meta_path.insert(0, Blocker())\n"
+    )
+    return folder
+
+
 def clip_config(**fields) -> CLIPVisionConfig:
     """Three blocks on a 4 x 4 grid."""
     shape = {
