@@ -161,6 +161,19 @@ def test_images_that_do_not_fit_the_batch_are_refused(model, bases):
         AdemVLForConditionalGeneration(config)(**inputs)
 
 
+def test_an_image_without_its_token_is_refused_by_row(model):
+    inputs = tiny.batch(LENGTHS, IMAGES)
+    last = max(row for row, has_image in enumerate(IMAGES) if has_image)
+    inputs["input_ids"][last][inputs["input_ids"][last] == tiny.IMAGE_TOKEN_ID] = 7
+    with pytest.raises(ValueError, match=f"row {last} has an image and no image token"):
+        model(**inputs)
+    inputs.pop("labels")
+    with pytest.raises(ValueError, match=f"row {last} has an image and no image token"):
+        model.generate(**inputs, max_new_tokens=2)
+    inputs["image_mask"][last] = False  # a row without an image needs none
+    assert model(**inputs).logits.isfinite().all()
+
+
 def test_a_language_model_serves_one_model_only(bases):
     language_model = tiny.language_model(bases)
     fields = {"image_token_id": tiny.IMAGE_TOKEN_ID}

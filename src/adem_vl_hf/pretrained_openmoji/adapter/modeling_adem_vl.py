@@ -225,6 +225,19 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
                 )
         return pixel_values, image_mask
 
+    def _check_image_tokens(self, input_ids, image_embeds, image_mask):
+        """A row whose image has no place in the text would train and answer as if nothing were wrong."""
+        if image_embeds is None or self.config.image_token_id is None or torch.compiler.is_compiling():
+            return
+        missing = ~(input_ids == self.config.image_token_id).any(1)  # [B]
+        if image_mask is not None:
+            missing &= image_mask.reshape(len(missing), -1).any(1).to(missing.device)
+        if missing.any():
+            raise ValueError(
+                f"row {int(missing.nonzero()[0])} has an image and no image token (config.image_token_id "
+                f"{self.config.image_token_id}) in input_ids: let the processor make both from the image and the text"
+            )
+
     def _merge_image_embeds(self, input_ids, inputs_embeds, image_embeds):
         """Put the n image embeddings where the first n image tokens of a row stand; more are tokens like any other."""
         token, embed = self.config.image_token_id, self.get_input_embeddings()
@@ -269,7 +282,7 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
 
         Raises:
             ValueError: labels without a single supervised position, images that do not pair up with the rows, more than
-                one image a row, no image token set.
+                one image a row, a row with an image and no image token, no image token set.
         """
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
@@ -288,6 +301,8 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
             visual_key, visual_value = memory["visual_key"], memory["visual_value"]
             image_embeds, image_hidden_states = memory["image_embeds"], memory["image_hidden_states"]
+            if input_ids is not None and past_key_values is None:
+                self._check_image_tokens(input_ids, image_embeds, image_mask)
         if image_embeds is not None:
             inputs_embeds = self._merge_image_embeds(input_ids, inputs_embeds, image_embeds)
             input_ids = None
@@ -351,6 +366,8 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             batch_size = None if ids is None else ids.shape[0]
             memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
             memory.pop("image_hidden_states")
+            if ids is not None and ids.dim() == 2 and kwargs.get("past_key_values") is None:
+                self._check_image_tokens(ids, memory["image_embeds"], image_mask)
             # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
             kwargs |= {name: tensor for name, tensor in memory.items() if tensor is not None}
         return super().generate(inputs, *args, **kwargs)
