@@ -8,7 +8,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what PyTorch frees instead of handing it back to the system and asking for it again.
 
     On a CPU the activations of a step are large blocks that glibc maps and unmaps each time, and the kernel clears
-    every page anew: that can be a third of a training step. Only glibc has the switch; elsewhere nothing happens. It
+    every page anew: a good part of a training step. Only glibc has the switch; elsewhere nothing happens. It
     holds for the whole process, so programs call it and libraries do not.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
