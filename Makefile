@@ -3,6 +3,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
+OLDEST := $(VENV)/oldest
+# what the oldest supported Transformers is tried with: the model, its checkpoints, its training
+CORE := $(addprefix tests/test_,ablations.py checkpoint.py checkpoint_errors.py collator.py configuration.py \
+	forward.py fusion.py generation.py gradients.py hub.py parity.py remote_code.py resume.py training.py vision.py)
+
 .PHONY: demo test table clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -11,14 +16,20 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+# in front of the same torch
+$(OLDEST)/installed: $(VENV)/installed constraints-oldest.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(OLDEST) -r constraints-oldest.txt
+	touch $@
+
 demo: $(VENV)/installed
 	$(BIN)/python -m adem_vl_hf.demo --output-dir runs/demo
 
-test: $(VENV)/installed
+test: $(VENV)/installed $(OLDEST)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -n 2 $(CORE)
 
 # measures the shipped checkpoint (resumable) and rewrites the tables of README.md
 table: $(VENV)/installed

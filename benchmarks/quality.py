@@ -1,13 +1,15 @@
 """What the shipped checkpoint and the demo's own answer on both test sets, with the controls. Resumable.
 
-python benchmarks/quality.py --write           # measure the shipped checkpoint, rewrite README.md's tables
+python benchmarks/quality.py --write           # measure the shipped checkpoint; rewrite README.md's tables and the card
 python benchmarks/quality.py --demo runs/demo  # take over the figures that `make demo` measured there
 """
 
 import argparse
 import hashlib
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import tables
 
@@ -15,7 +17,8 @@ from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.demo import test_sets
 from adem_vl_hf.evaluation.controls import evaluate_with_controls
-from adem_vl_hf.pretrained import TOWER, load_checkpoint
+from adem_vl_hf.model_card import write_model_card
+from adem_vl_hf.pretrained import CHECKPOINT, TOWER, load_checkpoint
 from adem_vl_hf.training import fastest_setting
 
 
@@ -25,14 +28,20 @@ def digest(model: AdemVLForConditionalGeneration) -> str:
     return hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors)).hexdigest()[:12]
 
 
+def write_cards(metrics: dict[str, Any], shipped: Path = CHECKPOINT, root: Path = tables.ROOT) -> None:
+    """The shipped checkpoint's card with these figures, and its copy at the top of the repository."""
+    card = write_model_card(shipped, repo_id="adem-vl-openmoji", metrics=metrics)
+    shutil.copyfile(card, root / "MODEL_CARD.md")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="print the table of this one (default: keep that of the one that ships)")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/quality"), help="prediction files")
-    parser.add_argument("--scenes", type=int, default=1000)
-    parser.add_argument("--names", type=int, help="default: every thing once per kind")
+    parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--names", type=int, default=710)
     parser.add_argument("--demo", type=Path, help="a folder that `make demo` wrote: its figures, instead of measuring")
-    parser.add_argument("--write", action="store_true", help="rewrite the tables of README.md")
+    parser.add_argument("--write", action="store_true", help="rewrite the tables of README.md and the model card")
     args = parser.parse_args()
     keep_freed_memory()
     if args.demo:
@@ -65,6 +74,8 @@ def main() -> None:
         )
     if args.write:
         tables.write_readme(sections)
+        if (result := tables.load("shipped")) is not None:
+            write_cards(result["metrics"])
 
 
 if __name__ == "__main__":

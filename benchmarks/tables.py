@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from adem_vl_hf.evaluation.run import SOURCES
 from adem_vl_hf.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-CONDITIONS = (("true", "own picture"), ("shuffled", "another picture"), ("none", "no picture"))
 TASKS = (("openmoji-scenes", "scenes"), ("openmoji-names", "names"))
 
 
@@ -26,17 +26,17 @@ def load(name: str) -> dict[str, Any] | None:
 def quality_table(metrics: dict[str, Any]) -> str:
     """Rows of measures, columns of what the model saw; per cent, CIDEr and BLEU-4 times 100."""
     lines = [
-        "| test set | measure | n | chance | " + " | ".join(label for _, label in CONDITIONS) + " |",
+        "| test set | measure | n | chance | " + " | ".join(label for label in SOURCES.values()) + " |",
         "|---|---|---|---|---|---|---|",
     ]
     for task, label in TASKS:
         scores = metrics[task]
         names = {"exact_match": "caption exact match, %", "bleu4": "caption BLEU-4", "cider": "caption CIDEr"}
         for key, name in names.items():
-            values = [f"{100 * scores[c]['caption'][key]:.1f}" for c, _ in CONDITIONS]
+            values = [f"{100 * scores[c]['caption'][key]:.1f}" for c in SOURCES]
             lines.append(f"| {label} | {name} | {scores['true']['caption']['n']} | | {' | '.join(values)} |")
         for kind, part in sorted(scores["true"].get("questions", {}).items()):
-            values = [f"{100 * scores[c]['questions'][kind]['accuracy']:.1f}" for c, _ in CONDITIONS]
+            values = [f"{100 * scores[c]['questions'][kind]['accuracy']:.1f}" for c in SOURCES]
             name = {"choice": "four-way choice"}.get(kind, kind)
             lines.append(
                 f"| {label} | {name}, % right | {part['n']} | {100 * part['chance']:.1f} | {' | '.join(values)} |"

@@ -8,7 +8,7 @@ import pytest
 import scripts
 import tiny
 
-from adem_vl_hf.pretrained import build_model
+from adem_vl_hf.pretrained import CHECKPOINT, build_model
 
 
 def scores(value):
@@ -74,11 +74,26 @@ def test_the_readme_states_what_the_result_files_say(results, tmp_path, monkeypa
     made = {}
     monkeypatch.setattr(script.tables, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(script.tables, "write_readme", made.update)
+    cards = []
+    monkeypatch.setattr(script, "write_cards", cards.append)
     scripts.call(script, monkeypatch, "--demo", tmp_path, "--write")
     stated = {name: body.strip() for name, body in re.findall(r"<!-- ([a-z ]+) -->(.*?)<!-- /\1 -->", text, re.S)}
+    assert cards == [json.loads(path.read_text())["metrics"] for path in kept.glob("shipped.json")]
     assert stated.pop("snippet output")  # run and compared by test_readme
     assert stated.keys() == {"shipped table", "demo table", "tower", "lm head"}
     assert {name: body for name, body in stated.items() if body} == made  # nothing stands there that was not measured
+
+
+def test_the_cards_state_what_the_result_files_say(tmp_path):
+    shipped = tmp_path / "adapter"
+    shutil.copytree(CHECKPOINT, shipped)
+    metrics = json.loads((scripts.ROOT / "benchmarks" / "results" / "shipped.json").read_text())["metrics"]
+    scripts.load("benchmarks/quality.py").write_cards(metrics, shipped, tmp_path)
+    made = (shipped / "README.md").read_text()
+    assert made == (tmp_path / "MODEL_CARD.md").read_text()
+    assert made == (CHECKPOINT / "README.md").read_text() == (scripts.ROOT / "MODEL_CARD.md").read_text()
+    measured = metrics["openmoji-scenes"]["true"]["caption"]
+    assert f"| openmoji-scenes | own picture caption exact_match | {round(measured['exact_match'], 4)} |" in made
 
 
 def test_the_benchmark_measures_with_controls_and_takes_over_the_demo(bases, tmp_path, monkeypatch, capsys):
@@ -90,6 +105,7 @@ def test_the_benchmark_measures_with_controls_and_takes_over_the_demo(bases, tmp
     monkeypatch.setattr(script, "load_checkpoint", lambda name, **setting: (model, processor))
     monkeypatch.setattr(script.tables, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(script.tables, "write_readme", written.update)
+    monkeypatch.setattr(script, "write_cards", lambda metrics: None)
     output = tmp_path / "out"
     scripts.call(script, monkeypatch, "--output-dir", output, "--scenes", 40, "--names", 4, "--write")
     first = script.digest(model)

@@ -169,7 +169,7 @@ def loaded(hub):
     publish_with(hub, "acme/no-text", text_model_name_or_path="acme/gone")
     publish_with(hub, "acme/no-vision", vision_model_name_or_path="acme/gone")
     before = len(hub.requests)
-    environment = {"PYTHONPATH": str(tiny.package_blocker(hub.folder / "blocked"))}
+    environment = {"PYTHONPATH": tiny.package_blocker(hub.folder / "blocked")}
     captions, errors = client(hub, LOAD, hub.folder, "acme/no-text", "acme/no-vision", **environment)
     return captions, errors, hub.requests[before:]
 

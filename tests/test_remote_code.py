@@ -63,7 +63,7 @@ def work(bases, model, tmp_path_factory):
     del inputs["labels"]
     save_file(inputs, work / "inputs.safetensors")
     blocker = tiny.package_blocker(work / "blocked")
-    env = os.environ | {"PYTHONPATH": str(blocker), "HF_HOME": str(work / "home"), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": blocker, "HF_HOME": str(work / "home"), "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-c", CLIENT, str(work / "checkpoint"), str(work)]
     done = subprocess.run(arguments, env=env, cwd=work, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

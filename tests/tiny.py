@@ -1,6 +1,7 @@
 """Tiny random bases, models and inputs that the tests share, and the golden files as bases that can be loaded."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -61,8 +62,8 @@ def save_llama(folder: Path, seed: int = 0, **fields) -> Path:
     return folder
 
 
-def package_blocker(folder: Path) -> Path:
-    """A folder for PYTHONPATH in whose processes ``adem_vl_hf`` cannot be imported."""
+def package_blocker(folder: Path) -> str:
+    """A PYTHONPATH, this process's own included, under which ``adem_vl_hf`` cannot be imported."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
         "import sys\n"
@@ -72,7 +73,7 @@ def package_blocker(folder: Path) -> Path:
         "            raise ImportError('adem_vl_hf is not installed here')\n"
         "sys.meta_path.insert(0, Blocker())\n"
     )
-    return folder
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
 
 
 def clip_config(**fields) -> CLIPVisionConfig:

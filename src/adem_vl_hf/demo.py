@@ -31,7 +31,7 @@ from .training import IN_ORDER, build_trainer, fastest_setting, train, training_
 # found by short runs on this data: the paper's rate and beta are made for a 7B model and thousands of steps, its layer
 # -2 for a tower of 24 blocks (of six, the last one still does much of the work)
 SETTINGS: dict[str, Any] = {"visual_scale": 0.1, "vision_feature_layer": -1, "projector_dim": 512}
-LEARNING_RATE, BATCH_SIZE, STEPS = 4e-3, 32, 160
+LEARNING_RATE, BATCH_SIZE, STEPS = 4e-3, 32, 240
 DATA = [
     "OpenMoji names: plain emoji under random rendering (pictures: OpenMoji, CC BY-SA 4.0)",
     "OpenMoji scenes: one to four emoji on a coloured canvas, captions and questions from a grammar",

@@ -18,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from adem_vl_hf.data.sample import CAPTION_PROMPT
+from adem_vl_hf.evaluation.run import SOURCES
 from adem_vl_hf.files import replacing
 from adem_vl_hf.modeling.configuration_adem_vl import ADAPTER_FIELDS, AdemVLConfig
 
@@ -226,7 +227,7 @@ def _collect(rows: list[Result], dataset: str, way: tuple[str, ...], values: Map
         if key in ("task", "n") or value is None or value == []:
             continue
         if isinstance(value, Mapping):
-            _collect(rows, dataset, (*way, key), value, n)
+            _collect(rows, dataset, (*way, SOURCES.get(key, key)), value, n)
         elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             name = "".join(f"[{part!r}]" for part in (dataset, *way, key))
             raise ValueError(f"metrics{name} is {value!r}: give a finite number or leave it out")

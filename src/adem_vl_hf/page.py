@@ -17,6 +17,7 @@ import torch
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
+from .evaluation.run import SOURCES
 from .evaluation.scoring import PER_HUNDRED
 from .files import write_text
 from .inspection import KeptTokens
@@ -26,7 +27,6 @@ TEMPLATE = Path(__file__).with_name("page_template.html")
 PICTURE_SIDE = 384  # pixels: larger pictures are scaled down, or a page of photos would weigh a hundred megabytes
 SHADE = (9, 12, 24)  # the darkness laid over a picture
 DARKEST = 0.88  # its opacity; a trace of the picture stays visible
-SOURCES = {"true": "own picture", "shuffled": "another picture", "none": "no picture"}
 MEASURES = {"exact_match": "exact match", "bleu4": "BLEU-4", "cider": "CIDEr", "accuracy_plus": "accuracy+"}
 SHARES = PER_HUNDRED - {"bleu4", "cider"}  # printed as per cent; BLEU-4 and CIDEr times 100 without a unit
 

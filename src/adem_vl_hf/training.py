@@ -103,7 +103,7 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
         resume: go on from the last checkpoint in the output folder, if there is one.
 
     Returns:
-        What ``training.json`` records: data size, steps, batch, learning rate, loss and seconds.
+        What ``training.json`` records: data size, steps, batch, learning rate, last logged loss, seconds.
     """
     arguments = trainer.args
     output = Path(arguments.output_dir)
@@ -113,17 +113,21 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     output.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    facts = {
+    # the mean that Trainer returns is wrong after a resume: this leg's sum over the steps of all
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    facts: dict[str, Any] = {
         "samples": len(trainer.train_dataset),  # type: ignore[arg-type]
         "steps": trainer.state.global_step,
         "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps,
         "learning_rate": arguments.learning_rate,
         "weight_decay": arguments.weight_decay,
         "trained_numbers": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "train_loss": round(result.training_loss, 4),
+        "train_loss": round(logged[-1] if logged else result.training_loss, 4),
         "seconds": round(time.perf_counter() - began, 1),
         "seed": arguments.seed,
     }
+    if checkpoint is not None:
+        facts["resumed_at_step"] = int(checkpoint.rsplit("-", 1)[-1])  # the seconds are those since then
     trainer.save_model(str(output))
     processor.save_pretrained(output)
     write_json(output / "training.json", facts)

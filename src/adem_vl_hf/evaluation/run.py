@@ -14,6 +14,8 @@ from adem_vl_hf.data.sample import Sample
 from .predictions import Prediction, PredictionFile
 
 ImageSource = Literal["true", "shuffled", "none"]
+# what readers are told in their place
+SOURCES: dict[str, str] = {"true": "own picture", "shuffled": "another picture", "none": "no picture"}
 
 
 def predict(
