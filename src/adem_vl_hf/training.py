@@ -148,7 +148,9 @@ def _check_same_settings(config: AdemVLConfig, checkpoint: str) -> None:
 
 # samples in the data set's own order, where Transformers can (5 and newer): the OpenMoji mixture is made so that a
 # batch then holds little padding
-IN_ORDER = {"train_sampling_strategy": "sequential"} if hasattr(TrainingArguments, "train_sampling_strategy") else {}
+IN_ORDER: dict[str, Any] = (
+    {"train_sampling_strategy": "sequential"} if hasattr(TrainingArguments, "train_sampling_strategy") else {}
+)
 
 
 def fastest_setting(seconds: float = 0.3) -> dict[str, Any]:

@@ -59,5 +59,6 @@ class OpenMojiMixture(Dataset):
         block, place = divmod(index, BLOCK)
         turn, number = divmod(block, len(self.turn))
         part, own = self.turn[number]
-        sample = self.parts[part][(turn * SHARES[part] + own) * BLOCK + place]
-        return {**sample, "id": f"openmoji-{self.split}-{index}"}
+        sample: Sample = self.parts[part][(turn * SHARES[part] + own) * BLOCK + place]
+        sample["id"] = f"openmoji-{self.split}-{index}"
+        return sample
