@@ -29,7 +29,7 @@ test: $(VENV)/installed $(OLDEST)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
-	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -n 2 $(CORE)
+	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest -n 2 $(CORE)
 
 # measures the shipped checkpoint (resumable) and rewrites the tables of README.md
 table: $(VENV)/installed
