@@ -119,6 +119,21 @@ def test_scores_of_the_evaluation_are_taken_as_they_are(tmp_path):
         write_model_card(tmp_path, metrics={"A": {"b": {"c": ["d"]}}})
 
 
+def test_controls_stand_in_the_table_and_not_in_the_index(tmp_path):
+    seen, other = ({"questions": {"count": {"accuracy": value, "chance": 0.25, "n": 4}}} for value in (0.75, 0.5))
+    checkpoint(tmp_path)
+    metrics = {"Scenes": {"true": seen, "shuffled": other, "none": other}}
+    card = ModelCard.load(write_model_card(tmp_path, metrics=metrics))
+    assert [line for line in card.text.splitlines() if line.startswith("| Scenes")] == [
+        "| Scenes | own picture questions count accuracy | 0.75 | 4 |",
+        "| Scenes | another picture questions count accuracy | 0.5 | 4 |",
+        "| Scenes | no picture questions count accuracy | 0.5 | 4 |",
+    ]
+    assert [(x.metric_name, x.metric_value) for x in card.data.eval_results] == [
+        ("own picture questions count accuracy", 0.75)
+    ]
+
+
 def test_tables_are_whole(tmp_path):
     folder = checkpoint(tmp_path)
     metrics = {"a|b\nc": {"x": 0.5, "y": 0.25}}

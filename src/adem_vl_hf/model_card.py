@@ -28,6 +28,8 @@ TASK = "image-text-to-text"
 # an absolute path or one below the home folder, inside any text; the slashes of a URL follow a colon or a slash
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/\\~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}[/\\]?")
 
+CONTROLS = tuple(label for source, label in SOURCES.items() if source != "true")
+
 Metrics = Mapping[str, Any]  # data set -> metric -> number, or what `adem_vl_hf.evaluation` returns in its place
 
 
@@ -151,7 +153,8 @@ def write_model_card(
         pipeline_tag=TASK,
         tags=TAGS,
         model_name=title if results else None,
-        eval_results=[result.entry() for result in results] or None,
+        # controls are for readers: in the index they would pass for what the model reaches
+        eval_results=[result.entry() for result in results if not result.name.startswith(CONTROLS)] or None,
     )
     card = ModelCard.from_template(
         card_data,
@@ -224,7 +227,7 @@ def result_rows(metrics: Metrics) -> list[Result]:
 def _collect(rows: list[Result], dataset: str, way: tuple[str, ...], values: Mapping[str, Any], n: int | None) -> None:
     n = values.get("n", n)
     for key, value in values.items():
-        if key in ("task", "n") or value is None or value == []:
+        if key in ("task", "n", "chance") or value is None or value == []:
             continue
         if isinstance(value, Mapping):
             _collect(rows, dataset, (*way, SOURCES.get(key, key)), value, n)
