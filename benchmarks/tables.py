@@ -26,7 +26,7 @@ def load(name: str) -> dict[str, Any] | None:
 def quality_table(metrics: dict[str, Any]) -> str:
     """Rows of measures, columns of what the model saw; per cent, CIDEr and BLEU-4 times 100."""
     lines = [
-        "| test set | measure | n | chance | " + " | ".join(label for label in SOURCES.values()) + " |",
+        "| test set | measure | n | chance | " + " | ".join(SOURCES.values()) + " |",
         "|---|---|---|---|---|---|---|",
     ]
     for task, label in TASKS:

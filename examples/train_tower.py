@@ -14,7 +14,6 @@ folder (config.json, model.safetensors, preprocessor_config.json) with its retri
 import argparse
 import json
 import math
-import os
 import random
 import time
 from pathlib import Path
@@ -42,6 +41,7 @@ from adem_vl_hf.data.scene import (
 )
 from adem_vl_hf.data.scene_grammar import captions
 from adem_vl_hf.data.scenes import OpenMojiScenes
+from adem_vl_hf.files import replacing
 
 VISION = {"layers": 6, "width": 192, "head_width": 64, "patch_size": 12, "image_size": 96}
 TEXT = {"context_length": 24, "width": 128, "heads": 2, "layers": 3}
@@ -215,8 +215,8 @@ def main() -> None:
             bar.write(json.dumps({"step": done, **scores}))
             state = {"model": master.state_dict(), "optimizer": optimizer.state_dict(),
                      "schedule": schedule.state_dict(), "step": done}  # fmt: skip
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            with replacing(checkpoint) as beside:
+                torch.save(state, beside)
             save(master, args.output_dir / "clip", scores, done, args)
 
 

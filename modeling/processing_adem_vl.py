@@ -71,6 +71,15 @@ def tokenizer_and_image_token(language_model: str, revision: str | None = None):
     return tokenizer, tokenizer.convert_tokens_to_ids(choose_image_token(tokenizer))
 
 
+def name_tokenizer_class(folder) -> None:
+    """Have a saved tokenizer name its class as Transformers 4.57 and 5 both know it; 5 writes a name of its own."""
+    path = Path(folder) / "tokenizer_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if fields.get("tokenizer_class") == "TokenizersBackend":
+        fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 class AdemVLProcessor(ProcessorMixin):
     """An image processor and a tokenizer behind one call.
 
@@ -125,12 +134,7 @@ class AdemVLProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save the image processor, the tokenizer and what joins them."""
         saved = super().save_pretrained(save_directory, *args, **kwargs)
-        path = Path(save_directory) / "tokenizer_config.json"
-        fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if fields.get("tokenizer_class") == "TokenizersBackend":
-            # the name of Transformers 5, which 4.57 does not know; both know this one
-            fields["tokenizer_class"] = "PreTrainedTokenizerFast"
-            path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        name_tokenizer_class(save_directory)
         return saved
 
     @property

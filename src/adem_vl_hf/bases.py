@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from adem_vl_hf.data.openmoji import cache_folder
+from adem_vl_hf.modeling.processing_adem_vl import name_tokenizer_class
 
 LANGUAGE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub's name of the same model, with unquantised weights
 EMBEDDED_NAMES = ("embedded", "smollm2-135m-instruct")
@@ -152,7 +153,10 @@ def _convert(gguf_file: Path, copy: Path) -> None:
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     model.bfloat16().save_pretrained(copy)
-    _rewrite(copy / "config.json", _portable_config)
+    path = copy / "config.json"
+    path.write_text(
+        json.dumps(_portable_config(json.loads(path.read_text(encoding="utf-8"))), indent=2) + "\n", encoding="utf-8"
+    )
 
     read = AutoTokenizer.from_pretrained(where, gguf_file=name)
     # vocabulary and merges are read from the file; how text is cut around them differs between versions of Transformers
@@ -171,19 +175,13 @@ def _convert(gguf_file: Path, copy: Path) -> None:
     )
     tokenizer.chat_template = read.chat_template
     tokenizer.save_pretrained(copy)
-    # Transformers 5 writes a class name that 4.57 does not know; both know this one
-    _rewrite(copy / "tokenizer_config.json", lambda fields: fields | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    name_tokenizer_class(copy)
 
 
 def _portable_config(fields: dict) -> dict:
     """The rotary base under the name that Transformers 4 and 5 both read; 4 would silently take another otherwise."""
     rope = fields.pop("rope_parameters", None)
     return fields if rope is None else fields | {"rope_theta": rope["rope_theta"]}
-
-
-def _rewrite(path: Path, change) -> None:
-    fields = change(json.loads(path.read_text(encoding="utf-8")))
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def _publish(copy: Path, folder: Path) -> None:
