@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 from .checkpoint_adem_vl import AdapterCheckpointMixin, is_adapter_key, mark_initialized
 from .configuration_adem_vl import AdemVLConfig
 from .fusion_adem_vl import AdemVLAdapter, LowRankProjector, VisionAdapter
-from .layers_adem_vl import attach_fusion
+from .layers_adem_vl import attach_fusion, decoder_input_scale
 from .vision_adem_vl import OpenClipVisionTower, attach_vision_adapters, vision_features
 
 if TYPE_CHECKING:
@@ -184,6 +184,8 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
                 features = features.to(self.adapter.key_embedding.dtype)
         key, value, visual = self.adapter.memory(features, rows, batch_size)
         embeds = None if features is None else self.adapter.image_embeds(features, rows, batch_size)
+        if embeds is not None:
+            embeds = embeds / decoder_input_scale(self.language_model)
         if embeds is not None and rows is not None:
             embeds = self._keep_own_embeds(embeds, rows)
         dtype = self.get_input_embeddings().weight.dtype
@@ -198,10 +200,14 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         """In rows without an image an image token is a token like any other."""
         if self.config.image_token_id is None:
             return image_embeds
-        embed = self.get_input_embeddings()
-        own = embed(torch.tensor(self.config.image_token_id, device=embed.weight.device)).to(image_embeds)  # [D]
+        own = self._image_token_embed().to(image_embeds)
         has_image = torch.zeros(len(image_embeds), 1, 1, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
         return torch.where(has_image, image_embeds, own)
+
+    def _image_token_embed(self):
+        """[D], as the embedding gives it: Gemma's scales its table."""
+        embed = self.get_input_embeddings()
+        return embed(torch.tensor(self.config.image_token_id, device=embed.weight.device))
 
     def _one_image_a_row(self, pixel_values, image_mask, batch_size):
         if pixel_values.dim() == 5:
@@ -244,7 +250,7 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         if token is None:
             raise ValueError("config.image_token_id is not set: choose a token of the language model's vocabulary")
         # without ids, the library's way to find a token once it is embedded; [B, T]
-        mask = input_ids == token if input_ids is not None else (inputs_embeds == embed.weight[token]).all(-1)
+        mask = input_ids == token if input_ids is not None else (inputs_embeds == self._image_token_embed()).all(-1)
         if inputs_embeds is None:
             inputs_embeds = embed(input_ids)  # [B, T, D]
         index = mask.cumsum(1) - 1  # which of the n embeddings, [B, T]

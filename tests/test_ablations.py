@@ -96,12 +96,16 @@ def test_the_kernel_maps_query_and_key_but_not_value(single, inputs, kernel):
     torch.testing.assert_close(memory["visual_key"], kernel_map(prompt + model.adapter.key_embedding, kernel))
     torch.testing.assert_close(memory["visual_value"], prompt + model.adapter.value_embedding)
     seen = {}
-    mlp = model.get_decoder().layers[0].mlp
-    hook = mlp.register_forward_hook(lambda module, args, output: seen.update(x=args[0], out=output))
+    layer = model.get_decoder().layers[0]
+    hooks = [
+        layer.post_attention_layernorm.register_forward_hook(lambda module, args, out: seen.update(h=args[0], x=out)),
+        layer.register_forward_hook(lambda module, args, out: seen.update(out=tiny.first(out))),
+    ]
     with torch.no_grad():
         model(**inputs)
+        plain = seen["h"] + tiny.language_model(single).model.layers[0].mlp(seen["x"])
+    for hook in hooks:
         hook.remove()
-        plain = tiny.language_model(single).model.layers[0].mlp(seen["x"])
     fused = (kernel_map(seen["x"], kernel) @ memory["visual_key"].mT) @ memory["visual_value"]
     torch.testing.assert_close(seen["out"] - plain, fused, atol=1e-3, rtol=1e-3)
 

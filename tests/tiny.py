@@ -11,10 +11,11 @@ from PIL import Image
 from safetensors.torch import load, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     CLIPImageProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
@@ -48,8 +49,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def save_llama(folder: Path, seed: int = 0, **fields) -> Path:
-    """A Llama of three layers with its tokenizer."""
+def save_language_model(folder: Path, model_type: str, seed: int = 0, **fields) -> Path:
+    """A causal LM of three layers, of any family, with its tokenizer."""
     words = tokenizer()
     torch.manual_seed(seed)
     shape = {
@@ -57,9 +58,15 @@ def save_llama(folder: Path, seed: int = 0, **fields) -> Path:
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "initializer_range": 0.2,
     }  # fmt: skip
-    LlamaForCausalLM(LlamaConfig(**{**shape, **fields})).save_pretrained(folder)
+    config = AutoConfig.for_model(model_type, **{**shape, **fields})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+def save_llama(folder: Path, seed: int = 0, **fields) -> Path:
+    """A Llama of three layers with its tokenizer."""
+    return save_language_model(folder, "llama", seed, **fields)
 
 
 def package_blocker(folder: Path) -> str:
@@ -103,10 +110,11 @@ def to_hub_layout(path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def build(bases: Path, **fields) -> AdemVLForConditionalGeneration:
-    """A model on ``bases/llama`` and ``bases/clip`` whose adapter shows."""
+def build(bases: Path, language_model: str = "llama", **fields) -> AdemVLForConditionalGeneration:
+    """A model on ``bases/llama`` (or another folder there) and ``bases/clip`` whose adapter shows."""
     fields = {"projector_dim": 8, "vision_adapter_dim": 4, "vision_adapter_dropout": 0.0, **SHOWING, **fields}
-    return perturb(AdemVLForConditionalGeneration.from_base_pretrained(bases / "llama", bases / "clip", **fields))
+    two = bases / language_model, bases / "clip"
+    return perturb(AdemVLForConditionalGeneration.from_base_pretrained(*two, **fields))
 
 
 def language_model(bases: Path) -> LlamaForCausalLM:
@@ -160,6 +168,11 @@ def row(inputs: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
     if "image_mask" in inputs and inputs["image_mask"][index]:
         one["pixel_values"] = inputs["pixel_values"][index][None]
     return one
+
+
+def first(output) -> torch.Tensor:
+    """What a layer says: some return a tuple, in some versions."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -11,12 +11,12 @@ from .sample import Sample
 from .scenes import OpenMojiScenes
 
 BLOCK = 32  # samples of one kind, one after another
-# (data set, kind) -> blocks in each turn of the mixture: captions say most about a picture
+# (data set, kind) -> blocks in each turn of the mixture: captions say most about a picture, yes or no least
 SHARES = {
     ("names", "caption"): 6,
     ("names", "choice"): 1,
     ("scenes", "caption"): 7,
-    ("scenes", "presence"): 2,
+    ("scenes", "presence"): 4,
     ("scenes", "count"): 1,
     ("scenes", "relation"): 1,
     ("scenes", "choice"): 2,
