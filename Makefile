@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 OLDEST := $(VENV)/oldest
+SUITE := $(VENV)/transformers-tests
 # what the oldest supported Transformers is tried with: the model, its checkpoints, its training
-CORE := $(addprefix tests/test_,ablations.py checkpoint.py checkpoint_errors.py collator.py configuration.py \
+CORE := $(addprefix tests/test_,ablations.py checkpoint.py checkpoint_errors.py collator.py configuration.py families.py \
 	forward.py fusion.py generation.py gradients.py hub.py parity.py remote_code.py resume.py training.py vision.py)
 
 .PHONY: demo test table clean
@@ -21,10 +22,19 @@ $(OLDEST)/installed: $(VENV)/installed constraints-oldest.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(OLDEST) -r constraints-oldest.txt
 	touch $@
 
+# Transformers' own tests: its source distribution has them
+$(SUITE)/installed: $(VENV)/installed
+	rm -rf $(SUITE)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary transformers \
+		-c constraints.txt -d $(SUITE) transformers
+	tar xzf $(SUITE)/transformers-*.tar.gz -C $(SUITE) --strip-components=1 --wildcards '*/tests/test_*.py'
+	rm $(SUITE)/transformers-*.tar.gz
+	touch $@
+
 demo: $(VENV)/installed
 	$(BIN)/python -m adem_vl_hf.demo --output-dir runs/demo
 
-test: $(VENV)/installed $(OLDEST)/installed
+test: $(VENV)/installed $(OLDEST)/installed $(SUITE)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

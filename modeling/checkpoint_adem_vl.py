@@ -212,8 +212,8 @@ class AdapterCheckpointMixin(_Model):
         attention = kwargs.pop("attn_implementation", None)
         if config is None:
             config, kwargs = cls.config_class.from_pretrained(name, return_unused_kwargs=True, **kwargs)
-        if not config.has_external_bases:
-            loaded = super().from_pretrained(name, *model_args, **given)
+        if not config.has_external_bases or pretrained_model_name_or_path is None:  # None: a state dict is given
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **given)
             # Transformers 5 puts tensors of its own in place of the frozen ones
             model = loaded[0] if isinstance(loaded, tuple) else loaded
             model._freeze_bases()

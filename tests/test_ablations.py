@@ -120,7 +120,7 @@ def test_which_image_embeddings_stand_in_the_input(bases, use_cls_token, number)
     pixels = tiny.pictures(1)
     with torch.no_grad():
         embeds = model(input_ids=ids, pixel_values=pixels, output_hidden_states=True).hidden_states[0][0]
-        features = model.get_image_features(pixels)
+        features = model.get_image_features(pixels).pooler_output
         expected = []
         if use_cls_token:
             expected.append(model.adapter.cls_projector(features[0, :1]))
@@ -144,14 +144,14 @@ def test_without_class_token_the_picture_still_reaches_the_layers(bases, inputs)
 def test_without_tower_adapters_no_gradient_runs_through_the_tower(bases, inputs):
     model = tiny.build(bases, vision_adapter_dim=0)
     assert not any("vision_adapters" in key for key in model.adapter_state_dict())
-    assert not model.get_image_features(inputs["pixel_values"]).requires_grad
-    assert tiny.build(bases).get_image_features(inputs["pixel_values"]).requires_grad
+    assert not model.get_image_features(inputs["pixel_values"]).pooler_output.requires_grad
+    assert tiny.build(bases).get_image_features(inputs["pixel_values"]).pooler_output.requires_grad
     model(**inputs, labels=inputs["input_ids"]).loss.backward()
     assert set(tiny.gradients(model)) == set(model.adapter_state_dict())
     # the adapters of a model that has them matter: the same weights without them give other features
     with_adapters = tiny.build(bases)
-    plain = model.get_image_features(inputs["pixel_values"])
-    assert (with_adapters.get_image_features(inputs["pixel_values"]) - plain).abs().max() > 1e-3
+    plain = model.get_image_features(inputs["pixel_values"]).pooler_output
+    assert (with_adapters.get_image_features(inputs["pixel_values"]).pooler_output - plain).abs().max() > 1e-3
 
 
 def test_scales_of_zero_switch_the_paths_off(bases, inputs):

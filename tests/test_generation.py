@@ -153,3 +153,13 @@ def test_other_caches_and_chunks_change_nothing(model, prompt):
     even = tiny.batch([8, 8, 8], [True, False, True])
     del even["labels"]
     assert torch.equal(new_tokens(model, even, prefill_chunk_size=4), new_tokens(model, even))
+
+
+def test_going_on_from_a_cache_needs_no_image_and_changes_nothing(model, prompt):
+    whole = model.generate(**prompt, **STEPS, return_dict_in_generate=True, output_logits=True)
+    start = model.generate(**prompt, **{**STEPS, "max_new_tokens": 4}, return_dict_in_generate=True)
+    mask = torch.nn.functional.pad(prompt["attention_mask"], (0, 4), value=1)
+    rest = {"input_ids": start.sequences, "attention_mask": mask, "past_key_values": start.past_key_values}
+    rest = model.generate(**rest, **{**STEPS, "max_new_tokens": 2}, return_dict_in_generate=True, output_logits=True)
+    assert torch.equal(rest.sequences, whole.sequences)
+    torch.testing.assert_close(torch.stack(rest.logits), torch.stack(whole.logits[4:]), atol=1e-5, rtol=1e-5)

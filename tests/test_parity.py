@@ -31,7 +31,7 @@ def evaluated(golden, converted):
 
 def test_vision_features(golden, converted):
     with torch.no_grad():
-        features = converted.get_image_features(golden.inputs["pixel_values"])
+        features = converted.get_image_features(golden.inputs["pixel_values"]).pooler_output
     torch.testing.assert_close(features, golden.expected["vision_features"], atol=1e-4, rtol=0)
 
 

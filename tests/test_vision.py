@@ -49,14 +49,14 @@ def test_both_backends_give_the_same_features(activation, layer):
     clip, tower = clip_vision_from_open_clip(visual), OpenClipVisionTower(visual)
     assert clip.config.hidden_act == ("gelu" if activation is nn.GELU else "quick_gelu")
     with torch.no_grad():
-        plain = vision_features(tower, pixels, layer)
+        plain = vision_features(tower, pixels, layer).pooler_output
         assert plain.shape == (2, 17, 24)
-        torch.testing.assert_close(vision_features(clip, pixels, layer), plain, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(vision_features(clip, pixels, layer).pooler_output, plain, atol=1e-5, rtol=1e-5)
         number = 3 if layer == -1 else 2
         for one in (clip, tower):
             attach_vision_adapters(one, adapters(number), 0.5)
-        adapted = vision_features(tower, pixels, layer)
-        torch.testing.assert_close(vision_features(clip, pixels, layer), adapted, atol=1e-5, rtol=1e-5)
+        adapted = vision_features(tower, pixels, layer).pooler_output
+        torch.testing.assert_close(vision_features(clip, pixels, layer).pooler_output, adapted, atol=1e-5, rtol=1e-5)
     assert (adapted - plain).abs().max() > 1e-2
 
 
@@ -72,7 +72,9 @@ def test_the_feature_layer_is_the_output_of_a_block_through_the_post_norm(layer)
             x = block(x)
         expected = visual.ln_post(x)
         for tower in (OpenClipVisionTower(visual), clip_vision_from_open_clip(visual)):
-            torch.testing.assert_close(vision_features(tower, pixels, layer), expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                vision_features(tower, pixels, layer).pooler_output, expected, atol=1e-5, rtol=1e-5
+            )
 
 
 def test_an_adapter_stands_beside_its_mlp():
@@ -89,7 +91,7 @@ def test_an_adapter_stands_beside_its_mlp():
         n = block.ln_2(x)
         bottleneck = nn.functional.gelu(n @ beside[0].down.weight.T) @ beside[0].up.weight.T
         expected = visual.ln_post(x + block.mlp(n) + 0.25 * bottleneck)
-        torch.testing.assert_close(vision_features(tower, pixels, 1), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(vision_features(tower, pixels, 1).pooler_output, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_towers_that_are_no_plain_vit_are_refused():

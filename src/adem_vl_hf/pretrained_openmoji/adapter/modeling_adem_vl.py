@@ -16,11 +16,13 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, CLIPVisionModel, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .checkpoint_adem_vl import AdapterCheckpointMixin, is_adapter_key, mark_initialized
 from .configuration_adem_vl import AdemVLConfig
 from .fusion_adem_vl import AdemVLAdapter, LowRankProjector, VisionAdapter
+from .inputs_adem_vl import check_image_tokens, keep_own_embeds, merge_image_embeds, one_image_a_row
 from .layers_adem_vl import attach_fusion, decoder_input_scale
 from .vision_adem_vl import OpenClipVisionTower, attach_vision_adapters, vision_features
 
@@ -145,10 +147,16 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
     def get_decoder(self):
         return self.language_model.get_decoder()
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """[I, 3, H, W] -> [I, 1+N, C]: the tower's features with its adapters, class token first."""
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling | tuple:
+        """[I, 3, H, W] through the tower and its adapters; the features, [I, 1+N, C], are the ``pooler_output``.
+
+        ``output_hidden_states``, ``output_attentions`` and ``return_dict`` as in Transformers.
+        """
+        return_dict = kwargs.pop("return_dict", None)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.vision_adapter_dim > 0):
-            return vision_features(self.vision_tower, pixel_values, self.config.vision_feature_layer)
+            out = vision_features(self.vision_tower, pixel_values, self.config.vision_feature_layer, **kwargs)
+        return out if return_dict else out.to_tuple()
 
     def get_visual_memory(
         self,
@@ -174,20 +182,20 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         if pixel_values is None:
             batch_size = batch_size or 1
         else:
-            pixel_values, image_mask = self._one_image_a_row(pixel_values, image_mask, batch_size)
+            pixel_values, image_mask = one_image_a_row(pixel_values, image_mask, batch_size)
             batch_size = pixel_values.shape[0]
             if image_mask is not None:
                 rows = image_mask.to(pixel_values.device).nonzero().flatten()  # [I]
                 pixel_values = pixel_values[rows]
             if pixel_values.shape[0]:
-                features = self.get_image_features(pixel_values)
+                features = self.get_image_features(pixel_values, return_dict=True).pooler_output
                 features = features.to(self.adapter.key_embedding.dtype)
         key, value, visual = self.adapter.memory(features, rows, batch_size)
         embeds = None if features is None else self.adapter.image_embeds(features, rows, batch_size)
         if embeds is not None:
             embeds = embeds / decoder_input_scale(self.language_model)
         if embeds is not None and rows is not None:
-            embeds = self._keep_own_embeds(embeds, rows)
+            embeds = keep_own_embeds(embeds, rows, self.get_input_embeddings(), self.config.image_token_id)
         dtype = self.get_input_embeddings().weight.dtype
         return {
             "visual_key": key.to(dtype),
@@ -195,70 +203,6 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             "image_embeds": None if embeds is None else embeds.to(dtype),
             "image_hidden_states": visual,
         }
-
-    def _keep_own_embeds(self, image_embeds, rows):
-        """In rows without an image an image token is a token like any other."""
-        if self.config.image_token_id is None:
-            return image_embeds
-        own = self._image_token_embed().to(image_embeds)
-        has_image = torch.zeros(len(image_embeds), 1, 1, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
-        return torch.where(has_image, image_embeds, own)
-
-    def _image_token_embed(self):
-        """[D], as the embedding gives it: Gemma's scales its table."""
-        embed = self.get_input_embeddings()
-        return embed(torch.tensor(self.config.image_token_id, device=embed.weight.device))
-
-    def _one_image_a_row(self, pixel_values, image_mask, batch_size):
-        if pixel_values.dim() == 5:
-            if pixel_values.shape[1] != 1:
-                raise ValueError(
-                    f"pixel_values {tuple(pixel_values.shape)} holds {pixel_values.shape[1]} images a sample; "
-                    "ADEM-VL takes one: pass [B, 3, H, W] or [B, 1, 3, H, W]"
-                )
-            pixel_values = pixel_values[:, 0]
-        if batch_size is not None and pixel_values.shape[0] != batch_size:
-            raise ValueError(
-                f"pixel_values has {pixel_values.shape[0]} rows and the text {batch_size}: pass one image for each row "
-                "of text, of zeros where image_mask is false"
-            )
-        if image_mask is not None:
-            image_mask = image_mask.reshape(image_mask.shape[0], -1).any(1)
-            if image_mask.shape[0] != pixel_values.shape[0]:
-                raise ValueError(
-                    f"image_mask has {image_mask.shape[0]} rows and pixel_values {pixel_values.shape[0]}: "
-                    "pass one entry of the mask for each row"
-                )
-        return pixel_values, image_mask
-
-    def _check_image_tokens(self, input_ids, image_embeds, image_mask):
-        """A row whose image has no place in the text would train and answer as if nothing were wrong."""
-        if image_embeds is None or self.config.image_token_id is None or torch.compiler.is_compiling():
-            return
-        missing = ~(input_ids == self.config.image_token_id).any(1)  # [B]
-        if image_mask is not None:
-            missing &= image_mask.reshape(len(missing), -1).any(1).to(missing.device)
-        if missing.any():
-            raise ValueError(
-                f"row {int(missing.nonzero()[0])} has an image and no image token (config.image_token_id "
-                f"{self.config.image_token_id}) in input_ids: let the processor make both from the image and the text"
-            )
-
-    def _merge_image_embeds(self, input_ids, inputs_embeds, image_embeds):
-        """Put the n image embeddings where the first n image tokens of a row stand; more are tokens like any other."""
-        token, embed = self.config.image_token_id, self.get_input_embeddings()
-        if token is None:
-            raise ValueError("config.image_token_id is not set: choose a token of the language model's vocabulary")
-        # without ids, the library's way to find a token once it is embedded; [B, T]
-        mask = input_ids == token if input_ids is not None else (inputs_embeds == self._image_token_embed()).all(-1)
-        if inputs_embeds is None:
-            inputs_embeds = embed(input_ids)  # [B, T, D]
-        index = mask.cumsum(1) - 1  # which of the n embeddings, [B, T]
-        mask = mask & (index < image_embeds.shape[1])
-        index = index.clamp(0, image_embeds.shape[1] - 1)
-        image_embeds = image_embeds.to(inputs_embeds.device)
-        placed = image_embeds.gather(1, index[..., None].expand_as(inputs_embeds))
-        return torch.where(mask[..., None], placed, inputs_embeds)
 
     def forward(
         self,
@@ -295,22 +239,19 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         given: Any = input_ids if input_ids is not None else inputs_embeds
         batch_size = given.shape[0]
         image_hidden_states = None
-        if (
-            visual_key is None
-            and pixel_values is None
-            and past_key_values is not None
-            and past_key_values.get_seq_length()
-        ):
-            # going on from a cache without passing the image again
-            visual_key, visual_value = getattr(past_key_values, "visual_memory", (None, None))
+        if visual_key is None and pixel_values is None:
+            visual_key, visual_value = _cached_memory(past_key_values)
         if visual_key is None:
             memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
             visual_key, visual_value = memory["visual_key"], memory["visual_value"]
             image_embeds, image_hidden_states = memory["image_embeds"], memory["image_hidden_states"]
-            if input_ids is not None and past_key_values is None:
-                self._check_image_tokens(input_ids, image_embeds, image_mask)
+            if image_embeds is not None and input_ids is not None and past_key_values is None:
+                check_image_tokens(input_ids, self.config.image_token_id, image_mask)
         if image_embeds is not None:
-            inputs_embeds = self._merge_image_embeds(input_ids, inputs_embeds, image_embeds)
+            embed = self.get_input_embeddings()
+            inputs_embeds = merge_image_embeds(
+                input_ids, inputs_embeds, image_embeds, embed, self.config.image_token_id
+            )
             input_ids = None
         if labels is not None and not (labels[:, 1:] != -100).any():
             raise ValueError("no position of the batch is supervised: every label is -100; give the samples an answer")
@@ -367,13 +308,16 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
     @torch.no_grad()
     def generate(self, inputs=None, *args, pixel_values=None, image_mask=None, **kwargs):
         """Transformers' ``generate``; the tower runs once, and beams expand the memory, not the pixels."""
+        if kwargs.get("visual_key") is None and pixel_values is None:
+            kwargs["visual_key"], kwargs["visual_value"] = _cached_memory(kwargs.get("past_key_values"))
         if kwargs.get("visual_key") is None:
             ids = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
             batch_size = None if ids is None else ids.shape[0]
             memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
             memory.pop("image_hidden_states")
-            if ids is not None and ids.dim() == 2 and kwargs.get("past_key_values") is None:
-                self._check_image_tokens(ids, memory["image_embeds"], image_mask)
+            has_tokens = memory["image_embeds"] is not None and ids is not None and ids.dim() == 2
+            if has_tokens and kwargs.get("past_key_values") is None:
+                check_image_tokens(ids, self.config.image_token_id, image_mask)
             # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
             kwargs |= {name: tensor for name, tensor in memory.items() if tensor is not None}
         return super().generate(inputs, *args, **kwargs)
@@ -383,6 +327,13 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         if model_kwargs.get("use_cache"):
             model_kwargs.pop("image_embeds", None)
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+
+
+def _cached_memory(past_key_values) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Key and value that the text in this cache was read with: going on from it needs no image."""
+    if past_key_values is None or not past_key_values.get_seq_length():
+        return None, None
+    return getattr(past_key_values, "visual_memory", (None, None))
 
 
 def _fresh_tower(config) -> nn.Module:

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 try:
     import open_clip
@@ -114,8 +115,20 @@ def _inner(tower: nn.Module) -> nn.Module:
     return getattr(tower, "vision_model", tower)
 
 
-def vision_features(tower: nn.Module, pixel_values: torch.Tensor, layer: int) -> torch.Tensor:
-    """[I, 3, H, W] -> [I, 1+N, C]: hidden states ``layer`` through the post-layer-norm, class token first."""
+def vision_features(
+    tower: nn.Module, pixel_values: torch.Tensor, layer: int, output_hidden_states: bool = False, **kwargs
+) -> BaseModelOutputWithPooling:
+    """Run the tower.
+
+    Args:
+        pixel_values: [I, 3, H, W]. layer: which hidden states the features are.
+        output_hidden_states, kwargs: of a ``CLIPVisionModel`` (``output_attentions``); open_clip has neither.
+
+    Returns:
+        ``pooler_output``, where Transformers' vision-language models have their features: [I, 1+N, C], hidden states
+        ``layer`` through the post-layer-norm, class token first. ``last_hidden_state`` [I, 1+N, C]: the tower's own
+        (open_clip stops at the features: it is them), ``hidden_states`` and ``attentions`` when asked for.
+    """
     pixel_values = pixel_values.to(device=tower.device, dtype=tower.dtype)
     if isinstance(tower, OpenClipVisionTower):
         blocks = len(tower.visual.transformer.resblocks)
@@ -129,9 +142,15 @@ def vision_features(tower: nn.Module, pixel_values: torch.Tensor, layer: int) ->
             output_extra_tokens=True,
         )
         tokens = torch.cat([out["image_intermediates_prefix"][0], out["image_intermediates"][0]], dim=1)
-        return tower.visual.ln_post(tokens)
-    out = tower(pixel_values, output_hidden_states=True, return_dict=True)
-    return _inner(tower).post_layernorm(out.hidden_states[layer])
+        features = tower.visual.ln_post(tokens)
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features)
+    out = tower(pixel_values, output_hidden_states=True, return_dict=True, **kwargs)
+    return BaseModelOutputWithPooling(
+        last_hidden_state=out.last_hidden_state,
+        pooler_output=_inner(tower).post_layernorm(out.hidden_states[layer]),
+        hidden_states=out.hidden_states if output_hidden_states or tower.config.output_hidden_states else None,
+        attentions=out.attentions,
+    )
 
 
 def _add_adapter(adapter: nn.Module, scale: float, module: nn.Module, args: tuple, output: torch.Tensor):

@@ -1,0 +1,122 @@
+"""Transformers' own test-suite for models, run on ours as it is run on every model of the library.
+
+`make test` fetches it from the source distribution of the pinned Transformers (``.venv/transformers-tests``). That one
+holds ``ModelTesterMixin``; the generation and export suites are in the repository alone, and run too where this folder
+is a copy of its ``tests/``.
+"""
+
+import copy
+import importlib
+import sys
+import types
+import unittest
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig
+
+from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
+
+SUITE = Path(sys.prefix) / "transformers-tests" / "tests"
+IN_THE_REPOSITORY_ALONE = {
+    "generation.test_utils": "GenerationTesterMixin",
+    "exporters.test_export": "ExportTesterMixin",
+}
+
+if not SUITE.is_dir():
+    pytest.skip("make test fetches Transformers' own tests", allow_module_level=True)
+
+
+def suite(name: str):
+    """A module of the suite."""
+    return importlib.import_module(f"transformers_tests.{name}")
+
+
+def open_suite() -> None:
+    """Make the folder a package; an empty class stands where the source distribution lacks a module."""
+    package = types.ModuleType("transformers_tests")
+    package.__path__ = [str(SUITE)]
+    sys.modules["transformers_tests"] = package
+    for name, mixin in IN_THE_REPOSITORY_ALONE.items():
+        if not (SUITE / f"{name.replace('.', '/')}.py").is_file():
+            module = types.ModuleType(f"transformers_tests.{name}")
+            setattr(module, mixin, type(mixin, (), {}))
+            sys.modules[f"transformers_tests.{name}"] = module
+
+
+open_suite()
+common = suite("test_modeling_common")
+GenerationTesterMixin = suite("generation.test_utils").GenerationTesterMixin
+ConfigTester = suite("test_configuration_common").ConfigTester
+TOKENS, IMAGE_TOKEN, SIDE = 99, 4, 8
+
+
+class AdemVLModelTester:
+    """The sizes and inputs that the suite asks for."""
+
+    batch_size, seq_length, is_training = 3, 7, True
+    hidden_size, num_hidden_layers, num_attention_heads, vocab_size, image_size = 32, 2, 4, TOKENS, SIDE
+
+    def __init__(self, parent) -> None:
+        self.parent = parent
+
+    def get_config(self) -> AdemVLConfig:
+        ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        text = LlamaConfig(
+            vocab_size=TOKENS, hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=512, **ends,
+        )  # fmt: skip
+        vision = CLIPVisionConfig(
+            hidden_size=24, intermediate_size=30, num_hidden_layers=2, num_attention_heads=2, image_size=SIDE,
+            patch_size=2, projection_dim=16,
+        )  # fmt: skip
+        # scales of 1, so that what gets lost or mixed up shows
+        return AdemVLConfig(
+            text_config=text, vision_config=vision, image_token_id=IMAGE_TOKEN, projector_dim=8, vision_adapter_dim=4,
+            vision_adapter_dropout=0.0, fusion_scale=1.0, visual_scale=1.0, **ends,
+        )  # fmt: skip
+
+    def prepare_config_and_inputs(self):
+        return self.get_config(), common.floats_tensor([self.batch_size, 3, SIDE, SIDE])
+
+    def prepare_config_and_inputs_for_common(self):
+        config, pixel_values = self.prepare_config_and_inputs()
+        ids = common.ids_tensor([self.batch_size, self.seq_length], TOKENS - 5) + 5
+        ids[:, 1] = IMAGE_TOKEN
+        return config, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixel_values}
+
+
+class AdemVLModelTest(common.ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
+    all_model_classes = (AdemVLForConditionalGeneration,)
+    _is_composite = True
+
+    def setUp(self):
+        self.model_tester = AdemVLModelTester(self)
+        self.config_tester = ConfigTester(self, config_class=AdemVLConfig, has_text_modality=False)
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        """The suite knows by name which of the library's classes take which labels."""
+        inputs = copy.deepcopy(inputs_dict)
+        if return_labels:
+            inputs["labels"] = torch.zeros_like(inputs["input_ids"])
+        return inputs
+
+    def test_config(self):
+        self.config_tester.run_common_tests()
+
+    @unittest.skip("base_model_prefix names no part: with 'language_model' a bare LM's folder would load as ours")
+    def test_model_base_model_prefix(self):
+        pass
+
+    def test_mismatching_num_image_tokens(self):
+        """As the library's tester of vision-language models (VLMModelTest) asks."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        model = AdemVLForConditionalGeneration(config).eval()
+        model(**inputs)
+        with pytest.raises(ValueError, match="pixel_values has 1 rows and the text 3"):
+            model(**inputs | {"pixel_values": inputs["pixel_values"][-1:]})
+        two = {name: tensor[:1].repeat(2, *[1] * (tensor.dim() - 1)) for name, tensor in inputs.items()}
+        with pytest.raises(ValueError, match="pixel_values has 1 rows and the text 2"):
+            model(**two | {"pixel_values": inputs["pixel_values"][:1]})
+        model(**two)
