@@ -188,8 +188,8 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
                 rows = image_mask.to(pixel_values.device).nonzero().flatten()  # [I]
                 pixel_values = pixel_values[rows]
             if pixel_values.shape[0]:
-                features = self.get_image_features(pixel_values, return_dict=True).pooler_output
-                features = features.to(self.adapter.key_embedding.dtype)
+                out: Any = self.get_image_features(pixel_values, return_dict=True)
+                features = out.pooler_output.to(self.adapter.key_embedding.dtype)
         key, value, visual = self.adapter.memory(features, rows, batch_size)
         embeds = None if features is None else self.adapter.image_embeds(features, rows, batch_size)
         if embeds is not None:
@@ -212,7 +212,7 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Any = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         visual_key: torch.Tensor | None = None,
         visual_value: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
@@ -311,7 +311,7 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         if kwargs.get("visual_key") is None and pixel_values is None:
             kwargs["visual_key"], kwargs["visual_value"] = _cached_memory(kwargs.get("past_key_values"))
         if kwargs.get("visual_key") is None:
-            ids = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+            ids: Any = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
             batch_size = None if ids is None else ids.shape[0]
             memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
             memory.pop("image_hidden_states")

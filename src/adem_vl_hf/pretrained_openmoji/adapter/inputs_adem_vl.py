@@ -98,7 +98,7 @@ def merge_image_embeds(
     if input_ids is not None:
         mask = input_ids == image_token_id  # [B, T]
     else:  # the library's way to find a token once it is embedded
-        mask = (inputs_embeds == _token_embed(embed, image_token_id)).all(-1)
+        mask = torch.eq(inputs_embeds, _token_embed(embed, image_token_id)).all(-1)  # type: ignore[arg-type]
     if inputs_embeds is None:
         inputs_embeds = embed(input_ids)  # [B, T, D]
     index = mask.cumsum(1) - 1  # which of the n embeddings, [B, T]
