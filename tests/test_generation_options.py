@@ -1,0 +1,82 @@
+"""What generate() takes beyond greedy and beams: drafts, lookup, streamers, stop strings, logits processors."""
+
+import pytest
+import tiny
+import torch
+from transformers import TextStreamer
+
+STEPS = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
+
+
+@pytest.fixture(scope="module")
+def prompt():
+    """One row with an image: drafts and streamers take one at a time."""
+    inputs = tiny.batch([9], [True])
+    del inputs["labels"]
+    return inputs
+
+
+@pytest.fixture(scope="module")
+def greedy(model, prompt):
+    return model.generate(**prompt, **STEPS)
+
+
+def passes(model, prompt, **kwargs):
+    """What is generated, and how often the decoder ran for it."""
+    calls = []
+    hook = model.get_decoder().register_forward_hook(lambda *args: calls.append(1))
+    out = model.generate(**prompt, **STEPS, **kwargs)
+    hook.remove()
+    return out, len(calls)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["another copy", "the frozen one itself"])
+def test_the_bare_language_model_drafts(bases, model, prompt, greedy, own):
+    draft = model.language_model if own else tiny.language_model(bases)
+    assert torch.equal(model.generate(**prompt, **STEPS, assistant_model=draft), greedy)
+
+
+def test_a_model_that_sees_drafts_better_than_a_blind_one(model, prompt, greedy):
+    found, number = passes(model, prompt, assistant_model=model)
+    assert torch.equal(found, greedy)
+    # its drafts are all accepted: the same calls draft and check, and fewer than one a token check
+    assert number < 2 * STEPS["max_new_tokens"]
+
+
+def test_prompt_lookup(model, prompt, greedy):
+    assert torch.equal(model.generate(**prompt, **STEPS, prompt_lookup_num_tokens=3), greedy)
+
+
+def test_a_streamer_says_what_is_generated(model, prompt, greedy):
+    words, said = tiny.tokenizer(), []
+
+    class Streamer(TextStreamer):
+        def on_finalized_text(self, text, stream_end=False):
+            said.append(text)
+
+    model.generate(**prompt, **STEPS, streamer=Streamer(words, skip_prompt=True))
+    assert "".join(said) == words.decode(greedy[0, prompt["input_ids"].shape[1] :])
+
+
+def test_a_stop_string_ends_the_answer(model, prompt, greedy):
+    words, length = tiny.tokenizer(), prompt["input_ids"].shape[1]
+    stop = words.decode(greedy[0, length + 2])
+    out = model.generate(**prompt, **STEPS, stop_strings=[stop], tokenizer=words)
+    assert length < out.shape[1] < greedy.shape[1]
+    assert torch.equal(out[0], greedy[0, : out.shape[1]])
+    assert stop in words.decode(out[0, -1])
+
+
+def test_logits_processors_that_index_by_token(model, prompt, greedy):
+    first = int(greedy[0, prompt["input_ids"].shape[1]])
+    banned = model.generate(**prompt, **STEPS, bad_words_ids=[[first]])
+    assert not (banned[:, prompt["input_ids"].shape[1] :] == first).any()
+    once = model.generate(**prompt, **STEPS, no_repeat_ngram_size=1)[0, prompt["input_ids"].shape[1] :]
+    assert len(set(once.tolist())) == len(once)
+    assert model.generate(**prompt, **STEPS, repetition_penalty=5.0).shape == greedy.shape
+
+
+def test_top_k_of_one_samples_the_greedy_answer(model, prompt, greedy):
+    steps = STEPS | {"do_sample": True}
+    out = model.generate(**prompt, **steps, top_k=1, num_return_sequences=2)
+    assert torch.equal(out, greedy.repeat(2, 1))
