@@ -1,0 +1,91 @@
+"""What the frozen language model answers, untrained, when it is told the true caption in the picture's place.
+
+python benchmarks/caption_as_text.py
+
+Eight answered samples of the same kind come first, so that the form of the answer is known. An answer is right when the
+true one is the likeliest (by its first token) of those that the kind allows. Presence is also scored by AUC, which no wrong threshold hides.
+"""
+
+import argparse
+import random
+
+import tables
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from adem_vl_hf.bases import embedded_language_model
+from adem_vl_hf.data import OpenMojiScenes
+from adem_vl_hf.data.scene_grammar import ask
+
+ANSWERS = {
+    "presence": ("yes", "no"),
+    "count": ("one", "two", "three", "four"),
+    "relation": ("left", "right", "above", "below"),
+}
+SHOTS = 8
+
+
+def told(data: OpenMojiScenes, index: int) -> tuple[str, dict]:
+    """A question with the true caption of its picture in front, and the sample."""
+    scene, _, _ = data.scene(index)
+    caption = ask(scene, "caption", random.Random(index))["answer"].strip()
+    sample = dict(data[index])
+    return f"Image: {caption}\n{sample['prompt']}", sample
+
+
+def options(sample: dict) -> tuple[str, ...]:
+    """What may be answered."""
+    if sample["kind"] != "choice":
+        return ANSWERS[sample["kind"]]
+    listed = sample["prompt"].partition(":")[2].strip(" ?")
+    return tuple(name.strip() for name in listed.replace(" or ", ", ").split(","))
+
+
+@torch.no_grad()
+def scores(model, cache, tokenizer, text: str, answers: tuple[str, ...]) -> list[float]:
+    """Logit of each answer's first token after ``text``, which follows the shots in ``cache``."""
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    logits = model(ids, past_key_values=cache).logits[0, -1]
+    cache.crop(-ids.shape[1])
+    first = [tokenizer(f" {answer}", add_special_tokens=False)["input_ids"][0] for answer in answers]
+    return logits[first].tolist()
+
+
+def auc(right: list[float], wrong: list[float]) -> float:
+    """The share of (yes, no) pairs that the score puts in order."""
+    return sum((a > b) + 0.5 * (a == b) for a in right for b in wrong) / (len(right) * len(wrong))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=100, help="of each kind")
+    args = parser.parse_args()
+    folder = embedded_language_model()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    result = {"samples": args.samples, "shots": SHOTS}
+    for kind in ("choice", *ANSWERS):
+        shown = OpenMojiScenes("train", size=SHOTS, kinds=(kind,))
+        shots = "".join("{}{}\n\n".format(text, s["answer"]) for text, s in (told(shown, i) for i in range(SHOTS)))
+        cache = DynamicCache(config=model.config)
+        with torch.no_grad():
+            model(tokenizer(shots, return_tensors="pt")["input_ids"], past_key_values=cache)
+        asked = OpenMojiScenes("test", size=args.samples, kinds=(kind,))
+        right, leaning = 0, {True: [], False: []}
+        for i in tqdm(range(args.samples), desc=kind):
+            text, sample = told(asked, i)
+            answers = options(sample)
+            found = scores(model, cache, tokenizer, text, answers)
+            right += answers[found.index(max(found))] in sample["references"]
+            if kind == "presence":
+                leaning["yes" in sample["references"]].append(found[0] - found[1])
+        result[kind] = right / args.samples
+        if kind == "presence":
+            result["presence_auc"] = auc(leaning[True], leaning[False])
+    tables.save("caption_as_text", result)
+    print(result)
+
+
+if __name__ == "__main__":
+    main()
