@@ -9,6 +9,7 @@ beams and threads see the memory they were called with.
 
 import threading
 from functools import partial
+from types import MethodType
 
 import torch
 from torch import nn
@@ -92,6 +93,15 @@ def decoder_layers(language_model: nn.Module) -> nn.ModuleList:
     return layers
 
 
+def input_device(language_model: nn.Module) -> torch.device:
+    """Where the language model takes its input, also where its embeddings are offloaded and brought for each call."""
+    embeddings = language_model.get_input_embeddings()
+    device = embeddings.weight.device
+    if device.type == "meta":
+        device = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", device)
+    return torch.device(device)
+
+
 def attach_fusion(language_model: nn.Module, config) -> None:
     """Make every decoder layer add the fused term where ``config.query_from`` and ``config.add_to`` say.
 
@@ -99,6 +109,8 @@ def attach_fusion(language_model: nn.Module, config) -> None:
     """
     for layer in decoder_layers(language_model):
         layer.__class__ = _fused_class(type(layer))
+        if "_old_forward" in vars(layer):  # accelerate, which spreads a model over devices, calls the one it found
+            layer._old_forward = MethodType(type(layer).forward, layer)
         module = layer.mlp if config.add_to.startswith("mlp") else layer.self_attn
         if config.add_to.endswith("_in"):
             module.register_forward_pre_hook(partial(_add_to_input, config), with_kwargs=True)

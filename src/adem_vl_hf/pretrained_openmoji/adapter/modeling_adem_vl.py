@@ -199,7 +199,7 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         if self.config.image_token_id is None:
             return image_embeds
         embed = self.get_input_embeddings()
-        own = embed(torch.tensor(self.config.image_token_id, device=embed.weight.device)).to(image_embeds)  # [D]
+        own = embed(torch.tensor(self.config.image_token_id, device=image_embeds.device)).to(image_embeds)  # [D]
         has_image = torch.zeros(len(image_embeds), 1, 1, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
         return torch.where(has_image, image_embeds, own)
 
@@ -243,8 +243,11 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         token, embed = self.config.image_token_id, self.get_input_embeddings()
         if token is None:
             raise ValueError("config.image_token_id is not set: choose a token of the language model's vocabulary")
-        # without ids, the library's way to find a token once it is embedded; [B, T]
-        mask = input_ids == token if input_ids is not None else (inputs_embeds == embed.weight[token]).all(-1)
+        # without ids, the library's way to find a token once it is embedded; mask [B, T]
+        if input_ids is None:
+            mask = (inputs_embeds == embed(torch.tensor(token, device=inputs_embeds.device))).all(-1)
+        else:
+            mask = input_ids == token
         if inputs_embeds is None:
             inputs_embeds = embed(input_ids)  # [B, T, D]
         index = mask.cumsum(1) - 1  # which of the n embeddings, [B, T]
