@@ -42,14 +42,14 @@ def quantization_method(config) -> str | None:
 
 def from_gguf(config) -> bool:
     """Whether the model of this configuration was read from a GGUF file: a dense model of rounded numbers."""
-    return quantization_method(config) == "gguf" or str(getattr(config, "_name_or_path", "")).endswith(".gguf")
+    return quantization_method(config) == "gguf" or str(getattr(config, "_name_or_path", "")).lower().endswith(".gguf")
 
 
 def base_name(base) -> str | None:
     """Where a loaded model says it came from, the GGUF file included where it says which."""
     name = getattr(base, "name_or_path", None) or None
     file = getattr(getattr(base.config, "quantization_config", None), "gguf_file", None)
-    return f"{name}/{Path(file).name}" if name and file and not name.endswith(".gguf") else name
+    return str(Path(name) / file) if name and file and not name.endswith(".gguf") else name
 
 
 def check_can_save(language_model) -> None:
