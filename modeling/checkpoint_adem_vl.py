@@ -19,6 +19,8 @@ from transformers import GenerationConfig
 from transformers.utils import cached_file
 
 from .bases_adem_vl import base_fingerprint, check_base, load_language_model, load_vision_tower, pinned_revision
+from .layers_adem_vl import input_device
+from .quantized_adem_vl import base_name, check_can_save
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from transformers import PreTrainedModel as _Model
@@ -40,10 +42,9 @@ CUSTOM_PIPELINES = {
 }
 # where the files are: passed on to the bases, except for the subfolder, which is the checkpoint's alone
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
-# how the bases are loaded; never part of the configuration
-BASE_ARGUMENTS = (
-    "dtype", "torch_dtype", "device_map", "max_memory", "offload_folder", "offload_buffers", "quantization_config",
-)  # fmt: skip
+# how the bases are loaded, the language model alone by all but the dtype; never part of the configuration
+PLACEMENT = ("device_map", "max_memory", "offload_folder", "offload_buffers", "quantization_config")
+BASE_ARGUMENTS = ("dtype", "torch_dtype", *PLACEMENT)
 # arguments of the Auto classes and pipelines that have no meaning for an adapter-only checkpoint
 IGNORED_ARGUMENTS = (
     "_from_auto", "_from_pipeline", "_commit_hash", "trust_remote_code", "adapter_kwargs", "use_safetensors",
@@ -85,8 +86,12 @@ class AdapterCheckpointMixin(_Model):
         # the library's note of where each base was loaded from: a path on this machine, beside the names above
         bases = config.text_config, config.vision_config
         paths = [base.name_or_path for base in bases]
-        # how a base was loaded (4 bit, say) is no property of the adapter
-        quantization = None if save_base else config.text_config.__dict__.pop("quantization_config", None)
+        if save_base:
+            check_can_save(self.language_model)
+        # how a base was loaded (4 bit, spread over devices) is no property of what is saved
+        loaded_as = [(holder, key, vars(holder)[key])
+                     for holder, key in ((config.text_config, "quantization_config"), (self, "hf_device_map"))
+                     if key in vars(holder) and not (save_base and holder is self)]  # fmt: skip
         config.auto_map, config.custom_pipelines = dict(AUTO_MAP), copy.deepcopy(CUSTOM_PIPELINES)
         target = Path(save_directory)
         if target.is_file():
@@ -95,6 +100,8 @@ class AdapterCheckpointMixin(_Model):
         if kwargs.get("push_to_hub"):  # which names the repository after the folder, and the one below is temporary
             kwargs.setdefault("repo_id", target.name)
         try:
+            for holder, key, _ in loaded_as:
+                delattr(holder, key)
             for base in bases:
                 base.name_or_path = ""
             if save_base:
@@ -112,8 +119,8 @@ class AdapterCheckpointMixin(_Model):
             config.text_model_name_or_path, config.vision_model_name_or_path = names
             for base, path in zip(bases, paths, strict=True):
                 base.name_or_path = path
-            if quantization is not None:
-                config.text_config.quantization_config = quantization
+            for holder, key, value in loaded_as:
+                setattr(holder, key, value)
 
     @classmethod
     def from_base_pretrained(
@@ -136,8 +143,10 @@ class AdapterCheckpointMixin(_Model):
             text_model_revision, vision_model_revision: revisions to load; the commits found are recorded.
             dtype: of both bases (the adapter is float32). attn_implementation: of both bases.
             text_model_kwargs, vision_model_kwargs: more arguments for each base's own ``from_pretrained``, such as
-                ``quantization_config`` or ``trust_remote_code`` for its repository.
+                ``trust_remote_code`` for its repository.
             config_fields: fields of ``AdemVLConfig``. ``image_token_id`` is chosen from the tokenizer when not given.
+                As in :meth:`from_pretrained`, ``quantization_config``, ``device_map`` and what goes with it are
+                arguments of the language model. A language model may be one GGUF file (see ``split_gguf``).
 
         Raises:
             ValueError: naming the base that cannot be reached or does not fit, or the field that cannot be.
@@ -145,10 +154,14 @@ class AdapterCheckpointMixin(_Model):
         backend = config_fields.get("vision_backend", "transformers")
         shared = {"dtype": dtype, "attn_implementation": attn_implementation}
         shared = {name: value for name, value in shared.items() if value is not None}
+        placement = {key: config_fields.pop(key) for key in PLACEMENT if key in config_fields}
+        text_model_kwargs = {**placement, **(text_model_kwargs or {})}
+        if "gguf_file" in text_model_kwargs:  # Transformers' own spelling
+            language_model = f"{language_model}/{text_model_kwargs.pop('gguf_file')}"
         names: list[Any] = [_base_name(language_model), _base_name(vision_tower)]
         if isinstance(language_model, (str, os.PathLike)):
             language_model = load_language_model(
-                names[0], revision=text_model_revision, **shared, **(text_model_kwargs or {})
+                names[0], revision=text_model_revision, **{**shared, **text_model_kwargs}
             )
         if isinstance(vision_tower, (str, os.PathLike)):
             vision_tower = load_vision_tower(
@@ -213,6 +226,11 @@ class AdapterCheckpointMixin(_Model):
         if config is None:
             config, kwargs = cls.config_class.from_pretrained(name, return_unused_kwargs=True, **kwargs)
         if not config.has_external_bases or pretrained_model_name_or_path is None:  # None: a state dict is given
+            if "quantization_config" in base_arguments:
+                raise ValueError(
+                    f"{name} holds every weight itself, and quantization_config would quantise its tower and adapter "
+                    "too: take an adapter-only checkpoint, whose language model alone is quantised"
+                )
             loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **given)
             # Transformers 5 puts tensors of its own in place of the frozen ones
             model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -278,7 +296,7 @@ class AdapterCheckpointMixin(_Model):
 
     def _place_adapter(self) -> None:
         """Put tower and adapter where the language model takes its input; the adapter stays float32."""
-        device = self.get_input_embeddings().weight.device
+        device = input_device(self.language_model)
         if device.type != "meta":
             self.adapter.to(device=device, dtype=torch.float32)
             self.vision_tower.to(device)
@@ -292,9 +310,9 @@ class AdapterCheckpointMixin(_Model):
 
 
 def _base_name(base) -> str | None:
-    """The id to record: a Hub id as it is, a folder as its absolute path."""
-    name = str(base) if isinstance(base, (str, os.PathLike)) else getattr(base, "name_or_path", None)
-    return str(Path(name).resolve()) if name and Path(name).is_dir() else name or None
+    """The id to record: a Hub id as it is, a folder or a GGUF file as its absolute path."""
+    name = str(base) if isinstance(base, (str, os.PathLike)) else base_name(base)
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
 def _resolve(base: str, checkpoint: str) -> str:

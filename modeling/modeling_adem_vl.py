@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .images_adem_vl import open_image  # noqa: F401
     from .pipeline_adem_vl import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
+    from .quantized_adem_vl import split_gguf  # noqa: F401
 
 
 @dataclass

@@ -76,6 +76,13 @@ def _add_bases(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument("--vision-tower-revision", help="commit, tag or branch of the tower")
 
 
+def _add_bits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    for bits in (4, 8):
+        group.add_argument(f"--load-in-{bits}bit", dest="bits", action="store_const", const=bits,
+                           help=f"the language model in {bits} bits, by bitsandbytes")  # fmt: skip
+
+
 def _add_config_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model (defaults are the paper's)")
     for name, options in CONFIG_FLAGS.items():
@@ -112,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=42)
     sub.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
                      help="of the frozen models (default: the fastest here)")  # fmt: skip
+    _add_bits(sub)
     sub.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2 (default: the fastest here)")
     sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     sub.add_argument("--set", nargs="+", type=_key_value, default=[], metavar="KEY=VALUE",
@@ -121,6 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("caption", "Describe pictures, or answer a question about them, with a trained adapter.")
     sub.add_argument("images", nargs="+", help="picture files")
     sub.add_argument("--checkpoint", help="folder or Hub id (default: the adapter that ships with this package)")
+    _add_bits(sub)
     sub.add_argument("--prompt", default="a picture of", help='what to continue, e.g. "How many foxes are there?"')
     sub.add_argument("--max-new-tokens", type=_positive, default=32)
     sub.add_argument("--num-beams", type=_positive, default=1)
@@ -132,6 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--predictions", type=Path, help="score these instead of making them")
     sub.add_argument("--problems", type=Path, help="ScienceQA's problems.json, for the columns of its table")
     sub.add_argument("--checkpoint", help="folder or Hub id (default: the adapter that ships with this package)")
+    _add_bits(sub)
     sub.add_argument("--data", help="the data to predict on, for tasks without data of their own")
     sub.add_argument("--split", default="test")
     sub.add_argument("--size", type=_positive, help="number of test samples of the OpenMoji data sets")

@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset
 
 from .data import open_dataset
 from .pretrained import build_model, describe, load_checkpoint, resolve_vision_tower
+from .quantization import loading_arguments
 
 OPENMOJI_TASKS = ("openmoji-names", "openmoji-scenes")
 TEST_SIZE = 1000  # samples of a drawn test set
@@ -42,6 +43,7 @@ def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
     setting = fastest_setting()
     setting |= {"dtype": args.dtype} if args.dtype else {}
     setting |= {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    setting |= loading_arguments(args.bits, setting["dtype"])
     set_seed(args.seed)
     model, processor = build_model(
         args.language_model,
@@ -85,7 +87,7 @@ def caption(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
     from .modeling.images_adem_vl import open_image
 
     pictures = [open_image(path) for path in args.images]  # before the model loads: bad input should fail at once
-    model, processor = load_checkpoint(args.checkpoint)
+    model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
     for path, picture in zip(args.images, pictures, strict=True):
         inputs = processor(images=[picture], text=[args.prompt]).to(model.device)
         ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
@@ -107,7 +109,7 @@ def evaluate(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
         size = TEST_SIZE if args.size is None and args.task == "openmoji-scenes" else args.size
         dataset = open_dataset(data, args.split, size)
         with tempfile.TemporaryDirectory() as scratch:
-            model, processor = load_checkpoint(args.checkpoint)
+            model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
             rows = predict(
                 model,
                 processor,

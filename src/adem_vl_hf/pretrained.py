@@ -39,7 +39,7 @@ def build_model(
     """A model with a fresh adapter, and its processor; ``kwargs`` as in ``from_base_pretrained``."""
     text, vision = resolve_language_model(language_model), resolve_vision_tower(vision_tower)
     model = AdemVLForConditionalGeneration.from_base_pretrained(text, vision, **kwargs)
-    return model, AdemVLProcessor.from_base_pretrained(text, vision, model.config)
+    return model, AdemVLProcessor.from_base_pretrained(model.config.text_model_name_or_path, vision, model.config)
 
 
 def describe(checkpoint: str | None = None) -> dict[str, Any]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .images_adem_vl import open_image  # noqa: F401
     from .pipeline_adem_vl import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
+    from .quantized_adem_vl import split_gguf  # noqa: F401
 
 
 @dataclass
@@ -320,6 +321,9 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
                 check_image_tokens(ids, self.config.image_token_id, image_mask)
             # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
             kwargs |= {name: tensor for name, tensor in memory.items() if tensor is not None}
+        draft = kwargs.get("assistant_model")
+        if draft is not None and draft.config.model_type != self.config.model_type:
+            kwargs["assistant_model"] = _TextDraft(draft)
         return super().generate(inputs, *args, **kwargs)
 
     def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs):
@@ -327,6 +331,21 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         if model_kwargs.get("use_cache"):
             model_kwargs.pop("image_embeds", None)
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+
+
+class _TextDraft:
+    """A language model that drafts for one that sees: it is asked to go on without the picture."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def generate(self, *args, **kwargs):
+        for name in ("visual_key", "visual_value", "image_embeds"):
+            kwargs.pop(name, None)
+        return self.model.generate(*args, **kwargs)
 
 
 def _cached_memory(past_key_values) -> tuple[torch.Tensor | None, torch.Tensor | None]:

@@ -14,6 +14,7 @@ import transformers
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, CLIPImageProcessor, ProcessorMixin
 
 from .images_adem_vl import open_image
+from .quantized_adem_vl import split_gguf
 
 IMAGE_MARK = "<image>"
 PREFIX_WITH_IMAGE, PREFIX_WITHOUT_IMAGE = "Image: ", "Image: N/A"
@@ -50,13 +51,15 @@ def choose_image_token(tokenizer) -> str:
 
 
 def load_tokenizer(language_model: str, revision: str | None = None):
-    """The tokenizer of a language model.
+    """The tokenizer of a language model, or the one inside its GGUF file.
 
     Raises:
         ValueError: the folder or repository holds none that can be loaded.
     """
+    where, file = split_gguf(language_model)
+    gguf = {} if file is None else {"gguf_file": file}
     try:
-        return AutoTokenizer.from_pretrained(language_model, revision=revision or "main")
+        return AutoTokenizer.from_pretrained(where, revision=revision or "main", **gguf)
     except (OSError, ValueError, ImportError) as error:  # which one depends on the files and on the library's version
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
