@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from transformers.utils import cached_file
 
 from .bases_adem_vl import base_fingerprint, check_base, load_language_model, load_vision_tower, pinned_revision
+from .distributed_adem_vl import own_class
 from .layers_adem_vl import input_device
 from .quantized_adem_vl import base_name, check_can_save
 
@@ -110,7 +111,8 @@ class AdapterCheckpointMixin(_Model):
             else:
                 # Trainer hands over a full state dict under FSDP and DeepSpeed
                 state_dict = self.adapter_state_dict(state_dict)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
+            beside_it = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
+            with own_class(self), beside_it as beside:
                 super().save_pretrained(beside, *args, state_dict=state_dict, **kwargs)
                 for file in sorted(Path(beside).iterdir()):
                     os.replace(file, target / file.name)

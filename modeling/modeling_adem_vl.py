@@ -21,10 +21,12 @@ from transformers.utils import ModelOutput
 
 from .checkpoint_adem_vl import AdapterCheckpointMixin, is_adapter_key, mark_initialized
 from .configuration_adem_vl import AdemVLConfig
+from .distributed_adem_vl import features_of_no_image, several_processes
 from .fusion_adem_vl import AdemVLAdapter, LowRankProjector, VisionAdapter
 from .inputs_adem_vl import check_image_tokens, keep_own_embeds, merge_image_embeds, one_image_a_row
 from .layers_adem_vl import attach_fusion, decoder_input_scale
-from .vision_adem_vl import OpenClipVisionTower, attach_vision_adapters, vision_features
+from .prompts_adem_vl import answers_labelled_batches
+from .vision_adem_vl import VISION_BLOCKS, OpenClipVisionTower, attach_vision_adapters, vision_features
 
 if TYPE_CHECKING:
     # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
@@ -121,9 +123,9 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         attach_fusion(self.language_model, config)
         if config.vision_adapter_dim:
             attach_vision_adapters(self.vision_tower, self.adapter.vision_adapters, config.vision_adapter_scale)
-        self._no_split_modules = sorted(
-            {*(getattr(self.language_model, "_no_split_modules", None) or []), "CLIPEncoderLayer"}
-        )
+        # those that are there: FSDP refuses names of blocks that it cannot find
+        blocks = {*(getattr(self.language_model, "_no_split_modules", None) or []), *VISION_BLOCKS}
+        self._no_split_modules = sorted(blocks & {type(module).__name__ for module in self.modules()})
         self.post_init()
         self._freeze_bases()
         if config.has_external_bases:  # Trainer takes exactly these for expected when it reads a checkpoint
@@ -191,7 +193,9 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             if pixel_values.shape[0]:
                 out: Any = self.get_image_features(pixel_values, return_dict=True)
                 features = out.pooler_output.to(self.adapter.key_embedding.dtype)
-        key, value, visual = self.adapter.memory(features, rows, batch_size)
+        if features is None and several_processes():
+            features, rows = features_of_no_image(self)
+        key, value, visual = self.adapter(features, rows, batch_size)
         embeds = None if features is None else self.adapter.image_embeds(features, rows, batch_size)
         if embeds is not None:
             embeds = embeds / decoder_input_scale(self.language_model)
@@ -246,7 +250,8 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
             visual_key, visual_value = memory["visual_key"], memory["visual_value"]
             image_embeds, image_hidden_states = memory["image_embeds"], memory["image_hidden_states"]
-            if image_embeds is not None and input_ids is not None and past_key_values is None:
+            fresh = pixel_values is not None and image_embeds is not None and past_key_values is None
+            if fresh and input_ids is not None:
                 check_image_tokens(input_ids, self.config.image_token_id, image_mask)
         if image_embeds is not None:
             embed = self.get_input_embeddings()
@@ -307,8 +312,12 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         return self.loss_function(logits=logits, labels=None, vocab_size=vocab_size, shift_labels=targets, **kwargs)
 
     @torch.no_grad()
+    @answers_labelled_batches
     def generate(self, inputs=None, *args, pixel_values=None, image_mask=None, **kwargs):
-        """Transformers' ``generate``; the tower runs once, and beams expand the memory, not the pixels."""
+        """Transformers' ``generate``; the tower runs once, and beams expand the memory, not the pixels.
+
+        With ``labels`` [B, T] (a training batch) it answers the prompts alone and returns the answers alone.
+        """
         if kwargs.get("visual_key") is None and pixel_values is None:
             kwargs["visual_key"], kwargs["visual_value"] = _cached_memory(kwargs.get("past_key_values"))
         if kwargs.get("visual_key") is None:
@@ -316,8 +325,8 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             batch_size = None if ids is None else ids.shape[0]
             memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
             memory.pop("image_hidden_states")
-            has_tokens = memory["image_embeds"] is not None and ids is not None and ids.dim() == 2
-            if has_tokens and kwargs.get("past_key_values") is None:
+            fresh = pixel_values is not None and kwargs.get("past_key_values") is None
+            if fresh and memory["image_embeds"] is not None and ids is not None and ids.dim() == 2:
                 check_image_tokens(ids, self.config.image_token_id, image_mask)
             # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
             kwargs |= {name: tensor for name, tensor in memory.items() if tensor is not None}

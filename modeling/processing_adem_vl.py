@@ -144,6 +144,12 @@ class AdemVLProcessor(ProcessorMixin):
     def model_input_names(self):
         return ["input_ids", "attention_mask", "pixel_values", "image_mask"]
 
+    @property
+    def pad_token_id(self) -> int:
+        """What rows are padded with: the tokenizer's padding token, or its end of text where it has none."""
+        tokenizer = self.tokenizer
+        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
     def __call__(
         self,
         images=None,
@@ -244,8 +250,7 @@ class AdemVLProcessor(ProcessorMixin):
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
     def _pad(self, rows, side: str, with_labels: bool) -> dict[str, torch.Tensor]:
-        tokenizer = self.tokenizer
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        pad = self.pad_token_id
         longest = max(len(ids) + len(answer) for ids, answer in rows)
         data: dict[str, list] = {"input_ids": [], "attention_mask": []} | ({"labels": []} if with_labels else {})
         for ids, answer in rows:

@@ -63,9 +63,11 @@ def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
         seed=args.seed,
         **dict(args.set),
     )
-    facts = run(build_trainer(model, processor, dataset, arguments, args.max_length), processor, args.resume)
-    write_model_card(args.output_dir, data=args.data)
-    print(f"trained {facts['trained_numbers']:,} numbers in {facts['seconds']} s; saved in {args.output_dir}")
+    trainer = build_trainer(model, processor, dataset, arguments, args.max_length)
+    facts = run(trainer, processor, args.resume)
+    if trainer.is_world_process_zero():
+        write_model_card(args.output_dir, data=args.data)
+        print(f"trained {facts['trained_numbers']:,} numbers in {facts['seconds']} s; saved in {args.output_dir}")
 
 
 def _check_set(values: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ try:
 except ImportError:
     open_clip = None
 
+VISION_BLOCKS = ("CLIPEncoderLayer", "ResidualAttentionBlock")  # classes of the two kinds' blocks
+
 
 def need_open_clip():
     """The optional package, or an error that says how to get it."""
