@@ -18,10 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, CLIPVisionModel, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .checkpoint_adem_vl import AdapterCheckpointMixin, is_adapter_key, mark_initialized
+from .body_adem_vl import BodyMixin
+from .checkpoint_adem_vl import AdapterCheckpointMixin, mark_initialized
 from .configuration_adem_vl import AdemVLConfig
 from .fusion_adem_vl import AdemVLAdapter, LowRankProjector, VisionAdapter
 from .layers_adem_vl import attach_fusion
+from .lora_adem_vl import LoraMixin, LoraWeights
 from .vision_adem_vl import OpenClipVisionTower, attach_vision_adapters, vision_features
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class AdemVLCausalLMOutputWithPast(ModelOutput):
     image_hidden_states: torch.Tensor | None = None
 
 
-class AdemVLPreTrainedModel(PreTrainedModel):
+class AdemVLPreTrainedModel(BodyMixin, PreTrainedModel):
     """What Transformers needs to know of every ADEM-VL model."""
 
     config_class = AdemVLConfig
@@ -92,9 +94,11 @@ class AdemVLPreTrainedModel(PreTrainedModel):
             elif isinstance(part, VisionAdapter):
                 nn.init.kaiming_uniform_(part.down.weight, a=5**0.5)
                 nn.init.zeros_(part.up.weight)
+            elif isinstance(part, LoraWeights):
+                part.reset()
 
 
-class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedModel, GenerationMixin):
+class AdemVLForConditionalGeneration(AdapterCheckpointMixin, LoraMixin, AdemVLPreTrainedModel, GenerationMixin):
     """A frozen decoder LLM that sees.
 
     Build a fresh one with :meth:`from_base_pretrained`, load a trained one with :meth:`from_pretrained`.
@@ -117,14 +121,15 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         self.adapter = AdemVLAdapter(config)
         attach_fusion(self.language_model, config)
         if config.vision_adapter_dim:
-            attach_vision_adapters(self.vision_tower, self.adapter.vision_adapters, config.vision_adapter_scale)
+            attach_vision_adapters(self.vision_tower, self, config.vision_adapter_scale)
+        self._attach_lora()
         self._no_split_modules = sorted(
             {*(getattr(self.language_model, "_no_split_modules", None) or []), "CLIPEncoderLayer"}
         )
         self.post_init()
         self._freeze_bases()
-        if config.has_external_bases:  # Trainer takes exactly these for expected when it reads a checkpoint
-            self._keys_to_ignore_on_save = {key for key in self.state_dict() if not is_adapter_key(key)}
+        if config.has_external_bases:
+            self._note_bases()
 
     def _freeze_bases(self):
         self.vision_tower.requires_grad_(False)
@@ -146,8 +151,9 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         return self.language_model.get_decoder()
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """[I, 3, H, W] -> [I, 1+N, C]: the tower's features with its adapters, class token first."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.vision_adapter_dim > 0):
+        """[I, 3, H, W] -> [I, 1+N, C]: the tower's features with its adapters (and PEFT's), class token first."""
+        trains = self.config.vision_adapter_dim > 0 or any(p.requires_grad for p in self.vision_tower.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             return vision_features(self.vision_tower, pixel_values, self.config.vision_feature_layer)
 
     def get_visual_memory(
@@ -308,8 +314,10 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             input_ids = None
         if labels is not None and not (labels[:, 1:] != -100).any():
             raise ValueError("no position of the batch is supervised: every label is -100; give the samples an answer")
+        without_head = kwargs.pop("without_head", False)  # by base_model
         supervised_only = labels is not None and self.training and self._plain_head
-        outputs = (self.language_model.get_decoder() if supervised_only else self.language_model)(
+        headless = supervised_only or without_head
+        outputs = (self.language_model.get_decoder() if headless else self.language_model)(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -318,9 +326,11 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             use_cache=use_cache,
             visual_memory=(visual_key, visual_value),
             return_dict=True,
-            **({} if supervised_only else {"logits_to_keep": logits_to_keep}),
+            **({} if headless else {"logits_to_keep": logits_to_keep}),
             **kwargs,
         )
+        if without_head:
+            return outputs
         if outputs.past_key_values is not None:
             outputs.past_key_values.visual_memory = (visual_key, visual_value)
         loss, logits = None, None
