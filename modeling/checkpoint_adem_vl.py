@@ -8,6 +8,7 @@ them: Transformers 5 constructs models on the meta device, where bases loaded ea
 import copy
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,18 @@ from torch import nn
 from transformers import GenerationConfig
 from transformers.utils import cached_file
 
-from .bases_adem_vl import base_fingerprint, check_base, load_language_model, load_vision_tower, pinned_revision
+from .bases_adem_vl import (
+    base_fingerprint,
+    changed_weight,
+    check_base,
+    load_language_model,
+    load_vision_tower,
+    pinned_revision,
+    sample_weights,
+)
 from .distributed_adem_vl import own_class
 from .layers_adem_vl import input_device
+from .lora_adem_vl import check_outside_peft, place_lora
 from .quantized_adem_vl import base_name, check_can_save
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
@@ -68,6 +78,7 @@ class AdapterCheckpointMixin(_Model):
     """``save_pretrained``, ``from_pretrained`` and ``from_base_pretrained`` of an adapter on two frozen bases."""
 
     _keys_to_ignore_on_save: set[str] | None
+    _base_samples: dict[str, torch.Tensor]
 
     def adapter_state_dict(self, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
         """The tensors that are trained and saved."""
@@ -77,12 +88,17 @@ class AdapterCheckpointMixin(_Model):
     def save_pretrained(self, save_directory, *args, state_dict=None, save_base: bool | None = None, **kwargs):
         """Save the adapter alone, or every weight where the config names no external bases (or ``save_base=True``).
 
+        Bases that are no longer what was loaded (PEFT merged something into them, or they were trained) are saved, too,
+        with a warning, unless ``save_base=False`` says otherwise.
+
         Files are written beside and renamed when all are whole: a full disk leaves what was there before as it was.
         """
         if getattr(self, "_hf_peft_config_loaded", False):  # a PEFT adapter was added: the library's own format
             return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        check_outside_peft(self)
         config, ignored = self.config, self._keys_to_ignore_on_save
-        save_base = not config.has_external_bases if save_base is None else save_base
+        if save_base is None:
+            save_base = not config.has_external_bases or self._bases_changed(state_dict)
         names = config.text_model_name_or_path, config.vision_model_name_or_path
         # the library's note of where each base was loaded from: a path on this machine, beside the names above
         bases = config.text_config, config.vision_config
@@ -123,6 +139,23 @@ class AdapterCheckpointMixin(_Model):
                 base.name_or_path = path
             for holder, key, value in loaded_as:
                 setattr(holder, key, value)
+
+    def _note_bases(self) -> None:
+        """Remember which tensors are the bases', and what they look like."""
+        tensors = {key: tensor for key, tensor in self.state_dict().items() if not is_adapter_key(key)}
+        self._keys_to_ignore_on_save = set(tensors)  # which Trainer takes for expected when it reads a checkpoint
+        self._base_samples = sample_weights(tensors)
+
+    def _bases_changed(self, state_dict: dict | None) -> bool:
+        """Whether an adapter-only checkpoint would lose something, which is then said."""
+        key = changed_weight(self._base_samples, self.state_dict() if state_dict is None else state_dict)
+        if key is not None:
+            warnings.warn(
+                f"{key} is not what was loaded: the bases were changed since, so the checkpoint holds every weight and "
+                "not the adapter alone (save_base=False leaves the change out)",
+                stacklevel=3,
+            )
+        return key is not None
 
     @classmethod
     def from_base_pretrained(
@@ -301,6 +334,7 @@ class AdapterCheckpointMixin(_Model):
         device = input_device(self.language_model)
         if device.type != "meta":
             self.adapter.to(device=device, dtype=torch.float32)
+            place_lora(self.language_model, self.adapter)
             self.vision_tower.to(device)
         if getattr(self.language_model, "hf_device_map", None):
             self.hf_device_map = {

@@ -19,12 +19,14 @@ from transformers import AutoModelForCausalLM, CLIPVisionModel, GenerationMixin,
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .checkpoint_adem_vl import AdapterCheckpointMixin, is_adapter_key, mark_initialized
+from .body_adem_vl import BodyMixin
+from .checkpoint_adem_vl import AdapterCheckpointMixin, mark_initialized
 from .configuration_adem_vl import AdemVLConfig
 from .distributed_adem_vl import features_of_no_image, several_processes
 from .fusion_adem_vl import AdemVLAdapter, LowRankProjector, VisionAdapter
 from .inputs_adem_vl import check_image_tokens, keep_own_embeds, merge_image_embeds, one_image_a_row
 from .layers_adem_vl import attach_fusion, decoder_input_scale
+from .lora_adem_vl import LoraMixin, LoraWeights
 from .prompts_adem_vl import answers_labelled_batches
 from .vision_adem_vl import VISION_BLOCKS, OpenClipVisionTower, attach_vision_adapters, vision_features
 
@@ -57,7 +59,7 @@ class AdemVLCausalLMOutputWithPast(ModelOutput):
     image_hidden_states: torch.Tensor | None = None
 
 
-class AdemVLPreTrainedModel(PreTrainedModel):
+class AdemVLPreTrainedModel(BodyMixin, PreTrainedModel):
     """What Transformers needs to know of every ADEM-VL model."""
 
     config_class = AdemVLConfig
@@ -97,9 +99,11 @@ class AdemVLPreTrainedModel(PreTrainedModel):
             elif isinstance(part, VisionAdapter):
                 nn.init.kaiming_uniform_(part.down.weight, a=5**0.5)
                 nn.init.zeros_(part.up.weight)
+            elif isinstance(part, LoraWeights):
+                part.reset()
 
 
-class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedModel, GenerationMixin):
+class AdemVLForConditionalGeneration(AdapterCheckpointMixin, LoraMixin, AdemVLPreTrainedModel, GenerationMixin):
     """A frozen decoder LLM that sees.
 
     Build a fresh one with :meth:`from_base_pretrained`, load a trained one with :meth:`from_pretrained`.
@@ -122,14 +126,15 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         self.adapter = AdemVLAdapter(config)
         attach_fusion(self.language_model, config)
         if config.vision_adapter_dim:
-            attach_vision_adapters(self.vision_tower, self.adapter.vision_adapters, config.vision_adapter_scale)
+            attach_vision_adapters(self.vision_tower, self, config.vision_adapter_scale)
+        self._attach_lora()
         # those that are there: FSDP refuses names of blocks that it cannot find
         blocks = {*(getattr(self.language_model, "_no_split_modules", None) or []), *VISION_BLOCKS}
         self._no_split_modules = sorted(blocks & {type(module).__name__ for module in self.modules()})
         self.post_init()
         self._freeze_bases()
-        if config.has_external_bases:  # Trainer takes exactly these for expected when it reads a checkpoint
-            self._keys_to_ignore_on_save = {key for key in self.state_dict() if not is_adapter_key(key)}
+        if config.has_external_bases:
+            self._note_bases()
 
     def _freeze_bases(self):
         self.vision_tower.requires_grad_(False)
@@ -151,13 +156,15 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         return self.language_model.get_decoder()
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling | tuple:
-        """[I, 3, H, W] through the tower and its adapters; the features, [I, 1+N, C], are the ``pooler_output``.
+        """[I, 3, H, W] through the tower with its adapters (and PEFT's); the ``pooler_output`` are the features.
 
-        ``output_hidden_states``, ``output_attentions`` and ``return_dict`` as in Transformers.
+        They are [I, 1+N, C], class token first. ``output_hidden_states``, ``output_attentions`` and ``return_dict`` as
+        in Transformers.
         """
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.vision_adapter_dim > 0):
+        trains = self.config.vision_adapter_dim > 0 or any(p.requires_grad for p in self.vision_tower.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             out = vision_features(self.vision_tower, pixel_values, self.config.vision_feature_layer, **kwargs)
         return out if return_dict else out.to_tuple()
 
@@ -261,8 +268,10 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             input_ids = None
         if labels is not None and not (labels[:, 1:] != -100).any():
             raise ValueError("no position of the batch is supervised: every label is -100; give the samples an answer")
+        without_head = kwargs.pop("without_head", False)  # by base_model
         supervised_only = labels is not None and self.training and self._plain_head
-        outputs = (self.language_model.get_decoder() if supervised_only else self.language_model)(
+        headless = supervised_only or without_head
+        outputs = (self.language_model.get_decoder() if headless else self.language_model)(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -271,9 +280,11 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             use_cache=use_cache,
             visual_memory=(visual_key, visual_value),
             return_dict=True,
-            **({} if supervised_only else {"logits_to_keep": logits_to_keep}),
+            **({} if headless else {"logits_to_keep": logits_to_keep}),
             **kwargs,
         )
+        if without_head:
+            return outputs
         if outputs.past_key_values is not None:
             outputs.past_key_values.visual_memory = (visual_key, visual_value)
         loss, logits = None, None

@@ -45,6 +45,7 @@ def build_model(
 def describe(checkpoint: str | None = None) -> dict[str, Any]:
     """What a checkpoint's config says: bases, revisions, the fields that define the adapter, how much was trained."""
     from .modeling.fusion_adem_vl import count_parameters
+    from .modeling.lora_adem_vl import count_lora_parameters
 
     config = AdemVLConfig.from_pretrained(str(CHECKPOINT if checkpoint is None else checkpoint))
     bases = [f"{base}_{part}" for base in ("text_model", "vision_model") for part in ("name_or_path", "revision")]
@@ -54,5 +55,5 @@ def describe(checkpoint: str | None = None) -> dict[str, Any]:
         **{name: getattr(config, name) for name in (*bases, *ADAPTER_FIELDS, "image_token_id")},
         "language_model": f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}",
         "tower": f"{vision.num_hidden_layers} blocks of width {vision.hidden_size}, grid {config.grid} x {config.grid}",
-        "trained_numbers": count_parameters(config)["trained"],
+        "trained_numbers": count_parameters(config)["trained"] + count_lora_parameters(config),
     }

@@ -91,6 +91,29 @@ def _values(base: nn.Module, key: str) -> list[float]:
         return [round(value, 6) for value in flat[index].float().tolist()]
 
 
+def sample_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A few values of every tensor, by key; a merged LoRA, which touches every value of a matrix, shows in them.
+
+    Tensors that are not here (meta, or another process's share) or that are of a class of their own are left out.
+    """
+    samples = {}
+    for key, tensor in tensors.items():
+        if type(tensor) is torch.Tensor and tensor.numel() and tensor.device.type != "meta":
+            flat = tensor.detach().reshape(-1)
+            samples[key] = flat[:: -(-flat.numel() // SAMPLES)].to("cpu", copy=True)
+    return samples
+
+
+def changed_weight(before: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> str | None:
+    """The first key whose values are others than when ``before`` was sampled; a change of dtype alone is none."""
+    now = sample_weights({key: tensors[key] for key in before if key in tensors})
+    for key, found in now.items():
+        same_size = found.shape == before[key].shape  # else it is sharded
+        if same_size and not torch.equal(found, before[key].to(found.dtype)):
+            return key
+    return None
+
+
 def _norms_and_tables(base: nn.Module) -> dict[str, str]:
     """The tensors that no quantisation packs, by the names that every version of Transformers has in common."""
     found = {}
