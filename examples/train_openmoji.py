@@ -1,6 +1,6 @@
 """Train the adapter that ships with the package: what `make demo` does, for longer. Interrupted, it goes on.
 
-    python examples/train_openmoji.py --output-dir runs/openmoji --steps 1500 --export
+    python examples/train_openmoji.py --output-dir runs/openmoji --steps 4500 --export
 
 `--export` writes the result into the package, with the bases named so that it loads on any machine: the language model
 by its Hub id (the embedded 4-bit copy of it was trained on), the tower by its place beside the adapter.
@@ -42,7 +42,7 @@ def export(trained: Path, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/openmoji"))
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--vision-tower", default="embedded")
     parser.add_argument("--export", action="store_true", help="put the result into the package when done")
     args = parser.parse_args()
