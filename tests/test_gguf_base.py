@@ -84,6 +84,22 @@ def files(bases, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def rounded(bases, tmp_path_factory):
+    """What each file stands for: the shared Llama with its matrices and tables rounded, as an ordinary folder."""
+    folders = {"f32": bases / "llama"}
+    for kind, quantised in (("q8", Q8), ("q4", Q4)):
+        folders[kind] = tmp_path_factory.mktemp("rounded") / kind
+        llama = LlamaForCausalLM.from_pretrained(bases / "llama")
+        with torch.no_grad():
+            for parameter in llama.parameters():
+                if parameter.dim() == 2:
+                    blocks = gguf.quants.quantize(parameter.detach().numpy(), quantised)
+                    parameter.copy_(torch.from_numpy(gguf.quants.dequantize(blocks, quantised)))
+        llama.save_pretrained(folders[kind])
+    return folders
+
+
+@pytest.fixture(scope="module")
 def saved(bases, files, tmp_path_factory):
     """A checkpoint whose language model is the four-bit file, and its model."""
     model = build(bases, files["q4"])
@@ -111,22 +127,25 @@ def logits(model):
     return model(**{name: tensor for name, tensor in inputs.items() if name != "labels"}).logits
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("f32", 1e-5), ("q8", 0.1), ("q4", 0.8)])
-def test_the_file_is_the_model_but_for_its_rounding(bases, model, files, kind, tolerance):
+def gradients(model):
+    model.train()
+    model(**tiny.batch([10, 8], [True, True])).loss.backward()
+    model.eval()
+    return tiny.gradients(model)
+
+
+@pytest.mark.parametrize("kind", ["f32", "q8", "q4"])
+def test_the_file_is_the_model_but_for_its_rounding(bases, files, rounded, kind):
     read = build(bases, files[kind])
-    torch.testing.assert_close(logits(read), logits(model), rtol=0, atol=tolerance * logits(model).std().item())
-    assert {type(m) for m in read.language_model.modules() if isinstance(m, nn.Linear)} == {nn.Linear}
     assert read.config.image_token_id == tiny.IMAGE_TOKEN_ID  # of the tokenizer in the file
-
-
-def test_gradients_go_through_it(bases, model, saved):
-    inputs = tiny.batch([10, 8], [True, True])
-    saved[1].train()(**inputs).loss.backward()
-    model.train()(**inputs).loss.backward()
-    found, expected = tiny.gradients(saved[1].eval()), tiny.gradients(model.eval())
+    assert {type(m) for m in read.language_model.modules() if isinstance(m, nn.Linear)} == {nn.Linear}
+    dense = build(bases, rounded[kind], image_token_id=tiny.IMAGE_TOKEN_ID)
+    torch.testing.assert_close(logits(read), logits(dense), rtol=1e-4, atol=1e-4)
+    found, expected = gradients(read), gradients(dense)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
-        assert torch.cosine_similarity(gradient.flatten(), expected[name].flatten(), dim=0) > 0.5, name
+        assert gradient.any()
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
 
 
 def test_the_checkpoint_finds_its_file_again(saved, files):
@@ -192,7 +211,7 @@ def test_it_trains(bases, files, tmp_path):
     assert processor.image_token_id == model.config.image_token_id == tiny.IMAGE_TOKEN_ID
     tiny.perturb(model)
     before = training_runs.adapter(model)
-    trainer, _ = training_runs.trainer(bases, tmp_path, training_runs.samples(4), model=model, max_steps=1)
+    trainer, _ = training_runs.trainer(bases, tmp_path, training_runs.samples(4), model=model, max_steps=2)
     trainer.train()
     trainer.save_model(str(tmp_path / "saved"))
     loaded = training_runs.adapter(load(tmp_path / "saved"))

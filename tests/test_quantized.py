@@ -115,6 +115,7 @@ def test_a_packed_model_computes_what_its_numbers_say(wide, plain, kind):
     dense = unpacked(model, wide)
     torch.testing.assert_close(logits(model), logits(dense), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(logits(model), logits(plain), rtol=1e-2, atol=1e-2)
+    # after an answer, which has bitsandbytes pack for a kernel without a backward on some CPUs
     expected, found = gradients(dense), gradients(model)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
@@ -140,7 +141,7 @@ def test_an_adapter_trained_on_it_loads_in_full_precision(wide, tmp_path, kind):
     model = load(wide, quantization_config=config(kind))
     before, frozen = training_runs.adapter(model), model.language_model.state_dict()
     frozen = {key: tensor.clone() for key, tensor in frozen.items() if isinstance(tensor, torch.Tensor)}
-    trainer, _ = training_runs.trainer(wide, tmp_path, training_runs.samples(4), model=model, max_steps=1)
+    trainer, _ = training_runs.trainer(wide, tmp_path, training_runs.samples(4), model=model, max_steps=2)
     trainer.train()
     trainer.save_model(str(tmp_path / "saved"))
     after = training_runs.adapter(model)

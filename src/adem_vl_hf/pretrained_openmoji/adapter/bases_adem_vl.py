@@ -34,15 +34,15 @@ def _shape(config) -> dict:
     return {name: getattr(config, name) for name in SHAPE_FIELDS if getattr(config, name, None) is not None}
 
 
-def _load(cls, kind: str, name: str, **arguments):
+def _load(cls, kind: str, name: str, where: str | None = None, **arguments):
     """Load through the base's own ``from_pretrained``; a base with a weight missing is an error, not a warning."""
     try:
-        model, info = cls.from_pretrained(name, output_loading_info=True, use_safetensors=True, **arguments)
+        model, info = cls.from_pretrained(where or name, output_loading_info=True, use_safetensors=True, **arguments)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"the {kind} {name!r} could not be loaded ({reason}); check the id, the revision and the network, "
-            "or name a local folder that holds it as safetensors"
+            "or name a local folder that holds it as safetensors, or a GGUF file"
         ) from error
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("position_ids"))
     if missing or info["mismatched_keys"]:
@@ -59,8 +59,9 @@ def load_language_model(name: str, **arguments) -> nn.Module:
     file = arguments.pop("gguf_file", None) or file
     if file is None:
         return _load(AutoModelForCausalLM, "language model", name, **arguments)
-    model = _load(AutoModelForCausalLM, "language model", where, **gguf_arguments(file, arguments))
-    model.name_or_path = model.config.name_or_path = f"{where}/{file}"  # the library notes the folder alone
+    name = f"{where}/{file}"
+    model = _load(AutoModelForCausalLM, "language model", name, where, **gguf_arguments(file, arguments))
+    model.name_or_path = model.config.name_or_path = name  # the library notes the folder alone
     return model
 
 

@@ -31,7 +31,7 @@ from .bases_adem_vl import (
 from .distributed_adem_vl import own_class
 from .layers_adem_vl import input_device
 from .lora_adem_vl import check_outside_peft, place_lora
-from .quantized_adem_vl import base_name, check_can_save
+from .quantized_adem_vl import base_name, check_can_save, keep_trainable
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from transformers import PreTrainedModel as _Model
@@ -343,6 +343,7 @@ class AdapterCheckpointMixin(_Model):
         if getattr(self.language_model, "quantization_method", None) is not None:
             # Trainer then leaves placing to us; is_quantized on the wrapper would make it refuse to train
             self.quantization_method = self.language_model.quantization_method
+            keep_trainable(self.language_model)
 
 
 def _base_name(base) -> str | None:

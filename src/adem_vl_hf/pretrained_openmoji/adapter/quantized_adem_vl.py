@@ -52,6 +52,20 @@ def base_name(base) -> str | None:
     return str(Path(name) / file) if name and file and not name.endswith(".gguf") else name
 
 
+def keep_trainable(language_model) -> None:
+    """Have 4-bit layers of bitsandbytes compute on a CPU in the way that has a backward.
+
+    On a CPU with AVX512-BF16 a ``Linear4bit`` that is used without gradients (for an answer, for an evaluation between
+    two steps) packs its weights anew for a kernel without a backward, and keeps them so: from then on gradients are
+    silently zero or wrong, and its scales are rounded.
+    """
+    for module in language_model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False
+            if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+                module.state_dict()  # which packs them back
+
+
 def check_can_save(language_model) -> None:
     """Packed weights belong to the library that packed them: refuse to write them into a checkpoint of ours.
 
