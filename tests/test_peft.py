@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 
+# PEFT 0.21 asks Transformers 5.23 for a property by its name before
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 IN_LANGUAGE_MODEL = r"language_model\..*\.(q_proj|v_proj)"
 BATCH = tiny.batch([9, 7], [True, False])
 PROMPT = {name: tensor for name, tensor in BATCH.items() if name != "labels"}
@@ -146,16 +148,11 @@ def test_the_inside_of_a_peft_model_is_not_saved_without_what_peft_trains(bases,
     assert not (tmp_path / "model").exists()
 
 
-def test_peft_on_top_of_the_shortcut_takes_other_layers_only(bases, tmp_path):
-    own = {"r": 4, "target_modules": ["q_proj"]}
-    with pytest.raises(ValueError, match=r"q_proj already has LoRA, from config\.lora: call merge_and_unload"):
-        get_peft_model(tiny.build(bases, lora=own), lora())
-    built = tiny.build(bases, lora=own)
-    before = logits(built)
-    wrapped = get_peft_model(built, lora(target_modules=r"language_model\..*\.v_proj"))
-    moved = step(wrapped)
-    assert moved
-    assert all("v_proj.lora_" in name for name in moved)
-    with pytest.raises(ValueError, match="wrapped by PEFT"):
-        built.merge_and_unload()
-    assert torch.equal(logits(wrapped.unload()), before)
+@pytest.mark.parametrize("targets", ["q_proj", "v_proj"])
+def test_peft_does_not_switch_off_the_shortcuts_lora(bases, targets):
+    built = tiny.build(bases, lora={"r": 4, "target_modules": ["q_proj"]})
+    with pytest.raises(ValueError, match=r"q_proj has LoRA from config\.lora, .* call merge_and_unload\(\)"):
+        get_peft_model(built, lora(target_modules=rf"language_model\..*\.{targets}"))
+    merged = tiny.build(bases, lora={"r": 4, "target_modules": ["q_proj"]}).merge_and_unload()
+    wrapped = get_peft_model(merged, lora())
+    assert step(wrapped) == {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}

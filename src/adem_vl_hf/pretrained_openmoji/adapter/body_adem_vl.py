@@ -3,7 +3,9 @@
 Trainers that compute the loss themselves (TRL's) ask for the last hidden states there, and multiply them with the head.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 
 class Body:
@@ -11,7 +13,7 @@ class Body:
 
     _tp_plan = _pp_plan = None  # asked of every base_model
 
-    def __init__(self, forward) -> None:
+    def __init__(self, forward: Callable[..., Any]) -> None:
         self.forward = forward
 
     def __call__(self, *args, **kwargs):
@@ -20,6 +22,8 @@ class Body:
 
 class BodyMixin:
     """``base_model`` of a model whose parts stand side by side, with no inner model that holds them all."""
+
+    forward: Callable[..., Any]
 
     @property
     def base_model(self) -> Body:

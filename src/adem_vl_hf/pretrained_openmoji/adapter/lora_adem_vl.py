@@ -88,8 +88,8 @@ def attach_lora(language_model: nn.Module, lora: dict) -> nn.Module:
     """
     peft = need_peft()
     _check_targets(language_model, lora["target_modules"])
-    config = peft.LoraConfig(**{name: value for name, value in lora.items() if value is not None})
     try:
+        config = peft.LoraConfig(**{name: value for name, value in lora.items() if value is not None})
         peft.inject_adapter_in_model(config, language_model, adapter_name=NAME)
     except ValueError as error:
         raise ValueError(f"lora does not fit {type(language_model).__name__}: {error}") from error
@@ -110,7 +110,8 @@ def attach_lora(language_model: nn.Module, lora: dict) -> nn.Module:
             modules = getattr(layer, hidden)
             delattr(layer, hidden)
             object.__setattr__(layer, hidden, modules)  # at hand for PEFT, and no second registration
-        layer.update_layer = partial(_refuse_second, path)
+        # a PeftModel around the whole model would switch these layers to an adapter of its own
+        layer.update_layer = layer.set_adapter = partial(_refuse_second, path)
     return tree
 
 
@@ -137,8 +138,8 @@ def _branch(tree: nn.Module, path: str) -> nn.Module:
 
 def _refuse_second(path: str, *args, **kwargs):
     raise ValueError(
-        f"{path} already has LoRA, from config.lora: call merge_and_unload() on the model first, or leave this layer "
-        "out of target_modules"
+        f"{path} has LoRA from config.lora, which another adapter of PEFT would switch off: call merge_and_unload() on "
+        "a model loaded afresh, and give that to PEFT"
     )
 
 
