@@ -120,10 +120,10 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         attach_fusion(self.language_model, config)
         if config.vision_adapter_dim:
             attach_vision_adapters(self.vision_tower, self.adapter.vision_adapters, config.vision_adapter_scale)
-        # those that are there: FSDP refuses names of blocks that it cannot find
+        self.post_init()
+        # those that are there, where Transformers 5 takes every name of every part: FSDP refuses one that it cannot find
         blocks = {*(getattr(self.language_model, "_no_split_modules", None) or []), *VISION_BLOCKS}
         self._no_split_modules = sorted(blocks & {type(module).__name__ for module in self.modules()})
-        self.post_init()
         self._freeze_bases()
         if config.has_external_bases:  # Trainer takes exactly these for expected when it reads a checkpoint
             self._keys_to_ignore_on_save = {key for key in self.state_dict() if not is_adapter_key(key)}
