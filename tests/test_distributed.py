@@ -65,7 +65,7 @@ def test_two_processes_train_as_one_does(bases, alone, tmp_path):
     assert facts_of(tmp_path) == [{"wrapped": "DistributedDataParallel", "world": 2}] * 2
     together = tmp_path / "plain"
     fresh, moved = tiny.build(bases).adapter_state_dict(), load_file(alone / "model.safetensors")
-    assert all((moved[key] - tensor).abs().max() > 1e-3 for key, tensor in fresh.items())
+    assert all((moved[key] - tensor).abs().max() > 5e-4 for key, tensor in fresh.items())
     for name in (".", "checkpoint-2"):
         assert_same_adapter(together / name, alone / name)
         assert files(together / name) == files(alone / name)

@@ -24,7 +24,7 @@ def samples(number=8, images=True):
 
 
 # plain gradient descent: Adam would turn the last bit of a gradient near zero into a whole step
-PLAIN = {"optim": "sgd", "learning_rate": 0.05, "weight_decay": 0.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
+PLAIN = {"optim": "sgd", "learning_rate": 0.5, "weight_decay": 0.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
 
 
 def blocks(number, size=2):
