@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import scripts
 import tiny
 import torch
 from accelerate import PartialState
@@ -37,6 +38,10 @@ def run(bases: Path, folder: Path, batch_size: int, stop: int | None = None, res
 def ddp(bases: Path, output: Path) -> None:
     trainer = run(bases, output / "plain", 2)
     facts = {"wrapped": type(trainer.model_wrapped).__name__, "world": trainer.args.world_size}
+    arguments = [output / "pictures", "--output-dir", output / "example", "--epochs", 1, "--batch-size", 2]
+    arguments += ["--language-model", bases / "llama", "--vision-tower", bases / "clip"]
+    sys.argv = ["train.py", *map(str, arguments)]
+    scripts.load("examples/train.py").main()
     report(output, facts)
 
 

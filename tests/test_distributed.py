@@ -11,6 +11,7 @@ import scripts
 import tiny
 import torch
 from safetensors.torch import load_file
+from training_runs import picture_folder
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.distributed_adem_vl import several_processes
@@ -61,7 +62,8 @@ def lines(folder) -> int:
 
 def test_two_processes_train_as_one_does(bases, alone, tmp_path):
     """Of each batch one process has all the pictures and the other none, and the answers differ in length."""
-    launch("ddp.yaml", distributed_worker.__file__, "ddp", bases, tmp_path)
+    picture_folder(tmp_path / "pictures", 4)
+    printed = launch("ddp.yaml", distributed_worker.__file__, "ddp", bases, tmp_path)
     assert facts_of(tmp_path) == [{"wrapped": "DistributedDataParallel", "world": 2}] * 2
     together = tmp_path / "plain"
     fresh, moved = tiny.build(bases).adapter_state_dict(), load_file(alone / "model.safetensors")
@@ -74,6 +76,12 @@ def test_two_processes_train_as_one_does(bases, alone, tmp_path):
     recorded = [json.loads((folder / "training.json").read_text()) for folder in (together, alone)]
     assert [(facts["batch_size"], facts["steps"], facts["samples"]) for facts in recorded] == [(4, 4, 16)] * 2
     assert recorded[0]["train_loss"] == pytest.approx(recorded[1]["train_loss"], abs=2e-4)
+    # examples/train.py, by the same two processes
+    assert printed.count(f"saved in {tmp_path / 'example'}") == 1
+    facts = json.loads((tmp_path / "example" / "training.json").read_text())
+    assert (facts["samples"], facts["batch_size"], facts["steps"]) == (4, 4, 1)
+    assert facts["learning_rate"] == pytest.approx(9e-3 * 4 / 256)
+    assert load_file(tmp_path / "example" / "model.safetensors").keys() == moved.keys()
 
 
 def test_fully_sharded_training_saves_the_same_file_and_resumes(bases, alone, tmp_path):

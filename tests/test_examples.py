@@ -7,6 +7,7 @@ import pytest
 import scripts
 import tiny
 import torch
+from training_runs import picture_folder
 from transformers import AutoImageProcessor, CLIPVisionModel
 
 from adem_vl_hf import AdemVLForConditionalGeneration
@@ -102,12 +103,7 @@ def test_the_tower_trains_saves_and_goes_on_to_the_same_bits(tower_script, tmp_p
 
 def test_train_caption_and_evaluate_on_a_folder_of_pictures(bases, tmp_path, monkeypatch, capsys):
     pictures, run = tmp_path / "pictures", tmp_path / "run"
-    pictures.mkdir()
-    texts = ["a cat", "two birds", "a dog"]
-    for index in range(len(texts)):
-        tiny.picture(index).save(pictures / f"{index}.png")
-    lines = [json.dumps({"file_name": f"{i}.png", "text": text}) for i, text in enumerate(texts)]
-    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+    texts = picture_folder(pictures)
     scripts.call(
         scripts.load("examples/train.py"), monkeypatch, pictures, "--output-dir", run, "--epochs", 1,
         "--language-model", bases / "llama", "--vision-tower", bases / "clip",
@@ -127,6 +123,28 @@ def test_train_caption_and_evaluate_on_a_folder_of_pictures(bases, tmp_path, mon
     assert "cider" in printed
     rows = [json.loads(line) for line in (tmp_path / "seen" / "caption-true.jsonl").read_text().splitlines()]
     assert [row["references"] for row in rows] == [[text] for text in texts]
+
+
+def test_training_goes_on_from_a_checkpoint(bases, tmp_path, monkeypatch):
+    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8, drop_ratio=0.25)
+    tiny.perturb(model).save_pretrained(tmp_path / "first")
+    processor.save_pretrained(tmp_path / "first")
+    picture_folder(tmp_path / "pictures")
+    module, began = scripts.load("examples/train.py"), {}
+
+    def train(trainer, processor, resume):
+        began.update({key: tensor.clone() for key, tensor in trainer.model.adapter_state_dict().items()})
+        return run(trainer, processor, resume=resume)
+
+    run = module.train
+    monkeypatch.setattr(module, "train", train)
+    arguments = ["--output-dir", tmp_path / "second", "--checkpoint", tmp_path / "first", "--epochs", 2]
+    scripts.call(module, monkeypatch, tmp_path / "pictures", *arguments)
+    first, second = (AdemVLForConditionalGeneration.from_pretrained(tmp_path / name) for name in ("first", "second"))
+    assert all(torch.equal(began[key], tensor) for key, tensor in first.adapter_state_dict().items())
+    moved = second.adapter_state_dict()
+    assert not torch.equal(moved["adapter.value_embedding"], began["adapter.value_embedding"])
+    assert (second.config.projector_dim, second.config.drop_ratio) == (8, 0.25)
 
 
 def test_an_exported_checkpoint_takes_no_path_along_and_finds_its_tower(bases, tmp_path):
