@@ -121,7 +121,7 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         if config.vision_adapter_dim:
             attach_vision_adapters(self.vision_tower, self.adapter.vision_adapters, config.vision_adapter_scale)
         self.post_init()
-        # only those that are there, where Transformers 5 gathers every name of the parts: FSDP refuses one it cannot find
+        # only those that are there: Transformers 5 gathers every name of the parts, and FSDP refuses one it cannot find
         blocks = {*(getattr(self.language_model, "_no_split_modules", None) or []), *VISION_BLOCKS}
         self._no_split_modules = sorted(blocks & {type(module).__name__ for module in self.modules()})
         self._freeze_bases()
