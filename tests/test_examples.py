@@ -9,6 +9,7 @@ import pytest
 import scripts
 import tiny
 import torch
+from training_runs import picture_folder
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPVisionModel
 
 from adem_vl_hf import AdemVLForConditionalGeneration
@@ -103,17 +104,9 @@ def test_the_tower_trains_saves_and_goes_on_to_the_same_bits(tower_script, tmp_p
     assert facts == {"steps": 3, "batch_size": 8, "seed": 0, **TOP1}
 
 
-def pictures_with_captions(folder):
-    folder.mkdir()
-    for index in range(len(TEXTS)):
-        tiny.picture(index).save(folder / f"{index}.png")
-    lines = [json.dumps({"file_name": f"{i}.png", "text": text}) for i, text in enumerate(TEXTS)]
-    (folder / "metadata.jsonl").write_text("\n".join(lines))
-    return folder
-
-
 def test_train_caption_and_evaluate_on_a_folder_of_pictures(bases, tmp_path, monkeypatch, capsys):
-    pictures, run = pictures_with_captions(tmp_path / "pictures"), tmp_path / "run"
+    pictures, run = tmp_path / "pictures", tmp_path / "run"
+    texts = picture_folder(pictures)
     scripts.call(
         scripts.load("examples/train.py"), monkeypatch, pictures, "--output-dir", run, "--epochs", 1,
         "--language-model", bases / "llama", "--vision-tower", bases / "clip",
@@ -132,11 +125,12 @@ def test_train_caption_and_evaluate_on_a_folder_of_pictures(bases, tmp_path, mon
     ]  # fmt: skip
     assert "cider" in printed
     rows = [json.loads(line) for line in (tmp_path / "seen" / "caption-true.jsonl").read_text().splitlines()]
-    assert [row["references"] for row in rows] == [[text] for text in TEXTS]
+    assert [row["references"] for row in rows] == [[text] for text in texts]
 
 
 def test_lora_beside_the_adapter_and_merged(bases, tmp_path, monkeypatch, capsys):
-    pictures, run, merged = pictures_with_captions(tmp_path / "pictures"), tmp_path / "run", tmp_path / "merged"
+    pictures, run, merged = tmp_path / "pictures", tmp_path / "run", tmp_path / "merged"
+    picture_folder(pictures)
     module = scripts.load("examples/lora.py")
     monkeypatch.setattr(module, "fastest_setting", lambda: {"dtype": torch.float32})
     scripts.call(
@@ -158,7 +152,8 @@ def test_lora_beside_the_adapter_and_merged(bases, tmp_path, monkeypatch, capsys
 # TRL 1.16 calls parts of Transformers 5.23 by their names before
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 def test_sft_on_conversations_about_pictures(bases, tmp_path, monkeypatch, capsys):
-    pictures, run, chat = pictures_with_captions(tmp_path / "pictures"), tmp_path / "run", tmp_path / "llama"
+    pictures, run, chat = tmp_path / "pictures", tmp_path / "run", tmp_path / "llama"
+    picture_folder(pictures)
     shutil.copytree(bases / "llama", chat)
     tokenizer = AutoTokenizer.from_pretrained(chat)
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
@@ -173,6 +168,28 @@ def test_sft_on_conversations_about_pictures(bases, tmp_path, monkeypatch, capsy
     first, last = re.fullmatch(rf"loss ([\d.]+) to ([\d.]+) in 4 steps, saved in {run}", printed).groups()
     assert float(last) < float(first)
     assert AdemVLForConditionalGeneration.from_pretrained(run).config.lora["r"] == 2
+
+
+def test_training_goes_on_from_a_checkpoint(bases, tmp_path, monkeypatch):
+    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8, drop_ratio=0.25)
+    tiny.perturb(model).save_pretrained(tmp_path / "first")
+    processor.save_pretrained(tmp_path / "first")
+    picture_folder(tmp_path / "pictures")
+    module, began = scripts.load("examples/train.py"), {}
+
+    def train(trainer, processor, resume):
+        began.update({key: tensor.clone() for key, tensor in trainer.model.adapter_state_dict().items()})
+        return run(trainer, processor, resume=resume)
+
+    run = module.train
+    monkeypatch.setattr(module, "train", train)
+    arguments = ["--output-dir", tmp_path / "second", "--checkpoint", tmp_path / "first", "--epochs", 2]
+    scripts.call(module, monkeypatch, tmp_path / "pictures", *arguments)
+    first, second = (AdemVLForConditionalGeneration.from_pretrained(tmp_path / name) for name in ("first", "second"))
+    assert all(torch.equal(began[key], tensor) for key, tensor in first.adapter_state_dict().items())
+    moved = second.adapter_state_dict()
+    assert not torch.equal(moved["adapter.value_embedding"], began["adapter.value_embedding"])
+    assert (second.config.projector_dim, second.config.drop_ratio) == (8, 0.25)
 
 
 def test_an_exported_checkpoint_takes_no_path_along_and_finds_its_tower(bases, tmp_path):

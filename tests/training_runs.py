@@ -1,5 +1,7 @@
 """Small training sets and a Trainer on the tiny bases, for the tests of training."""
 
+import json
+
 import tiny
 import torch
 from PIL import Image
@@ -24,7 +26,7 @@ def samples(number=8, images=True):
 
 
 # plain gradient descent: Adam would turn the last bit of a gradient near zero into a whole step
-PLAIN = {"optim": "sgd", "learning_rate": 0.05, "weight_decay": 0.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
+PLAIN = {"optim": "sgd", "learning_rate": 0.5, "weight_decay": 0.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
 
 
 def blocks(number, size=2):
@@ -34,6 +36,17 @@ def blocks(number, size=2):
         if index // size % 2:
             sample["image"] = None
     return made
+
+
+def picture_folder(folder, number=3):
+    """Pictures with a ``metadata.jsonl``, as ``ImageFolder`` reads them; their texts."""
+    folder.mkdir()
+    texts = ["a cat", "two birds", "a dog", "hello"][:number]
+    for index in range(number):
+        tiny.picture(index).save(folder / f"{index}.png")
+    lines = [json.dumps({"file_name": f"{i}.png", "text": text}) for i, text in enumerate(texts)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return texts
 
 
 def processor_of(bases, model):

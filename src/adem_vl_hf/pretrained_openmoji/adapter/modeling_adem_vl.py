@@ -128,10 +128,10 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, LoraMixin, AdemVLPr
         if config.vision_adapter_dim:
             attach_vision_adapters(self.vision_tower, self, config.vision_adapter_scale)
         self._attach_lora()
-        # those that are there: FSDP refuses names of blocks that it cannot find
+        self.post_init()
+        # only those that are there: Transformers 5 gathers every name of the parts, and FSDP refuses one it cannot find
         blocks = {*(getattr(self.language_model, "_no_split_modules", None) or []), *VISION_BLOCKS}
         self._no_split_modules = sorted(blocks & {type(module).__name__ for module in self.modules()})
-        self.post_init()
         self._freeze_bases()
         if config.has_external_bases:
             self._note_bases()

@@ -34,7 +34,7 @@ def prompts_alone(
             "label prompts -100, or leave labels out to generate from the whole row"
         )
     longest = int(lengths.max())
-    order = kept.long().argsort(1, stable=True)[:, -longest:]  # what is kept comes last, in its own order
+    order = kept.long().argsort(dim=1, stable=True)[:, -longest:]  # what is kept comes last, in its own order
     mask = kept.gather(1, order)  # [B, P]
     return input_ids.gather(1, order).masked_fill(~mask, pad_token_id), mask.long()
 
