@@ -16,6 +16,7 @@ def split_gguf(name: str) -> tuple[str, str | None]:
     ``folder/file.gguf`` becomes ``("folder", "file.gguf")``, ``owner/repository/file.gguf`` on the Hub becomes
     ``("owner/repository", "file.gguf")``, and any other name stays as it is, with None.
     """
+    name = str(name)
     path = Path(name)
     if not name.lower().endswith(".gguf") or path.is_dir():
         return name, None
