@@ -109,10 +109,6 @@ class AdemVLModelTest(common.ModelTesterMixin, GenerationTesterMixin, unittest.T
     def test_config(self):
         self.config_tester.run_common_tests()
 
-    @unittest.skip("base_model_prefix names no part: with 'language_model' a bare LM's folder would load as ours")
-    def test_model_base_model_prefix(self):
-        pass
-
     def test_mismatching_num_image_tokens(self):
         """As the library's tester of vision-language models (VLMModelTest) asks."""
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()

@@ -4,9 +4,9 @@ Exit codes: 0 done, 2 bad usage or bad input (one line on stderr), 1 anything el
 """
 
 import argparse
-import logging
 import errno
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
