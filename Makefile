@@ -28,6 +28,7 @@ $(SUITE)/installed: $(VENV)/installed
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary transformers \
 		-c constraints.txt -d $(SUITE) transformers
 	tar xzf $(SUITE)/transformers-*.tar.gz -C $(SUITE) --strip-components=1 --wildcards '*/tests/test_*.py'
+	touch $(SUITE)/tests/__init__.py
 	rm $(SUITE)/transformers-*.tar.gz
 	touch $@
 

@@ -1,14 +1,22 @@
 """The two frozen bases: how each is loaded, recorded and recognised."""
 
+import contextlib
 import hashlib
 import json
+import math
 import warnings
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, CLIPVisionModel
 
+from .quantized_adem_vl import from_gguf, gguf_arguments, split_gguf
 from .vision_adem_vl import OpenClipVisionTower
+
+try:
+    from accelerate.utils import align_module_device
+except ImportError:  # nothing is offloaded without it
+    align_module_device = contextlib.nullcontext
 
 # what decides whether an adapter fits a base at all
 SHAPE_FIELDS = (
@@ -17,21 +25,24 @@ SHAPE_FIELDS = (
 )  # fmt: skip
 SAMPLES = 8  # values of each tensor that the fingerprint keeps
 TOLERANCE = 0.01  # relative: half precision rounds by 0.4 %, another fine-tune differs by more
+# of a table of embeddings that went through GGUF: two bits per weight lose a third, another model's numbers differ by
+# more than their own size. GGUF keeps norms in full, so that these tell fine-tunes apart as ever.
+GGUF_TOLERANCE = 0.5
 
 
 def _shape(config) -> dict:
     return {name: getattr(config, name) for name in SHAPE_FIELDS if getattr(config, name, None) is not None}
 
 
-def _load(cls, kind: str, name: str, **arguments):
+def _load(cls, kind: str, name: str, where: str | None = None, **arguments):
     """Load through the base's own ``from_pretrained``; a base with a weight missing is an error, not a warning."""
     try:
-        model, info = cls.from_pretrained(name, output_loading_info=True, use_safetensors=True, **arguments)
+        model, info = cls.from_pretrained(where or name, output_loading_info=True, use_safetensors=True, **arguments)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"the {kind} {name!r} could not be loaded ({reason}); check the id, the revision and the network, "
-            "or name a local folder that holds it as safetensors"
+            "or name a local folder that holds it as safetensors, or a GGUF file"
         ) from error
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("position_ids"))
     if missing or info["mismatched_keys"]:
@@ -43,8 +54,15 @@ def _load(cls, kind: str, name: str, **arguments):
 
 
 def load_language_model(name: str, **arguments) -> nn.Module:
-    """Any decoder LM by ``AutoModelForCausalLM.from_pretrained``."""
-    return _load(AutoModelForCausalLM, "language model", name, **arguments)
+    """Any decoder LM by ``AutoModelForCausalLM.from_pretrained``; a GGUF file by its name (see ``split_gguf``)."""
+    where, file = split_gguf(name)
+    file = arguments.pop("gguf_file", None) or file
+    if file is None:
+        return _load(AutoModelForCausalLM, "language model", name, **arguments)
+    name = f"{where}/{file}"
+    model = _load(AutoModelForCausalLM, "language model", name, where, **gguf_arguments(file, arguments))
+    model.name_or_path = model.config.name_or_path = name  # the library notes the folder alone
+    return model
 
 
 def load_vision_tower(name: str, backend: str = "transformers", **arguments) -> nn.Module:
@@ -64,26 +82,72 @@ def pinned_revision(base: nn.Module, asked: str | None) -> str | None:
     return getattr(base.config, "_commit_hash", None) or asked
 
 
-def base_fingerprint(base: nn.Module) -> dict:
-    """What a base looks like: a hash of its shape and a few values of a few tensors that no quantisation touches."""
-    shape = json.dumps(_shape(base.config), sort_keys=True)
-    picked = {}
-    for name, tensor in base.state_dict().items():
-        norm_or_table = "norm" in name or "embed" in name or "ln_" in name
-        if norm_or_table and tensor.is_floating_point() and tensor.device.type != "meta":
-            picked[name] = tensor
-    names = sorted(picked)
-    chosen = {names[i * (len(names) - 1) // 3] for i in range(4)} if names else set()
-    values = {}
-    for name in sorted(chosen):
-        flat = picked[name].detach().flatten()
+def _values(base: nn.Module, key: str) -> list[float]:
+    """A few numbers of one tensor, spread evenly over it; brought from wherever it is offloaded to."""
+    owner, _, name = key.rpartition(".")
+    module = base.get_submodule(owner)
+    with align_module_device(module):
+        flat = getattr(module, name).detach().flatten()
         index = [i * (flat.numel() - 1) // (SAMPLES - 1) for i in range(SAMPLES)]
-        values[name.removeprefix("vision_model.")] = [round(v, 6) for v in flat[index].float().tolist()]
-    return {"config": hashlib.sha256(shape.encode()).hexdigest()[:16], "tensors": values}
+        return [round(value, 6) for value in flat[index].float().tolist()]
 
 
-def _alike(a: float, b: float) -> bool:
-    return abs(a - b) <= TOLERANCE * max(abs(a), abs(b), 1e-3)
+def sample_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A few values of every tensor, by key; a merged LoRA, which touches every value of a matrix, shows in them.
+
+    Tensors that are not here (meta, or another process's share) or that are of a class of their own are left out.
+    """
+    samples = {}
+    for key, tensor in tensors.items():
+        if type(tensor) is torch.Tensor and tensor.numel() and tensor.device.type != "meta":
+            flat = tensor.detach().reshape(-1)
+            samples[key] = flat[:: -(-flat.numel() // SAMPLES)].to("cpu", copy=True)
+    return samples
+
+
+def changed_weight(before: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> str | None:
+    """The first key whose values are others than when ``before`` was sampled; a change of dtype alone is none."""
+    now = sample_weights({key: tensors[key] for key in before if key in tensors})
+    for key, found in now.items():
+        same_size = found.shape == before[key].shape  # else it is sharded
+        if same_size and not torch.equal(found, before[key].to(found.dtype)):
+            return key
+    return None
+
+
+def _norms_and_tables(base: nn.Module) -> dict[str, str]:
+    """The tensors that no quantisation packs, by the names that every version of Transformers has in common."""
+    found = {}
+    for key, tensor in base.state_dict().items():
+        norm_or_table = "norm" in key or "embed" in key or "ln_" in key
+        if norm_or_table and tensor.is_floating_point():
+            found[key.removeprefix("vision_model.")] = key
+    return found
+
+
+def base_fingerprint(base: nn.Module) -> dict:
+    """What a base looks like: a hash of its shape and a few values of a few tensors that no quantisation packs.
+
+    ``"gguf": True`` is added where the values are those of a GGUF file.
+    """
+    shape = json.dumps(_shape(base.config), sort_keys=True)
+    keys = _norms_and_tables(base)
+    names = sorted(keys.values())
+    chosen = {names[i * (len(names) - 1) // 3] for i in range(4)} if names else set()
+    values = {name: _values(base, key) for name, key in keys.items() if key in chosen}
+    fingerprint = {"config": hashlib.sha256(shape.encode()).hexdigest()[:16], "tensors": dict(sorted(values.items()))}
+    return fingerprint | ({"gguf": True} if from_gguf(base.config) else {})
+
+
+def _alike(expected: list[float], found: list[float]) -> bool:
+    """Each value but for the rounding of half precision."""
+    pairs = zip(expected, found, strict=True)
+    return all(abs(a - b) <= TOLERANCE * max(abs(a), abs(b), 1e-3) for a, b in pairs)
+
+
+def _roughly_alike(expected: list[float], found: list[float]) -> bool:
+    """All values together but for the rounding of a GGUF file."""
+    return math.dist(expected, found) <= GGUF_TOLERANCE * math.hypot(*expected)
 
 
 def check_base(kind: str, checkpoint: str, saved_config, fingerprint: dict | None, base: nn.Module) -> None:
@@ -98,10 +162,10 @@ def check_base(kind: str, checkpoint: str, saved_config, fingerprint: dict | Non
         )
     if not fingerprint:
         return
-    values = base_fingerprint(base)["tensors"]
+    keys, gguf = _norms_and_tables(base), fingerprint.get("gguf", False) or from_gguf(base.config)
     for key, expected in fingerprint["tensors"].items():
-        found = values.get(key)
-        if found is None or not all(_alike(*pair) for pair in zip(expected, found, strict=True)):
+        alike = _roughly_alike if gguf and "embed" in key else _alike
+        if key not in keys or not alike(expected, _values(base, keys[key])):
             warnings.warn(
                 f"the {kind} {name!r} has the shape of the one that {checkpoint} was trained on but other weights "
                 f"(first seen in {key}): expect worse answers",

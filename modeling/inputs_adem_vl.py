@@ -58,9 +58,9 @@ def check_image_tokens(input_ids: torch.Tensor, image_token_id: int | None, imag
         )
 
 
-def _token_embed(embed: nn.Module, token: int) -> torch.Tensor:
-    """[D], as the embedding gives it: Gemma's scales its table."""
-    return embed(torch.tensor(token, device=embed.weight.device))
+def _token_embed(embed: nn.Module, token: int, like: torch.Tensor) -> torch.Tensor:
+    """[D], as the embedding gives it (Gemma's scales its table, an offloaded one comes when it is called)."""
+    return embed(torch.tensor(token, device=like.device)).to(like)
 
 
 def keep_own_embeds(
@@ -73,7 +73,7 @@ def keep_own_embeds(
     """
     if image_token_id is None:
         return image_embeds
-    own = _token_embed(embed, image_token_id).to(image_embeds)
+    own = _token_embed(embed, image_token_id, image_embeds)
     has_image = torch.zeros(len(image_embeds), 1, 1, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
     return torch.where(has_image, image_embeds, own)
 
@@ -98,7 +98,8 @@ def merge_image_embeds(
     if input_ids is not None:
         mask = input_ids == image_token_id  # [B, T]
     else:  # the library's way to find a token once it is embedded
-        mask = torch.eq(inputs_embeds, _token_embed(embed, image_token_id)).all(-1)  # type: ignore[arg-type]
+        assert inputs_embeds is not None
+        mask = torch.eq(inputs_embeds, _token_embed(embed, image_token_id, inputs_embeds)).all(-1)
     if inputs_embeds is None:
         inputs_embeds = embed(input_ids)  # [B, T, D]
     index = mask.cumsum(1) - 1  # which of the n embeddings, [B, T]

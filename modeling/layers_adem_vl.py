@@ -10,6 +10,7 @@ beams and threads see the memory they were called with.
 
 import threading
 from functools import partial
+from types import MethodType
 
 import torch
 from torch import nn
@@ -104,6 +105,15 @@ def decoder_input_scale(language_model: nn.Module) -> float:
     return 1.0
 
 
+def input_device(language_model: nn.Module) -> torch.device:
+    """Where the language model takes its input, also where its embeddings are offloaded and brought for each call."""
+    embeddings = language_model.get_input_embeddings()
+    device = embeddings.weight.device
+    if device.type == "meta":
+        device = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", device)
+    return torch.device(device)
+
+
 def attach_fusion(language_model: nn.Module, config) -> None:
     """Make every decoder layer add the fused term where ``config.query_from`` and ``config.add_to`` say.
 
@@ -127,6 +137,8 @@ def attach_fusion(language_model: nn.Module, config) -> None:
                 "term with it; use add_to='mlp_out'"
             )
         layer.__class__ = _fused_class(type(layer))
+        if "_old_forward" in vars(layer):  # accelerate, which spreads a model over devices, calls the one it found
+            layer._old_forward = MethodType(type(layer).forward, layer)
         if config.add_to.endswith("_in"):
             module.register_forward_pre_hook(partial(_add_to_input, config), with_kwargs=True)
         else:

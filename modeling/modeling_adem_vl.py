@@ -19,12 +19,16 @@ from transformers import AutoModelForCausalLM, CLIPVisionModel, GenerationMixin,
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .checkpoint_adem_vl import AdapterCheckpointMixin, is_adapter_key, mark_initialized
+from .body_adem_vl import BodyMixin
+from .checkpoint_adem_vl import AdapterCheckpointMixin, mark_initialized
 from .configuration_adem_vl import AdemVLConfig
+from .distributed_adem_vl import features_of_no_image, several_processes
 from .fusion_adem_vl import AdemVLAdapter, LowRankProjector, VisionAdapter
 from .inputs_adem_vl import check_image_tokens, keep_own_embeds, merge_image_embeds, one_image_a_row
 from .layers_adem_vl import attach_fusion, decoder_input_scale
-from .vision_adem_vl import OpenClipVisionTower, attach_vision_adapters, vision_features
+from .lora_adem_vl import LoraMixin, LoraWeights
+from .prompts_adem_vl import answers_labelled_batches
+from .vision_adem_vl import VISION_BLOCKS, OpenClipVisionTower, attach_vision_adapters, vision_features
 
 if TYPE_CHECKING:
     # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from .images_adem_vl import open_image  # noqa: F401
     from .pipeline_adem_vl import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
+    from .quantized_adem_vl import split_gguf  # noqa: F401
 
 
 @dataclass
@@ -54,7 +59,7 @@ class AdemVLCausalLMOutputWithPast(ModelOutput):
     image_hidden_states: torch.Tensor | None = None
 
 
-class AdemVLPreTrainedModel(PreTrainedModel):
+class AdemVLPreTrainedModel(BodyMixin, PreTrainedModel):
     """What Transformers needs to know of every ADEM-VL model."""
 
     config_class = AdemVLConfig
@@ -94,9 +99,11 @@ class AdemVLPreTrainedModel(PreTrainedModel):
             elif isinstance(part, VisionAdapter):
                 nn.init.kaiming_uniform_(part.down.weight, a=5**0.5)
                 nn.init.zeros_(part.up.weight)
+            elif isinstance(part, LoraWeights):
+                part.reset()
 
 
-class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedModel, GenerationMixin):
+class AdemVLForConditionalGeneration(AdapterCheckpointMixin, LoraMixin, AdemVLPreTrainedModel, GenerationMixin):
     """A frozen decoder LLM that sees.
 
     Build a fresh one with :meth:`from_base_pretrained`, load a trained one with :meth:`from_pretrained`.
@@ -119,14 +126,15 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         self.adapter = AdemVLAdapter(config)
         attach_fusion(self.language_model, config)
         if config.vision_adapter_dim:
-            attach_vision_adapters(self.vision_tower, self.adapter.vision_adapters, config.vision_adapter_scale)
-        self._no_split_modules = sorted(
-            {*(getattr(self.language_model, "_no_split_modules", None) or []), "CLIPEncoderLayer"}
-        )
+            attach_vision_adapters(self.vision_tower, self, config.vision_adapter_scale)
+        self._attach_lora()
         self.post_init()
+        # only those that are there: Transformers 5 gathers every name of the parts, and FSDP refuses one it cannot find
+        blocks = {*(getattr(self.language_model, "_no_split_modules", None) or []), *VISION_BLOCKS}
+        self._no_split_modules = sorted(blocks & {type(module).__name__ for module in self.modules()})
         self._freeze_bases()
-        if config.has_external_bases:  # Trainer takes exactly these for expected when it reads a checkpoint
-            self._keys_to_ignore_on_save = {key for key in self.state_dict() if not is_adapter_key(key)}
+        if config.has_external_bases:
+            self._note_bases()
 
     def _freeze_bases(self):
         self.vision_tower.requires_grad_(False)
@@ -148,13 +156,15 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         return self.language_model.get_decoder()
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling | tuple:
-        """[I, 3, H, W] through the tower and its adapters; the features, [I, 1+N, C], are the ``pooler_output``.
+        """[I, 3, H, W] through the tower with its adapters (and PEFT's); the ``pooler_output`` are the features.
 
-        ``output_hidden_states``, ``output_attentions`` and ``return_dict`` as in Transformers.
+        They are [I, 1+N, C], class token first. ``output_hidden_states``, ``output_attentions`` and ``return_dict`` as
+        in Transformers.
         """
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.vision_adapter_dim > 0):
+        trains = self.config.vision_adapter_dim > 0 or any(p.requires_grad for p in self.vision_tower.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             out = vision_features(self.vision_tower, pixel_values, self.config.vision_feature_layer, **kwargs)
         return out if return_dict else out.to_tuple()
 
@@ -190,7 +200,9 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             if pixel_values.shape[0]:
                 out: Any = self.get_image_features(pixel_values, return_dict=True)
                 features = out.pooler_output.to(self.adapter.key_embedding.dtype)
-        key, value, visual = self.adapter.memory(features, rows, batch_size)
+        if features is None and several_processes():
+            features, rows = features_of_no_image(self)
+        key, value, visual = self.adapter(features, rows, batch_size)
         embeds = None if features is None else self.adapter.image_embeds(features, rows, batch_size)
         if embeds is not None:
             embeds = embeds / decoder_input_scale(self.language_model)
@@ -245,7 +257,8 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
             visual_key, visual_value = memory["visual_key"], memory["visual_value"]
             image_embeds, image_hidden_states = memory["image_embeds"], memory["image_hidden_states"]
-            if image_embeds is not None and input_ids is not None and past_key_values is None:
+            fresh = pixel_values is not None and image_embeds is not None and past_key_values is None
+            if fresh and input_ids is not None:
                 check_image_tokens(input_ids, self.config.image_token_id, image_mask)
         if image_embeds is not None:
             embed = self.get_input_embeddings()
@@ -255,8 +268,10 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             input_ids = None
         if labels is not None and not (labels[:, 1:] != -100).any():
             raise ValueError("no position of the batch is supervised: every label is -100; give the samples an answer")
+        without_head = kwargs.pop("without_head", False)  # by base_model
         supervised_only = labels is not None and self.training and self._plain_head
-        outputs = (self.language_model.get_decoder() if supervised_only else self.language_model)(
+        headless = supervised_only or without_head
+        outputs = (self.language_model.get_decoder() if headless else self.language_model)(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -265,9 +280,11 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             use_cache=use_cache,
             visual_memory=(visual_key, visual_value),
             return_dict=True,
-            **({} if supervised_only else {"logits_to_keep": logits_to_keep}),
+            **({} if headless else {"logits_to_keep": logits_to_keep}),
             **kwargs,
         )
+        if without_head:
+            return outputs
         if outputs.past_key_values is not None:
             outputs.past_key_values.visual_memory = (visual_key, visual_value)
         loss, logits = None, None
@@ -306,8 +323,12 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
         return self.loss_function(logits=logits, labels=None, vocab_size=vocab_size, shift_labels=targets, **kwargs)
 
     @torch.no_grad()
+    @answers_labelled_batches
     def generate(self, inputs=None, *args, pixel_values=None, image_mask=None, **kwargs):
-        """Transformers' ``generate``; the tower runs once, and beams expand the memory, not the pixels."""
+        """Transformers' ``generate``; the tower runs once, and beams expand the memory, not the pixels.
+
+        With ``labels`` [B, T] (a training batch) it answers the prompts alone and returns the answers alone.
+        """
         if kwargs.get("visual_key") is None and pixel_values is None:
             kwargs["visual_key"], kwargs["visual_value"] = _cached_memory(kwargs.get("past_key_values"))
         if kwargs.get("visual_key") is None:
@@ -315,8 +336,8 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
             batch_size = None if ids is None else ids.shape[0]
             memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
             memory.pop("image_hidden_states")
-            has_tokens = memory["image_embeds"] is not None and ids is not None and ids.dim() == 2
-            if has_tokens and kwargs.get("past_key_values") is None:
+            fresh = pixel_values is not None and kwargs.get("past_key_values") is None
+            if fresh and memory["image_embeds"] is not None and ids is not None and ids.dim() == 2:
                 check_image_tokens(ids, self.config.image_token_id, image_mask)
             # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
             kwargs |= {name: tensor for name, tensor in memory.items() if tensor is not None}

@@ -16,6 +16,8 @@ try:
 except ImportError:
     open_clip = None
 
+VISION_BLOCKS = ("CLIPEncoderLayer", "ResidualAttentionBlock")  # classes of the two kinds' blocks
+
 
 def need_open_clip():
     """The optional package, or an error that says how to get it."""
@@ -153,17 +155,18 @@ def vision_features(
     )
 
 
-def _add_adapter(adapter: nn.Module, scale: float, module: nn.Module, args: tuple, output: torch.Tensor):
-    return output + scale * adapter(args[0])
+def _add_adapter(owner: nn.Module, index: int, scale: float, module: nn.Module, args: tuple, output: torch.Tensor):
+    return output + scale * owner.adapter.vision_adapters[index](args[0])
 
 
-def attach_vision_adapters(tower: nn.Module, adapters: nn.ModuleList, scale: float) -> None:
+def attach_vision_adapters(tower: nn.Module, owner: nn.Module, scale: float) -> None:
     """Put adapter i beside the MLP of block i: ``x + mlp(n) + scale * adapter(n)``.
 
-    A partial, not a closure, so that ``copy.deepcopy`` of the model ties the copy's hooks to the copy's adapters.
+    The adapters are looked up in ``owner.adapter`` at each call: PEFT's ``modules_to_save`` puts a copy there to train.
+    A partial, not a closure, so that ``copy.deepcopy`` of the model ties the copy's hooks to the copy.
     """
-    for mlp, adapter in zip(tower_mlps(tower), adapters, strict=False):
-        mlp.register_forward_hook(partial(_add_adapter, adapter, scale))
+    for index, mlp in zip(range(len(owner.adapter.vision_adapters)), tower_mlps(tower), strict=False):
+        mlp.register_forward_hook(partial(_add_adapter, owner, index, scale))
 
 
 @torch.no_grad()

@@ -1,13 +1,16 @@
 """The scripts that users copy: they explain themselves, and each does what it says at a tiny size."""
 
 import json
+import re
 import shutil
+from functools import partial
 
 import pytest
 import scripts
 import tiny
 import torch
-from transformers import AutoImageProcessor, CLIPVisionModel
+from training_runs import picture_folder
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPVisionModel
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.data import OpenMojiScenes, ScienceQA
@@ -15,6 +18,7 @@ from adem_vl_hf.modeling.bases_adem_vl import load_vision_tower
 from adem_vl_hf.pretrained import build_model
 
 SCRIPTS = sorted(path for folder in ("examples", "benchmarks") for path in (scripts.ROOT / folder).glob("*.py"))
+TEXTS = ["a cat", "two birds", "a dog"]
 TOP1 = {"names_top1": 0.5, "scenes_top1": 0.25}
 
 
@@ -102,12 +106,7 @@ def test_the_tower_trains_saves_and_goes_on_to_the_same_bits(tower_script, tmp_p
 
 def test_train_caption_and_evaluate_on_a_folder_of_pictures(bases, tmp_path, monkeypatch, capsys):
     pictures, run = tmp_path / "pictures", tmp_path / "run"
-    pictures.mkdir()
-    texts = ["a cat", "two birds", "a dog"]
-    for index in range(len(texts)):
-        tiny.picture(index).save(pictures / f"{index}.png")
-    lines = [json.dumps({"file_name": f"{i}.png", "text": text}) for i, text in enumerate(texts)]
-    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+    texts = picture_folder(pictures)
     scripts.call(
         scripts.load("examples/train.py"), monkeypatch, pictures, "--output-dir", run, "--epochs", 1,
         "--language-model", bases / "llama", "--vision-tower", bases / "clip",
@@ -127,6 +126,70 @@ def test_train_caption_and_evaluate_on_a_folder_of_pictures(bases, tmp_path, mon
     assert "cider" in printed
     rows = [json.loads(line) for line in (tmp_path / "seen" / "caption-true.jsonl").read_text().splitlines()]
     assert [row["references"] for row in rows] == [[text] for text in texts]
+
+
+def test_lora_beside_the_adapter_and_merged(bases, tmp_path, monkeypatch, capsys):
+    pictures, run, merged = tmp_path / "pictures", tmp_path / "run", tmp_path / "merged"
+    picture_folder(pictures)
+    module = scripts.load("examples/lora.py")
+    monkeypatch.setattr(module, "fastest_setting", lambda: {"dtype": torch.float32})
+    scripts.call(
+        module, monkeypatch, pictures, "--output-dir", run, "--merged-dir", merged,
+        "--language-model", bases / "llama", "--vision-tower", bases / "clip", "--rank", 2, "--epochs", 1,
+    )  # fmt: skip
+    # three layers, two matrices of rank 2 each: q_proj 32 -> 32, v_proj 32 -> 16
+    assert f"{3 * 2 * (32 + 32 + 32 + 16):,} of them LoRA, saved in {run}" in capsys.readouterr().out
+    model, one = (AdemVLForConditionalGeneration.from_pretrained(folder) for folder in (run, merged))
+    assert model.config.lora["lora_alpha"] == 4
+    assert one.config.lora is None
+    inputs = tiny.batch([8], [True])
+    with torch.no_grad():
+        torch.testing.assert_close(one(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-5)
+    scripts.call(scripts.load("examples/caption.py"), monkeypatch, merged, pictures / "0.png")
+    assert str(pictures / "0.png") in capsys.readouterr().out
+
+
+# TRL 1.16 calls parts of Transformers 5.23 by their names before
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+def test_sft_on_conversations_about_pictures(bases, tmp_path, monkeypatch, capsys):
+    pictures, run, chat = tmp_path / "pictures", tmp_path / "run", tmp_path / "llama"
+    picture_folder(pictures)
+    shutil.copytree(bases / "llama", chat)
+    tokenizer = AutoTokenizer.from_pretrained(chat)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
+    tokenizer.save_pretrained(chat)
+    module = scripts.load("examples/trl_sft.py")
+    monkeypatch.setattr(module, "SFTConfig", partial(module.SFTConfig, use_cpu=True, disable_tqdm=True))
+    scripts.call(
+        module, monkeypatch, pictures, "--output-dir", run, "--language-model", chat, "--vision-tower",
+        bases / "clip", "--rank", 2, "--epochs", 4, "--batch-size", 3, "--learning-rate", 0.01,
+    )  # fmt: skip
+    printed = capsys.readouterr().out.strip().splitlines()[-1]
+    first, last = re.fullmatch(rf"loss ([\d.]+) to ([\d.]+) in 4 steps, saved in {run}", printed).groups()
+    assert float(last) < float(first)
+    assert AdemVLForConditionalGeneration.from_pretrained(run).config.lora["r"] == 2
+
+
+def test_training_goes_on_from_a_checkpoint(bases, tmp_path, monkeypatch):
+    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8, drop_ratio=0.25)
+    tiny.perturb(model).save_pretrained(tmp_path / "first")
+    processor.save_pretrained(tmp_path / "first")
+    picture_folder(tmp_path / "pictures")
+    module, began = scripts.load("examples/train.py"), {}
+
+    def train(trainer, processor, resume):
+        began.update({key: tensor.clone() for key, tensor in trainer.model.adapter_state_dict().items()})
+        return run(trainer, processor, resume=resume)
+
+    run = module.train
+    monkeypatch.setattr(module, "train", train)
+    arguments = ["--output-dir", tmp_path / "second", "--checkpoint", tmp_path / "first", "--epochs", 2]
+    scripts.call(module, monkeypatch, tmp_path / "pictures", *arguments)
+    first, second = (AdemVLForConditionalGeneration.from_pretrained(tmp_path / name) for name in ("first", "second"))
+    assert all(torch.equal(began[key], tensor) for key, tensor in first.adapter_state_dict().items())
+    moved = second.adapter_state_dict()
+    assert not torch.equal(moved["adapter.value_embedding"], began["adapter.value_embedding"])
+    assert (second.config.projector_dim, second.config.drop_ratio) == (8, 0.25)
 
 
 def test_an_exported_checkpoint_takes_no_path_along_and_finds_its_tower(bases, tmp_path):

@@ -4,24 +4,9 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from training_runs import adapter, assert_equal, samples, trainer
-from transformers import TrainerCallback
+from training_runs import Interrupted, StopAt, adapter, assert_equal, samples, trainer
 
 from adem_vl_hf.training import train
-
-
-class Interrupted(Exception):
-    """What stops a run in the middle of a step."""
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step, self.steps = step, []
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.steps.append(state.global_step)
-        if state.global_step == self.step:
-            raise Interrupted
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

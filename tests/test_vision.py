@@ -1,6 +1,7 @@
 """The tower's features: from either backend, from any block, with and without adapters."""
 
 import json
+from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -42,6 +43,11 @@ def adapters(number=2):
     return randomize(nn.ModuleList(VisionAdapter(24, 4, 0.0) for _ in range(number)), std=0.5)
 
 
+def owner(vision_adapters):
+    """What the hooks ask for the adapters, in the place of a model."""
+    return SimpleNamespace(adapter=SimpleNamespace(vision_adapters=vision_adapters))
+
+
 @pytest.mark.parametrize("activation", [nn.GELU, QuickGELU])
 @pytest.mark.parametrize("layer", [-1, -2, 2])
 def test_both_backends_give_the_same_features(activation, layer):
@@ -54,7 +60,7 @@ def test_both_backends_give_the_same_features(activation, layer):
         torch.testing.assert_close(vision_features(clip, pixels, layer).pooler_output, plain, atol=1e-5, rtol=1e-5)
         number = 3 if layer == -1 else 2
         for one in (clip, tower):
-            attach_vision_adapters(one, adapters(number), 0.5)
+            attach_vision_adapters(one, owner(adapters(number)), 0.5)
         adapted = vision_features(tower, pixels, layer).pooler_output
         torch.testing.assert_close(vision_features(clip, pixels, layer).pooler_output, adapted, atol=1e-5, rtol=1e-5)
     assert (adapted - plain).abs().max() > 1e-2
@@ -80,7 +86,7 @@ def test_the_feature_layer_is_the_output_of_a_block_through_the_post_norm(layer)
 def test_an_adapter_stands_beside_its_mlp():
     visual, pixels = open_clip_vit(), tiny.pictures(1)
     tower, beside = clip_vision_from_open_clip(visual), adapters(1)
-    attach_vision_adapters(tower, beside, 0.25)
+    attach_vision_adapters(tower, owner(beside), 0.25)
     with torch.no_grad():
         x = visual.ln_pre(
             torch.cat([visual.class_embedding.expand(1, 1, -1), visual.conv1(pixels).flatten(2).mT], 1)

@@ -1,8 +1,11 @@
 """Small training sets and a Trainer on the tiny bases, for the tests of training."""
 
+import json
+
 import tiny
 import torch
 from PIL import Image
+from transformers import TrainerCallback
 
 from adem_vl_hf import AdemVLProcessor
 from adem_vl_hf.data.sample import Sample
@@ -22,12 +25,60 @@ def samples(number=8, images=True):
     return made[:number]
 
 
-def trainer(bases, folder, data, model=None, batch_size=2, max_steps=2, callbacks=None, eval_dataset=None, **settings):
+# plain gradient descent: Adam would turn the last bit of a gradient near zero into a whole step
+PLAIN = {"optim": "sgd", "learning_rate": 0.5, "weight_decay": 0.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
+
+
+def blocks(number, size=2):
+    """``size`` samples with a picture, then as many without, and so on; their answers differ in length."""
+    made = samples(number)
+    for index, sample in enumerate(made):
+        if index // size % 2:
+            sample["image"] = None
+    return made
+
+
+def picture_folder(folder, number=3):
+    """Pictures with a ``metadata.jsonl``, as ``ImageFolder`` reads them; their texts."""
+    folder.mkdir()
+    texts = ["a cat", "two birds", "a dog", "hello"][:number]
+    for index in range(number):
+        tiny.picture(index).save(folder / f"{index}.png")
+    lines = [json.dumps({"file_name": f"{i}.png", "text": text}) for i, text in enumerate(texts)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return texts
+
+
+def processor_of(bases, model):
+    return AdemVLProcessor.from_base_pretrained(str(bases / "llama"), str(bases / "clip"), model.config)
+
+
+class Interrupted(Exception):
+    """What stops a run in the middle of a step."""
+
+
+class StopAt(TrainerCallback):
+    """Stops a run at a step, and notes the steps it saw."""
+
+    def __init__(self, step):
+        self.step, self.steps = step, []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps.append(state.global_step)
+        if state.global_step == self.step:
+            raise Interrupted
+
+
+def trainer(
+    bases, folder, data, model=None, batch_size=2, max_steps=2,
+    callbacks=None, eval_dataset=None, compute_metrics=None, **settings,
+):  # fmt: skip
     model = model or tiny.build(bases)
-    processor = AdemVLProcessor.from_base_pretrained(str(bases / "llama"), str(bases / "clip"), model.config)
+    processor = processor_of(bases, model)
     settings = {"use_cpu": True, "disable_tqdm": True, "save_strategy": "no", **settings}
     arguments = training_arguments(folder, len(data), batch_size, max_steps=max_steps, **settings)
-    made = build_trainer(model, processor, data, arguments, callbacks=callbacks, eval_dataset=eval_dataset)
+    made = build_trainer(model, processor, data, arguments, callbacks=callbacks, eval_dataset=eval_dataset,
+                         compute_metrics=compute_metrics)  # fmt: skip
     return made, processor
 
 

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad usage or bad input (one line on stderr), 1 anything el
 import argparse
 import errno
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,13 @@ def _add_bases(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument("--vision-tower-revision", help="commit, tag or branch of the tower")
 
 
+def _add_bits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    for bits in (4, 8):
+        group.add_argument(f"--load-in-{bits}bit", dest="bits", action="store_const", const=bits,
+                           help=f"the language model in {bits} bits, by bitsandbytes")  # fmt: skip
+
+
 def _add_config_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model (defaults are the paper's)")
     for name, options in CONFIG_FLAGS.items():
@@ -112,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=42)
     sub.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
                      help="of the frozen models (default: the fastest here)")  # fmt: skip
+    _add_bits(sub)
     sub.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2 (default: the fastest here)")
     sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     sub.add_argument("--set", nargs="+", type=_key_value, default=[], metavar="KEY=VALUE",
@@ -121,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("caption", "Describe pictures, or answer a question about them, with a trained adapter.")
     sub.add_argument("images", nargs="+", help="picture files")
     sub.add_argument("--checkpoint", help="folder or Hub id (default: the adapter that ships with this package)")
+    _add_bits(sub)
     sub.add_argument("--prompt", default="a picture of", help='what to continue, e.g. "How many foxes are there?"')
     sub.add_argument("--max-new-tokens", type=_positive, default=32)
     sub.add_argument("--num-beams", type=_positive, default=1)
@@ -132,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--predictions", type=Path, help="score these instead of making them")
     sub.add_argument("--problems", type=Path, help="ScienceQA's problems.json, for the columns of its table")
     sub.add_argument("--checkpoint", help="folder or Hub id (default: the adapter that ships with this package)")
+    _add_bits(sub)
     sub.add_argument("--data", help="the data to predict on, for tasks without data of their own")
     sub.add_argument("--split", default="test")
     sub.add_argument("--size", type=_positive, help="number of test samples of the OpenMoji data sets")
@@ -157,14 +168,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``adem-vl``."""
     args = build_parser().parse_args(argv)
-    from transformers.utils import logging  # heavy imports only after the usage is known to be right
+    # PEFT imports it where it is installed, and it says which optional kernel is not
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from transformers.utils.logging import disable_progress_bar  # heavy imports after the usage is known to be right
 
     from . import commands
     from .allocator import keep_freed_memory
 
     keep_freed_memory()
     if not sys.stderr.isatty():  # whoever reads stderr wants the error, not bars of models that load
-        logging.disable_progress_bar()
+        disable_progress_bar()
     try:
         getattr(commands, args.command)(args, _config_fields(args) if hasattr(args, "kernel") else {})
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset
 
 from .data import open_dataset
 from .pretrained import build_model, describe, load_checkpoint, resolve_vision_tower
+from .quantization import loading_arguments
 
 OPENMOJI_TASKS = ("openmoji-names", "openmoji-scenes")
 TEST_SIZE = 1000  # samples of a drawn test set
@@ -42,6 +43,7 @@ def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
     setting = fastest_setting()
     setting |= {"dtype": args.dtype} if args.dtype else {}
     setting |= {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    setting |= loading_arguments(args.bits, setting["dtype"])
     set_seed(args.seed)
     model, processor = build_model(
         args.language_model,
@@ -61,9 +63,11 @@ def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
         seed=args.seed,
         **dict(args.set),
     )
-    facts = run(build_trainer(model, processor, dataset, arguments, args.max_length), processor, args.resume)
-    write_model_card(args.output_dir, data=args.data)
-    print(f"trained {facts['trained_numbers']:,} numbers in {facts['seconds']} s; saved in {args.output_dir}")
+    trainer = build_trainer(model, processor, dataset, arguments, args.max_length)
+    facts = run(trainer, processor, args.resume)
+    if trainer.is_world_process_zero():
+        write_model_card(args.output_dir, data=args.data)
+        print(f"trained {facts['trained_numbers']:,} numbers in {facts['seconds']} s; saved in {args.output_dir}")
 
 
 def _check_set(values: dict[str, Any]) -> None:
@@ -85,7 +89,7 @@ def caption(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
     from .modeling.images_adem_vl import open_image
 
     pictures = [open_image(path) for path in args.images]  # before the model loads: bad input should fail at once
-    model, processor = load_checkpoint(args.checkpoint)
+    model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
     for path, picture in zip(args.images, pictures, strict=True):
         inputs = processor(images=[picture], text=[args.prompt]).to(model.device)
         ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
@@ -107,7 +111,7 @@ def evaluate(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
         size = TEST_SIZE if args.size is None and args.task == "openmoji-scenes" else args.size
         dataset = open_dataset(data, args.split, size)
         with tempfile.TemporaryDirectory() as scratch:
-            model, processor = load_checkpoint(args.checkpoint)
+            model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
             rows = predict(
                 model,
                 processor,

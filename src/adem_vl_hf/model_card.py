@@ -21,6 +21,7 @@ from adem_vl_hf.data.sample import CAPTION_PROMPT
 from adem_vl_hf.evaluation.run import SOURCES
 from adem_vl_hf.files import replacing
 from adem_vl_hf.modeling.configuration_adem_vl import ADAPTER_FIELDS, AdemVLConfig
+from adem_vl_hf.modeling.quantized_adem_vl import split_gguf
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["adem-vl", "vision-language", "image-to-text", "adapter", "parameter-efficient"]
@@ -66,9 +67,14 @@ class Base:
     open_clip: bool = False  # named by open_clip's spelling: hf-hub:owner/name, local-dir:path, architecture/tag
 
     @property
+    def place(self) -> str:
+        """The folder or the repository: the name without the GGUF file that it may end in."""
+        return split_gguf(self.path_or_id)[0]
+
+    @property
     def is_local(self) -> bool:
-        """Whether the name means a folder of this machine."""
-        name = self.path_or_id
+        """Whether the name means a folder or a file of this machine."""
+        name = self.place
         by_look = name.startswith((".", "/", "~", "local-dir:")) or "\\" in name or name.count("/") > 1
         return by_look or (not self.open_clip and os.path.isdir(name))
 
@@ -77,7 +83,7 @@ class Base:
         """The repository on the Hub, if the name means one."""
         if self.is_local or (self.open_clip and not self.path_or_id.startswith("hf-hub:")):
             return None
-        return self.path_or_id.removeprefix("hf-hub:")
+        return self.place.removeprefix("hf-hub:")
 
     @property
     def name(self) -> str:
@@ -87,8 +93,10 @@ class Base:
     @property
     def shown(self) -> str:
         if self.hub_id is not None:
-            return f"[{self.hub_id}](https://huggingface.co/{self.hub_id})"
-        return f"`{self.name}` ({'a local folder' if self.is_local else 'of open_clip'})"
+            shown = self.path_or_id.removeprefix("hf-hub:")
+            return f"[{shown}](https://huggingface.co/{self.hub_id})"
+        local = "a local folder" if self.place == self.path_or_id else "a local file"
+        return f"`{self.name}` ({local if self.is_local else 'of open_clip'})"
 
     @property
     def revision_shown(self) -> str:
@@ -165,7 +173,7 @@ def write_model_card(
         adapter_numbers=f"{count_adapter_numbers(folder):,}",
         bases=bases,
         fingerprints=any(base.fingerprint for base in bases),
-        config_fields=[(name, cell(getattr(config, name))) for name in ADAPTER_FIELDS],
+        config_fields=[(n, cell(value)) for n in ADAPTER_FIELDS if (value := getattr(config, n)) is not None],
         data=[cell(line) for line in ([data] if isinstance(data, str) else data)],
         settings=[(cell(name), cell(value)) for name, value in settings.items() if value is not None],
         metrics=[(cell(x.dataset), cell(x.name), round(x.value, 4), x.n or "") for x in results],

@@ -39,12 +39,13 @@ def build_model(
     """A model with a fresh adapter, and its processor; ``kwargs`` as in ``from_base_pretrained``."""
     text, vision = resolve_language_model(language_model), resolve_vision_tower(vision_tower)
     model = AdemVLForConditionalGeneration.from_base_pretrained(text, vision, **kwargs)
-    return model, AdemVLProcessor.from_base_pretrained(text, vision, model.config)
+    return model, AdemVLProcessor.from_base_pretrained(model.config.text_model_name_or_path, vision, model.config)
 
 
 def describe(checkpoint: str | None = None) -> dict[str, Any]:
     """What a checkpoint's config says: bases, revisions, the fields that define the adapter, how much was trained."""
     from .modeling.fusion_adem_vl import count_parameters
+    from .modeling.lora_adem_vl import count_lora_parameters
 
     config = AdemVLConfig.from_pretrained(str(CHECKPOINT if checkpoint is None else checkpoint))
     bases = [f"{base}_{part}" for base in ("text_model", "vision_model") for part in ("name_or_path", "revision")]
@@ -54,5 +55,5 @@ def describe(checkpoint: str | None = None) -> dict[str, Any]:
         **{name: getattr(config, name) for name in (*bases, *ADAPTER_FIELDS, "image_token_id")},
         "language_model": f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}",
         "tower": f"{vision.num_hidden_layers} blocks of width {vision.hidden_size}, grid {config.grid} x {config.grid}",
-        "trained_numbers": count_parameters(config)["trained"],
+        "trained_numbers": count_parameters(config)["trained"] + count_lora_parameters(config),
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from .data.collator import AdemVLCollator
@@ -23,6 +23,7 @@ from .modeling.processing_adem_vl import AdemVLProcessor
 
 BASE_LEARNING_RATE = 9e-3  # at a batch of 256
 WARMUP = 0.1  # of all steps: 2 of 20 epochs on ScienceQA
+PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # that torchrun or accelerate started
 
 
 def training_arguments(
@@ -38,11 +39,13 @@ def training_arguments(
 
     Args:
         samples: size of the training set, from which the number of warm-up steps follows.
-        batch_size: per step (times devices times ``gradient_accumulation_steps`` if those are overridden).
-        learning_rate: peak; default 9e-3 x batch_size / 256.
-        overrides: any other field of ``TrainingArguments``.
+        batch_size: per process and forward pass; a step takes that times the processes of the launcher times
+            ``gradient_accumulation_steps``.
+        learning_rate: peak; default 9e-3 x samples per step / 256.
+        overrides: any other field of ``TrainingArguments``. With ``predict_with_generate=True`` (a field of
+            ``Seq2SeqTrainingArguments``) evaluation generates, and ``compute_metrics`` sees the answers.
     """
-    batch = batch_size * overrides.get("gradient_accumulation_steps", 1)
+    batch = batch_size * PROCESSES * overrides.get("gradient_accumulation_steps", 1)
     steps = max_steps if max_steps > 0 else int(epochs * -(-samples // batch))
     recipe: dict[str, Any] = {
         "per_device_train_batch_size": batch_size,
@@ -62,8 +65,10 @@ def training_arguments(
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,  # the collator needs the pictures
         "label_names": ["labels"],
+        "ddp_find_unused_parameters": False,  # every process uses every trained tensor in every step
     }
-    return TrainingArguments(output_dir=str(output_dir), **{**recipe, **overrides})
+    kind = Seq2SeqTrainingArguments if "predict_with_generate" in overrides else TrainingArguments
+    return kind(output_dir=str(output_dir), **{**recipe, **overrides})
 
 
 class JsonLinesLog(TrainerCallback):
@@ -83,9 +88,10 @@ def build_trainer(
     max_length: int | None = None,
     **trainer_kwargs: Any,
 ) -> Trainer:
-    """A stock ``Trainer`` with the collator of this package and a JSON-lines log."""
+    """A stock ``Trainer`` (or ``Seq2SeqTrainer``, by its arguments) with this package's collator and a log."""
     callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), JsonLinesLog()]
-    return Trainer(
+    kind = Seq2SeqTrainer if isinstance(arguments, Seq2SeqTrainingArguments) else Trainer
+    return kind(
         model=model,
         args=arguments,
         train_dataset=train_dataset,
@@ -118,7 +124,7 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     facts: dict[str, Any] = {
         "samples": len(trainer.train_dataset),  # type: ignore[arg-type]
         "steps": trainer.state.global_step,
-        "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps,
+        "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "learning_rate": arguments.learning_rate,
         "weight_decay": arguments.weight_decay,
         "trained_numbers": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
@@ -129,8 +135,9 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     if checkpoint is not None:
         facts["resumed_at_step"] = int(checkpoint.rsplit("-", 1)[-1])  # the seconds are those since then
     trainer.save_model(str(output))
-    processor.save_pretrained(output)
-    write_json(output / "training.json", facts)
+    if trainer.is_world_process_zero():
+        processor.save_pretrained(output)
+        write_json(output / "training.json", facts)
     return facts
 
 
@@ -161,6 +168,8 @@ def fastest_setting(seconds: float = 0.3) -> dict[str, Any]:
     """
     if torch.cuda.is_available():
         return {"dtype": torch.bfloat16}
+    if PROCESSES > 1:  # each would measure for itself, and all have to choose the same
+        return {"dtype": torch.float32, "attn_implementation": "eager"}
     speeds = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)

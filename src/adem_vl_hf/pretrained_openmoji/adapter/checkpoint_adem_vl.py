@@ -8,6 +8,7 @@ them: Transformers 5 constructs models on the meta device, where bases loaded ea
 import copy
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,19 @@ from torch import nn
 from transformers import GenerationConfig
 from transformers.utils import cached_file
 
-from .bases_adem_vl import base_fingerprint, check_base, load_language_model, load_vision_tower, pinned_revision
+from .bases_adem_vl import (
+    base_fingerprint,
+    changed_weight,
+    check_base,
+    load_language_model,
+    load_vision_tower,
+    pinned_revision,
+    sample_weights,
+)
+from .distributed_adem_vl import own_class
+from .layers_adem_vl import input_device
+from .lora_adem_vl import check_outside_peft, place_lora
+from .quantized_adem_vl import base_name, check_can_save, keep_trainable
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from transformers import PreTrainedModel as _Model
@@ -40,10 +53,9 @@ CUSTOM_PIPELINES = {
 }
 # where the files are: passed on to the bases, except for the subfolder, which is the checkpoint's alone
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
-# how the bases are loaded; never part of the configuration
-BASE_ARGUMENTS = (
-    "dtype", "torch_dtype", "device_map", "max_memory", "offload_folder", "offload_buffers", "quantization_config",
-)  # fmt: skip
+# how the bases are loaded, the language model alone by all but the dtype; never part of the configuration
+PLACEMENT = ("device_map", "max_memory", "offload_folder", "offload_buffers", "quantization_config")
+BASE_ARGUMENTS = ("dtype", "torch_dtype", *PLACEMENT)
 # arguments of the Auto classes and pipelines that have no meaning for an adapter-only checkpoint
 IGNORED_ARGUMENTS = (
     "_from_auto", "_from_pipeline", "_commit_hash", "trust_remote_code", "adapter_kwargs", "use_safetensors",
@@ -66,6 +78,7 @@ class AdapterCheckpointMixin(_Model):
     """``save_pretrained``, ``from_pretrained`` and ``from_base_pretrained`` of an adapter on two frozen bases."""
 
     _keys_to_ignore_on_save: set[str] | None
+    _base_samples: dict[str, torch.Tensor]
 
     def adapter_state_dict(self, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
         """The tensors that are trained and saved."""
@@ -75,18 +88,27 @@ class AdapterCheckpointMixin(_Model):
     def save_pretrained(self, save_directory, *args, state_dict=None, save_base: bool | None = None, **kwargs):
         """Save the adapter alone, or every weight where the config names no external bases (or ``save_base=True``).
 
+        Bases that are no longer what was loaded (PEFT merged something into them, or they were trained) are saved, too,
+        with a warning, unless ``save_base=False`` says otherwise.
+
         Files are written beside and renamed when all are whole: a full disk leaves what was there before as it was.
         """
         if getattr(self, "_hf_peft_config_loaded", False):  # a PEFT adapter was added: the library's own format
             return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        check_outside_peft(self)
         config, ignored = self.config, self._keys_to_ignore_on_save
-        save_base = not config.has_external_bases if save_base is None else save_base
+        if save_base is None:
+            save_base = not config.has_external_bases or self._bases_changed(state_dict)
         names = config.text_model_name_or_path, config.vision_model_name_or_path
         # the library's note of where each base was loaded from: a path on this machine, beside the names above
         bases = config.text_config, config.vision_config
         paths = [base.name_or_path for base in bases]
-        # how a base was loaded (4 bit, say) is no property of the adapter
-        quantization = None if save_base else config.text_config.__dict__.pop("quantization_config", None)
+        if save_base:
+            check_can_save(self.language_model)
+        # how a base was loaded (4 bit, spread over devices) is no property of what is saved
+        loaded_as = [(holder, key, vars(holder)[key])
+                     for holder, key in ((config.text_config, "quantization_config"), (self, "hf_device_map"))
+                     if key in vars(holder) and not (save_base and holder is self)]  # fmt: skip
         config.auto_map, config.custom_pipelines = dict(AUTO_MAP), copy.deepcopy(CUSTOM_PIPELINES)
         target = Path(save_directory)
         if target.is_file():
@@ -95,6 +117,8 @@ class AdapterCheckpointMixin(_Model):
         if kwargs.get("push_to_hub"):  # which names the repository after the folder, and the one below is temporary
             kwargs.setdefault("repo_id", target.name)
         try:
+            for holder, key, _ in loaded_as:
+                delattr(holder, key)
             for base in bases:
                 base.name_or_path = ""
             if save_base:
@@ -103,7 +127,8 @@ class AdapterCheckpointMixin(_Model):
             else:
                 # Trainer hands over a full state dict under FSDP and DeepSpeed
                 state_dict = self.adapter_state_dict(state_dict)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
+            beside_it = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
+            with own_class(self), beside_it as beside:
                 super().save_pretrained(beside, *args, state_dict=state_dict, **kwargs)
                 for file in sorted(Path(beside).iterdir()):
                     os.replace(file, target / file.name)
@@ -112,8 +137,25 @@ class AdapterCheckpointMixin(_Model):
             config.text_model_name_or_path, config.vision_model_name_or_path = names
             for base, path in zip(bases, paths, strict=True):
                 base.name_or_path = path
-            if quantization is not None:
-                config.text_config.quantization_config = quantization
+            for holder, key, value in loaded_as:
+                setattr(holder, key, value)
+
+    def _note_bases(self) -> None:
+        """Remember which tensors are the bases', and what they look like."""
+        tensors = {key: tensor for key, tensor in self.state_dict().items() if not is_adapter_key(key)}
+        self._keys_to_ignore_on_save = set(tensors)  # which Trainer takes for expected when it reads a checkpoint
+        self._base_samples = sample_weights(tensors)
+
+    def _bases_changed(self, state_dict: dict | None) -> bool:
+        """Whether an adapter-only checkpoint would lose something, which is then said."""
+        key = changed_weight(self._base_samples, self.state_dict() if state_dict is None else state_dict)
+        if key is not None:
+            warnings.warn(
+                f"{key} is not what was loaded: the bases were changed since, so the checkpoint holds every weight and "
+                "not the adapter alone (save_base=False leaves the change out)",
+                stacklevel=3,
+            )
+        return key is not None
 
     @classmethod
     def from_base_pretrained(
@@ -136,8 +178,10 @@ class AdapterCheckpointMixin(_Model):
             text_model_revision, vision_model_revision: revisions to load; the commits found are recorded.
             dtype: of both bases (the adapter is float32). attn_implementation: of both bases.
             text_model_kwargs, vision_model_kwargs: more arguments for each base's own ``from_pretrained``, such as
-                ``quantization_config`` or ``trust_remote_code`` for its repository.
+                ``trust_remote_code`` for its repository.
             config_fields: fields of ``AdemVLConfig``. ``image_token_id`` is chosen from the tokenizer when not given.
+                As in :meth:`from_pretrained`, ``quantization_config``, ``device_map`` and what goes with it are
+                arguments of the language model. A language model may be one GGUF file (see ``split_gguf``).
 
         Raises:
             ValueError: naming the base that cannot be reached or does not fit, or the field that cannot be.
@@ -145,10 +189,14 @@ class AdapterCheckpointMixin(_Model):
         backend = config_fields.get("vision_backend", "transformers")
         shared = {"dtype": dtype, "attn_implementation": attn_implementation}
         shared = {name: value for name, value in shared.items() if value is not None}
+        placement = {key: config_fields.pop(key) for key in PLACEMENT if key in config_fields}
+        text_model_kwargs = {**placement, **(text_model_kwargs or {})}
+        if "gguf_file" in text_model_kwargs:  # Transformers' own spelling
+            language_model = f"{language_model}/{text_model_kwargs.pop('gguf_file')}"
         names: list[Any] = [_base_name(language_model), _base_name(vision_tower)]
         if isinstance(language_model, (str, os.PathLike)):
             language_model = load_language_model(
-                names[0], revision=text_model_revision, **shared, **(text_model_kwargs or {})
+                names[0], revision=text_model_revision, **{**shared, **text_model_kwargs}
             )
         if isinstance(vision_tower, (str, os.PathLike)):
             vision_tower = load_vision_tower(
@@ -213,6 +261,11 @@ class AdapterCheckpointMixin(_Model):
         if config is None:
             config, kwargs = cls.config_class.from_pretrained(name, return_unused_kwargs=True, **kwargs)
         if not config.has_external_bases or pretrained_model_name_or_path is None:  # None: a state dict is given
+            if "quantization_config" in base_arguments:
+                raise ValueError(
+                    f"{name} holds every weight itself, and quantization_config would quantise its tower and adapter "
+                    "too: take an adapter-only checkpoint, whose language model alone is quantised"
+                )
             loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **given)
             # Transformers 5 puts tensors of its own in place of the frozen ones
             model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -278,9 +331,10 @@ class AdapterCheckpointMixin(_Model):
 
     def _place_adapter(self) -> None:
         """Put tower and adapter where the language model takes its input; the adapter stays float32."""
-        device = self.get_input_embeddings().weight.device
+        device = input_device(self.language_model)
         if device.type != "meta":
             self.adapter.to(device=device, dtype=torch.float32)
+            place_lora(self.language_model, self.adapter)
             self.vision_tower.to(device)
         if getattr(self.language_model, "hf_device_map", None):
             self.hf_device_map = {
@@ -289,12 +343,13 @@ class AdapterCheckpointMixin(_Model):
         if getattr(self.language_model, "quantization_method", None) is not None:
             # Trainer then leaves placing to us; is_quantized on the wrapper would make it refuse to train
             self.quantization_method = self.language_model.quantization_method
+            keep_trainable(self.language_model)
 
 
 def _base_name(base) -> str | None:
-    """The id to record: a Hub id as it is, a folder as its absolute path."""
-    name = str(base) if isinstance(base, (str, os.PathLike)) else getattr(base, "name_or_path", None)
-    return str(Path(name).resolve()) if name and Path(name).is_dir() else name or None
+    """The id to record: a Hub id as it is, a folder or a GGUF file as its absolute path."""
+    name = str(base) if isinstance(base, (str, os.PathLike)) else base_name(base)
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
 def _resolve(base: str, checkpoint: str) -> str:

@@ -14,6 +14,8 @@ try:
 except ImportError:  # the name before Transformers 5
     from transformers import PretrainedConfig as PreTrainedConfig
 
+from .lora_adem_vl import complete_lora
+
 POOLINGS = ("avg", "max")
 KERNELS = ("none", "softmax", "relu", "elu", "silu", "silu-min")
 PLACES = ("attn_in", "attn_out", "mlp_in", "mlp_out")
@@ -37,6 +39,7 @@ ADAPTER_FIELDS = (
     "vision_adapter_dropout",
     "use_cls_token",
     "input_visual_tokens",
+    "lora",
 )
 
 # the paper's tower: OpenAI CLIP ViT-L/14 at 224 px
@@ -88,6 +91,8 @@ class AdemVLConfig(PreTrainedConfig):
             MLPs; dimension 0 leaves them out (the tower then runs without gradient).
         use_cls_token: CLIP's class token becomes one input embedding.
         input_visual_tokens: 0, or a square: that many pooled patches become input embeddings too.
+        lora: LoRA in the language model, trained and saved with the adapter, as a dict of fields of ``peft.LoraConfig``
+            (``r``, ``lora_alpha``, ``target_modules``, ``lora_dropout``, ...). Needs PEFT. Default None, no LoRA.
         image_token_id: the token, inside the language model's vocabulary, that marks where those embeddings go.
 
     Raises:
@@ -124,6 +129,7 @@ class AdemVLConfig(PreTrainedConfig):
         vision_adapter_dropout=0.1,
         use_cls_token=True,
         input_visual_tokens=0,
+        lora=None,
         image_token_id=None,
         **kwargs,
     ):
@@ -151,6 +157,7 @@ class AdemVLConfig(PreTrainedConfig):
         self.vision_adapter_dropout = vision_adapter_dropout
         self.use_cls_token = use_cls_token
         self.input_visual_tokens = input_visual_tokens
+        self.lora = complete_lora(lora)
         self.image_token_id = image_token_id
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)

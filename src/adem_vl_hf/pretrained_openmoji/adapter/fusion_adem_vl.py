@@ -93,19 +93,24 @@ class LowRankProjector(nn.Module):
         return self.fc2(F.silu(self.fc1(x)))
 
 
+class InputPrecisionLinear(nn.Linear):
+    """Computes in its input's precision: float32 weights beside a bfloat16 tower, as under the authors' autocast."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
 class VisionAdapter(nn.Module):
     """The bottleneck beside a tower MLP: C -> 12 -> C, GELU, no bias, silent at the start (up-projection zero)."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.down = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(hidden, width, bias=False)
+        self.down = InputPrecisionLinear(width, hidden, bias=False)
+        self.up = InputPrecisionLinear(hidden, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # float32 weights compute in the tower's precision, as under the authors' autocast
-        x = F.gelu(F.linear(x, self.down.weight.to(x.dtype)))
-        return F.linear(self.dropout(x), self.up.weight.to(x.dtype))
+        return self.up(self.dropout(F.gelu(self.down(x))))
 
 
 class AdemVLAdapter(nn.Module):
@@ -125,6 +130,10 @@ class AdemVLAdapter(nn.Module):
                 VisionAdapter(vision_width, config.vision_adapter_dim, config.vision_adapter_dropout)
                 for _ in range(config.num_vision_adapters)
             )
+
+    def forward(self, *args):
+        """:meth:`memory`, called as a module so that ZeRO-3 gathers this module's tensors first."""
+        return self.memory(*args)
 
     def memory(
         self, features: torch.Tensor | None, rows: torch.Tensor | None, batch: int

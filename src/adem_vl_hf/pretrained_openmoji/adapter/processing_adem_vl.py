@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, CLIPImageProcessor, ProcessorMixin
 
 from .images_adem_vl import open_image
+from .quantized_adem_vl import split_gguf
 
 IMAGE_MARK = "<image>"
 PREFIX_WITH_IMAGE, PREFIX_WITHOUT_IMAGE = "Image: ", "Image: N/A"
@@ -50,13 +52,15 @@ def choose_image_token(tokenizer) -> str:
 
 
 def load_tokenizer(language_model: str, revision: str | None = None):
-    """The tokenizer of a language model.
+    """The tokenizer of a language model, or the one inside its GGUF file.
 
     Raises:
         ValueError: the folder or repository holds none that can be loaded.
     """
+    where, file = split_gguf(language_model)
+    gguf = {} if file is None else {"gguf_file": file}
     try:
-        return AutoTokenizer.from_pretrained(language_model, revision=revision or "main")
+        return AutoTokenizer.from_pretrained(where, revision=revision or "main", **gguf)
     except (OSError, ValueError, ImportError) as error:  # which one depends on the files and on the library's version
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
@@ -141,6 +145,12 @@ class AdemVLProcessor(ProcessorMixin):
     def model_input_names(self):
         return ["input_ids", "attention_mask", "pixel_values", "image_mask"]
 
+    @property
+    def pad_token_id(self) -> int:
+        """What rows are padded with: the tokenizer's padding token, or its end of text where it has none."""
+        tokenizer = self.tokenizer
+        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
     def __call__(
         self,
         images=None,
@@ -148,6 +158,9 @@ class AdemVLProcessor(ProcessorMixin):
         suffix: str | Sequence[str] | None = None,
         max_length: int | None = None,
         padding_side: str | None = None,
+        pad_to_multiple_of: int | None = None,
+        add_special_tokens: bool = True,
+        return_offsets_mapping: bool = False,
         return_tensors: str = "pt",
         **kwargs,
     ) -> BatchFeature:
@@ -158,7 +171,11 @@ class AdemVLProcessor(ProcessorMixin):
             text: one prompt or B of them; at most one ``<image>`` mark each.
             suffix: the answers; adds ``labels`` and the end-of-sequence token. ``text + suffix`` is tokenised as one.
             max_length: longest row in tokens (default the tokenizer's own limit). Nothing is ever cut.
-            padding_side: default left, or right when ``suffix`` is given.
+            padding_side: default left, or right when ``suffix`` is given. pad_to_multiple_of: T is one of this number.
+            add_special_tokens: False for text that is complete, as a chat template writes it: no beginning of sequence
+                and no "Image: N/A" is put before it.
+            return_offsets_mapping: adds ``offset_mapping``, for every token of ``text`` the characters [from, to) that
+                it stands for; (0, 0) for those that no character stands for. Chat templates find the answers by it.
 
         Returns:
             ``input_ids``, ``attention_mask`` [B, T]; with images ``pixel_values`` [B, 3, H, W] and ``image_mask`` [B];
@@ -172,14 +189,17 @@ class AdemVLProcessor(ProcessorMixin):
         limit = max_length or self.tokenizer.model_max_length
         rows = []
         for number, (one, picture, answer) in enumerate(zip(texts, pictures, suffixes, strict=True)):
-            ids, answer_ids = self._encode(number, one, picture is not None, answer)
+            ids, answer_ids, offsets = self._encode(number, one, picture is not None, answer, add_special_tokens)
             if len(ids) + len(answer_ids) > limit:
                 raise ValueError(
                     f"sample {number}: {len(ids)} tokens of prompt and {len(answer_ids)} of answer exceed the window "
                     f"of {limit}; shorten the text or raise max_length (nothing is cut silently)"
                 )
-            rows.append((ids, answer_ids))
-        data = self._pad(rows, padding_side or ("left" if suffix is None else "right"), suffix is not None)
+            rows.append((ids, answer_ids, offsets))
+        side = padding_side or ("left" if suffix is None else "right")
+        data = self._pad(rows, side, suffix is not None, pad_to_multiple_of or 1)
+        if not return_offsets_mapping:
+            data.pop("offset_mapping")
         if any(picture is not None for picture in pictures):
             data |= self._pixels(pictures)
         return BatchFeature(data, tensor_type=None if return_tensors == "pt" else return_tensors)
@@ -193,7 +213,7 @@ class AdemVLProcessor(ProcessorMixin):
         else:
             pictures = list(images) if isinstance(images, (list, tuple)) else [images]
             # chat templates hand over one list of images per conversation
-            pictures = [p[0] if isinstance(p, (list, tuple)) and len(p) == 1 else p for p in pictures]
+            pictures = [self._only(i, p) if isinstance(p, (list, tuple)) else p for i, p in enumerate(pictures)]
         suffixes = [None] * len(texts) if suffix is None else [suffix] if isinstance(suffix, str) else list(suffix)
         if not len(texts) == len(pictures) == len(suffixes):
             raise ValueError(
@@ -202,8 +222,16 @@ class AdemVLProcessor(ProcessorMixin):
             )
         return texts, pictures, suffixes
 
-    def _encode(self, number: int, text: str, has_image: bool, answer: str | None) -> tuple[list[int], list[int]]:
-        """Token ids of the prompt and of the supervised answer of one row."""
+    @staticmethod
+    def _only(number: int, pictures: Sequence):
+        if len(pictures) > 1:
+            raise ValueError(f"sample {number}: {len(pictures)} images; ADEM-VL takes one image a sample")
+        return pictures[0] if pictures else None
+
+    def _encode(
+        self, number: int, text: str, has_image: bool, answer: str | None, add_special_tokens: bool
+    ) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+        """Of one row: token ids of the prompt, of the supervised answer, and the prompt's characters by token."""
         parts = text.split(IMAGE_MARK)
         if len(parts) > 2 or (len(parts) == 2 and not has_image):
             raise ValueError(
@@ -212,47 +240,66 @@ class AdemVLProcessor(ProcessorMixin):
             )
         tokenizer, bos = self.tokenizer, self.tokenizer.bos_token
         begins = bos is not None and text.startswith(bos)  # a chat template writes its own beginning
-        if begins:
-            parts[0] = parts[0][len(bos) :]
-        ids = [] if bos is None else [tokenizer.bos_token_id]
+        at = len(bos) if begins else 0  # the characters that are done with
+        parts[0] = parts[0][at:]
+        ids = [tokenizer.bos_token_id] if begins or (bos is not None and add_special_tokens) else []
+        offsets = [(0, at)] * len(ids)
         if self.image_tokens:  # with nothing in the input to mark, the authors write no prefix either
             placeholder = [self.image_token_id] * self.image_tokens
             if len(parts) == 2:
-                ids += self._ids(parts[0]) + placeholder
+                before, spans = self._ids_and_offsets(parts[0], at)
+                ids, offsets, at = ids + before, offsets + spans, at + len(parts[0])
+                offsets += [(at, at + len(IMAGE_MARK))] * len(placeholder)
+                ids, at = ids + placeholder, at + len(IMAGE_MARK)
             elif has_image:
                 ids += self._ids(PREFIX_WITH_IMAGE) + placeholder
-            elif not begins:
+            elif add_special_tokens and not begins:
                 ids += self._ids(PREFIX_WITHOUT_IMAGE)
             last = parts[-1]
         else:
             last = "".join(parts)
-        prompt_ids = self._ids(last)
+        offsets += [(0, 0)] * (len(ids) - len(offsets))
+        prompt_ids, spans = self._ids_and_offsets(last, at)
+        if len(parts) == 2 and not self.image_tokens:  # the mark was taken out
+            cut, gap = at + len(parts[0]), len(IMAGE_MARK)
+            spans = [(b + gap * (b >= cut), e + gap * (e > cut)) for b, e in spans]
+        offsets += spans
         if answer is None:
-            return ids + prompt_ids, []
+            return ids + prompt_ids, [], offsets
         joint = self._ids(last + answer)
         # tokenised as one, as in training by the authors, unless that would change the prompt's own tokens
         clean = joint[: len(prompt_ids)] == prompt_ids
         answer_ids = joint[len(prompt_ids) :] if clean else self._ids(answer)
         if not answer.strip() or not answer_ids:
             raise ValueError(f"sample {number}: the answer {answer!r} leaves nothing to supervise; give it a text")
-        return ids + prompt_ids, [*answer_ids, tokenizer.eos_token_id]
+        return ids + prompt_ids, [*answer_ids, tokenizer.eos_token_id], offsets
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
-    def _pad(self, rows, side: str, with_labels: bool) -> dict[str, torch.Tensor]:
-        tokenizer = self.tokenizer
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        longest = max(len(ids) + len(answer) for ids, answer in rows)
+    def _ids_and_offsets(self, text: str, start: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids, and the characters of each in the whole text, of which this part begins at ``start``."""
+        if not text or not self.tokenizer.is_fast:
+            ids = self._ids(text)
+            return ids, [(0, 0)] * len(ids)
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return found["input_ids"], [(start + begin, start + end) for begin, end in found["offset_mapping"]]
+
+    def _pad(self, rows, side: str, with_labels: bool, multiple: int) -> dict[str, Any]:
+        pad = self.pad_token_id
+        longest = max(len(ids) + len(answer) for ids, answer, _ in rows)
+        longest = -(-longest // multiple) * multiple
         data: dict[str, list] = {"input_ids": [], "attention_mask": []} | ({"labels": []} if with_labels else {})
-        for ids, answer in rows:
+        mapping = []
+        for ids, answer, offsets in rows:
             room = longest - len(ids) - len(answer)
             before, after = (room, 0) if side == "left" else (0, room)
             data["input_ids"].append([pad] * before + ids + answer + [pad] * after)
             data["attention_mask"].append([0] * before + [1] * (longest - room) + [0] * after)
+            mapping.append([(0, 0)] * before + offsets + [(0, 0)] * (len(answer) + after))
             if with_labels:
                 data["labels"].append([IGNORED] * (before + len(ids)) + answer + [IGNORED] * after)
-        return {name: torch.tensor(values) for name, values in data.items()}
+        return {name: torch.tensor(values) for name, values in data.items()} | {"offset_mapping": mapping}
 
     def _pixels(self, pictures) -> dict[str, torch.Tensor]:
         given = [open_image(picture) for picture in pictures if picture is not None]

@@ -1,0 +1,53 @@
+"""Teach a language model in 4 bits to see your pictures, then use the adapter on the same model in full precision.
+
+    python examples/quantized.py pictures/ --output-dir runs/mine
+
+`pictures/` holds images and a `metadata.jsonl` with lines such as {"file_name": "0001.png", "text": "two dogs"}. Both
+bases are Hub ids or folders; the defaults are the small ones that this package brings. Needs bitsandbytes
+(pip install 'adem-vl-hf[quantized]').
+"""
+
+import argparse
+
+from adem_vl_hf.allocator import keep_freed_memory
+from adem_vl_hf.data import ImageFolder
+from adem_vl_hf.pretrained import build_model, load_checkpoint
+from adem_vl_hf.quantization import bitsandbytes_config
+from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="pictures and their metadata.jsonl")
+    parser.add_argument("--output-dir", required=True)
+    parser.add_argument("--language-model", default="embedded")
+    parser.add_argument("--vision-tower", default="embedded")
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--batch-size", type=int, default=8)
+    args = parser.parse_args()
+
+    keep_freed_memory()  # faster on a CPU
+    dataset = ImageFolder(args.folder)
+    setting = fastest_setting()
+    four_bits = bitsandbytes_config(4, setting["dtype"])
+    model, processor = build_model(args.language_model, args.vision_tower, quantization_config=four_bits, **setting)
+    print(f"language model in 4 bits: {megabytes(model)}")
+    arguments = training_arguments(args.output_dir, len(dataset), args.batch_size, args.epochs)
+    train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
+    del model
+
+    # what was saved is the adapter, and the name of the language model: how it was loaded is not part of it
+    model, processor = load_checkpoint(args.output_dir)
+    print(f"language model in full precision: {megabytes(model)}")
+    inputs = processor(images=[dataset[0]["image"]], text=[dataset[0]["prompt"]]).to(model.device)
+    ids = model.generate(**inputs, max_new_tokens=20, do_sample=False)
+    answer = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+    print(f"full precision, first picture: {answer.strip()}")
+
+
+def megabytes(model) -> str:
+    return f"{model.language_model.get_memory_footprint() / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    main()

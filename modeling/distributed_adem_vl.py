@@ -1,0 +1,42 @@
+"""What training on several processes asks of the model.
+
+Every process takes the same path through it: DDP waits for the gradient of every trained tensor from every process, and
+FSDP and ZeRO-3 collect a module's weights from all of them whenever one runs it. A process whose share of the batch
+holds no image therefore runs the tower all the same, and its part of the adapter gets gradients of zero.
+"""
+
+from contextlib import contextmanager
+
+import torch
+
+
+def several_processes() -> bool:
+    """Whether this process is one of several that train or predict together."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def features_of_no_image(model) -> tuple[torch.Tensor, torch.Tensor]:
+    """The features [0, 1+N, C] of no image and their rows [0]; the tower and its adapters run, on a blank one.
+
+    Empty, not zero: what is computed from them is exactly what a batch without images gives, with gradients of zero.
+    """
+    embedding, size = model.adapter.key_embedding, model.config.vision_config.image_size
+    blank = embedding.new_zeros(1, 3, size, size)
+    features = model.get_image_features(blank, return_dict=True).pooler_output[:0]
+    return features.to(embedding.dtype), torch.zeros(0, dtype=torch.long, device=features.device)
+
+
+@contextmanager
+def own_class(model):
+    """The model under its own class while it is saved.
+
+    FSDP2 turns the class into a subclass of its own making, defined in a file of PyTorch's, which ``save_pretrained``
+    would take for the model's code.
+    """
+    sharded = type(model)
+    model.__class__ = next(cls for cls in sharded.__mro__ if not cls.__module__.startswith("torch.distributed"))
+    try:
+        yield model
+    finally:
+        model.__class__ = sharded

@@ -1,0 +1,66 @@
+"""One process of several: the training runs that ``test_distributed.py`` starts through ``accelerate launch``.
+
+accelerate launch --config_file ... tests/distributed_worker.py STRATEGY BASES OUTPUT
+"""
+
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import scripts
+import tiny
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from training_runs import PLAIN, Interrupted, StopAt, blocks, processor_of
+
+from adem_vl_hf.training import IN_ORDER, build_trainer, train, training_arguments
+
+STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
+# with so large an epsilon Adam does not turn the last bit of a gradient near zero into a whole step
+ADAM = {**PLAIN, "optim": "adamw_torch", "adam_epsilon": 1.0}
+
+
+def run(bases: Path, folder: Path, batch_size: int, stop: int | None = None, resume: bool = False, fsdp: bool = False):
+    """The same run for one process or for several, on blocks of samples with and without pictures."""
+    arguments = training_arguments(folder, 16, batch_size, use_cpu=True, disable_tqdm=True, **STEPS, **ADAM, **IN_ORDER)
+    if fsdp:
+        # accelerate turns FSDP on for GPUs alone; all that it does from there on works on CPUs too
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    model = tiny.build(bases)
+    trainer = build_trainer(model, processor_of(bases, model), blocks(16), arguments, callbacks=[StopAt(stop)])
+    with suppress(Interrupted):
+        train(trainer, trainer.processing_class, resume=resume)
+    return trainer
+
+
+def ddp(bases: Path, output: Path) -> None:
+    trainer = run(bases, output / "plain", 2)
+    facts = {"wrapped": type(trainer.model_wrapped).__name__, "world": trainer.args.world_size}
+    arguments = [output / "pictures", "--output-dir", output / "example", "--epochs", 1, "--batch-size", 2]
+    arguments += ["--language-model", bases / "llama", "--vision-tower", bases / "clip"]
+    sys.argv = ["train.py", *map(str, arguments)]
+    scripts.load("examples/train.py").main()
+    report(output, facts)
+
+
+def fsdp2(bases: Path, output: Path) -> None:
+    whole = run(bases, output / "whole", 2, fsdp=True)
+    names = {type(module).__name__ for module in whole.model.modules() if type(module).__name__.startswith("FSDP")}
+    local = sum(getattr(p, "_local_tensor", p).numel() for p in whole.model.parameters())
+    run(bases, output / "cut", 2, stop=3, fsdp=True)
+    run(bases, output / "cut", 2, resume=True, fsdp=True)
+    total = sum(p.numel() for p in whole.model.parameters())
+    dtypes = sorted({str(p.dtype) for n, p in whole.model.named_parameters() if n.startswith("adapter.")})
+    report(output, {"wrapped": sorted(names), "share": local / total, "dtypes": dtypes, "world": whole.args.world_size})
+
+
+def report(output: Path, facts: dict) -> None:
+    (output / f"rank{PartialState().process_index}.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    strategy, bases, output = sys.argv[1], *map(Path, sys.argv[2:])
+    {"ddp": ddp, "fsdp2": fsdp2}[strategy](bases, output)

@@ -1,0 +1,122 @@
+"""Two processes (gloo, CPU) through ``accelerate launch`` and the configs of ``examples/accelerate``."""
+
+import json
+import os
+import subprocess
+import sys
+
+import distributed_worker
+import pytest
+import scripts
+import tiny
+import torch
+from safetensors.torch import load_file
+from training_runs import picture_folder
+
+from adem_vl_hf import AdemVLForConditionalGeneration
+from adem_vl_hf.modeling.distributed_adem_vl import several_processes
+
+CONFIGS = scripts.ROOT / "examples" / "accelerate"
+
+
+def launch(config: str, script, *arguments) -> str:
+    """Run a script of ours on two processes; what it printed."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / config]
+    command += ["--main_process_port", "0", script, *arguments]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def alone(bases, tmp_path_factory):
+    """The folder of the same run on one process: batches of four instead of two and two."""
+    folder = tmp_path_factory.mktemp("alone")
+    distributed_worker.run(bases, folder, 4)
+    return folder
+
+
+def facts_of(folder) -> list[dict]:
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def assert_same_adapter(folder, alone, tolerance=1e-6):
+    found, expected = (load_file(path / "model.safetensors") for path in (folder, alone))
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert found[key].dtype == tensor.dtype == torch.float32
+        assert (found[key] - tensor).abs().max() <= tolerance, key
+
+
+def files(folder) -> set[str]:
+    """Names; a state of the random numbers for each process counts as one."""
+    return {"rng_state" if path.name.startswith("rng_state") else path.name for path in folder.iterdir()}
+
+
+def lines(folder) -> int:
+    return len((folder / "log.jsonl").read_text().splitlines())
+
+
+def test_two_processes_train_as_one_does(bases, alone, tmp_path):
+    """Of each batch one process has all the pictures and the other none, and the answers differ in length."""
+    picture_folder(tmp_path / "pictures", 4)
+    printed = launch("ddp.yaml", distributed_worker.__file__, "ddp", bases, tmp_path)
+    assert facts_of(tmp_path) == [{"wrapped": "DistributedDataParallel", "world": 2}] * 2
+    together = tmp_path / "plain"
+    fresh, moved = tiny.build(bases).adapter_state_dict(), load_file(alone / "model.safetensors")
+    assert all((moved[key] - tensor).abs().max() > 5e-4 for key, tensor in fresh.items())
+    for name in (".", "checkpoint-2"):
+        assert_same_adapter(together / name, alone / name)
+        assert files(together / name) == files(alone / name)
+    # one process writes
+    assert lines(together) == lines(alone)
+    recorded = [json.loads((folder / "training.json").read_text()) for folder in (together, alone)]
+    assert [(facts["batch_size"], facts["steps"], facts["samples"]) for facts in recorded] == [(4, 4, 16)] * 2
+    assert recorded[0]["train_loss"] == pytest.approx(recorded[1]["train_loss"], abs=2e-4)
+    # examples/train.py, by the same two processes
+    assert printed.count(f"saved in {tmp_path / 'example'}") == 1
+    facts = json.loads((tmp_path / "example" / "training.json").read_text())
+    assert (facts["samples"], facts["batch_size"], facts["steps"]) == (4, 4, 1)
+    assert facts["learning_rate"] == pytest.approx(9e-3 * 4 / 256)
+    assert load_file(tmp_path / "example" / "model.safetensors").keys() == moved.keys()
+
+
+def test_fully_sharded_training_saves_the_same_file_and_resumes(bases, alone, tmp_path):
+    launch("fsdp2.yaml", distributed_worker.__file__, "fsdp2", bases, tmp_path)
+    for facts in facts_of(tmp_path):
+        assert {"FSDPLlamaDecoderLayer", "FSDPCLIPEncoderLayer"} <= set(facts["wrapped"])
+        assert 0.4 < facts["share"] < 0.6  # of all numbers, on each process
+        assert (facts["dtypes"], facts["world"]) == (["torch.float32"], 2)
+    for name in ("whole", "cut"):
+        assert_same_adapter(tmp_path / name, alone)
+        assert files(tmp_path / name) == files(alone)
+        configs = [json.loads((folder / "config.json").read_text()) for folder in (tmp_path / name, alone)]
+        assert configs[0] == configs[1]
+    assert "resumed_at_step" in json.loads((tmp_path / "cut" / "training.json").read_text())
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(tensor, cut[key]) for key, tensor in whole.items())
+    loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "whole")
+    assert all(torch.equal(tensor, whole[key]) for key, tensor in loaded.adapter_state_dict().items())
+
+
+def test_a_process_without_images_computes_what_one_alone_does(model, monkeypatch):
+    inputs = tiny.batch([6, 7], [False, False])
+    assert not several_processes()
+    expected = model(**inputs)
+    monkeypatch.setattr(sys.modules[type(model).__module__], "several_processes", lambda: True)
+    model.train()
+    found = model(**inputs)
+    found.loss.backward()
+    grads = tiny.gradients(model)
+    model.eval()
+    torch.testing.assert_close(found.loss, expected.loss)
+    assert grads.keys() == model.adapter_state_dict().keys()
+    text = {"adapter.key_embedding", "adapter.value_embedding"}
+    assert {key for key, tensor in grads.items() if tensor.abs().max() > 0} == text
+    prompts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    ids = model.generate(**prompts, max_new_tokens=3, do_sample=False)
+    monkeypatch.undo()
+    assert ids.tolist() == model.generate(**prompts, max_new_tokens=3, do_sample=False).tolist()
