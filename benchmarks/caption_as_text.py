@@ -3,7 +3,8 @@
 python benchmarks/caption_as_text.py
 
 Eight answered samples of the same kind come first, so that the form of the answer is known. An answer is right when the
-true one is the likeliest (by its first token) of those that the kind allows. Presence is also scored by AUC, which no wrong threshold hides.
+true one is the likeliest (by its first token) of those that the kind allows. Presence is also scored by AUC, which no
+wrong threshold hides.
 """
 
 import argparse
