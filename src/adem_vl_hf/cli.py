@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad usage or bad input (one line on stderr), 1 anything el
 import argparse
 import errno
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -167,14 +168,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``adem-vl``."""
     args = build_parser().parse_args(argv)
-    from transformers.utils import logging  # heavy imports only after the usage is known to be right
+    from transformers.utils.logging import disable_progress_bar  # heavy imports only after the usage is known right
 
     from . import commands
     from .allocator import keep_freed_memory
 
     keep_freed_memory()
     if not sys.stderr.isatty():  # whoever reads stderr wants the error, not bars of models that load
-        logging.disable_progress_bar()
+        disable_progress_bar()
+    # where it is installed: what it says of missing kernels, and of 8-bit layers at every step, calls for nothing
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         getattr(commands, args.command)(args, _config_fields(args) if hasattr(args, "kernel") else {})
     except KeyboardInterrupt:
