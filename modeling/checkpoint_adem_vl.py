@@ -106,9 +106,9 @@ class AdapterCheckpointMixin(_Model):
         if save_base:
             check_can_save(self.language_model)
         # how a base was loaded (4 bit, spread over devices) is no property of what is saved
-        loaded_as = [(holder, key, vars(holder)[key])
-                     for holder, key in ((config.text_config, "quantization_config"), (self, "hf_device_map"))
-                     if key in vars(holder) and not (save_base and holder is self)]  # fmt: skip
+        notes = [(config.text_config, "quantization_config"), (config.text_config, "_pre_quantization_dtype")]
+        notes += [] if save_base else [(self, "hf_device_map")]
+        loaded_as = [(holder, key, vars(holder)[key]) for holder, key in notes if key in vars(holder)]
         config.auto_map, config.custom_pipelines = dict(AUTO_MAP), copy.deepcopy(CUSTOM_PIPELINES)
         target = Path(save_directory)
         if target.is_file():

@@ -5,19 +5,19 @@ dense model when it loads: gradients go through every layer on their way to the 
 Transformers has for packed GGUF blocks have no backward.
 """
 
+import os
 from pathlib import Path
 
 import transformers
 
 
-def split_gguf(name: str) -> tuple[str, str | None]:
+def split_gguf(name: str | os.PathLike[str]) -> tuple[str, str | None]:
     """Where a language model is and the name of its GGUF file there.
 
     ``folder/file.gguf`` becomes ``("folder", "file.gguf")``, ``owner/repository/file.gguf`` on the Hub becomes
     ``("owner/repository", "file.gguf")``, and any other name stays as it is, with None.
     """
-    name = str(name)
-    path = Path(name)
+    path, name = Path(name), os.fspath(name)
     if not name.lower().endswith(".gguf") or path.is_dir():
         return name, None
     parts = name.split("/")

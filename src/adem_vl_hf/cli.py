@@ -168,9 +168,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``adem-vl``."""
     args = build_parser().parse_args(argv)
-    # PEFT imports it where it is installed, and it says which optional kernel is not
+    # where it is installed: what it says of missing kernels, and of 8-bit layers at every step, calls for nothing
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from transformers.utils.logging import disable_progress_bar  # heavy imports after the usage is known to be right
+    from transformers.utils.logging import disable_progress_bar  # heavy imports only after the usage is known right
 
     from . import commands
     from .allocator import keep_freed_memory

@@ -1,6 +1,5 @@
 """A language model in 4 or 8 bits by bitsandbytes, for machines whose memory does not hold it otherwise."""
 
-import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,8 +21,6 @@ def bitsandbytes_config(bits: int, dtype: torch.dtype | str | None = None) -> Bi
     if find_spec("bitsandbytes") is None:
         raise ValueError(f"{bits} bits need the package bitsandbytes: pip install 'adem-vl-hf[quantized]'")
     if bits == 8:
-        # it says at every layer of every step that it computes in half precision
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
