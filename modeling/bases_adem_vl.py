@@ -77,6 +77,11 @@ def base_fingerprint(base: nn.Module) -> dict:
     values = {}
     for name in sorted(chosen):
         flat = picked[name].detach().flatten()
+        if not flat.numel():
+            raise ValueError(
+                f"{type(base).__name__} was loaded in parts (DeepSpeed ZeRO-3), so that it cannot be recognised: "
+                "build the model before TrainingArguments, which turns that on"
+            )
         index = [i * (flat.numel() - 1) // (SAMPLES - 1) for i in range(SAMPLES)]
         values[name.removeprefix("vision_model.")] = [round(v, 6) for v in flat[index].float().tolist()]
     return {"config": hashlib.sha256(shape.encode()).hexdigest()[:16], "tensors": values}

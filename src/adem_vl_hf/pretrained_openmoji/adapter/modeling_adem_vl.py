@@ -183,11 +183,9 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, AdemVLPreTrainedMod
                 pixel_values = pixel_values[rows]
             if pixel_values.shape[0]:
                 features = self.get_image_features(pixel_values)
-                features = features.to(self.adapter.key_embedding.dtype)
         if features is None and several_processes():
             features, rows = features_of_no_image(self)
-        key, value, visual = self.adapter(features, rows, batch_size)
-        embeds = None if features is None else self.adapter.image_embeds(features, rows, batch_size)
+        key, value, visual, embeds = self.adapter(features, rows, batch_size)
         if embeds is not None and rows is not None:
             embeds = self._keep_own_embeds(embeds, rows)
         dtype = self.get_input_embeddings().weight.dtype
