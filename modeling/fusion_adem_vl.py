@@ -131,9 +131,18 @@ class AdemVLAdapter(nn.Module):
                 for _ in range(config.num_vision_adapters)
             )
 
-    def forward(self, *args):
-        """:meth:`memory`, called as a module so that ZeRO-3 gathers this module's tensors first."""
-        return self.memory(*args)
+    def forward(
+        self, features: torch.Tensor | None, rows: torch.Tensor | None, batch: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """:meth:`memory` and :meth:`image_embeds` of features in any precision.
+
+        One call of this module, because ZeRO-3 has a module's tensors at hand only while the module is called.
+        """
+        embeds = None
+        if features is not None:
+            features = features.to(self.key_embedding.dtype)
+            embeds = self.image_embeds(features, rows, batch)
+        return *self.memory(features, rows, batch), embeds
 
     def memory(
         self, features: torch.Tensor | None, rows: torch.Tensor | None, batch: int

@@ -199,11 +199,10 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, LoraMixin, AdemVLPr
                 pixel_values = pixel_values[rows]
             if pixel_values.shape[0]:
                 out: Any = self.get_image_features(pixel_values, return_dict=True)
-                features = out.pooler_output.to(self.adapter.key_embedding.dtype)
+                features = out.pooler_output
         if features is None and several_processes():
             features, rows = features_of_no_image(self)
-        key, value, visual = self.adapter(features, rows, batch_size)
-        embeds = None if features is None else self.adapter.image_embeds(features, rows, batch_size)
+        key, value, visual, embeds = self.adapter(features, rows, batch_size)
         if embeds is not None:
             embeds = embeds / decoder_input_scale(self.language_model)
         if embeds is not None and rows is not None:

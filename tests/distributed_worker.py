@@ -24,11 +24,11 @@ ADAM = {**PLAIN, "optim": "adamw_torch", "adam_epsilon": 1.0}
 
 def run(bases: Path, folder: Path, batch_size: int, stop: int | None = None, resume: bool = False, fsdp: bool = False):
     """The same run for one process or for several, on blocks of samples with and without pictures."""
+    model = tiny.build(bases)
     arguments = training_arguments(folder, 16, batch_size, use_cpu=True, disable_tqdm=True, **STEPS, **ADAM, **IN_ORDER)
     if fsdp:
         # accelerate turns FSDP on for GPUs alone; all that it does from there on works on CPUs too
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    model = tiny.build(bases)
     trainer = build_trainer(model, processor_of(bases, model), blocks(16), arguments, callbacks=[StopAt(stop)])
     with suppress(Interrupted):
         train(trainer, trainer.processing_class, resume=resume)

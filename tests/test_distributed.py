@@ -10,6 +10,8 @@ import pytest
 import scripts
 import tiny
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from safetensors.torch import load_file
 from training_runs import picture_folder
 
@@ -100,6 +102,49 @@ def test_fully_sharded_training_saves_the_same_file_and_resumes(bases, alone, tm
     assert all(torch.equal(tensor, cut[key]) for key, tensor in whole.items())
     loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "whole")
     assert all(torch.equal(tensor, whole[key]) for key, tensor in loaded.adapter_state_dict().items())
+
+
+class OnlyWhileCalled(dict):
+    """A module's tensors as ZeRO-3 has them: at hand only while the module is called."""
+
+    def __init__(self, module):
+        super().__init__(module._parameters)
+        self.module, self.called = module, False
+        module.register_forward_pre_hook(lambda *_: self.call(True))
+        module.register_forward_hook(lambda *_: self.call(False))
+
+    def call(self, begins):
+        self.called = begins
+
+    def __getitem__(self, key):
+        assert self.called, f"{type(self.module).__name__}.{key} is read outside its module's call"
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("images", [[True, False], [False, False]])
+def test_tensors_are_read_only_while_their_module_is_called(bases, monkeypatch, images):
+    model = tiny.build(bases).train()
+    monkeypatch.setattr(sys.modules[type(model).__module__], "several_processes", lambda: True)
+    for module in model.adapter.modules():
+        module._parameters = OnlyWhileCalled(module)
+    with pytest.raises(AssertionError, match="key_embedding is read outside"):
+        _ = model.adapter.key_embedding
+    model(**tiny.batch([6, 7], images)).loss.backward()
+    assert tiny.gradients(model).keys() == model.adapter_state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed_zero3"])
+def test_accelerate_knows_every_line_of_the_configs(name):
+    config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))
+    kinds = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "deepspeed_zero3": "DEEPSPEED"}
+    assert (config.distributed_type.value, config.num_processes) == (kinds[name], 2)
+    parser = launch_command_parser()
+    flags = {action.dest for action in parser._actions}
+    assert {*config.fsdp_config, *config.deepspeed_config} <= flags
+
+
+def test_the_blocks_that_are_split_off_are_there(model):
+    assert model._no_split_modules == ["CLIPEncoderLayer", "LlamaDecoderLayer"]
 
 
 def test_a_process_without_images_computes_what_one_alone_does(model, monkeypatch):

@@ -88,6 +88,11 @@ def _values(base: nn.Module, key: str) -> list[float]:
     module = base.get_submodule(owner)
     with align_module_device(module):
         flat = getattr(module, name).detach().flatten()
+        if not flat.numel():
+            raise ValueError(
+                f"{type(base).__name__} was loaded in parts (DeepSpeed ZeRO-3), so that it cannot be recognised: "
+                "build the model before TrainingArguments, which turns that on"
+            )
         index = [i * (flat.numel() - 1) // (SAMPLES - 1) for i in range(SAMPLES)]
         return [round(value, 6) for value in flat[index].float().tolist()]
 

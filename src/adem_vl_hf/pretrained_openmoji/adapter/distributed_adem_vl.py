@@ -21,10 +21,9 @@ def features_of_no_image(model) -> tuple[torch.Tensor, torch.Tensor]:
 
     Empty, not zero: what is computed from them is exactly what a batch without images gives, with gradients of zero.
     """
-    embedding, size = model.adapter.key_embedding, model.config.vision_config.image_size
-    blank = embedding.new_zeros(1, 3, size, size)
-    features = model.get_image_features(blank, return_dict=True).pooler_output[:0]
-    return features.to(embedding.dtype), torch.zeros(0, dtype=torch.long, device=features.device)
+    size = model.config.vision_config.image_size
+    features = model.get_image_features(torch.zeros(1, 3, size, size), return_dict=True).pooler_output[:0]
+    return features, torch.zeros(0, dtype=torch.long, device=features.device)
 
 
 @contextmanager
