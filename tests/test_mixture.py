@@ -48,3 +48,9 @@ def test_splits_and_seeds_draw_other_pictures():
     one, again, other, test = (OpenMojiMixture(split, size=9, seed=seed) for split, seed in drawn)
     assert one[8]["image"].tobytes() == again[8]["image"].tobytes()
     assert len({data[8]["image"].tobytes() for data in (one, other, test)}) == 3
+
+
+def test_a_mixture_takes_shares_of_its_own():
+    mixture = OpenMojiMixture("train", 5 * BLOCK, shares={("scenes", "caption"): 2, ("scenes", "choice"): 3})
+    kinds = [mixture[block * BLOCK]["kind"] for block in range(5)]
+    assert Counter(kinds) == {"caption": 2, "choice": 3}
