@@ -37,7 +37,7 @@ LEARNING_RATE, BATCH_SIZE, STEPS = 4e-3, 32, 300
 DEMO_SHARES = {("scenes", "caption"): 2, ("scenes", "choice"): 3}
 DATA = {
     "names": "OpenMoji names: plain emoji under random rendering (pictures: OpenMoji, CC BY-SA 4.0)",
-    "scenes": "OpenMoji scenes: one to four emoji (CC BY-SA 4.0) on a coloured canvas, captions and questions by a grammar",
+    "scenes": "OpenMoji scenes: one to four emoji on a coloured canvas, captions and questions from a grammar",
 }
 CREDITS = ["Pictures: OpenMoji (openmoji.org), CC BY-SA 4.0", "Names: Unicode CLDR"]
 
@@ -89,9 +89,8 @@ def fine_tune(
         save_steps=100,
         **IN_ORDER,
     )
-    facts = train(build_trainer(model, processor, dataset, arguments), processor, resume) | {
-        "data": [text for name, text in DATA.items() if name in {part[0] for part in shares}]
-    }
+    facts = train(build_trainer(model, processor, dataset, arguments), processor, resume)
+    facts["data"] = [text for name, text in DATA.items() if name in {part[0] for part in shares}]
     write_json(output / "training.json", facts)
     return model, processor, facts
 
