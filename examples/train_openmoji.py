@@ -31,6 +31,7 @@ def export(trained: Path, target: Path) -> None:
                 shutil.copy(file, new)
         config = json.loads((new / "config.json").read_text(encoding="utf-8"))
         config |= {"text_model_name_or_path": LANGUAGE_MODEL_ID, "vision_model_name_or_path": "../tower"}
+        config["text_model_fingerprint"]["gguf"] = True  # the embedded copy is of a GGUF file, its embeddings rounded
         for part in (config, config["text_config"], config["vision_config"]):
             part.pop("_name_or_path", None)
         write_json(new / "config.json", config)
