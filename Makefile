@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 OLDEST := $(VENV)/oldest
 # what the oldest supported Transformers is tried with: the model, its checkpoints, its training
 CORE := $(addprefix tests/test_,ablations.py checkpoint.py checkpoint_errors.py collator.py configuration.py \
-	forward.py fusion.py generation.py gradients.py hub.py parity.py remote_code.py resume.py training.py vision.py)
+	forward.py fusion.py generation.py gradients.py hub.py lora.py parity.py peft.py remote_code.py resume.py \
+	training.py vision.py)
 
 .PHONY: demo test table clean
 

@@ -165,7 +165,7 @@ def write_model_card(
         adapter_numbers=f"{count_adapter_numbers(folder):,}",
         bases=bases,
         fingerprints=any(base.fingerprint for base in bases),
-        config_fields=[(name, cell(getattr(config, name))) for name in ADAPTER_FIELDS],
+        config_fields=[(name, cell(value)) for name in ADAPTER_FIELDS if (value := getattr(config, name)) is not None],
         data=[cell(line) for line in ([data] if isinstance(data, str) else data)],
         settings=[(cell(name), cell(value)) for name, value in settings.items() if value is not None],
         metrics=[(cell(x.dataset), cell(x.name), round(x.value, 4), x.n or "") for x in results],
