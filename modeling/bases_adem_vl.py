@@ -100,11 +100,13 @@ def _values(base: nn.Module, key: str) -> list[float]:
 def sample_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A few values of every tensor, by key; a merged LoRA, which touches every value of a matrix, shows in them.
 
-    Tensors that are not here (meta, or another process's share) or that are of a class of their own are left out.
+    Left out are tensors that are not here (meta, or another process's share), classes of their own, and what
+    quantisation keeps beside its weights; on a CPU its weights, too, which the first forward lays out anew.
     """
     samples = {}
     for key, tensor in tensors.items():
-        if type(tensor) is torch.Tensor and tensor.numel() and tensor.device.type != "meta":
+        plain = type(tensor) is torch.Tensor and tensor.numel() and tensor.device.type != "meta"
+        if plain and ".weight." not in key and (tensor.is_floating_point() or tensor.device.type != "cpu"):
             flat = tensor.detach().reshape(-1)
             samples[key] = flat[:: -(-flat.numel() // SAMPLES)].to("cpu", copy=True)
     return samples

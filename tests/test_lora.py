@@ -1,13 +1,15 @@
 """LoRA beside the adapter (``config.lora``): one rule for what trains and is saved, PEFT's numbers, merging."""
 
 import copy
+import os
 import shutil
+import subprocess
 import sys
 
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from training_runs import adapter, assert_equal, samples, trainer
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
@@ -18,6 +20,17 @@ from adem_vl_hf.training import train
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 BATCH = tiny.batch([9, 7], [True, False])
 LAYERS = 3
+CLIENT = """
+import sys
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+assert "adem_vl_hf" not in sys.modules
+with torch.no_grad():
+    save_file({"logits": model(**load_file("inputs.safetensors")).logits}, "results.safetensors")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +125,18 @@ def test_one_file_holds_both_and_loads_both(bases, with_lora, tmp_path):
         AdemVLForConditionalGeneration.from_pretrained(tmp_path)
 
 
+def test_it_loads_where_this_package_is_not_installed(with_lora, tmp_path):
+    with_lora.save_pretrained(tmp_path / "checkpoint")
+    save_file(BATCH, tmp_path / "inputs.safetensors")
+    blocker = tiny.package_blocker(tmp_path / "blocked")
+    env = os.environ | {"PYTHONPATH": blocker, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, "checkpoint"], env=env, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(load_file(tmp_path / "results.safetensors")["logits"], logits(with_lora))
+
+
 def test_lora_is_float32_on_a_base_in_half_precision(bases, with_lora, tmp_path):
     with_lora.save_pretrained(tmp_path)
     half = AdemVLForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
@@ -185,6 +210,14 @@ def test_a_merge_that_would_write_nan_is_refused(bases):
     with pytest.raises(ValueError, match="NaNs detected"):
         model.merge_and_unload()
     assert model.config.lora is not None
+
+
+def test_a_merge_into_a_quantised_language_model_is_refused(bases):
+    model = tiny.build(bases, lora=LORA)
+    before, model.language_model.quantization_method = logits(model), "bitsandbytes"
+    with pytest.raises(ValueError, match="load the checkpoint without quantization_config, then merge"):
+        model.merge_and_unload()
+    assert torch.equal(logits(model), before)
 
 
 def test_a_copy_has_matrices_of_its_own(bases):

@@ -19,6 +19,7 @@ PROMPT = {name: tensor for name, tensor in BATCH.items() if name != "labels"}
 
 def lora(**fields):
     """A LoRA that shows from the start."""
+    torch.manual_seed(0)
     return LoraConfig(
         **{"r": 4, "lora_alpha": 8, "target_modules": IN_LANGUAGE_MODEL, "init_lora_weights": False, **fields}
     )
@@ -27,6 +28,11 @@ def lora(**fields):
 @torch.no_grad()
 def logits(model):
     return model.eval()(**BATCH).logits
+
+
+def assert_merged(model, expected):
+    """The same answers up to the rounding of another order of multiplications."""
+    torch.testing.assert_close(logits(model), expected, atol=2e-4, rtol=1e-4)
 
 
 def step(model):
@@ -58,7 +64,7 @@ def test_lora_of_peft_runs_trains_and_comes_back(bases, model, tmp_path, task_ty
     assert {path.name for path in tmp_path.iterdir()} >= {"adapter_model.safetensors", "adapter_config.json"}
     loaded = PeftModel.from_pretrained(tiny.build(bases), tmp_path)
     assert torch.equal(logits(loaded), expected)
-    torch.testing.assert_close(logits(loaded.merge_and_unload()), expected, atol=1e-5, rtol=1e-5)
+    assert_merged(loaded.merge_and_unload(), expected)
 
 
 @pytest.mark.parametrize("vision_adapter_dim", [0, 4])
@@ -78,7 +84,7 @@ def test_modules_to_save_trains_and_saves_the_adapter_along(bases, tmp_path, vis
     loaded = PeftModel.from_pretrained(tiny.build(bases, **fields), tmp_path / "peft")
     assert torch.equal(logits(loaded), expected)
     merged = loaded.merge_and_unload()
-    torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=1e-5)
+    assert_merged(merged, expected)
     assert set(merged.adapter.state_dict()) == own
     with pytest.warns(UserWarning, match="holds every weight"):
         merged.save_pretrained(tmp_path / "whole")

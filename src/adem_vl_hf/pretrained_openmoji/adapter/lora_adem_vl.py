@@ -190,11 +190,16 @@ class LoraMixin:
             The model itself.
 
         Raises:
-            ValueError: there is no LoRA, or merging would write NaN or infinity.
+            ValueError: there is no LoRA, the language model is quantised, or merging would write NaN or infinity.
         """
         config = self.config
         if config.lora is None:
             raise ValueError("this model has no LoRA to merge (config.lora is None)")
+        if getattr(self.language_model, "quantization_method", None) is not None:
+            raise ValueError(
+                "the language model is quantised, and what LoRA adds would be rounded away: load the checkpoint "
+                "without quantization_config, then merge"
+            )
         check_outside_peft(self)
         for path, _ in lora_weights(self.adapter):
             layer = self.language_model.get_submodule(path)
