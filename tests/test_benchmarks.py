@@ -134,3 +134,19 @@ def test_what_may_be_answered_and_how_order_is_scored():
     assert module.options(choice) == ("hook", "tent", "sunglasses", "monkey face")
     assert module.options({"kind": "presence", "prompt": "Is there a fox?"}) == ("yes", "no")
     assert module.auc([2.0, 1.0], [0.0, 1.0]) == 0.875
+
+
+@pytest.mark.parametrize(
+    ("prediction", "parts"),
+    [
+        ("two cats above a dog on red", {"colour", "a thing", "all things", "numbers", "everything"}),
+        ("a dog below two cats on red", {"colour", "a thing", "all things", "numbers", "everything"}),
+        ("a dog above two cats on red", {"colour", "a thing", "all things", "numbers"}),
+        ("two foxes above a dog on blue", {"a thing", "numbers"}),
+        ("three owls on red", {"colour"}),
+        ("houses", set()),
+    ],
+)
+def test_which_parts_of_a_caption_are_right(prediction, parts):
+    module = scripts.load("benchmarks/caption_parts.py")
+    assert module.right_parts(prediction, ["two cats above a dog on red", "a dog below two cats on red"]) == parts
