@@ -17,12 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from adem_vl_hf.bases import embedded_language_model
 from adem_vl_hf.data import OpenMojiScenes
-from adem_vl_hf.data.scene_grammar import ask
+from adem_vl_hf.data.scene_grammar import DIRECTIONS, NUMBER_WORDS, ask
 
 ANSWERS = {
     "presence": ("yes", "no"),
-    "count": ("one", "two", "three", "four"),
-    "relation": ("left", "right", "above", "below"),
+    "count": tuple(NUMBER_WORDS.values()),
+    "relation": tuple(DIRECTIONS.values()),
 }
 SHOTS = 8
 
@@ -37,10 +37,7 @@ def told(data: OpenMojiScenes, index: int) -> tuple[str, dict]:
 
 def options(sample: dict) -> tuple[str, ...]:
     """What may be answered."""
-    if sample["kind"] != "choice":
-        return ANSWERS[sample["kind"]]
-    listed = sample["prompt"].partition(":")[2].strip(" ?")
-    return tuple(name.strip() for name in listed.replace(" or ", ", ").split(","))
+    return ANSWERS.get(sample["kind"]) or tuple(sample["choices"])
 
 
 @torch.no_grad()

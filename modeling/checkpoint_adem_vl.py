@@ -29,7 +29,7 @@ from .bases_adem_vl import (
     sample_weights,
 )
 from .distributed_adem_vl import own_class
-from .layers_adem_vl import input_device
+from .layers_adem_vl import computing_device
 from .lora_adem_vl import check_outside_peft, place_lora
 from .quantized_adem_vl import base_name, check_can_save, keep_trainable
 
@@ -331,7 +331,7 @@ class AdapterCheckpointMixin(_Model):
 
     def _place_adapter(self) -> None:
         """Put tower and adapter where the language model takes its input; the adapter stays float32."""
-        device = input_device(self.language_model)
+        device = computing_device(self.get_input_embeddings())
         if device.type != "meta":
             self.adapter.to(device=device, dtype=torch.float32)
             place_lora(self.language_model, self.adapter)

@@ -3,9 +3,8 @@
 Transformers' decoder models hand keyword arguments they do not know to each layer. Every layer's class becomes a
 subclass (of the same name: FSDP and device maps go by it) whose ``forward`` takes ``visual_memory`` out of its keyword
 arguments and binds it for the duration of the original ``forward``, where a hook on the sub-layer computes the fused
-term.
-Nothing stays behind between calls, so checkpointing (which replays ``forward``), two forwards before one backward,
-beams and threads see the memory they were called with.
+term. Nothing stays behind between calls, so checkpointing (which replays ``forward``), two forwards before one
+backward, beams and threads see the memory they were called with.
 """
 
 import threading
@@ -105,13 +104,10 @@ def decoder_input_scale(language_model: nn.Module) -> float:
     return 1.0
 
 
-def input_device(language_model: nn.Module) -> torch.device:
-    """Where the language model takes its input, also where its embeddings are offloaded and brought for each call."""
-    embeddings = language_model.get_input_embeddings()
-    device = embeddings.weight.device
-    if device.type == "meta":
-        device = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", device)
-    return torch.device(device)
+def computing_device(module: nn.Module) -> torch.device:
+    """Where a layer computes: where accelerate brings its weight for each call, or where the weight is."""
+    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return torch.device(module.weight.device if device is None else device)
 
 
 def attach_fusion(language_model: nn.Module, config) -> None:

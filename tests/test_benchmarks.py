@@ -130,7 +130,7 @@ def test_the_benchmark_measures_with_controls_and_takes_over_the_demo(bases, tmp
 
 def test_what_may_be_answered_and_how_order_is_scored():
     module = scripts.load("benchmarks/caption_as_text.py")
-    choice = {"kind": "choice", "prompt": "Which is there: hook, tent, sunglasses or monkey face?"}
+    choice = {"kind": "choice", "choices": ["hook", "tent", "sunglasses", "monkey face"]}
     assert module.options(choice) == ("hook", "tent", "sunglasses", "monkey face")
     assert module.options({"kind": "presence", "prompt": "Is there a fox?"}) == ("yes", "no")
     assert module.auc([2.0, 1.0], [0.0, 1.0]) == 0.875

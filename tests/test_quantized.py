@@ -35,12 +35,7 @@ def wide(tmp_path_factory):
     tiny.save_llama(folder / "llama", hidden_size=128, intermediate_size=256, initializer_range=0.05)
     tiny.save_clip(folder / "clip")
     tiny.build(folder).save_pretrained(folder / "checkpoint")
-    (folder / "pictures").mkdir()
-    lines = []
-    for index, text in enumerate(("a cat", "two birds", "a dog")):
-        tiny.picture(index).save(folder / "pictures" / f"{index}.png")
-        lines.append(json.dumps({"file_name": f"{index}.png", "text": text}))
-    (folder / "pictures" / "metadata.jsonl").write_text("\n".join(lines))
+    training_runs.picture_folder(folder / "pictures")
     return folder
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from .layers_adem_vl import computing_device
+
 # fields of peft.LoraConfig; those left out change the frozen base, or train parts of it whole
 LORA_DEFAULTS = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "target_modules": None}
 LORA_FIELDS = (
@@ -152,10 +154,7 @@ def lora_weights(adapter: nn.Module) -> list[tuple[str, LoraWeights]]:
 def place_lora(language_model: nn.Module, adapter: nn.Module) -> None:
     """Put each layer's matrices where that layer computes."""
     for path, weights in lora_weights(adapter):
-        base = language_model.get_submodule(path).get_base_layer()
-        hook = getattr(base, "_hf_hook", None)  # accelerate's, where a layer is kept elsewhere than it computes
-        device = getattr(hook, "execution_device", None)
-        device = base.weight.device if device is None else torch.device(device)
+        device = computing_device(language_model.get_submodule(path).get_base_layer())
         if device.type != "meta":
             weights.to(device)
 

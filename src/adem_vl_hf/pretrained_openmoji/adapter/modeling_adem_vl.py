@@ -215,6 +215,21 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, LoraMixin, AdemVLPr
             "image_hidden_states": visual,
         }
 
+    def _memory_for(self, given: torch.Tensor | None, pixel_values, image_mask, past_key_values) -> dict[str, Any]:
+        """What a pass over ``given`` ([B, T] ids or [B, T, D] embeddings; None = one row) attends to.
+
+        Without pixels it is what the text in the cache was read with, key and value alone, if there is such a text.
+        """
+        if pixel_values is None:
+            key, value = _cached_memory(past_key_values)
+            if key is not None:
+                return {"visual_key": key, "visual_value": value}
+        memory = self.get_visual_memory(pixel_values, image_mask, None if given is None else given.shape[0])
+        fresh = pixel_values is not None and memory["image_embeds"] is not None and past_key_values is None
+        if fresh and given is not None and given.dim() == 2:
+            check_image_tokens(given, self.config.image_token_id, image_mask)
+        return memory
+
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -247,18 +262,13 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, LoraMixin, AdemVLPr
         """
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        given: Any = input_ids if input_ids is not None else inputs_embeds
-        batch_size = given.shape[0]
+        given = input_ids if input_ids is not None else inputs_embeds
         image_hidden_states = None
-        if visual_key is None and pixel_values is None:
-            visual_key, visual_value = _cached_memory(past_key_values)
         if visual_key is None:
-            memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
+            memory = self._memory_for(given, pixel_values, image_mask, past_key_values)
             visual_key, visual_value = memory["visual_key"], memory["visual_value"]
-            image_embeds, image_hidden_states = memory["image_embeds"], memory["image_hidden_states"]
-            fresh = pixel_values is not None and image_embeds is not None and past_key_values is None
-            if fresh and input_ids is not None:
-                check_image_tokens(input_ids, self.config.image_token_id, image_mask)
+            image_embeds = memory.get("image_embeds", image_embeds)
+            image_hidden_states = memory.get("image_hidden_states")
         if image_embeds is not None:
             embed = self.get_input_embeddings()
             inputs_embeds = merge_image_embeds(
@@ -328,16 +338,10 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, LoraMixin, AdemVLPr
 
         With ``labels`` [B, T] (a training batch) it answers the prompts alone and returns the answers alone.
         """
-        if kwargs.get("visual_key") is None and pixel_values is None:
-            kwargs["visual_key"], kwargs["visual_value"] = _cached_memory(kwargs.get("past_key_values"))
         if kwargs.get("visual_key") is None:
-            ids: Any = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-            batch_size = None if ids is None else ids.shape[0]
-            memory = self.get_visual_memory(pixel_values, image_mask, batch_size)
-            memory.pop("image_hidden_states")
-            fresh = pixel_values is not None and kwargs.get("past_key_values") is None
-            if fresh and memory["image_embeds"] is not None and ids is not None and ids.dim() == 2:
-                check_image_tokens(ids, self.config.image_token_id, image_mask)
+            given = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+            memory = self._memory_for(given, pixel_values, image_mask, kwargs.get("past_key_values"))
+            memory.pop("image_hidden_states", None)
             # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
             kwargs |= {name: tensor for name, tensor in memory.items() if tensor is not None}
         draft = kwargs.get("assistant_model")
