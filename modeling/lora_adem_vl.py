@@ -13,8 +13,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from .layers_adem_vl import computing_device
-
 # fields of peft.LoraConfig; those left out change the frozen base, or train parts of it whole
 LORA_DEFAULTS = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "target_modules": None}
 LORA_FIELDS = (
@@ -149,14 +147,6 @@ def lora_weights(adapter: nn.Module) -> list[tuple[str, LoraWeights]]:
     """The paths in the language model of the layers that have LoRA, with their matrices."""
     tree = getattr(adapter, "lora", None)
     return [] if tree is None else [(n, part) for n, part in tree.named_modules() if isinstance(part, LoraWeights)]
-
-
-def place_lora(language_model: nn.Module, adapter: nn.Module) -> None:
-    """Put each layer's matrices where that layer computes."""
-    for path, weights in lora_weights(adapter):
-        device = computing_device(language_model.get_submodule(path).get_base_layer())
-        if device.type != "meta":
-            weights.to(device)
 
 
 def count_lora_parameters(config) -> int:

@@ -30,7 +30,7 @@ from .bases_adem_vl import (
 )
 from .distributed_adem_vl import own_class
 from .layers_adem_vl import computing_device
-from .lora_adem_vl import check_outside_peft, place_lora
+from .lora_adem_vl import check_outside_peft, lora_weights
 from .quantized_adem_vl import base_name, check_can_save, keep_trainable
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
@@ -334,7 +334,10 @@ class AdapterCheckpointMixin(_Model):
         device = computing_device(self.get_input_embeddings())
         if device.type != "meta":
             self.adapter.to(device=device, dtype=torch.float32)
-            place_lora(self.language_model, self.adapter)
+            for path, weights in lora_weights(self.adapter):  # where the layers that they belong to compute
+                device_of_layer = computing_device(self.language_model.get_submodule(path).get_base_layer())
+                if device_of_layer.type != "meta":
+                    weights.to(device_of_layer)
             self.vision_tower.to(device)
         if getattr(self.language_model, "hf_device_map", None):
             self.hf_device_map = {
