@@ -29,7 +29,7 @@ from .bases_adem_vl import (
     sample_weights,
 )
 from .distributed_adem_vl import own_class
-from .layers_adem_vl import computing_device
+from .decoder_adem_vl import computing_device
 from .lora_adem_vl import check_outside_peft, lora_weights
 from .quantized_adem_vl import base_name, check_can_save, keep_trainable
 
@@ -38,12 +38,6 @@ if TYPE_CHECKING:  # a mixin stands before the model class that it completes
 else:
     _Model = object
 
-AUTO_MAP = {
-    "AutoConfig": "configuration_adem_vl.AdemVLConfig",
-    "AutoModel": "modeling_adem_vl.AdemVLForConditionalGeneration",
-    "AutoModelForImageTextToText": "modeling_adem_vl.AdemVLForConditionalGeneration",
-    "AutoProcessor": "processing_adem_vl.AdemVLProcessor",
-}
 CUSTOM_PIPELINES = {
     "image-to-text": {
         "impl": "pipeline_adem_vl.AdemVLImageToTextPipeline",
@@ -79,6 +73,7 @@ class AdapterCheckpointMixin(_Model):
 
     _keys_to_ignore_on_save: set[str] | None
     _base_samples: dict[str, torch.Tensor]
+    auto_map: dict[str, str]  # where each class is, among the files that travel
 
     def adapter_state_dict(self, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
         """The tensors that are trained and saved."""
@@ -109,7 +104,7 @@ class AdapterCheckpointMixin(_Model):
         notes = [(config.text_config, "quantization_config"), (config.text_config, "_pre_quantization_dtype")]
         notes += [] if save_base else [(self, "hf_device_map")]
         loaded_as = [(holder, key, vars(holder)[key]) for holder, key in notes if key in vars(holder)]
-        config.auto_map, config.custom_pipelines = dict(AUTO_MAP), copy.deepcopy(CUSTOM_PIPELINES)
+        config.auto_map, config.custom_pipelines = dict(self.auto_map), copy.deepcopy(CUSTOM_PIPELINES)
         target = Path(save_directory)
         if target.is_file():
             raise ValueError(f"cannot save to {save_directory}: it is a file; name a folder")
@@ -202,13 +197,6 @@ class AdapterCheckpointMixin(_Model):
             vision_tower = load_vision_tower(
                 names[1], backend, revision=vision_model_revision, **shared, **(vision_model_kwargs or {})
             )
-        needs_token = config_fields.get("use_cls_token", True) or config_fields.get("input_visual_tokens", 0)
-        if needs_token and config_fields.get("image_token_id") is None:
-            from .processing_adem_vl import tokenizer_and_image_token
-
-            if names[0] is None:
-                raise ValueError("this language model does not say where it was loaded from: pass image_token_id")
-            _, config_fields["image_token_id"] = tokenizer_and_image_token(names[0], text_model_revision)
         config = cls.config_class(
             text_config=language_model.config,
             vision_config=vision_tower.config,
@@ -220,6 +208,12 @@ class AdapterCheckpointMixin(_Model):
             vision_model_fingerprint=base_fingerprint(vision_tower),
             **config_fields,
         )
+        if config.image_tokens and config.image_token_id is None:
+            from .processing_adem_vl import tokenizer_and_image_token
+
+            if names[0] is None:
+                raise ValueError("this language model does not say where it was loaded from: pass image_token_id")
+            _, config.image_token_id = tokenizer_and_image_token(names[0], text_model_revision)
         model = cls(config, language_model=language_model, vision_tower=vision_tower)
         model._place_adapter()
         model.generation_config = copy.deepcopy(language_model.generation_config)

@@ -149,9 +149,9 @@ def test_labels_without_a_supervised_position_are_refused(model, training):
 
 def test_images_that_do_not_fit_the_batch_are_refused(model, bases):
     inputs = tiny.batch(LENGTHS, IMAGES)
-    with pytest.raises(ValueError, match=r"holds 2 images a sample; ADEM-VL takes one"):
+    with pytest.raises(ValueError, match=r"image_mask is \(4, 1\) for 4 rows of 2 images"):
         model(**inputs | {"pixel_values": inputs["pixel_values"][:, None].expand(-1, 2, -1, -1, -1)})
-    with pytest.raises(ValueError, match="image_mask has 3 rows and pixel_values 4"):
+    with pytest.raises(ValueError, match=r"image_mask is \(3, 1\) for 4 rows of 1 images"):
         model(**inputs | {"image_mask": torch.ones(3, dtype=torch.bool)})
     with pytest.raises(ValueError, match="pixel_values has 2 rows and the text 4"):
         model(**inputs | {"pixel_values": inputs["pixel_values"][:2], "image_mask": None})
@@ -178,5 +178,5 @@ def test_a_language_model_serves_one_model_only(bases):
     language_model = tiny.language_model(bases)
     fields = {"image_token_id": tiny.IMAGE_TOKEN_ID}
     AdemVLForConditionalGeneration.from_base_pretrained(language_model, bases / "clip", **fields)
-    with pytest.raises(ValueError, match="already belongs to an ADEM-VL model; load a second copy"):
+    with pytest.raises(ValueError, match="already belongs to a model of this package; load a second copy"):
         AdemVLForConditionalGeneration.from_base_pretrained(language_model, bases / "clip", **fields)

@@ -113,7 +113,8 @@ def adapter():
 
 def test_the_memory_adds_each_embedding_to_its_own_part(adapter):
     features = torch.randn(2, 17, tiny.VISION_WIDTH)
-    key, value, visual = adapter.memory(features, torch.tensor([0, 2]), 3)
+    key, value, mask, visual = adapter.memory(features, torch.tensor([[True], [False], [True]]), 3)
+    assert mask is None
     projector = adapter.visual_projector
     for row, image in ((0, 0), (2, 1)):
         pooled = pool_scales(features[image : image + 1, 1:], [16, 4])
@@ -126,7 +127,7 @@ def test_the_memory_adds_each_embedding_to_its_own_part(adapter):
     assert (visual[1] == 0).all()
     torch.testing.assert_close(key[1:2], F.silu(adapter.key_embedding))
     torch.testing.assert_close(value[1:2], 0.5 * adapter.value_embedding)
-    key, value, visual = adapter.memory(None, None, 2)
+    key, value, _, visual = adapter.memory(None, None, 2)
     assert visual is None
     torch.testing.assert_close(value, 0.5 * adapter.value_embedding.expand(2, -1, -1))
 

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from adem_vl_hf.data.sample import CAPTION_PROMPT
 from adem_vl_hf.evaluation.run import SOURCES
 from adem_vl_hf.files import replacing
-from adem_vl_hf.modeling.configuration_adem_vl import ADAPTER_FIELDS, AdemVLConfig
+from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
 from adem_vl_hf.modeling.quantized_adem_vl import split_gguf
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -173,7 +173,7 @@ def write_model_card(
         adapter_numbers=f"{count_adapter_numbers(folder):,}",
         bases=bases,
         fingerprints=any(base.fingerprint for base in bases),
-        config_fields=[(n, cell(value)) for n in ADAPTER_FIELDS if (value := getattr(config, n)) is not None],
+        config_fields=[(n, cell(value)) for n in config.adapter_fields if (value := getattr(config, n)) is not None],
         data=[cell(line) for line in ([data] if isinstance(data, str) else data)],
         settings=[(cell(name), cell(value)) for name, value in settings.items() if value is not None],
         metrics=[(cell(x.dataset), cell(x.name), round(x.value, 4), x.n or "") for x in results],

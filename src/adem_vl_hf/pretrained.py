@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .bases import LANGUAGE_MODEL_ID, resolve_language_model
-from .modeling.configuration_adem_vl import ADAPTER_FIELDS, AdemVLConfig
+from .modeling.configuration_adem_vl import AdemVLConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
 
@@ -52,7 +52,7 @@ def describe(checkpoint: str | None = None) -> dict[str, Any]:
     text, vision = config.text_config, config.vision_config
     return {
         "checkpoint": str(checkpoint or f"shipped ({LANGUAGE_MODEL_ID})"),
-        **{name: getattr(config, name) for name in (*bases, *ADAPTER_FIELDS, "image_token_id")},
+        **{name: getattr(config, name) for name in (*bases, *config.adapter_fields, "image_token_id")},
         "language_model": f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}",
         "tower": f"{vision.num_hidden_layers} blocks of width {vision.hidden_size}, grid {config.grid} x {config.grid}",
         "trained_numbers": count_parameters(config)["trained"] + count_lora_parameters(config),

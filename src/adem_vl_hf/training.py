@@ -17,7 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .data.collator import AdemVLCollator
 from .files import write_json
-from .modeling.configuration_adem_vl import ADAPTER_FIELDS, AdemVLConfig
+from .modeling.configuration_adem_vl import AdemVLConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
 
@@ -144,7 +144,7 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
 def _check_same_settings(config: AdemVLConfig, checkpoint: str) -> None:
     """Refuse to go on with an adapter that was trained to be used in another way; its tensors might well fit."""
     saved = AdemVLConfig.from_pretrained(checkpoint)
-    for name in ADAPTER_FIELDS:
+    for name in config.adapter_fields:
         before, now = getattr(saved, name), getattr(config, name)
         if before != now:
             raise ValueError(
