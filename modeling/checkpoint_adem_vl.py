@@ -28,10 +28,11 @@ from .bases_adem_vl import (
     pinned_revision,
     sample_weights,
 )
-from .distributed_adem_vl import own_class
 from .decoder_adem_vl import computing_device
+from .distributed_adem_vl import own_class
 from .lora_adem_vl import check_outside_peft, lora_weights
 from .quantized_adem_vl import base_name, check_can_save, keep_trainable
+from .unfrozen_adem_vl import names_in_checkpoint
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from transformers import PreTrainedModel as _Model
@@ -78,7 +79,8 @@ class AdapterCheckpointMixin(_Model):
     def adapter_state_dict(self, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
         """The tensors that are trained and saved."""
         state_dict = self.state_dict() if state_dict is None else state_dict
-        return {key: tensor for key, tensor in state_dict.items() if is_adapter_key(key)}
+        renamed = names_in_checkpoint(self)
+        return {renamed.get(key, key): x for key, x in state_dict.items() if is_adapter_key(key) or key in renamed}
 
     def save_pretrained(self, save_directory, *args, state_dict=None, save_base: bool | None = None, **kwargs):
         """Save the adapter alone, or every weight where the config names no external bases (or ``save_base=True``).
@@ -137,7 +139,8 @@ class AdapterCheckpointMixin(_Model):
 
     def _note_bases(self) -> None:
         """Remember which tensors are the bases', and what they look like."""
-        tensors = {key: tensor for key, tensor in self.state_dict().items() if not is_adapter_key(key)}
+        trained = names_in_checkpoint(self)
+        tensors = {key: x for key, x in self.state_dict().items() if not (is_adapter_key(key) or key in trained)}
         self._keys_to_ignore_on_save = set(tensors)  # which Trainer takes for expected when it reads a checkpoint
         self._base_samples = sample_weights(tensors)
 
@@ -209,7 +212,7 @@ class AdapterCheckpointMixin(_Model):
             **config_fields,
         )
         if config.image_tokens and config.image_token_id is None:
-            from .processing_adem_vl import tokenizer_and_image_token
+            from .tokenizer_adem_vl import tokenizer_and_image_token
 
             if names[0] is None:
                 raise ValueError("this language model does not say where it was loaded from: pass image_token_id")

@@ -22,6 +22,7 @@ from .checkpoint_adem_vl import AdapterCheckpointMixin, mark_initialized
 from .generation_adem_vl import VisualGenerationMixin
 from .inputs_adem_vl import merge_image_embeds
 from .lora_adem_vl import LoraMixin, LoraWeights
+from .unfrozen_adem_vl import rename_for_load, unfrozen_blocks
 from .vision_adem_vl import VISION_BLOCKS, OpenClipVisionTower, vision_features
 
 
@@ -30,7 +31,7 @@ class FrozenBasesPreTrainedModel(BodyMixin, PreTrainedModel):
 
     base_model_prefix = ""  # "language_model" would make the loader take a bare LM checkpoint for one of ours
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities: tuple[str, ...] = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["LlamaDecoderLayer", "CLIPEncoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -86,6 +87,9 @@ class FrozenBasesForConditionalGeneration(
         self.adapter = self.adapter_class(config)
         self._attach()
         self._attach_lora()
+        if self.unfrozen_vision_blocks():
+            self.vision_tower.float()  # what trains is float32, and a tower has one precision
+            self.register_load_state_dict_pre_hook(rename_for_load)
         self.post_init()
         # only those that are there: Transformers 5 gathers every name of the parts, and FSDP refuses one it cannot find
         blocks = {*(getattr(self.language_model, "_no_split_modules", None) or []), *VISION_BLOCKS}
@@ -101,6 +105,14 @@ class FrozenBasesForConditionalGeneration(
     def _freeze_bases(self):
         self.vision_tower.requires_grad_(False)
         self.language_model.requires_grad_(False)
+        for block in self.unfrozen_vision_blocks().values():
+            block.requires_grad_(True)
+
+    def unfrozen_vision_blocks(self) -> dict[int, nn.Module]:
+        """The blocks of the tower that train, by number: the last ones that the features depend on."""
+        layers, number = self.config.vision_feature_layer, getattr(self.config, "train_vision_blocks", 0)
+        last = self.config.tower_depth(layers[-1] if isinstance(layers, list) else layers)
+        return unfrozen_blocks(self.vision_tower, last, number)
 
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
@@ -156,8 +168,15 @@ class FrozenBasesForConditionalGeneration(
         """
         image_embeds = memory.get("image_embeds")
         if image_embeds is not None:
-            inputs_embeds = merge_image_embeds(
-                input_ids, inputs_embeds, image_embeds, self.get_input_embeddings(), self.config.image_token_id
+            # a prompt that is read in parts comes with the same embeddings each time
+            before = getattr(kwargs.get("past_key_values"), "image_embeds_placed", (None, 0))
+            inputs_embeds, placed = merge_image_embeds(
+                input_ids,
+                inputs_embeds,
+                image_embeds,
+                self.get_input_embeddings(),
+                self.config.image_token_id,
+                before[1] if before[0] is image_embeds else 0,
             )
             input_ids = None
         if labels is not None and not (labels[:, 1:] != -100).any():
@@ -172,6 +191,8 @@ class FrozenBasesForConditionalGeneration(
             **({} if headless else {"logits_to_keep": logits_to_keep}),
             **kwargs,
         )
+        if image_embeds is not None and outputs.past_key_values is not None:
+            outputs.past_key_values.image_embeds_placed = (image_embeds, placed)
         loss, logits = None, getattr(outputs, "logits", None)
         if supervised_only:
             loss = self._supervised_loss(outputs.last_hidden_state, labels, **kwargs)

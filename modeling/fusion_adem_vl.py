@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .inputs_adem_vl import image_positions, spread
+from .inputs_adem_vl import frame_numbers, spread
+from .precision_adem_vl import InputPrecisionLinear
 
 
 def kernel_map(x: torch.Tensor, kernel: str) -> torch.Tensor:
@@ -51,9 +52,7 @@ def pool_scales(patches: torch.Tensor, counts: list[int], pooling: str = "avg") 
 
 
 @torch.no_grad()
-def drop_mask(
-    scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor | None = None
-) -> torch.Tensor | None:
+def drop_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor | None = None) -> torch.Tensor | None:
     """Which scores [B, T, S] adaptive fusion drops, bool, or None where the ratio drops none.
 
     Those strictly below the ``int(drop_ratio * S)``-th of each row in ascending order. The ranking is signed (the most
@@ -110,13 +109,6 @@ class LowRankProjector(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.silu(self.fc1(x)))
-
-
-class InputPrecisionLinear(nn.Linear):
-    """Computes in its input's precision: float32 weights beside a bfloat16 tower, as under the authors' autocast."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
 
 
 class VisionAdapter(nn.Module):
@@ -203,7 +195,8 @@ class AdemVLAdapter(nn.Module):
             patches = pool_scales(features[:, 1:], config.visual_token_counts, config.pooling)  # [I, S, C]
             visual = config.visual_scale * self.visual_projector(patches)  # [I, S, D]
             if config.frame_embeddings:
-                visual = visual + self.frame_embedding[self._frames(image_mask, len(features), batch)][:, None]
+                frames = frame_numbers(image_mask, len(features), batch, self.frame_embedding)
+                visual = visual + self.frame_embedding[frames][:, None]
             visual = spread(visual, image_mask, batch)  # [B, n, S, D]
             key, value = visual + key, visual + value
             if image_mask is not None and image_mask.shape[1] > 1:
@@ -215,16 +208,6 @@ class AdemVLAdapter(nn.Module):
         key = kernel_map(key, config.kernel).expand(batch, -1, -1)
         value = (config.fusion_scale * value).expand(batch, -1, -1)
         return key, value, mask, visual
-
-    def _frames(self, image_mask: torch.Tensor | None, images: int, batch: int) -> torch.Tensor:
-        """Which frame embedding each of the I images gets, [I]."""
-        number, most = images // batch if image_mask is None else image_mask.shape[1], self.config.frame_embeddings
-        if number > most:
-            raise ValueError(
-                f"a row has {number} images and the model {most} frame embeddings; give fewer images (or frames), or "
-                "train with a larger frame_embeddings"
-            )
-        return image_positions(image_mask, images, batch, self.frame_embedding.device)
 
     def image_embeds(self, features: torch.Tensor, image_mask: torch.Tensor | None, batch: int) -> torch.Tensor | None:
         """The input embeddings of the images, [B, n, m, D]: the class token, then the pooled patches (no beta)."""

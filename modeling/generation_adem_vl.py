@@ -11,9 +11,9 @@ class VisualGenerationMixin:
     """``generate`` of a model that has ``_memory_for``; stands before Transformers' ``GenerationMixin``."""
 
     config: Any
-    memory_names: tuple[str, ...] = ()  # what _memory_for gives: arguments of forward, each with a row for a row of text
+    memory_names: tuple[str, ...] = ()  # what _memory_for gives: arguments of forward that lead with the batch
     names_to_cache: tuple[str, ...] = ()  # those that the cache holds once the prompt was read
-    image_argument_names = ("pixel_values", "image_mask")  # what the memory is computed from
+    image_argument_names: tuple[str, ...] = ("pixel_values", "image_mask")  # what the memory is computed from
 
     @torch.no_grad()
     @answers_labelled_batches

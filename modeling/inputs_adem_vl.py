@@ -24,8 +24,8 @@ def images_of_rows(
     rows, number = pixel_values.shape[:2]
     if batch_size is not None and rows != batch_size:
         raise ValueError(
-            f"pixel_values has {rows} rows and the text {batch_size}: pass [B, 3, H, W] or [B, images, 3, H, W], as many "
-            "rows as there are of text, of zeros where image_mask is false"
+            f"pixel_values has {rows} rows and the text {batch_size}: pass [B, 3, H, W] or [B, images, 3, H, W], as "
+            "many rows as there are of text, of zeros where image_mask is false"
         )
     if image_mask is None:
         return pixel_values.flatten(0, 1), None
@@ -54,6 +54,23 @@ def image_positions(image_mask: torch.Tensor | None, images: int, batch_size: in
     return image_mask.nonzero()[:, 1].to(device)
 
 
+def frame_numbers(
+    image_mask: torch.Tensor | None, images: int, batch_size: int, embedding: torch.Tensor
+) -> torch.Tensor:
+    """Which frame embedding each of the I images gets: [I].
+
+    Raises:
+        ValueError: a row has more images than there are embeddings.
+    """
+    number, most = images // batch_size if image_mask is None else image_mask.shape[1], len(embedding)
+    if number > most:
+        raise ValueError(
+            f"a row has {number} images and the model {most} frame embeddings; give fewer images (or frames), or train "
+            "with a larger frame_embeddings"
+        )
+    return image_positions(image_mask, images, batch_size, embedding.device)
+
+
 def check_image_tokens(
     input_ids: torch.Tensor, image_token_id: int | None, image_tokens: int, pixel_values: torch.Tensor,
     image_mask: torch.Tensor | None,
@@ -80,8 +97,8 @@ def check_image_tokens(
         have = "an image" if int(images[row]) == 1 else f"{int(images[row])} images"
         tokens = "no image token" if int(found[row]) == 0 else f"{int(found[row])} image tokens"
         raise ValueError(
-            f"row {row} has {have} and {tokens} (config.image_token_id {image_token_id}, {image_tokens} for each image) "
-            "in input_ids: let the processor make both from the images and the text"
+            f"row {row} has {have} and {tokens} (config.image_token_id {image_token_id}, {image_tokens} for each image)"
+            " in input_ids: let the processor make both from the images and the text"
         )
 
 
@@ -104,17 +121,10 @@ def keep_own_embeds(
     return torch.where(image_mask[:, :, None, None].to(image_embeds.device), image_embeds, own)
 
 
-def merge_image_embeds(
-    input_ids: torch.Tensor | None,
-    inputs_embeds: torch.Tensor | None,
-    image_embeds: torch.Tensor,
-    embed: nn.Module,
-    image_token_id: int | None,
+def image_token_mask(
+    input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, embed: nn.Module, image_token_id: int | None
 ) -> torch.Tensor:
-    """Put a row's m image embeddings where its first m image tokens stand; more are tokens like any other.
-
-    Args:
-        input_ids: [B, T]. inputs_embeds: [B, T, D], instead of the ids' own. image_embeds: [B, m, D].
+    """Where image tokens stand, [B, T], in ids [B, T] or in embeddings [B, T, D].
 
     Raises:
         ValueError: no image token is set.
@@ -122,15 +132,41 @@ def merge_image_embeds(
     if image_token_id is None:
         raise ValueError("config.image_token_id is not set: choose a token of the language model's vocabulary")
     if input_ids is not None:
-        mask = input_ids == image_token_id  # [B, T]
-    else:  # the library's way to find a token once it is embedded
-        assert inputs_embeds is not None
-        mask = torch.eq(inputs_embeds, _token_embed(embed, image_token_id, inputs_embeds)).all(-1)
+        return input_ids == image_token_id
+    assert inputs_embeds is not None
+    # the library's way to find a token once it is embedded
+    return torch.eq(inputs_embeds, _token_embed(embed, image_token_id, inputs_embeds)).all(-1)
+
+
+def merge_image_embeds(
+    input_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    image_embeds: torch.Tensor,
+    embed: nn.Module,
+    image_token_id: int | None,
+    placed: torch.Tensor | int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put a row's m image embeddings where its first m image tokens stand; more are tokens like any other.
+
+    Args:
+        input_ids: [B, T]. inputs_embeds: [B, T, D], instead of the ids' own. image_embeds: [B, m, D].
+        placed: [B], how many of them earlier parts of the text have taken.
+
+    Returns:
+        The embeddings [B, T, D], and how many were taken so far [B].
+
+    Raises:
+        ValueError: no image token is set.
+    """
+    mask = image_token_mask(input_ids, inputs_embeds, embed, image_token_id)
     if inputs_embeds is None:
         inputs_embeds = embed(input_ids)  # [B, T, D]
     index = mask.cumsum(1) - 1  # which of the m embeddings, [B, T]
+    if isinstance(placed, torch.Tensor):
+        index = index + placed[:, None].to(index.device)
+    taken = index[:, -1] + 1
     mask = mask & (index < image_embeds.shape[1])
     index = index.clamp(0, image_embeds.shape[1] - 1)
     image_embeds = image_embeds.to(inputs_embeds.device)
-    placed = image_embeds.gather(1, index[..., None].expand_as(inputs_embeds))
-    return torch.where(mask[..., None], placed, inputs_embeds)
+    chosen = image_embeds.gather(1, index[..., None].expand_as(inputs_embeds))
+    return torch.where(mask[..., None], chosen, inputs_embeds), taken

@@ -38,7 +38,8 @@ def _fused_term(hidden_states: torch.Tensor, config) -> torch.Tensor | None:
     memory = getattr(_BOUND, "visual_memory", None)
     if memory is None:
         return None
-    key, value, mask = (part if part is None else part.to(hidden_states.device) for part in memory)
+    key, value = (part.to(hidden_states.device) for part in memory[:2])
+    mask = None if memory[2] is None else memory[2].to(hidden_states.device)
     return fuse(hidden_states, key, value, config.kernel, config.drop_ratio, mask)
 
 

@@ -29,11 +29,16 @@ if TYPE_CHECKING:
     from .checkpoint_adem_vl import AdapterCheckpointMixin  # noqa: F401
     from .generation_adem_vl import VisualGenerationMixin  # noqa: F401
     from .images_adem_vl import open_image  # noqa: F401
+    from .layout_adem_vl import RowLayout  # noqa: F401
     from .lora_adem_vl import LoraMixin  # noqa: F401
+    from .pictures_adem_vl import Pictures  # noqa: F401
     from .pipeline_adem_vl import AdemVLImageToTextPipeline  # noqa: F401
+    from .precision_adem_vl import InputPrecisionLinear  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
     from .prompts_adem_vl import prompts_alone  # noqa: F401
     from .quantized_adem_vl import split_gguf  # noqa: F401
+    from .tokenizer_adem_vl import load_tokenizer  # noqa: F401
+    from .unfrozen_adem_vl import unfrozen_blocks  # noqa: F401
 
 
 @dataclass

@@ -94,7 +94,9 @@ def test_it_was_the_checkpoints_own_code(work):
     files = {path.name: path.read_bytes() for path in (work / "checkpoint").iterdir()}
     again = {path.name: path.read_bytes() for path in (work / "again").iterdir()}
     assert {name: files[name] for name in again} == again
-    processor_files = {name for name in files if "token" in name or "processor_config" in name}
+    processor_files = {
+        name for name in files if name.endswith("json") and ("token" in name or "processor_config" in name)
+    }
     assert set(files) - set(again) == processor_files
 
 

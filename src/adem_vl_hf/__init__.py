@@ -6,20 +6,30 @@ Importing this package registers its classes with the Auto classes, so that chec
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from .modeling.configuration_adem_vl import AdemVLConfig
+from .modeling.configuration_evlm import EvlmConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from .modeling.modeling_evlm import EvlmForConditionalGeneration
 from .modeling.pipeline_adem_vl import AdemVLImageToTextPipeline
 from .modeling.processing_adem_vl import AdemVLProcessor
+from .modeling.processing_evlm import EvlmProcessor
 
 __version__ = "0.1.0"
 
-AutoConfig.register("adem_vl", AdemVLConfig, exist_ok=True)
-AutoModel.register(AdemVLConfig, AdemVLForConditionalGeneration, exist_ok=True)
-AutoModelForImageTextToText.register(AdemVLConfig, AdemVLForConditionalGeneration, exist_ok=True)
-AutoProcessor.register(AdemVLConfig, AdemVLProcessor, exist_ok=True)
+for config, model, processor in (
+    (AdemVLConfig, AdemVLForConditionalGeneration, AdemVLProcessor),
+    (EvlmConfig, EvlmForConditionalGeneration, EvlmProcessor),
+):
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(config, model, exist_ok=True)
+    AutoModelForImageTextToText.register(config, model, exist_ok=True)
+    AutoProcessor.register(config, processor, exist_ok=True)
 
 __all__ = [
     "AdemVLConfig",
     "AdemVLForConditionalGeneration",
     "AdemVLImageToTextPipeline",
     "AdemVLProcessor",
+    "EvlmConfig",
+    "EvlmForConditionalGeneration",
+    "EvlmProcessor",
 ]

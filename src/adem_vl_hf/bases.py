@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from adem_vl_hf.data.openmoji import cache_folder
-from adem_vl_hf.modeling.processing_adem_vl import name_tokenizer_class
+from adem_vl_hf.modeling.tokenizer_adem_vl import name_tokenizer_class
 
 LANGUAGE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub's name of the same model, with unquantised weights
 EMBEDDED_NAMES = ("embedded", "smollm2-135m-instruct")

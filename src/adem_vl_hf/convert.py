@@ -17,7 +17,8 @@ from transformers import CLIPImageProcessor
 
 from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
-from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor, load_tokenizer
+from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
+from adem_vl_hf.modeling.tokenizer_adem_vl import load_tokenizer
 
 # names of the authors' modules and of ours; what follows them (fc1.weight, ...) is the same
 RENAMED = {

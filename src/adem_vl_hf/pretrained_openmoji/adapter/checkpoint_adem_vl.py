@@ -28,22 +28,17 @@ from .bases_adem_vl import (
     pinned_revision,
     sample_weights,
 )
+from .decoder_adem_vl import computing_device
 from .distributed_adem_vl import own_class
-from .layers_adem_vl import computing_device
 from .lora_adem_vl import check_outside_peft, lora_weights
 from .quantized_adem_vl import base_name, check_can_save, keep_trainable
+from .unfrozen_adem_vl import names_in_checkpoint
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from transformers import PreTrainedModel as _Model
 else:
     _Model = object
 
-AUTO_MAP = {
-    "AutoConfig": "configuration_adem_vl.AdemVLConfig",
-    "AutoModel": "modeling_adem_vl.AdemVLForConditionalGeneration",
-    "AutoModelForImageTextToText": "modeling_adem_vl.AdemVLForConditionalGeneration",
-    "AutoProcessor": "processing_adem_vl.AdemVLProcessor",
-}
 CUSTOM_PIPELINES = {
     "image-to-text": {
         "impl": "pipeline_adem_vl.AdemVLImageToTextPipeline",
@@ -79,11 +74,13 @@ class AdapterCheckpointMixin(_Model):
 
     _keys_to_ignore_on_save: set[str] | None
     _base_samples: dict[str, torch.Tensor]
+    auto_map: dict[str, str]  # where each class is, among the files that travel
 
     def adapter_state_dict(self, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
         """The tensors that are trained and saved."""
         state_dict = self.state_dict() if state_dict is None else state_dict
-        return {key: tensor for key, tensor in state_dict.items() if is_adapter_key(key)}
+        renamed = names_in_checkpoint(self)
+        return {renamed.get(key, key): x for key, x in state_dict.items() if is_adapter_key(key) or key in renamed}
 
     def save_pretrained(self, save_directory, *args, state_dict=None, save_base: bool | None = None, **kwargs):
         """Save the adapter alone, or every weight where the config names no external bases (or ``save_base=True``).
@@ -109,7 +106,7 @@ class AdapterCheckpointMixin(_Model):
         notes = [(config.text_config, "quantization_config"), (config.text_config, "_pre_quantization_dtype")]
         notes += [] if save_base else [(self, "hf_device_map")]
         loaded_as = [(holder, key, vars(holder)[key]) for holder, key in notes if key in vars(holder)]
-        config.auto_map, config.custom_pipelines = dict(AUTO_MAP), copy.deepcopy(CUSTOM_PIPELINES)
+        config.auto_map, config.custom_pipelines = dict(self.auto_map), copy.deepcopy(CUSTOM_PIPELINES)
         target = Path(save_directory)
         if target.is_file():
             raise ValueError(f"cannot save to {save_directory}: it is a file; name a folder")
@@ -142,7 +139,8 @@ class AdapterCheckpointMixin(_Model):
 
     def _note_bases(self) -> None:
         """Remember which tensors are the bases', and what they look like."""
-        tensors = {key: tensor for key, tensor in self.state_dict().items() if not is_adapter_key(key)}
+        trained = names_in_checkpoint(self)
+        tensors = {key: x for key, x in self.state_dict().items() if not (is_adapter_key(key) or key in trained)}
         self._keys_to_ignore_on_save = set(tensors)  # which Trainer takes for expected when it reads a checkpoint
         self._base_samples = sample_weights(tensors)
 
@@ -202,13 +200,6 @@ class AdapterCheckpointMixin(_Model):
             vision_tower = load_vision_tower(
                 names[1], backend, revision=vision_model_revision, **shared, **(vision_model_kwargs or {})
             )
-        needs_token = config_fields.get("use_cls_token", True) or config_fields.get("input_visual_tokens", 0)
-        if needs_token and config_fields.get("image_token_id") is None:
-            from .processing_adem_vl import tokenizer_and_image_token
-
-            if names[0] is None:
-                raise ValueError("this language model does not say where it was loaded from: pass image_token_id")
-            _, config_fields["image_token_id"] = tokenizer_and_image_token(names[0], text_model_revision)
         config = cls.config_class(
             text_config=language_model.config,
             vision_config=vision_tower.config,
@@ -220,6 +211,12 @@ class AdapterCheckpointMixin(_Model):
             vision_model_fingerprint=base_fingerprint(vision_tower),
             **config_fields,
         )
+        if config.image_tokens and config.image_token_id is None:
+            from .tokenizer_adem_vl import tokenizer_and_image_token
+
+            if names[0] is None:
+                raise ValueError("this language model does not say where it was loaded from: pass image_token_id")
+            _, config.image_token_id = tokenizer_and_image_token(names[0], text_model_revision)
         model = cls(config, language_model=language_model, vision_tower=vision_tower)
         model._place_adapter()
         model.generation_config = copy.deepcopy(language_model.generation_config)

@@ -4,79 +4,21 @@ Notation of the whole bundle: B batch, T text positions, S memory slots, D width
 vision tower, N patches, G = sqrt(N) side of the patch grid.
 """
 
-import copy
 import math
 
-from transformers import AutoConfig
-
-try:
-    from transformers import PreTrainedConfig
-except ImportError:  # the name before Transformers 5
-    from transformers import PretrainedConfig as PreTrainedConfig
-
+from .base_configuration_adem_vl import FrozenBasesConfig
 from .lora_adem_vl import complete_lora
 
 POOLINGS = ("avg", "max")
 KERNELS = ("none", "softmax", "relu", "elu", "silu", "silu-min")
 PLACES = ("attn_in", "attn_out", "mlp_in", "mlp_out")
-BACKENDS = ("transformers", "open_clip")
-
-# the fields that say how an adapter computes: its numbers mean nothing under other values
-ADAPTER_FIELDS = (
-    "vision_backend",
-    "vision_feature_layer",
-    "visual_token_counts",
-    "pooling",
-    "drop_ratio",
-    "fusion_scale",
-    "visual_scale",
-    "kernel",
-    "query_from",
-    "add_to",
-    "projector_dim",
-    "vision_adapter_dim",
-    "vision_adapter_scale",
-    "vision_adapter_dropout",
-    "use_cls_token",
-    "input_visual_tokens",
-    "lora",
-)
-
-# the paper's tower: OpenAI CLIP ViT-L/14 at 224 px
-CLIP_VIT_L14 = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-    "projection_dim": 768,
-    "hidden_act": "quick_gelu",
-}
 
 
-def _sub_config(given, model_type, **defaults):
-    if given is None:
-        return AutoConfig.for_model(model_type, **defaults)
-    if isinstance(given, dict):
-        given = dict(given)
-        return AutoConfig.for_model(given.pop("model_type", model_type), **given)
-    # a copy: the constructor below resets the attention implementation of whatever config objects it holds
-    return copy.deepcopy(given)
-
-
-class AdemVLConfig(PreTrainedConfig):
+class AdemVLConfig(FrozenBasesConfig):
     """Everything that defines an ADEM-VL model; validated when constructed. The defaults are the paper's, at 7B.
 
     Args:
-        text_config, vision_config: the two bases' own configurations (objects or dicts); default Llama 7B and CLIP
-            ViT-L/14. The vision config is a ``CLIPVisionConfig`` for both backends.
-        text_model_name_or_path, vision_model_name_or_path: where the frozen bases are loaded from: a Hub id, a folder,
-            or a folder relative to the checkpoint (``./tower``, ``../tower``). ``None`` for both: the checkpoint holds
-            every weight itself.
-        text_model_revision, vision_model_revision: the bases' pinned revisions (commit, tag or branch).
-        text_model_fingerprint, vision_model_fingerprint: what the bases looked like in training; written when built.
-        vision_backend: ``"transformers"`` (``CLIPVisionModel``) or ``"open_clip"`` (any of its ViT image towers).
+        text_config ... frame_embeddings: the bases, as in ``FrozenBasesConfig``. Each frame embedding is of width D.
         vision_feature_layer: index into the tower's hidden states; -2 is the output of the last block but one.
         visual_token_counts: the scales of the multiscale visual prompt, each a square; default the whole grid and half
             its side, which is [256, 64] for ViT-L/14 (Table "scales").
@@ -93,27 +35,38 @@ class AdemVLConfig(PreTrainedConfig):
         input_visual_tokens: 0, or a square: that many pooled patches become input embeddings too.
         lora: LoRA in the language model, trained and saved with the adapter, as a dict of fields of ``peft.LoraConfig``
             (``r``, ``lora_alpha``, ``target_modules``, ``lora_dropout``, ...). Needs PEFT. Default None, no LoRA.
-        image_token_id: the token, inside the language model's vocabulary, that marks where those embeddings go.
 
     Raises:
         ValueError: naming the field that cannot be, and what can.
     """
 
     model_type = "adem_vl"
-    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
     keys_to_ignore_at_inference = ["past_key_values", "image_hidden_states"]
+    adapter_fields = (
+        "vision_backend",
+        "vision_feature_layer",
+        "visual_token_counts",
+        "pooling",
+        "drop_ratio",
+        "fusion_scale",
+        "visual_scale",
+        "kernel",
+        "query_from",
+        "add_to",
+        "projector_dim",
+        "vision_adapter_dim",
+        "vision_adapter_scale",
+        "vision_adapter_dropout",
+        "use_cls_token",
+        "input_visual_tokens",
+        "lora",
+        "frame_embeddings",
+    )
 
     def __init__(
         self,
         text_config=None,
         vision_config=None,
-        text_model_name_or_path=None,
-        text_model_revision=None,
-        text_model_fingerprint=None,
-        vision_model_name_or_path=None,
-        vision_model_revision=None,
-        vision_model_fingerprint=None,
-        vision_backend="transformers",
         vision_feature_layer=-2,
         visual_token_counts=None,
         pooling="avg",
@@ -130,20 +83,9 @@ class AdemVLConfig(PreTrainedConfig):
         use_cls_token=True,
         input_visual_tokens=0,
         lora=None,
-        image_token_id=None,
         **kwargs,
     ):
-        self.text_config = _sub_config(text_config, "llama")
-        self.vision_config = _sub_config(vision_config, "clip_vision_model", **CLIP_VIT_L14)
-        self.text_model_name_or_path = text_model_name_or_path
-        self.text_model_revision = text_model_revision
-        self.text_model_fingerprint = text_model_fingerprint
-        self.vision_model_name_or_path = vision_model_name_or_path
-        self.vision_model_revision = vision_model_revision
-        self.vision_model_fingerprint = vision_model_fingerprint
-        self.vision_backend = vision_backend
         self.vision_feature_layer = vision_feature_layer
-        self.visual_token_counts = self._token_counts(visual_token_counts)
         self.pooling = pooling
         self.drop_ratio = drop_ratio
         self.fusion_scale = fusion_scale
@@ -158,15 +100,9 @@ class AdemVLConfig(PreTrainedConfig):
         self.use_cls_token = use_cls_token
         self.input_visual_tokens = input_visual_tokens
         self.lora = complete_lora(lora)
-        self.image_token_id = image_token_id
-        kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
-        super().__init__(**kwargs)
+        super().__init__(text_config, vision_config, **kwargs)
+        self.visual_token_counts = self._token_counts(visual_token_counts)
         self._validate_fields()
-
-    @property
-    def grid(self) -> int:
-        """Side G of the tower's patch grid."""
-        return self.vision_config.image_size // self.vision_config.patch_size
 
     @property
     def memory_size(self) -> int:
@@ -181,13 +117,7 @@ class AdemVLConfig(PreTrainedConfig):
     @property
     def num_vision_adapters(self) -> int:
         """How many tower blocks the features depend on: the live ones, each with an adapter."""
-        layer = self.vision_feature_layer
-        return layer if layer >= 0 else self.vision_config.num_hidden_layers + 1 + layer
-
-    @property
-    def has_external_bases(self) -> bool:
-        """Whether a checkpoint is the adapter alone (the bases come from their own folders or repositories)."""
-        return self.text_model_name_or_path is not None and self.vision_model_name_or_path is not None
+        return self.tower_depth(self.vision_feature_layer)
 
     def _token_counts(self, counts):
         if counts is None:
@@ -201,15 +131,13 @@ class AdemVLConfig(PreTrainedConfig):
             self._check_square("visual_token_counts", count)
         if self.input_visual_tokens:
             self._check_square("input_visual_tokens", self.input_visual_tokens)
-        for name, value, allowed in (
-            ("pooling", self.pooling, POOLINGS),
-            ("kernel", self.kernel, KERNELS),
-            ("query_from", self.query_from, PLACES),
-            ("add_to", self.add_to, PLACES),
-            ("vision_backend", self.vision_backend, BACKENDS),
+        for name, allowed in (
+            ("pooling", POOLINGS),
+            ("kernel", KERNELS),
+            ("query_from", PLACES),
+            ("add_to", PLACES),
         ):
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+            self._check_choice(name, allowed)
         if self.query_from.split("_")[0] != self.add_to.split("_")[0]:
             raise ValueError(
                 f"query_from={self.query_from!r} and add_to={self.add_to!r} name different sub-layers; "
@@ -231,12 +159,6 @@ class AdemVLConfig(PreTrainedConfig):
             raise ValueError(
                 f"vision_feature_layer={self.vision_feature_layer} is outside the tower's {layers} blocks; "
                 f"use -{layers} to -1"
-            )
-        vocab_size = self.text_config.vocab_size
-        if self.image_token_id is not None and not 0 <= self.image_token_id < vocab_size:
-            raise ValueError(
-                f"image_token_id={self.image_token_id} is outside the language model's vocabulary of {vocab_size}; "
-                "choose one of its reserved or unused tokens"
             )
 
     def _check_square(self, name, count):

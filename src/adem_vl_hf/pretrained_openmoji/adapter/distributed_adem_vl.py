@@ -16,14 +16,13 @@ def several_processes() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def features_of_no_image(model) -> tuple[torch.Tensor, torch.Tensor]:
-    """The features [0, 1+N, C] of no image and their rows [0]; the tower and its adapters run, on a blank one.
+def features_of_no_image(model) -> torch.Tensor:
+    """The features [0, 1+N, C] of no image; the tower and its adapters run, on a blank one.
 
     Empty, not zero: what is computed from them is exactly what a batch without images gives, with gradients of zero.
     """
     size = model.config.vision_config.image_size
-    features = model.get_image_features(torch.zeros(1, 3, size, size), return_dict=True).pooler_output[:0]
-    return features, torch.zeros(0, dtype=torch.long, device=features.device)
+    return model.get_image_features(torch.zeros(1, 3, size, size), return_dict=True).pooler_output[:0]
 
 
 @contextmanager

@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .inputs_adem_vl import frame_numbers, spread
+from .precision_adem_vl import InputPrecisionLinear
+
 
 def kernel_map(x: torch.Tensor, kernel: str) -> torch.Tensor:
     """The feature map of the parameter-free cross-attention (Table "kernel map"), over the last dimension."""
@@ -49,36 +52,51 @@ def pool_scales(patches: torch.Tensor, counts: list[int], pooling: str = "avg") 
 
 
 @torch.no_grad()
-def drop_mask(scores: torch.Tensor, drop_ratio: float) -> torch.Tensor | None:
-    """Which scores [..., S] adaptive fusion drops, bool, or None where the ratio drops none.
+def drop_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor | None = None) -> torch.Tensor | None:
+    """Which scores [B, T, S] adaptive fusion drops, bool, or None where the ratio drops none.
 
     Those strictly below the ``int(drop_ratio * S)``-th of each row in ascending order. The ranking is signed (the most
-    negative go first), joint over all scales, and carries no gradient.
+    negative go first), joint over all scales and images, and carries no gradient.
+
+    Args:
+        slot_mask: [B, S], the slots that are there; S is then each row's own. None = all.
     """
-    dropped = int(drop_ratio * scores.shape[-1])
-    if dropped == 0:
+    most = int(drop_ratio * scores.shape[-1])
+    if most == 0:
         return None
-    # the largest of the dropped + 1 smallest: selecting is several times faster than sorting
-    return scores < scores.topk(dropped + 1, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
+    if slot_mask is None:
+        # the largest of the most + 1 smallest: selecting is several times faster than sorting
+        return scores < scores.topk(most + 1, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
+    ranked = scores.masked_fill(~slot_mask[:, None], float("inf"))
+    smallest = ranked.topk(most + 1, dim=-1, largest=False).values  # ascending
+    dropped = (drop_ratio * slot_mask.sum(1).double()).long()  # [B]
+    index = dropped[:, None, None].expand(*scores.shape[:2], 1)
+    return scores < smallest.gather(-1, index)
 
 
-def adaptive_drop(scores: torch.Tensor, drop_ratio: float) -> torch.Tensor:
-    """Adaptive fusion: the scores [..., S] with those that ``drop_mask`` names set to zero."""
-    mask = drop_mask(scores, drop_ratio)
+def adaptive_drop(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Adaptive fusion: the scores [B, T, S] with those that ``drop_mask`` names set to zero."""
+    mask = drop_mask(scores, drop_ratio, slot_mask)
     return scores if mask is None else scores.masked_fill(mask, 0.0)
 
 
 def fuse(
-    hidden_states: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kernel: str, drop_ratio: float
+    hidden_states: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    kernel: str,
+    drop_ratio: float,
+    slot_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Parameter-free cross-attention: ``drop(phi(h) @ key^T) @ value``; no projection, no softmax, no normalisation.
 
     Args:
         hidden_states: [B, T, D].
         key: phi(V + E_key), [B, S, D]. value: alpha * (V + E_value), [B, S, D].
+        slot_mask: [B, S], the slots that are there (the value of the others is zero), or None = all.
     """
     scores = kernel_map(hidden_states, kernel) @ key.transpose(1, 2)  # [B, T, S]
-    return adaptive_drop(scores, drop_ratio) @ value  # [B, T, D]
+    return adaptive_drop(scores, drop_ratio, slot_mask) @ value  # [B, T, D]
 
 
 class LowRankProjector(nn.Module):
@@ -91,13 +109,6 @@ class LowRankProjector(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.silu(self.fc1(x)))
-
-
-class InputPrecisionLinear(nn.Linear):
-    """Computes in its input's precision: float32 weights beside a bfloat16 tower, as under the authors' autocast."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
 
 
 class VisionAdapter(nn.Module):
@@ -123,6 +134,8 @@ class AdemVLAdapter(nn.Module):
         self.key_embedding = nn.Parameter(torch.empty(1, config.memory_size, text_width))
         self.value_embedding = nn.Parameter(torch.empty(1, config.memory_size, text_width))
         self.visual_projector = LowRankProjector(vision_width, config.projector_dim, text_width)
+        if config.frame_embeddings:
+            self.frame_embedding = nn.Parameter(torch.empty(config.frame_embeddings, text_width))
         if config.use_cls_token:
             self.cls_projector = LowRankProjector(vision_width, config.projector_dim, text_width)
         if config.vision_adapter_dim:
@@ -131,9 +144,25 @@ class AdemVLAdapter(nn.Module):
                 for _ in range(config.num_vision_adapters)
             )
 
+    @torch.no_grad()
+    def reset(self) -> None:
+        """The authors' initialisation: E_key ~ N(0, 0.02^2), E_value = 0, projectors Xavier, tower adapters silent."""
+        nn.init.normal_(self.key_embedding, std=0.02)
+        nn.init.zeros_(self.value_embedding)
+        if self.config.frame_embeddings:
+            nn.init.zeros_(self.frame_embedding)
+        for part in self.modules():
+            if isinstance(part, LowRankProjector):
+                for linear in (part.fc1, part.fc2):
+                    nn.init.xavier_uniform_(linear.weight)
+                    nn.init.zeros_(linear.bias)
+            elif isinstance(part, VisionAdapter):
+                nn.init.kaiming_uniform_(part.down.weight, a=5**0.5)
+                nn.init.zeros_(part.up.weight)
+
     def forward(
-        self, features: torch.Tensor | None, rows: torch.Tensor | None, batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        self, features: torch.Tensor | None, image_mask: torch.Tensor | None, batch: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """:meth:`memory` and :meth:`image_embeds` of features in any precision.
 
         One call of this module, because ZeRO-3 has a module's tensors at hand only while the module is called.
@@ -141,49 +170,54 @@ class AdemVLAdapter(nn.Module):
         embeds = None
         if features is not None:
             features = features.to(self.key_embedding.dtype)
-            embeds = self.image_embeds(features, rows, batch)
-        return *self.memory(features, rows, batch), embeds
+            embeds = self.image_embeds(features, image_mask, batch)
+        return *self.memory(features, image_mask, batch), embeds
 
     def memory(
-        self, features: torch.Tensor | None, rows: torch.Tensor | None, batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        self, features: torch.Tensor | None, image_mask: torch.Tensor | None, batch: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """The memory that every layer attends to.
 
         Args:
             features: [I, 1+N, C] tower features of the I images, class token first, or None where there is no image.
-            rows: [I] the row of the batch that each image belongs to; None = every row has one, in order.
+            image_mask: [B, n] the places of the images in the rows of the batch; None = each row has as many.
             batch: B.
 
         Returns:
-            key [B, S, D] = phi(V + E_key), value [B, S, D] = alpha * (V + E_value), and V [B, S, D] (None without
-            images). Rows without an image have V = 0: a learned text memory.
+            key [B, n*S, D] = phi(V + E_key), value [B, n*S, D] = alpha * (V + E_value), which of the slots are there
+            [B, n*S] (None = all), and V [B, n*S, D] (None without images). Rows without an image have V = 0 in the
+            slots of one image: a learned text memory.
         """
         config = self.config
-        visual = None
+        visual, mask = None, None
         key, value = self.key_embedding, self.value_embedding
         if features is not None:
             patches = pool_scales(features[:, 1:], config.visual_token_counts, config.pooling)  # [I, S, C]
             visual = config.visual_scale * self.visual_projector(patches)  # [I, S, D]
-            visual = _spread(visual, rows, batch)  # [B, S, D]
+            if config.frame_embeddings:
+                frames = frame_numbers(image_mask, len(features), batch, self.frame_embedding)
+                visual = visual + self.frame_embedding[frames][:, None]
+            visual = spread(visual, image_mask, batch)  # [B, n, S, D]
             key, value = visual + key, visual + value
+            if image_mask is not None and image_mask.shape[1] > 1:
+                there = image_mask.index_fill(1, torch.zeros(1, dtype=torch.long, device=image_mask.device), True)
+                if not there.all():
+                    value = value * there[:, :, None, None]
+                    mask = there.repeat_interleave(visual.shape[2], dim=1)  # [B, n*S]
+            key, value, visual = key.flatten(1, 2), value.flatten(1, 2), visual.flatten(1, 2)
         key = kernel_map(key, config.kernel).expand(batch, -1, -1)
         value = (config.fusion_scale * value).expand(batch, -1, -1)
-        return key, value, visual
+        return key, value, mask, visual
 
-    def image_embeds(self, features: torch.Tensor, rows: torch.Tensor | None, batch: int) -> torch.Tensor | None:
-        """The input embeddings of the images, [B, n, D]: the class token, then the pooled patches (no beta)."""
+    def image_embeds(self, features: torch.Tensor, image_mask: torch.Tensor | None, batch: int) -> torch.Tensor | None:
+        """The input embeddings of the images, [B, n, m, D]: the class token, then the pooled patches (no beta)."""
         config, parts = self.config, []
         if config.use_cls_token:
             parts.append(self.cls_projector(features[:, :1]))  # [I, 1, D]
         if config.input_visual_tokens:
             pooled = pool_scales(features[:, 1:], [config.input_visual_tokens], config.pooling)
             parts.append(self.visual_projector(pooled))
-        return _spread(torch.cat(parts, dim=1), rows, batch) if parts else None
-
-
-def _spread(x: torch.Tensor, rows: torch.Tensor | None, batch: int) -> torch.Tensor:
-    """[I, ...] -> [B, ...], zero where a row has no image."""
-    return x if rows is None else x.new_zeros(batch, *x.shape[1:]).index_copy(0, rows, x)
+        return spread(torch.cat(parts, dim=1), image_mask, batch) if parts else None
 
 
 def count_parameters(config) -> dict[str, int]:

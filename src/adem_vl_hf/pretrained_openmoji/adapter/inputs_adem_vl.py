@@ -1,60 +1,104 @@
 """Where pictures meet text: pairing images with rows, and placing their embeddings among the words' own.
 
-Shapes: B batch, T text positions, n embeddings an image, D width of the language model.
+Shapes: B batch, T text positions, n images a row (at most), I images in the batch, D width of the language model.
 """
 
 import torch
 from torch import nn
 
 
-def one_image_a_row(
+def images_of_rows(
     pixel_values: torch.Tensor, image_mask: torch.Tensor | None, batch_size: int | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """``pixel_values`` [B, 3, H, W] (given so, or [B, 1, 3, H, W]) and ``image_mask`` [B] ([B] or [B, 1]).
-
-    Raises:
-        ValueError: more than one image a row, or rows that do not pair up.
-    """
-    if pixel_values.dim() == 5:
-        if pixel_values.shape[1] != 1:
-            raise ValueError(
-                f"pixel_values {tuple(pixel_values.shape)} holds {pixel_values.shape[1]} images a sample; "
-                "ADEM-VL takes one: pass [B, 3, H, W] or [B, 1, 3, H, W]"
-            )
-        pixel_values = pixel_values[:, 0]
-    if batch_size is not None and pixel_values.shape[0] != batch_size:
-        raise ValueError(
-            f"pixel_values has {pixel_values.shape[0]} rows and the text {batch_size}: pass one image for each row "
-            "of text, of zeros where image_mask is false"
-        )
-    if image_mask is not None:
-        image_mask = image_mask.reshape(image_mask.shape[0], -1).any(1)
-        if image_mask.shape[0] != pixel_values.shape[0]:
-            raise ValueError(
-                f"image_mask has {image_mask.shape[0]} rows and pixel_values {pixel_values.shape[0]}: "
-                "pass one entry of the mask for each row"
-            )
-    return pixel_values, image_mask
-
-
-def check_image_tokens(input_ids: torch.Tensor, image_token_id: int | None, image_mask: torch.Tensor | None) -> None:
-    """A row whose image has no place in the text would train and answer as if nothing were wrong.
+    """The images that are there, [I, 3, H, W] in reading order, and the mask [B, n] of their places (None = all).
 
     Args:
-        input_ids: [B, T]. image_mask: [B] or [B, 1], rows that have an image (default all).
+        pixel_values: [B, n, 3, H, W], or [B, 3, H, W] for one image a row. image_mask: [B, n], or [B] with n = 1; the
+            images of a row come first in it. batch_size: B, the rows of text, where there are any.
 
     Raises:
-        ValueError: naming the first such row.
+        ValueError: images and rows that do not pair up.
+    """
+    if pixel_values.dim() == 4:
+        pixel_values = pixel_values[:, None]
+    rows, number = pixel_values.shape[:2]
+    if batch_size is not None and rows != batch_size:
+        raise ValueError(
+            f"pixel_values has {rows} rows and the text {batch_size}: pass [B, 3, H, W] or [B, images, 3, H, W], as "
+            "many rows as there are of text, of zeros where image_mask is false"
+        )
+    if image_mask is None:
+        return pixel_values.flatten(0, 1), None
+    image_mask = image_mask.reshape(image_mask.shape[0], -1).to(pixel_values.device, torch.bool)
+    if image_mask.shape != (rows, number):
+        raise ValueError(
+            f"image_mask is {tuple(image_mask.shape)} for {rows} rows of {number} images: pass one entry for each"
+        )
+    if number > 1 and (image_mask[:, 1:] & ~image_mask[:, :-1]).any():
+        raise ValueError("image_mask has a gap: the images of a row come first, and what fills the row up after them")
+    return pixel_values[image_mask], image_mask
+
+
+def spread(x: torch.Tensor, image_mask: torch.Tensor | None, batch_size: int) -> torch.Tensor:
+    """What was computed of the I images, [I, ...], at their places: [B, n, ...], zero where there is none."""
+    if image_mask is None:
+        return x.unflatten(0, (batch_size, -1))
+    index = image_mask.flatten().nonzero().flatten()
+    return x.new_zeros(image_mask.numel(), *x.shape[1:]).index_copy(0, index, x).unflatten(0, image_mask.shape)
+
+
+def image_positions(image_mask: torch.Tensor | None, images: int, batch_size: int, device) -> torch.Tensor:
+    """Which image of its row each of the I images is, counted from 0: [I]."""
+    if image_mask is None:
+        return torch.arange(images // batch_size, device=device).repeat(batch_size)
+    return image_mask.nonzero()[:, 1].to(device)
+
+
+def frame_numbers(
+    image_mask: torch.Tensor | None, images: int, batch_size: int, embedding: torch.Tensor
+) -> torch.Tensor:
+    """Which frame embedding each of the I images gets: [I].
+
+    Raises:
+        ValueError: a row has more images than there are embeddings.
+    """
+    number, most = images // batch_size if image_mask is None else image_mask.shape[1], len(embedding)
+    if number > most:
+        raise ValueError(
+            f"a row has {number} images and the model {most} frame embeddings; give fewer images (or frames), or train "
+            "with a larger frame_embeddings"
+        )
+    return image_positions(image_mask, images, batch_size, embedding.device)
+
+
+def check_image_tokens(
+    input_ids: torch.Tensor, image_token_id: int | None, image_tokens: int, pixel_values: torch.Tensor,
+    image_mask: torch.Tensor | None,
+) -> None:  # fmt: skip
+    """An image without a place in the text would train and answer as if nothing were wrong.
+
+    Args:
+        input_ids: [B, T]. image_tokens: how many of them stand for one image. pixel_values, image_mask: as for
+            :func:`images_of_rows`.
+
+    Raises:
+        ValueError: naming the first row with too few image tokens for its images.
     """
     if image_token_id is None or torch.compiler.is_compiling():
         return
-    missing = ~(input_ids == image_token_id).any(1)  # [B]
-    if image_mask is not None:
-        missing &= image_mask.reshape(len(missing), -1).any(1).to(missing.device)
+    found = (input_ids == image_token_id).sum(1)  # [B]
+    if image_mask is None:
+        images = torch.full_like(found, 1 if pixel_values.dim() == 4 else pixel_values.shape[1])
+    else:
+        images = image_mask.reshape(len(found), -1).sum(1).to(found.device)
+    missing = found < images * image_tokens
     if missing.any():
+        row = int(missing.nonzero()[0])
+        have = "an image" if int(images[row]) == 1 else f"{int(images[row])} images"
+        tokens = "no image token" if int(found[row]) == 0 else f"{int(found[row])} image tokens"
         raise ValueError(
-            f"row {int(missing.nonzero()[0])} has an image and no image token (config.image_token_id {image_token_id}) "
-            "in input_ids: let the processor make both from the image and the text"
+            f"row {row} has {have} and {tokens} (config.image_token_id {image_token_id}, {image_tokens} for each image)"
+            " in input_ids: let the processor make both from the images and the text"
         )
 
 
@@ -64,18 +108,34 @@ def _token_embed(embed: nn.Module, token: int, like: torch.Tensor) -> torch.Tens
 
 
 def keep_own_embeds(
-    image_embeds: torch.Tensor, rows: torch.Tensor, embed: nn.Module, image_token_id: int | None
+    image_embeds: torch.Tensor, image_mask: torch.Tensor, embed: nn.Module, image_token_id: int | None
 ) -> torch.Tensor:
-    """In rows without an image an image token is a token like any other.
+    """Where there is no image an image token is a token like any other.
 
     Args:
-        image_embeds: [B, n, D]. rows: indices of those that have an image. embed: the language model's embedding.
+        image_embeds: [B, n, m, D]. image_mask: [B, n]. embed: the language model's embedding.
     """
     if image_token_id is None:
         return image_embeds
     own = _token_embed(embed, image_token_id, image_embeds)
-    has_image = torch.zeros(len(image_embeds), 1, 1, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
-    return torch.where(has_image, image_embeds, own)
+    return torch.where(image_mask[:, :, None, None].to(image_embeds.device), image_embeds, own)
+
+
+def image_token_mask(
+    input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, embed: nn.Module, image_token_id: int | None
+) -> torch.Tensor:
+    """Where image tokens stand, [B, T], in ids [B, T] or in embeddings [B, T, D].
+
+    Raises:
+        ValueError: no image token is set.
+    """
+    if image_token_id is None:
+        raise ValueError("config.image_token_id is not set: choose a token of the language model's vocabulary")
+    if input_ids is not None:
+        return input_ids == image_token_id
+    assert inputs_embeds is not None
+    # the library's way to find a token once it is embedded
+    return torch.eq(inputs_embeds, _token_embed(embed, image_token_id, inputs_embeds)).all(-1)
 
 
 def merge_image_embeds(
@@ -84,27 +144,29 @@ def merge_image_embeds(
     image_embeds: torch.Tensor,
     embed: nn.Module,
     image_token_id: int | None,
-) -> torch.Tensor:
-    """Put the n image embeddings where the first n image tokens of a row stand; more are tokens like any other.
+    placed: torch.Tensor | int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put a row's m image embeddings where its first m image tokens stand; more are tokens like any other.
 
     Args:
-        input_ids: [B, T]. inputs_embeds: [B, T, D], instead of the ids' own. image_embeds: [B, n, D].
+        input_ids: [B, T]. inputs_embeds: [B, T, D], instead of the ids' own. image_embeds: [B, m, D].
+        placed: [B], how many of them earlier parts of the text have taken.
+
+    Returns:
+        The embeddings [B, T, D], and how many were taken so far [B].
 
     Raises:
         ValueError: no image token is set.
     """
-    if image_token_id is None:
-        raise ValueError("config.image_token_id is not set: choose a token of the language model's vocabulary")
-    if input_ids is not None:
-        mask = input_ids == image_token_id  # [B, T]
-    else:  # the library's way to find a token once it is embedded
-        assert inputs_embeds is not None
-        mask = torch.eq(inputs_embeds, _token_embed(embed, image_token_id, inputs_embeds)).all(-1)
+    mask = image_token_mask(input_ids, inputs_embeds, embed, image_token_id)
     if inputs_embeds is None:
         inputs_embeds = embed(input_ids)  # [B, T, D]
-    index = mask.cumsum(1) - 1  # which of the n embeddings, [B, T]
+    index = mask.cumsum(1) - 1  # which of the m embeddings, [B, T]
+    if isinstance(placed, torch.Tensor):
+        index = index + placed[:, None].to(index.device)
+    taken = index[:, -1] + 1
     mask = mask & (index < image_embeds.shape[1])
     index = index.clamp(0, image_embeds.shape[1] - 1)
     image_embeds = image_embeds.to(inputs_embeds.device)
-    placed = image_embeds.gather(1, index[..., None].expand_as(inputs_embeds))
-    return torch.where(mask[..., None], placed, inputs_embeds)
+    chosen = image_embeds.gather(1, index[..., None].expand_as(inputs_embeds))
+    return torch.where(mask[..., None], chosen, inputs_embeds), taken

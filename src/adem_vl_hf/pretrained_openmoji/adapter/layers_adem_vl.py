@@ -1,27 +1,23 @@
-"""How the visual memory reaches the decoder layers of any Transformers language model.
+"""How the visual memory reaches the decoder layers: the fused term of ADEM-VL, in any Transformers language model.
 
-Transformers' decoder models hand keyword arguments they do not know to each layer. Every layer's class becomes a
-subclass (of the same name: FSDP and device maps go by it) whose ``forward`` takes ``visual_memory`` out of its keyword
-arguments and binds it for the duration of the original ``forward``, where a hook on the sub-layer computes the fused
-term. Nothing stays behind between calls, so checkpointing (which replays ``forward``), two forwards before one
-backward, beams and threads see the memory they were called with.
+A layer's ``forward`` takes ``visual_memory`` out of its keyword arguments (see ``extend_layer``) and binds it for the
+duration of the original ``forward``, where a hook on the sub-layer computes the fused term.
 """
 
 import threading
 from functools import partial
-from types import MethodType
 
 import torch
 from torch import nn
 
+from .decoder_adem_vl import SeeingLayer, decoder_layers, extend_layer
 from .fusion_adem_vl import fuse
 
-_FUSED_CLASSES: dict[type, type] = {}
 _BOUND = threading.local()  # .visual_memory and .fused: of the layer that this thread is inside
 
 
-class FusedLayerMixin:
-    """Takes ``visual_memory`` (key, value: [B, S, D] each) out of the layer's keyword arguments."""
+class FusedLayerMixin(SeeingLayer):
+    """Takes ``visual_memory`` (key, value: [B, S, D]; slot mask: [B, S] or None) out of the layer's arguments."""
 
     def forward(self, hidden_states, *args, visual_memory=None, **kwargs):
         _BOUND.visual_memory, _BOUND.fused = visual_memory, None
@@ -33,12 +29,6 @@ class FusedLayerMixin:
         return output if fused is None else _plus(output, fused)
 
 
-def _fused_class(cls: type) -> type:
-    if cls not in _FUSED_CLASSES:
-        _FUSED_CLASSES[cls] = type(cls.__name__, (FusedLayerMixin, cls), {"__module__": __name__})
-    return _FUSED_CLASSES[cls]
-
-
 def _plus(output, fused: torch.Tensor):
     """Attention returns its weights too, and some layers a tuple."""
     return (output[0] + fused, *output[1:]) if isinstance(output, tuple) else output + fused
@@ -48,8 +38,9 @@ def _fused_term(hidden_states: torch.Tensor, config) -> torch.Tensor | None:
     memory = getattr(_BOUND, "visual_memory", None)
     if memory is None:
         return None
-    key, value = (part.to(hidden_states.device) for part in memory)
-    return fuse(hidden_states, key, value, config.kernel, config.drop_ratio)
+    key, value = (part.to(hidden_states.device) for part in memory[:2])
+    mask = None if memory[2] is None else memory[2].to(hidden_states.device)
+    return fuse(hidden_states, key, value, config.kernel, config.drop_ratio, mask)
 
 
 def _query(config, args: tuple, kwargs: dict, output) -> torch.Tensor:
@@ -78,38 +69,6 @@ def _add_to_input(config, module, args, kwargs):
     return args, {**kwargs, "hidden_states": hidden_states + fused}
 
 
-def decoder_layers(language_model: nn.Module) -> nn.ModuleList:
-    """The decoder layers of a causal LM.
-
-    Raises:
-        ValueError: for families whose layers the fused term does not fit, in one sentence.
-    """
-    name = type(language_model).__name__
-    layers = getattr(language_model.get_decoder(), "layers", None)
-    if not layers:
-        raise ValueError(f"{name} has no list of decoder layers; use a decoder-only LM such as Llama, Mistral or Qwen")
-    for layer in layers:
-        if not (hasattr(layer, "mlp") and hasattr(layer, "self_attn")):
-            raise ValueError(f"{name}: {type(layer).__name__} has no 'mlp' and 'self_attn' for the fused term to join")
-        if isinstance(layer, FusedLayerMixin):
-            raise ValueError(f"this {name} already belongs to an ADEM-VL model; load a second copy of it")
-    return layers
-
-
-def decoder_input_scale(language_model: nn.Module) -> float:
-    """What the decoder multiplies its input embeddings by: Gemma 1 and 2 did so themselves before Transformers 5."""
-    config = language_model.config
-    if config.model_type in ("gemma", "gemma2") and not hasattr(language_model.get_input_embeddings(), "embed_scale"):
-        return config.hidden_size**0.5
-    return 1.0
-
-
-def computing_device(module: nn.Module) -> torch.device:
-    """Where a layer computes: where accelerate brings its weight for each call, or where the weight is."""
-    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-    return torch.device(module.weight.device if device is None else device)
-
-
 def attach_fusion(language_model: nn.Module, config) -> None:
     """Make every decoder layer add the fused term where ``config.query_from`` and ``config.add_to`` say.
 
@@ -120,10 +79,15 @@ def attach_fusion(language_model: nn.Module, config) -> None:
     The hooks are partials, not closures, so that ``copy.deepcopy`` ties the copy's hooks to the copy's config.
 
     Raises:
-        ValueError: for the attention's output in a family that rescales it before the residual sum.
+        ValueError: for families whose layers the fused term does not fit, in one sentence, and for the attention's
+            output in a family that rescales it before the residual sum.
     """
     name = type(language_model).__name__
-    for layer in decoder_layers(language_model):
+    layers = decoder_layers(language_model)
+    for layer in layers:
+        if not (hasattr(layer, "mlp") and hasattr(layer, "self_attn")):
+            raise ValueError(f"{name}: {type(layer).__name__} has no 'mlp' and 'self_attn' for the fused term to join")
+    for layer in layers:
         module = layer.mlp if config.add_to.startswith("mlp") else layer.self_attn
         if config.add_to == "attn_out" and (
             hasattr(layer, "post_feedforward_layernorm") or getattr(layer, "residual_multiplier", 1) != 1
@@ -132,9 +96,7 @@ def attach_fusion(language_model: nn.Module, config) -> None:
                 f"add_to='attn_out': {name} rescales the attention's output before the residual sum, and the fused "
                 "term with it; use add_to='mlp_out'"
             )
-        layer.__class__ = _fused_class(type(layer))
-        if "_old_forward" in vars(layer):  # accelerate, which spreads a model over devices, calls the one it found
-            layer._old_forward = MethodType(type(layer).forward, layer)
+        extend_layer(layer, FusedLayerMixin)
         if config.add_to.endswith("_in"):
             module.register_forward_pre_hook(partial(_add_to_input, config), with_kwargs=True)
         else:

@@ -1,24 +1,20 @@
-"""Text and images to model inputs, with labels where answers are given.
+"""Text and pictures to model inputs, with labels where answers are given (the layout is in ``layout_adem_vl``)."""
 
-The authors' layout (``<bos> "Image: " <class embedding> prompt answer <eos>``, and ``<bos> "Image: N/A" prompt`` for a
-sample without an image). An explicit ``<image>`` mark in the text says where the image goes instead.
-"""
-
-import json
-import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, CLIPImageProcessor, ProcessorMixin
+from transformers import AutoImageProcessor, BatchFeature, CLIPImageProcessor, ProcessorMixin
 
-from .images_adem_vl import open_image
-from .quantized_adem_vl import split_gguf
+from .layout_adem_vl import IMAGE_MARK, VIDEO_MARK, Row, RowLayout
+from .pictures_adem_vl import pixels_of_rows, rows_of_pictures
+from .tokenizer_adem_vl import choose_image_token, load_tokenizer, name_tokenizer_class
 
-IMAGE_MARK = "<image>"
-PREFIX_WITH_IMAGE, PREFIX_WITHOUT_IMAGE = "Image: ", "Image: N/A"
+if TYPE_CHECKING:  # never run: 4.57 finds the files that travel together by these lines, and looks no further than here
+    from .images_adem_vl import open_image  # noqa: F401
+    from .quantized_adem_vl import split_gguf  # noqa: F401
+
 IGNORED = -100  # label of a position that is not supervised
 
 # turns the content lists of multimodal chats into text with marks, for a tokenizer's own template that follows
@@ -27,61 +23,13 @@ FLATTEN_CONTENT = (
     "{%- if message['content'] is string -%}{%- set text = message['content'] -%}{%- else -%}{%- set text -%}"
     "{%- for part in message['content'] -%}{%- if part['type'] == 'image' -%}"
     + IMAGE_MARK
+    + "{%- elif part['type'] == 'video' -%}"
+    + VIDEO_MARK
     + "{%- elif part['type'] == 'text' -%}"
     "{{ part['text'] }}{%- endif -%}{%- endfor -%}{%- endset -%}{%- endif -%}"
     "{%- set flat.messages = flat.messages + [dict(message, content=text)] -%}{%- endfor -%}"
     "{%- set messages = flat.messages -%}"
 )
-
-
-def choose_image_token(tokenizer) -> str:
-    """A token inside the vocabulary that ordinary text never holds: a reserved or unused special token.
-
-    Raises:
-        ValueError: if the tokenizer has none and no unknown token either.
-    """
-    spoken_for = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
-    specials = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in spoken_for]
-    for pattern in ("image", "reserved|unused|extra", "file|repo|pad", ""):
-        for token in specials:
-            if re.search(pattern, token.lower()):
-                return token
-    if tokenizer.unk_token is None:
-        raise ValueError(f"{tokenizer.name_or_path}: no reserved token to stand for an image; pass image_token")
-    return tokenizer.unk_token
-
-
-def load_tokenizer(language_model: str, revision: str | None = None):
-    """The tokenizer of a language model, or the one inside its GGUF file.
-
-    Raises:
-        ValueError: the folder or repository holds none that can be loaded.
-    """
-    where, file = split_gguf(language_model)
-    gguf = {} if file is None else {"gguf_file": file}
-    try:
-        return AutoTokenizer.from_pretrained(where, revision=revision or "main", **gguf)
-    except (OSError, ValueError, ImportError) as error:  # which one depends on the files and on the library's version
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(
-            f"the language model {language_model!r} has no tokenizer that can be loaded ({reason}); put its tokenizer "
-            "files beside its weights, or pass image_token_id to go without one"
-        ) from error
-
-
-def tokenizer_and_image_token(language_model: str, revision: str | None = None):
-    """The tokenizer of a language model and the id of the token that will stand for images."""
-    tokenizer = load_tokenizer(language_model, revision)
-    return tokenizer, tokenizer.convert_tokens_to_ids(choose_image_token(tokenizer))
-
-
-def name_tokenizer_class(folder) -> None:
-    """Have a saved tokenizer name its class as Transformers 4.57 and 5 both know it; 5 writes a name of its own."""
-    path = Path(folder) / "tokenizer_config.json"
-    fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if fields.get("tokenizer_class") == "TokenizersBackend":
-        fields["tokenizer_class"] = "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class AdemVLProcessor(ProcessorMixin):
@@ -156,6 +104,7 @@ class AdemVLProcessor(ProcessorMixin):
         images=None,
         text: str | Sequence[str] | None = None,
         suffix: str | Sequence[str] | None = None,
+        videos=None,
         max_length: int | None = None,
         padding_side: str | None = None,
         pad_to_multiple_of: int | None = None,
@@ -164,12 +113,13 @@ class AdemVLProcessor(ProcessorMixin):
         return_tensors: str = "pt",
         **kwargs,
     ) -> BatchFeature:
-        """B rows of text, each with at most one image.
+        """B rows of text, each with any number of images, or a video.
 
         Args:
-            images: a picture (PIL, path, bytes) or B of them, None where a row has none.
-            text: one prompt or B of them; at most one ``<image>`` mark each.
+            images: a picture (PIL, path, bytes), or one entry a row: a picture, a list of pictures, or None.
+            text: one prompt or B of them; as many ``<image>`` marks as images, one ``<video>`` mark, or no mark at all.
             suffix: the answers; adds ``labels`` and the end-of-sequence token. ``text + suffix`` is tokenised as one.
+            videos: one entry a row, a video or None; a video is a list of frames or an array [frames, H, W, 3].
             max_length: longest row in tokens (default the tokenizer's own limit). Nothing is ever cut.
             padding_side: default left, or right when ``suffix`` is given. pad_to_multiple_of: T is one of this number.
             add_special_tokens: False for text that is complete, as a chat template writes it: no beginning of sequence
@@ -178,121 +128,50 @@ class AdemVLProcessor(ProcessorMixin):
                 it stands for; (0, 0) for those that no character stands for. Chat templates find the answers by it.
 
         Returns:
-            ``input_ids``, ``attention_mask`` [B, T]; with images ``pixel_values`` [B, 3, H, W] and ``image_mask`` [B];
-            with ``suffix`` also ``labels`` [B, T], -100 = not supervised.
+            ``input_ids``, ``attention_mask`` [B, T]; with ``suffix`` also ``labels`` [B, T], -100 = not supervised;
+            with pictures ``pixel_values`` [B, 3, H, W] and ``image_mask`` [B], or [B, n, 3, H, W] and [B, n] where a
+            row has several.
 
         Raises:
-            ValueError: naming the row: unequal numbers, an image without its mark or the reverse, an empty answer, a
-                row longer than the window.
+            ValueError: naming the row: unequal numbers, images that do not fit the marks, frames of several sizes, an
+                empty answer, a row longer than the window.
         """
-        texts, pictures, suffixes = self._rows(images, text, suffix)
+        if text is None:
+            raise ValueError("text is missing: give one prompt per image")
+        texts = [text] if isinstance(text, str) else list(text)
+        suffixes = [None] * len(texts) if suffix is None else [suffix] if isinstance(suffix, str) else list(suffix)
+        if len(suffixes) != len(texts):
+            raise ValueError(f"{len(texts)} texts and {len(suffixes)} answers do not pair up; give one of each per row")
+        pictures = rows_of_pictures(images, videos, len(texts))
+        layout = RowLayout(self.tokenizer, self.image_token_id, self.image_tokens)
         limit = max_length or self.tokenizer.model_max_length
         rows = []
-        for number, (one, picture, answer) in enumerate(zip(texts, pictures, suffixes, strict=True)):
-            ids, answer_ids, offsets = self._encode(number, one, picture is not None, answer, add_special_tokens)
-            if len(ids) + len(answer_ids) > limit:
+        for number, (one, seen, answer) in enumerate(zip(texts, pictures, suffixes, strict=True)):
+            row = layout.encode(number, one, len(seen.images), seen.is_video, answer, add_special_tokens)
+            if len(row) > limit:
                 raise ValueError(
-                    f"sample {number}: {len(ids)} tokens of prompt and {len(answer_ids)} of answer exceed the window "
-                    f"of {limit}; shorten the text or raise max_length (nothing is cut silently)"
+                    f"sample {number}: {len(row.prompt)} tokens of prompt and {len(row.answer)} of answer exceed the "
+                    f"window of {limit}; shorten the text or raise max_length (nothing is cut silently)"
                 )
-            rows.append((ids, answer_ids, offsets))
+            rows.append(row)
         side = padding_side or ("left" if suffix is None else "right")
         data = self._pad(rows, side, suffix is not None, pad_to_multiple_of or 1)
         if not return_offsets_mapping:
             data.pop("offset_mapping")
-        if any(picture is not None for picture in pictures):
-            data |= self._pixels(pictures)
+        data |= self._pixels(pictures)
         return BatchFeature(data, tensor_type=None if return_tensors == "pt" else return_tensors)
 
-    def _rows(self, images, text, suffix):
-        if text is None:
-            raise ValueError("text is missing: give one prompt per image")
-        texts = [text] if isinstance(text, str) else list(text)
-        if images is None:
-            pictures = [None] * len(texts)
-        else:
-            pictures = list(images) if isinstance(images, (list, tuple)) else [images]
-            # chat templates hand over one list of images per conversation
-            pictures = [self._only(i, p) if isinstance(p, (list, tuple)) else p for i, p in enumerate(pictures)]
-        suffixes = [None] * len(texts) if suffix is None else [suffix] if isinstance(suffix, str) else list(suffix)
-        if not len(texts) == len(pictures) == len(suffixes):
-            raise ValueError(
-                f"{len(texts)} texts, {len(pictures)} images and {len(suffixes)} answers do not pair up; "
-                "give one of each per row (None for a row without an image)"
-            )
-        return texts, pictures, suffixes
+    def _pixels(self, pictures) -> dict[str, torch.Tensor]:
+        return pixels_of_rows(pictures, self.image_processor)
 
-    @staticmethod
-    def _only(number: int, pictures: Sequence):
-        if len(pictures) > 1:
-            raise ValueError(f"sample {number}: {len(pictures)} images; ADEM-VL takes one image a sample")
-        return pictures[0] if pictures else None
-
-    def _encode(
-        self, number: int, text: str, has_image: bool, answer: str | None, add_special_tokens: bool
-    ) -> tuple[list[int], list[int], list[tuple[int, int]]]:
-        """Of one row: token ids of the prompt, of the supervised answer, and the prompt's characters by token."""
-        parts = text.split(IMAGE_MARK)
-        if len(parts) > 2 or (len(parts) == 2 and not has_image):
-            raise ValueError(
-                f"sample {number}: {len(parts) - 1} {IMAGE_MARK} marks for {int(has_image)} images; "
-                "ADEM-VL takes one image a sample, and a mark only where there is one"
-            )
-        tokenizer, bos = self.tokenizer, self.tokenizer.bos_token
-        begins = bos is not None and text.startswith(bos)  # a chat template writes its own beginning
-        at = len(bos) if begins else 0  # the characters that are done with
-        parts[0] = parts[0][at:]
-        ids = [tokenizer.bos_token_id] if begins or (bos is not None and add_special_tokens) else []
-        offsets = [(0, at)] * len(ids)
-        if self.image_tokens:  # with nothing in the input to mark, the authors write no prefix either
-            placeholder = [self.image_token_id] * self.image_tokens
-            if len(parts) == 2:
-                before, spans = self._ids_and_offsets(parts[0], at)
-                ids, offsets, at = ids + before, offsets + spans, at + len(parts[0])
-                offsets += [(at, at + len(IMAGE_MARK))] * len(placeholder)
-                ids, at = ids + placeholder, at + len(IMAGE_MARK)
-            elif has_image:
-                ids += self._ids(PREFIX_WITH_IMAGE) + placeholder
-            elif add_special_tokens and not begins:
-                ids += self._ids(PREFIX_WITHOUT_IMAGE)
-            last = parts[-1]
-        else:
-            last = "".join(parts)
-        offsets += [(0, 0)] * (len(ids) - len(offsets))
-        prompt_ids, spans = self._ids_and_offsets(last, at)
-        if len(parts) == 2 and not self.image_tokens:  # the mark was taken out
-            cut, gap = at + len(parts[0]), len(IMAGE_MARK)
-            spans = [(b + gap * (b >= cut), e + gap * (e > cut)) for b, e in spans]
-        offsets += spans
-        if answer is None:
-            return ids + prompt_ids, [], offsets
-        joint = self._ids(last + answer)
-        # tokenised as one, as in training by the authors, unless that would change the prompt's own tokens
-        clean = joint[: len(prompt_ids)] == prompt_ids
-        answer_ids = joint[len(prompt_ids) :] if clean else self._ids(answer)
-        if not answer.strip() or not answer_ids:
-            raise ValueError(f"sample {number}: the answer {answer!r} leaves nothing to supervise; give it a text")
-        return ids + prompt_ids, [*answer_ids, tokenizer.eos_token_id], offsets
-
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-
-    def _ids_and_offsets(self, text: str, start: int) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids, and the characters of each in the whole text, of which this part begins at ``start``."""
-        if not text or not self.tokenizer.is_fast:
-            ids = self._ids(text)
-            return ids, [(0, 0)] * len(ids)
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return found["input_ids"], [(start + begin, start + end) for begin, end in found["offset_mapping"]]
-
-    def _pad(self, rows, side: str, with_labels: bool, multiple: int) -> dict[str, Any]:
+    def _pad(self, rows: list[Row], side: str, with_labels: bool, multiple: int) -> dict[str, Any]:
         pad = self.pad_token_id
-        longest = max(len(ids) + len(answer) for ids, answer, _ in rows)
+        longest = max(len(row) for row in rows)
         longest = -(-longest // multiple) * multiple
         data: dict[str, list] = {"input_ids": [], "attention_mask": []} | ({"labels": []} if with_labels else {})
         mapping = []
-        for ids, answer, offsets in rows:
-            room = longest - len(ids) - len(answer)
+        for row in rows:
+            ids, answer, offsets, room = row.prompt, row.answer, row.offsets, longest - len(row)
             before, after = (room, 0) if side == "left" else (0, room)
             data["input_ids"].append([pad] * before + ids + answer + [pad] * after)
             data["attention_mask"].append([0] * before + [1] * (longest - room) + [0] * after)
@@ -300,14 +179,6 @@ class AdemVLProcessor(ProcessorMixin):
             if with_labels:
                 data["labels"].append([IGNORED] * (before + len(ids)) + answer + [IGNORED] * after)
         return {name: torch.tensor(values) for name, values in data.items()} | {"offset_mapping": mapping}
-
-    def _pixels(self, pictures) -> dict[str, torch.Tensor]:
-        given = [open_image(picture) for picture in pictures if picture is not None]
-        pixels = self.image_processor(images=given, return_tensors="pt")["pixel_values"]  # [I, 3, H, W]
-        mask = torch.tensor([picture is not None for picture in pictures])  # [B]
-        pixel_values = pixels.new_zeros(len(pictures), *pixels.shape[1:])
-        pixel_values[mask] = pixels
-        return {"pixel_values": pixel_values, "image_mask": mask}
 
     def batch_decode(self, *args, **kwargs) -> list[str]:
         """The tokenizer's."""

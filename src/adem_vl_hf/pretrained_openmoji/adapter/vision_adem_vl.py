@@ -1,7 +1,8 @@
 """The frozen vision tower: a ``CLIPVisionModel`` or an ``open_clip`` ViT, the same features from either.
 
-Features are the hidden states of one block (the last but one), through the post-layer-norm, all tokens, class token
-first: [I, 1+N, C] (the authors run the tower without its last block and normalise what comes out).
+ADEM-VL's features are the hidden states of one block (the last but one), through the post-layer-norm, all tokens, class
+token first: [I, 1+N, C] (the authors run the tower without its last block and normalise what comes out). EVLM's are
+those of several blocks as they are.
 """
 
 from functools import partial
@@ -105,11 +106,12 @@ def open_clip_vision_config(visual: nn.Module) -> CLIPVisionConfig:
     )
 
 
-def tower_mlps(tower: nn.Module) -> list[nn.Module]:
-    """The MLP of every block, in order."""
-    if isinstance(tower, OpenClipVisionTower):
-        return [block.mlp for block in tower.visual.transformer.resblocks]
-    return [layer.mlp for layer in _inner(tower).encoder.layers]
+def tower_blocks(tower: nn.Module) -> list[nn.Module]:
+    """The transformer blocks, in order."""
+    inner = (
+        tower.visual.transformer.resblocks if isinstance(tower, OpenClipVisionTower) else _inner(tower).encoder.layers
+    )
+    return list(inner)
 
 
 def _inner(tower: nn.Module) -> nn.Module:
@@ -118,18 +120,20 @@ def _inner(tower: nn.Module) -> nn.Module:
 
 
 def vision_features(
-    tower: nn.Module, pixel_values: torch.Tensor, layer: int, output_hidden_states: bool = False, **kwargs
+    tower: nn.Module, pixel_values: torch.Tensor, layer: int | list[int], output_hidden_states: bool = False, **kwargs
 ) -> BaseModelOutputWithPooling:
     """Run the tower.
 
     Args:
-        pixel_values: [I, 3, H, W]. layer: which hidden states the features are.
+        pixel_values: [I, 3, H, W]. layer: which hidden states the features are; a list of k ascending ones for several
+            levels, which are left as they are, without the post-layer-norm.
         output_hidden_states, kwargs: of a ``CLIPVisionModel`` (``output_attentions``); open_clip has neither.
 
     Returns:
         ``pooler_output``, where Transformers' vision-language models have their features: [I, 1+N, C], hidden states
-        ``layer`` through the post-layer-norm, class token first. ``last_hidden_state`` [I, 1+N, C]: the tower's own
-        (open_clip stops at the features: it is them), ``hidden_states`` and ``attentions`` when asked for.
+        ``layer`` through the post-layer-norm, class token first ([I, k, 1+N, C] of k levels).
+        ``last_hidden_state`` [I, 1+N, C]: the tower's own (open_clip stops at the features: it is them),
+        ``hidden_states`` and ``attentions`` when asked for.
     """
     pixel_values = pixel_values.to(device=tower.device, dtype=tower.dtype)
     if isinstance(tower, OpenClipVisionTower):
@@ -137,19 +141,25 @@ def vision_features(
         out = tower.visual.forward_intermediates(
             pixel_values,
             # a hidden state k is the output of block k - 1
-            indices=[(layer if layer >= 0 else blocks + 1 + layer) - 1],
+            indices=[(k if k >= 0 else blocks + 1 + k) - 1 for k in (layer if isinstance(layer, list) else [layer])],
             stop_early=True,
             intermediates_only=True,
             output_fmt="NLC",
             output_extra_tokens=True,
         )
-        tokens = torch.cat([out["image_intermediates_prefix"][0], out["image_intermediates"][0]], dim=1)
-        features = tower.visual.ln_post(tokens)
-        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features)
+        parts = zip(out["image_intermediates_prefix"], out["image_intermediates"], strict=True)
+        levels = [torch.cat(tokens, dim=1) for tokens in parts]
+        features = torch.stack(levels, dim=1) if isinstance(layer, list) else tower.visual.ln_post(levels[0])
+        last = levels[-1] if isinstance(layer, list) else features
+        return BaseModelOutputWithPooling(last_hidden_state=last, pooler_output=features)
     out = tower(pixel_values, output_hidden_states=True, return_dict=True, **kwargs)
+    if isinstance(layer, list):
+        features = torch.stack([out.hidden_states[k] for k in layer], dim=1)
+    else:
+        features = _inner(tower).post_layernorm(out.hidden_states[layer])
     return BaseModelOutputWithPooling(
         last_hidden_state=out.last_hidden_state,
-        pooler_output=_inner(tower).post_layernorm(out.hidden_states[layer]),
+        pooler_output=features,
         hidden_states=out.hidden_states if output_hidden_states or tower.config.output_hidden_states else None,
         attentions=out.attentions,
     )
@@ -165,8 +175,8 @@ def attach_vision_adapters(tower: nn.Module, owner: nn.Module, scale: float) -> 
     The adapters are looked up in ``owner.adapter`` at each call: PEFT's ``modules_to_save`` puts a copy there to train.
     A partial, not a closure, so that ``copy.deepcopy`` of the model ties the copy's hooks to the copy.
     """
-    for index, mlp in zip(range(len(owner.adapter.vision_adapters)), tower_mlps(tower), strict=False):
-        mlp.register_forward_hook(partial(_add_adapter, owner, index, scale))
+    for index, block in zip(range(len(owner.adapter.vision_adapters)), tower_blocks(tower), strict=False):
+        block.mlp.register_forward_hook(partial(_add_adapter, owner, index, scale))
 
 
 @torch.no_grad()

@@ -1,0 +1,57 @@
+"""The decoder layers of any Transformers language model, and how they are taught to see.
+
+Transformers' decoder models hand keyword arguments they do not know to each layer. Every layer's class becomes a
+subclass (of the same name: FSDP and device maps go by it) whose ``forward`` takes what is visual out of its keyword
+arguments. Nothing stays behind between calls, so checkpointing (which replays ``forward``), two forwards before one
+backward, beams and threads see what they were called with.
+"""
+
+from types import MethodType
+
+import torch
+from torch import nn
+
+_SEEING_CLASSES: dict[tuple[type, type], type] = {}
+
+
+class SeeingLayer:
+    """Marks the layers that belong to a model already; the base class of the mixins of :func:`extend_layer`."""
+
+
+def decoder_layers(language_model: nn.Module) -> nn.ModuleList:
+    """The decoder layers of a causal LM.
+
+    Raises:
+        ValueError: it has none, or they belong to another model.
+    """
+    name = type(language_model).__name__
+    layers = getattr(language_model.get_decoder(), "layers", None)
+    if not layers:
+        raise ValueError(f"{name} has no list of decoder layers; use a decoder-only LM such as Llama, Mistral or Qwen")
+    if any(isinstance(layer, SeeingLayer) for layer in layers):
+        raise ValueError(f"this {name} already belongs to a model of this package; load a second copy of it")
+    return layers
+
+
+def extend_layer(layer: nn.Module, mixin: type[SeeingLayer]) -> None:
+    """Put ``mixin`` before the layer's own class."""
+    cls = type(layer)
+    if (mixin, cls) not in _SEEING_CLASSES:
+        _SEEING_CLASSES[mixin, cls] = type(cls.__name__, (mixin, cls), {"__module__": __name__})
+    layer.__class__ = _SEEING_CLASSES[mixin, cls]
+    if "_old_forward" in vars(layer):  # accelerate, which spreads a model over devices, calls the one it found
+        layer._old_forward = MethodType(type(layer).forward, layer)
+
+
+def decoder_input_scale(language_model: nn.Module) -> float:
+    """What the decoder multiplies its input embeddings by: Gemma 1 and 2 did so themselves before Transformers 5."""
+    config = language_model.config
+    if config.model_type in ("gemma", "gemma2") and not hasattr(language_model.get_input_embeddings(), "embed_scale"):
+        return config.hidden_size**0.5
+    return 1.0
+
+
+def computing_device(module: nn.Module) -> torch.device:
+    """Where a layer computes: where accelerate brings its weight for each call, or where the weight is."""
+    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return torch.device(module.weight.device if device is None else device)
