@@ -1,0 +1,118 @@
+"""EVLM's mechanisms and ADEM-VL in miniature: the same frozen bases, data, order, steps and learning-rate schedule. Resumable.
+
+python benchmarks/miniature.py                  # every arm that has no result file yet
+python benchmarks/miniature.py --arms evlm moe  # these alone
+python benchmarks/miniature.py --write          # rewrite README.md's tables from the result files
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import tables
+from transformers import set_seed
+
+from adem_vl_hf.allocator import keep_freed_memory
+from adem_vl_hf.data import OpenMojiMixture, OpenMojiNames, OpenMojiScenes
+from adem_vl_hf.demo import SETTINGS
+from adem_vl_hf.evaluation.controls import evaluate_with_controls
+from adem_vl_hf.pretrained import build_model
+from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
+
+SHARES = {("scenes", "caption"): 2, ("scenes", "choice"): 3, ("names", "caption"): 1, ("names", "choice"): 1}
+STEPS, BATCH_SIZE = 280, 32
+EVLM_RATE, ADEM_VL_RATE = 1e-3, 4e-3  # each the best of a few short runs (see docs/evlm.md)
+# name -> (kind of model, its settings); what is not named is as in the paper
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "evlm": ("evlm", {}),
+    "adem_vl": ("adem_vl", SETTINGS),
+    "experts": ("evlm", {"moe_replicas": 4}),
+    "one level": ("evlm", {"vision_feature_layer": [-1]}),
+    "no media tokens": ("evlm", {"media_tokens": 0}),
+    "levels concatenated": ("evlm", {"level_fusion": "concatenate"}),
+    "4 media tokens": ("evlm", {"media_tokens": 4}),
+    "no zero vector": ("evlm", {"zero_vectors": 0}),
+}
+
+
+def test_sets() -> dict[str, Any]:
+    """What the arms are asked: the kinds that they are taught, of combinations that they never saw."""
+    kinds = ("caption", "choice")
+    return {
+        "openmoji-scenes": OpenMojiScenes("test", size=240, kinds=kinds),
+        "openmoji-names": OpenMojiNames("test", size=120, kinds=kinds),
+    }
+
+
+def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
+    """Train one arm and let it answer; goes on from where an earlier call stopped."""
+    kind, settings = ARMS[name]
+    set_seed(0)
+    model, processor = build_model(kind=kind, **fastest_setting(), **settings)
+    dataset = OpenMojiMixture("train", steps * BATCH_SIZE, shares=SHARES)
+    arguments = training_arguments(
+        folder,
+        samples=len(dataset),
+        batch_size=BATCH_SIZE,
+        max_steps=steps,
+        learning_rate=ADEM_VL_RATE if kind == "adem_vl" else EVLM_RATE,
+        save_steps=20,
+        save_total_limit=1,
+        **IN_ORDER,
+    )
+    facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
+    metrics = evaluate_with_controls(model, processor, test_sets(), folder / "predictions")
+    return {"training": facts, "image_tokens": model.config.image_tokens, "metrics": metrics}
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """A row for each arm that was measured; own picture / another picture, per cent, CIDEr times 100."""
+    lines = [
+        "| | trained numbers | tokens an image | scenes: choice | scenes: exact | scenes: CIDEr | names: choice | "
+        "names: exact | loss |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        cells = [f"{result['training']['trained_numbers']:,}", str(result["image_tokens"])]
+        for task, part, key in (
+            ("openmoji-scenes", "choice", "accuracy"),
+            ("openmoji-scenes", "caption", "exact_match"),
+            ("openmoji-scenes", "caption", "cider"),
+            ("openmoji-names", "choice", "accuracy"),
+            ("openmoji-names", "caption", "exact_match"),
+        ):
+            pair = []
+            for source in ("true", "shuffled"):
+                scores = result["metrics"][task][source]
+                pair.append(100 * (scores["caption"] if part == "caption" else scores["questions"][part])[key])
+            cells.append(f"{pair[0]:.1f} / {pair[1]:.1f}")
+        cells.append(f"{result['training']['train_loss']:.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/miniature"), help="checkpoints and predictions")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of 32 samples")
+    parser.add_argument("--write", action="store_true", help="measure nothing, rewrite the table of README.md")
+    args = parser.parse_args()
+    keep_freed_memory()
+    for name in () if args.write else args.arms:
+        file = f"miniature/{name.replace(' ', '_')}"
+        done = tables.load(file)
+        if done is None or done["training"]["steps"] != args.steps:
+            print(f"\n=== {name}", flush=True)
+            tables.save(file, measure(name, args.output_dir / name.replace(" ", "_"), args.steps))
+    loaded = {name: tables.load(f"miniature/{name.replace(' ', '_')}") for name in ARMS}
+    results = {name: result for name, result in loaded.items() if result is not None}
+    print(table(results))
+    if args.write:
+        tables.write_readme({"miniature table": table(results)})
+    print(json.dumps({name: result["training"]["seconds"] for name, result in results.items()}))
+
+
+if __name__ == "__main__":
+    main()
