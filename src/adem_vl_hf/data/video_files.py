@@ -92,7 +92,7 @@ def _from_pictures(pictures: Sequence[ImageSource], number: int | None, name: st
 
 
 def _animation(path: Path, number: int | None, name: str) -> list[Image.Image]:
-    first = _first_frame(path)
+    first = _first_frame(name)
     with Image.open(path) as animation:
         total = getattr(animation, "n_frames", 1)
         if total == 1:
@@ -110,15 +110,15 @@ def _animation(path: Path, number: int | None, name: str) -> list[Image.Image]:
     return _of_one_size([frames[place] for place in places], name)
 
 
-def _first_frame(path: Path) -> Image.Image:
-    """The first frame; what is no picture at all is said to be no video either."""
+def _first_frame(name: str) -> Image.Image:
+    """What is no picture at all is said to be no video either."""
     try:
-        return open_image(path)
+        return open_image(name)
     except ImageError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):
             known = ", ".join(sorted(VIDEO_FILES))
             raise ImageError(
-                f"{path}: neither a picture that Pillow can read nor a video file by its ending ({known}); rename it "
+                f"{name}: neither a picture that Pillow can read nor a video file by its ending ({known}); rename it "
                 "or turn it into a GIF or a folder of frames"
             ) from error
         raise
