@@ -1,5 +1,6 @@
 """Frames from files: which of them, in which order, upright, and errors that name the culprit and the remedy."""
 
+import socket
 import struct
 
 import numpy as np
@@ -155,6 +156,18 @@ def test_unusable_sources_name_the_culprit_and_the_remedy(tmp_path):
             open_video(source)
     with pytest.raises(ValueError, match="number must be at least 1, got 0"):
         open_video(mixed[:1], number=0)
+
+
+def test_a_playlist_under_a_video_s_name_fetches_nothing(tmp_path):
+    pytest.importorskip("av")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        server.settimeout(0.2)
+        (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{address}'\n")
+        with pytest.raises(ImageError, match=r"list\.mp4: "):
+            open_video(tmp_path / "list.mp4")
+        with pytest.raises(TimeoutError):  # nobody called
+            server.accept()
 
 
 def test_damaged_files_are_named(tmp_path):

@@ -147,7 +147,8 @@ def _frames(av: Any, path: Path) -> Iterable[Any]:
     """The decoded frames of the file's first video stream, at least one."""
     found = False
     try:
-        with av.open(str(path)) as container:
+        # a playlist under a video's name must not have FFmpeg fetch what it lists
+        with av.open(str(path.resolve()), options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise ImageError(f"{path}: holds no video stream; give a file with pictures in it")
             for frame in container.decode(container.streams.video[0]):
