@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adem_vl_hf.evaluation.run import SOURCES
+from adem_vl_hf.evaluation.shown import ORDER_SOURCES, SOURCES
 from adem_vl_hf.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 TASKS = (("openmoji-scenes", "scenes"), ("openmoji-names", "names"))
+SEEN = {source: label for source, label in SOURCES.items() if source not in ORDER_SOURCES.values()}  # one picture each
 
 
 def save(name: str, data: dict[str, Any]) -> None:
@@ -26,17 +27,17 @@ def load(name: str) -> dict[str, Any] | None:
 def quality_table(metrics: dict[str, Any]) -> str:
     """Rows of measures, columns of what the model saw; per cent, CIDEr and BLEU-4 times 100."""
     lines = [
-        "| test set | measure | n | chance | " + " | ".join(SOURCES.values()) + " |",
+        "| test set | measure | n | chance | " + " | ".join(SEEN.values()) + " |",
         "|---|---|---|---|---|---|---|",
     ]
     for task, label in TASKS:
         scores = metrics[task]
         names = {"exact_match": "caption exact match, %", "bleu4": "caption BLEU-4", "cider": "caption CIDEr"}
         for key, name in names.items():
-            values = [f"{100 * scores[c]['caption'][key]:.1f}" for c in SOURCES]
+            values = [f"{100 * scores[c]['caption'][key]:.1f}" for c in SEEN]
             lines.append(f"| {label} | {name} | {scores['true']['caption']['n']} | | {' | '.join(values)} |")
         for kind, part in sorted(scores["true"].get("questions", {}).items()):
-            values = [f"{100 * scores[c]['questions'][kind]['accuracy']:.1f}" for c in SOURCES]
+            values = [f"{100 * scores[c]['questions'][kind]['accuracy']:.1f}" for c in SEEN]
             name = {"choice": "four-way choice"}.get(kind, kind)
             lines.append(
                 f"| {label} | {name}, % right | {part['n']} | {100 * part['chance']:.1f} | {' | '.join(values)} |"

@@ -189,3 +189,76 @@ def test_errors_of_the_real_processor_name_the_sample(processor):
         AdemVLCollator(processor, max_length=50)(samples)
     with pytest.raises(ValueError, match=r"^sample 'marked': 1 <image> marks for 0 images"):
         AdemVLCollator(processor)([sample("plain"), sample("marked", None, "<image> What?")])
+
+
+class Recorder(LetterProcessor):
+    """Keeps what it was called with; pictures are nobody's business here."""
+
+    def __call__(self, images, text, suffix, max_length, return_tensors, **further):
+        self.images, self.further = images, further
+        return super().__call__(None, text, suffix, max_length, return_tensors)
+
+
+def colours(pictures):
+    return [picture.getpixel((0, 0)) for picture in pictures]
+
+
+def handed_over(*samples):
+    processor = Recorder()
+    AdemVLCollator(processor)(samples)
+    return processor
+
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def test_several_pictures_are_a_list_for_each_row():
+    two = [picture(), picture(colour="blue")]
+    called = handed_over(sample("a", images=two), sample("b", picture()), sample("c"))
+    assert [colours(row) for row in called.images] == [[RED, BLUE], [RED], []]
+    assert called.further == {}
+
+
+def test_videos_are_lists_of_frames():
+    clip = [picture(colour="blue"), picture(), picture()]
+    called = handed_over(
+        sample("a", video=clip), sample("b", picture()), sample("c", images=[picture()] * 2), sample("d")
+    )
+    assert [colours(row) for row in called.images] == [[], [RED], [RED, RED], []]
+    assert set(called.further) == {"videos"}
+    assert [row and colours(row) for row in called.further["videos"]] == [[BLUE, RED, RED], None, None, None]
+    called = handed_over(sample("a", video=clip), sample("d"))
+    assert called.images is None
+    assert [row and colours(row) for row in called.further["videos"]] == [[BLUE, RED, RED], None]
+
+
+def test_one_picture_a_sample_is_handed_over_as_ever():
+    called = handed_over(sample("a", picture()), sample("b"))
+    assert colours(called.images[:1]) == [RED]
+    assert called.images[1] is None
+    assert called.further == {}
+    called = handed_over(sample("a"), sample("b"))
+    assert (called.images, called.further) == (None, {})
+
+
+def test_every_frame_is_opened_and_the_unusable_one_named(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[:-500])
+    called = handed_over(sample("a", video=[picture("RGBA", (0, 0, 0, 0)), picture("L", 9)]))
+    assert colours(called.further["videos"][0]) == [(255, 255, 255), (9, 9, 9)]
+    with pytest.raises(ValueError, match=r"^sample 'bad': video\[1\]: .*a\.jpg: damaged or truncated"):
+        handed_over(sample("good", picture()), sample("bad", video=[picture(), Image.open(path)]))
+
+
+def test_two_sorts_of_pictures_or_an_empty_list_name_the_sample():
+    with pytest.raises(ValueError, match="^sample 'bad': both 'image' and 'video'; give one"):
+        handed_over(sample("bad", picture(), video=[picture()]))
+    with pytest.raises(ValueError, match="^sample 'bad': no pictures in 'images'; give some or leave the field out"):
+        handed_over(sample("good"), sample("bad", images=[]))
+
+
+def test_a_refused_batch_of_videos_names_the_sample():
+    long = sample("long", prompt="Q" * 30, video=[picture()] * 2)
+    with pytest.raises(ValueError, match="^sample 'long': 35 tokens are more than max_length 20"):
+        AdemVLCollator(Recorder(), 20)([sample("short", images=[picture()] * 2), long])

@@ -9,11 +9,12 @@ import pytest
 import scripts
 import tiny
 import torch
+from PIL import Image
 from training_runs import picture_folder
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPVisionModel
 
 from adem_vl_hf import AdemVLForConditionalGeneration
-from adem_vl_hf.data import OpenMojiScenes, ScienceQA
+from adem_vl_hf.data import OpenMojiScenes, OpenMojiVideos, ScienceQA
 from adem_vl_hf.modeling.bases_adem_vl import load_vision_tower
 from adem_vl_hf.pretrained import build_model
 
@@ -44,6 +45,23 @@ def test_help_begins_with_what_the_script_is_for(path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert module.__doc__.strip().splitlines()[0] in printed
     assert f"python {script}" in printed
+
+
+def test_a_sheet_of_videos(tmp_path, monkeypatch, capsys):
+    module = scripts.load("examples/show_videos.py")
+    options = ["--number", 3, "--frames", 5, "--split", "test", "--kind", "order", "--gifs", tmp_path / "gifs"]
+    scripts.call(module, monkeypatch, tmp_path / "sheet.png", *options)
+    assert "sheet.png: 3 clips of 5 frames" in capsys.readouterr().out
+    data = OpenMojiVideos("test", 3, kinds=("order",), frames=5)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (5 * (96 + 4) + 4, 3 * (96 + 16 + 4) + 4)
+        for row in range(3):
+            for column, frame in enumerate(data[row]["video"]):
+                left, top = 4 + column * 100, 4 + row * 116
+                assert sheet.crop((left, top, left + 96, top + 96)).tobytes() == frame.tobytes()
+            texts = sheet.crop((0, 4 + row * 116 + 96, 504, (row + 1) * 116)).convert("L")
+            assert texts.getextrema()[0] < 50  # something is written beneath
+    assert sorted(path.name for path in (tmp_path / "gifs").iterdir()) == [f"videos-test-{i}.gif" for i in range(3)]
 
 
 def test_choice_questions_in_the_format_of_scienceqa(tmp_path, monkeypatch):

@@ -264,6 +264,15 @@ def test_rows_of_scienceqa_and_mme():
     ]
 
 
+def test_a_control_of_order_is_a_further_column_where_it_was_measured():
+    made = {source: {"questions": {"order": {"accuracy": share, "chance": 0.5, "n": 4}}}
+            for source, share in (("true", 1.0), ("shuffled_frames", 0.5))}  # fmt: skip
+    (row,) = metric_rows("videos", made)
+    assert row.values == {"true": 100.0, "shuffled": None, "none": None, "shuffled_frames": 50.0}
+    (row,) = metric_rows("scenes", {"true": made["true"]})
+    assert list(row.values) == ["true", "shuffled", "none"]
+
+
 def test_small_numbers_have_short_bars():
     (row,) = metric_rows("x", {"true": {"caption": {"cider": 0.002, "n": 1}}, "none": {"caption": {"cider": 0.0}}})
     assert row.values == {"true": 0.2, "shuffled": None, "none": 0.0}

@@ -144,7 +144,7 @@ def test_choices_are_written(run, tmp_path: Path):
     [
         ({"batch_size": 0}, "batch_size 0"),
         ({"max_new_tokens": 0}, "max_new_tokens 0"),
-        ({"images": "mine"}, "images 'mine': choose one of true, shuffled, none"),
+        ({"images": "mine"}, "images 'mine': choose one of true, shuffled, none, shuffled_frames, swapped_images"),
     ],
 )
 def test_bad_arguments(run, options, message):
@@ -157,3 +157,51 @@ def test_samples_that_cannot_be_run(run):
         run([Colours(1)[0], Colours(1)[0]])
     with pytest.raises(ValueError, match="sample 's0' has the only image"):
         run(Colours(2, blind=(1,)), images="shuffled")
+
+
+class Frames(Processor):
+    """Of several pictures or a video: the first grey value."""
+
+    def __call__(self, images, text, return_tensors, videos=None):
+        self.text = text
+        rows = [next(iter(video or row or []), None) for video, row in zip(videos or images, images, strict=True)]
+        return super().__call__(rows, text, return_tensors)
+
+
+class Clips(Colours):
+    """Sample i shows the grey values i, i + 20, i + 40 as frames or, in one picture less, as pictures."""
+
+    def __init__(self, size: int, field: str) -> None:
+        super().__init__(size)
+        self.field = field
+
+    def __getitem__(self, index: int) -> Sample:
+        number = 3 if self.field == "video" else 2
+        pictures = [Image.new("RGB", (4, 4), (index + 20 * place,) * 3) for place in range(number)]
+        mark = "<video>" if self.field == "video" else "<image><image>"
+        return super().__getitem__(index) | {"image": None, self.field: pictures, "prompt": f"{mark}Q"}
+
+
+@pytest.mark.parametrize(("field", "order"), [("video", "shuffled_frames"), ("images", "swapped_images")])
+def test_videos_and_several_pictures_have_every_control(field, order, tmp_path: Path):
+    def seen(images):
+        rows = predict(Model(), processor, Clips(6, field), output=tmp_path / f"{images}.jsonl", batch_size=4,
+                       max_new_tokens=5, images=images, progress=False)  # fmt: skip
+        assert {row.get("images", "true") for row in rows} == {images}
+        return [int(row["prediction"]) for row in rows]
+
+    processor = Frames()
+    assert seen("true") == list(range(6))
+    assert "<" in processor.text[0]
+    other = seen("shuffled")
+    assert sorted(other) == list(range(6))
+    assert all(one != index for index, one in enumerate(other))
+    assert all(value % 20 == index for index, value in enumerate(seen(order)))
+    assert max(seen(order)) >= 20
+    assert seen("none") == [-1] * 6
+    assert processor.text == ["Q", "Q"]  # no mark for what is not there
+
+
+def test_a_control_of_order_needs_an_order(run):
+    with pytest.raises(ValueError, match="sample 's0' has no video, so no frames to shuffle"):
+        run(Colours(2), images="shuffled_frames")

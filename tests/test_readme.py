@@ -64,6 +64,16 @@ def test_the_snippet_for_your_own_model_trains_and_saves(bases, tmp_path, monkey
         assert all(key.startswith("adapter.") for key in tensors.keys())  # noqa: SIM118 (no mapping)
 
 
+def test_the_snippet_on_videos_prints_what_stands_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = fences((ROOT / "docs" / "video.md").read_text(encoding="utf-8"), "python")
+    names, printed = {}, io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(snippet, "video.md", "exec"), names)
+    assert printed.getvalue().strip() == re.search(r"print\(.*\)  # (.*)", snippet)[1]
+    assert len(names["frames"]) == 4
+
+
 @pytest.mark.parametrize("argv", command_lines("adem-vl"), ids=" ".join)
 def test_command_lines_parse(argv):
     assert build_parser().parse_args(argv[1:]).command == argv[1]

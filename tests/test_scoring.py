@@ -105,7 +105,7 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize("task", ["openmoji-names", "openmoji-scenes"])
+@pytest.mark.parametrize("task", ["openmoji-names", "openmoji-scenes", "openmoji-videos", "openmoji-pairs"])
 def test_captions_and_questions_are_told_apart(task: str, tmp_path: Path):
     with PredictionFile(tmp_path / "p.jsonl") as file:
         for prediction in MIXED:

@@ -107,8 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("train", "Train a small adapter so that a language model you have understands images.")
     _add_bases(sub, required=False)
     sub.add_argument("--data", nargs="+", default=["openmoji"],
-                     help="openmoji, openmoji-names, openmoji-scenes, an image folder with metadata.jsonl, a folder in "
-                          "ScienceQA's format, or a .json file of LLaVA-style conversations")  # fmt: skip
+                     help="openmoji, openmoji-names, openmoji-scenes, openmoji-videos, openmoji-pairs, an image folder "
+                          "with metadata.jsonl, a folder in ScienceQA's format, or a .json file of LLaVA-style "
+                          "conversations")  # fmt: skip
     sub.add_argument("--image-folder", help="where the conversations' pictures are")
     sub.add_argument("--train-size", type=_positive, help="number of samples drawn from the OpenMoji data sets")
     sub.add_argument("--output-dir", type=Path, required=True, help="where checkpoints and the adapter go")
@@ -138,7 +139,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("evaluate", "Measure a trained adapter on a test set, or score a file of predictions.")
     sub.add_argument("--task", required=True,
-                     help="openmoji-names, openmoji-scenes, scienceqa, caption, questions, mme")  # fmt: skip
+                     help="openmoji-names, openmoji-scenes, openmoji-videos, openmoji-pairs, scienceqa, caption, "
+                          "questions, mme")  # fmt: skip
     sub.add_argument("--predictions", type=Path, help="score these instead of making them")
     sub.add_argument("--problems", type=Path, help="ScienceQA's problems.json, for the columns of its table")
     sub.add_argument("--checkpoint", help="folder or Hub id (default: the adapter that ships with this package)")
@@ -146,8 +148,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", help="the data to predict on, for tasks without data of their own")
     sub.add_argument("--split", default="test")
     sub.add_argument("--size", type=_positive, help="number of test samples of the OpenMoji data sets")
-    sub.add_argument("--images", default="true", choices=("true", "shuffled", "none"),
-                     help="true, or as controls: another sample's image, or none")  # fmt: skip
+    sub.add_argument("--images", default="true",
+                     choices=("true", "shuffled", "none", "shuffled_frames", "swapped_images"),
+                     help="true, or as controls: another sample's image, none, the sample's frames or images in "
+                          "another order")  # fmt: skip
     sub.add_argument("--output", type=Path, help="where predictions go, JSON lines (default: they are not kept)")
     sub.add_argument("--batch-size", type=_positive, default=32)
     sub.add_argument("--max-new-tokens", type=_positive, default=24)

@@ -14,7 +14,7 @@ from .data import open_dataset
 from .pretrained import build_model, describe, load_checkpoint, resolve_vision_tower
 from .quantization import loading_arguments
 
-OPENMOJI_TASKS = ("openmoji-names", "openmoji-scenes")
+OPENMOJI_TASKS = ("openmoji-names", "openmoji-scenes", "openmoji-videos", "openmoji-pairs")
 TEST_SIZE = 1000  # samples of a drawn test set
 # fields of TrainingArguments that have a flag of their own, from which more follows than the field alone
 FLAG_OF_FIELD = {
@@ -108,7 +108,7 @@ def evaluate(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
         data = args.task if args.task in OPENMOJI_TASKS else args.data
         if data is None:
             raise ValueError(f"--task {args.task} needs --predictions to score, or --data to predict on")
-        size = TEST_SIZE if args.size is None and args.task == "openmoji-scenes" else args.size
+        size = TEST_SIZE if args.size is None and args.task in OPENMOJI_TASKS[1:] else args.size
         dataset = open_dataset(data, args.split, size)
         with tempfile.TemporaryDirectory() as scratch:
             model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))

@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from adem_vl_hf.data.sample import CAPTION_PROMPT
-from adem_vl_hf.evaluation.run import SOURCES
+from adem_vl_hf.evaluation.shown import SOURCES
 from adem_vl_hf.files import replacing
 from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
 from adem_vl_hf.modeling.quantized_adem_vl import split_gguf

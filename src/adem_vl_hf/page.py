@@ -17,8 +17,8 @@ import torch
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from .evaluation.run import SOURCES
 from .evaluation.scoring import PER_HUNDRED
+from .evaluation.shown import ORDER_SOURCES, SOURCES
 from .files import write_text
 from .inspection import KeptTokens
 from .modeling.images_adem_vl import open_image
@@ -69,13 +69,13 @@ def write_page(
         trained_numbers: how many numbers were trained.
         model, settings: name -> value, shown as two lists: the parts of the model, and how it was trained.
         seconds: stage of the run -> how long it took.
-        metrics: data set -> ``"true"``, ``"shuffled"`` or ``"none"`` (the pictures that the model saw) -> what
+        metrics: data set -> a key of ``SOURCES`` (the pictures that the model saw) -> what
             ``evaluation.scoring.score`` returned.
         cards: the gallery, in the order shown.
         credits: where pictures come from and their licence, a line each.
 
     Raises:
-        ValueError: a key of ``metrics`` that is none of the three.
+        ValueError: a key of ``metrics`` that is none of those.
     """
     path = Path(path)
     shares = [float(grid.min()) for card in cards if card.kept for grid in card.kept.kept]
@@ -122,8 +122,9 @@ def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Row]
     """
     if unknown := set(scores) - set(SOURCES):
         raise ValueError(f"metrics[{name!r}] has {sorted(unknown)}; its keys are the pictures seen: {list(SOURCES)}")
+    columns = [source for source in SOURCES if source not in ORDER_SOURCES.values() or source in scores]
     rows: dict[tuple[str, ...], Row] = {}
-    for source in SOURCES:
+    for source in columns:
         for keys, value, beside in _numbers(scores.get(source, {}), ()):
             times = 100 if PER_HUNDRED & set(keys) else 1
             if keys not in rows:
@@ -133,7 +134,7 @@ def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Row]
                     measure=MEASURES.get(measure, measure.replace("_", " ")),
                     n=None if "columns" in keys else beside.get("n"),
                     is_share=bool(SHARES & set(keys)),
-                    values=dict.fromkeys(SOURCES),
+                    values=dict.fromkeys(columns),
                 )
             rows[keys].values[source] = value * times
             if keys[-1] == "accuracy" and "chance" in beside:

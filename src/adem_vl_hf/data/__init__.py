@@ -8,9 +8,11 @@ from .conversations import Conversations
 from .image_folder import ImageFolder
 from .mixture import OpenMojiMixture
 from .names import OpenMojiNames
+from .pairs import OpenMojiPairs
 from .sample import Sample
 from .scenes import OpenMojiScenes
 from .scienceqa import ScienceQA
+from .videos import OpenMojiVideos
 
 # captions say most about a picture: as many of them as of all questions but one
 SCENE_KINDS = ("caption", "caption", "caption", "presence", "count", "relation", "choice")
@@ -27,8 +29,9 @@ def open_dataset(
     """One data set by name or path.
 
     Args:
-        name: ``openmoji-names``, ``openmoji-scenes``, ``openmoji`` (both); a folder with ``metadata.jsonl``; a folder
-            with ScienceQA's ``problems.json``; a ``.json`` or ``.jsonl`` file of LLaVA-style conversations.
+        name: ``openmoji-names``, ``openmoji-scenes``, ``openmoji`` (both), ``openmoji-videos``,
+            ``openmoji-pairs`` (two pictures a sample); a folder with ``metadata.jsonl``; a folder with ScienceQA's
+            ``problems.json``; a ``.json`` or ``.jsonl`` file of LLaVA-style conversations.
         split: ``train`` or ``test`` (ScienceQA also ``val`` and the like; folders by their own convention).
         size: number of samples, for the drawn data sets.
         seed: of the drawn data sets.
@@ -45,6 +48,10 @@ def open_dataset(
         return OpenMojiScenes(split, size=size, seed=seed, kinds=kinds)
     if name == "openmoji":
         return OpenMojiMixture(split, size=size, seed=seed)
+    if name == "openmoji-videos":
+        return OpenMojiVideos(split, size=size, seed=seed)
+    if name == "openmoji-pairs":
+        return OpenMojiPairs(split, size=size, seed=seed)
     path = Path(name)
     if path.suffix in (".json", ".jsonl") and path.is_file():
         return Conversations(path, image_folder)
@@ -53,8 +60,8 @@ def open_dataset(
     if path.is_dir():
         return ImageFolder(path, split=split if (path / split).is_dir() else None)
     raise ValueError(
-        f"no data set {name!r}: give openmoji, openmoji-names, openmoji-scenes, a folder with metadata.jsonl or "
-        "problems.json, or a .json file of conversations"
+        f"no data set {name!r}: give openmoji, openmoji-names, openmoji-scenes, openmoji-videos, openmoji-pairs, a "
+        "folder with metadata.jsonl or problems.json, or a .json file of conversations"
     )
 
 
@@ -63,7 +70,9 @@ __all__ = [
     "ImageFolder",
     "OpenMojiMixture",
     "OpenMojiNames",
+    "OpenMojiPairs",
     "OpenMojiScenes",
+    "OpenMojiVideos",
     "Sample",
     "ScienceQA",
     "open_dataset",

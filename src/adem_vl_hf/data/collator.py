@@ -5,22 +5,23 @@ sample. An answer that is silently cut away or empty trains nothing and shows on
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from PIL import Image
 
-from .images import ImageError, open_image
+from .pictures import Pictures, opened, pictures_of, processor_arguments
 from .sample import Sample
 
 
 class AdemVLCollator:
-    """Collates samples of any data set of this package, with images, without, or mixed.
+    """Collates samples of any data set of this package: with a picture, with several, with a video, without, or mixed.
 
     Pass it as ``Trainer(data_collator=...)`` with ``TrainingArguments(remove_unused_columns=False)``: otherwise Trainer
     takes every field away from the samples before they arrive here.
 
     Args:
-        processor: An ``AdemVLProcessor``.
+        processor: An ``AdemVLProcessor``. Called with ``text``, ``suffix`` and ``images``, one picture or None per
+            sample; if any sample of the batch has ``images`` or ``video``, as ``processor_arguments`` says.
         max_length: Longest sequence in tokens, image prefix and end of text included; None = the tokenizer's limit.
     """
 
@@ -31,8 +32,8 @@ class AdemVLCollator:
     def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """Returns what the processor makes of B samples.
 
-        ``input_ids``, ``attention_mask`` and ``labels`` are [B, T], ``pixel_values`` [B, 3, H, W], ``image_mask`` [B].
-        ``labels`` is -100 wherever nothing is supervised: prompt, padding.
+        ``input_ids``, ``attention_mask`` and ``labels`` are [B, T]; with at most one picture a sample ``pixel_values``
+        is [B, 3, H, W] and ``image_mask`` [B]. ``labels`` is -100 wherever nothing is supervised: prompt, padding.
 
         Raises:
             ValueError: A sample without an answer, one too long, one with an unusable image; named by its id.
@@ -41,11 +42,11 @@ class AdemVLCollator:
             raise ValueError("no samples in the batch; give at least one")
         for place, sample in enumerate(samples):
             _check(sample, place)
-        images = [_image(sample) for sample in samples]
+        pictures = [opened(pictures_of(sample), sample["id"]) for sample in samples]
         try:
-            batch = self._encode(samples, images)
+            batch = self._encode(samples, pictures)
         except ValueError:
-            self._name_the_culprit(samples, images)
+            self._name_the_culprit(samples, pictures)
             raise
         supervised = (batch["labels"] != -100).any(dim=1).tolist()  # [B]
         for sample, has_labels in zip(samples, supervised, strict=True):
@@ -53,10 +54,13 @@ class AdemVLCollator:
                 raise ValueError(f"sample {sample['id']!r}: no token of its answer is supervised; check its answer")
         return batch
 
-    def _encode(self, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> dict[str, torch.Tensor]:
+    def _encode(self, samples: Sequence[Sample], pictures: Sequence[Pictures]) -> dict[str, torch.Tensor]:
+        arguments: dict[str, Any] = processor_arguments(pictures)
+        if not any(arguments["images"]):
+            arguments["images"] = None
         return dict(
             self.processor(
-                images=list(images) if any(image is not None for image in images) else None,
+                **arguments,
                 text=[sample["prompt"] for sample in samples],
                 suffix=[sample["answer"] for sample in samples],
                 max_length=self.max_length,
@@ -64,11 +68,11 @@ class AdemVLCollator:
             )
         )
 
-    def _name_the_culprit(self, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> None:
+    def _name_the_culprit(self, samples: Sequence[Sample], pictures: Sequence[Pictures]) -> None:
         """The processor knows rows of a batch, the user knows ids: after a refusal each sample is tried alone."""
-        for sample, image in zip(samples, images, strict=True):
+        for sample, own in zip(samples, pictures, strict=True):
             try:
-                self._encode([sample], [image])
+                self._encode([sample], [own])
             except ValueError as error:
                 reason = str(error).removeprefix("sample 0: ")  # its row in a batch of one
                 raise ValueError(f"sample {sample['id']!r}: {reason}") from error
@@ -83,14 +87,3 @@ def _check(sample: Sample, place: int) -> None:
             )
     if not sample["answer"].strip():
         raise ValueError(f"sample {sample['id']!r}: its answer is empty, so it would train nothing; remove it")
-
-
-def _image(sample: Sample) -> Image.Image | None:
-    image = sample.get("image")
-    # exactly Image: its subclass ImageFile is a file not yet decoded, perhaps damaged, perhaps lying on its side
-    if image is None or (type(image) is Image.Image and image.mode == "RGB"):
-        return image
-    try:
-        return open_image(image)
-    except ImageError as error:
-        raise ValueError(f"sample {sample['id']!r}: {error}") from error

@@ -45,3 +45,13 @@ def place(
     image = image.rotate(rng.uniform(-tilt, tilt), Image.Resampling.BILINEAR)
     corner = (round(centre[0] - pixels / 2), round(centre[1] - pixels / 2))
     picture.paste(image, corner, image)
+
+
+def paste(picture: Image.Image, sprite: np.ndarray, centre: tuple[float, float], size: float, angle: float) -> None:
+    """Draw ``sprite`` [h, w, 4] on ``picture`` in place, ``size`` pixels wide, turned by ``angle`` degrees
+    anticlockwise; at any angle all of it is drawn."""
+    pixels = round(size)
+    image = Image.fromarray(sprite).resize((pixels, pixels), Image.Resampling.BILINEAR)
+    image = image.rotate(angle, Image.Resampling.BILINEAR, expand=True)
+    corner = (round(centre[0] - image.width / 2), round(centre[1] - image.height / 2))
+    picture.paste(image, corner, image)

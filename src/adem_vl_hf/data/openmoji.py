@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -118,6 +119,13 @@ def openmoji() -> tuple[tuple[Thing, ...], np.ndarray]:
     with replacing(path) as beside, beside.open("wb") as file:
         np.savez_compressed(file, kept=np.array([t.code for t in things]), sprites=sprites)
     return tuple(things), sprites
+
+
+def sprites_of(names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Name -> picture [SPRITE_SIZE, SPRITE_SIZE, 4] (uint8 RGBA) of the things so named."""
+    things, sprites = openmoji()
+    by_name = {thing.name: i for i, thing in enumerate(things)}
+    return {name: sprites[by_name[name]] for name in names}
 
 
 def _version(package: str) -> str:

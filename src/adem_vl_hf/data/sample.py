@@ -10,15 +10,22 @@ CHOICES = 4
 
 
 class Sample(TypedDict):
-    """One example. ``prompt + answer`` are concatenated as they stand, so an answer usually starts with a space."""
+    """One example. ``prompt + answer`` are concatenated as they stand, so an answer usually starts with a space.
+
+    It shows at most one of ``image``, ``images`` and ``video``. Where the prompt has marks, one ``<image>`` for each of
+    ``images`` or one ``<video>`` for the whole of ``video``, they say where the pictures stand; without, all stand
+    before the prompt.
+    """
 
     id: str  # names the sample in error messages and prediction files
-    image: Image.Image | None  # RGB; None = a text-only sample
+    image: Image.Image | None  # RGB; None = several pictures (below), or a text-only sample
+    images: NotRequired[list[Image.Image]]  # RGB: several pictures, in order
+    video: NotRequired[list[Image.Image]]  # RGB: the frames of one video, in order, all of one size
     prompt: str
     answer: str  # the text that is supervised
     references: list[str]  # every true answer, stripped; the first is the preferred one
     kind: str  # "caption", "presence", "count", "relation", "choice", ...: accuracy is reported by kind
-    choices: NotRequired[list[str]]  # kind "choice": the options, in the order asked
+    choices: NotRequired[list[str]]  # of questions with few possible answers: those, in the order asked
 
 
 def continuation(prompt: str, text: str) -> str:

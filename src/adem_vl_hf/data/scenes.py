@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
-from .openmoji import openmoji
+from .openmoji import sprites_of
 from .sample import Sample
 from .scene import THINGS, Scene, draw_scene, random_scene
 from .scene_grammar import KINDS, ask
@@ -31,9 +31,7 @@ class OpenMojiScenes(Dataset):
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         self.split, self.size, self.seed = split, size, seed
-        things, sprites = openmoji()
-        by_name = {thing.name: i for i, thing in enumerate(things)}
-        self.sprites = {name: sprites[by_name[name]] for name in THINGS}
+        self.sprites = sprites_of(THINGS)
 
     def __len__(self) -> int:
         return self.size

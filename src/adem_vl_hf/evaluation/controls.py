@@ -1,16 +1,20 @@
-"""Whether a model sees: every score beside the same score with the images shuffled, and with no image."""
+"""Whether a model sees: every score beside the same score with the images shuffled, and with no image.
+
+Videos and samples of several pictures have a further control: the same pictures in another order.
+"""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from torch.utils.data import Dataset
 
 from adem_vl_hf.data.sample import Sample
 
-from .run import ImageSource, predict
+from .run import predict
 from .scoring import score
+from .shown import sources_of
 
 
 def evaluate_with_controls(
@@ -22,7 +26,8 @@ def evaluate_with_controls(
     batch_size: int = 32,
     max_new_tokens: int = 20,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Scores by data set and by what the model saw (``"true"``, ``"shuffled"``, ``"none"``).
+    """Scores by data set and by what the model saw (``"true"``, ``"shuffled"``, ``"none"``; with videos
+    also ``"shuffled_frames"``, with several pictures ``"swapped_images"``).
 
     Args:
         datasets: task name (see ``scoring.TASKS``) -> test set.
@@ -33,7 +38,7 @@ def evaluate_with_controls(
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     for task, dataset in datasets.items():
         scores[task] = {}
-        for images in get_args(ImageSource):
+        for images in sources_of(dataset):
             rows = predict(
                 model,
                 processor,
@@ -41,7 +46,7 @@ def evaluate_with_controls(
                 output=folder / f"{task}-{images}.jsonl",
                 batch_size=batch_size,
                 max_new_tokens=max_new_tokens,
-                images=images,
+                images=images,  # type: ignore[arg-type]
             )
             scores[task][images] = score(task, rows)
     return scores

@@ -1,21 +1,18 @@
 """Running a model over a data set: greedy answers in batches, written to a prediction file as they come."""
 
 import os
-import random
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from adem_vl_hf.data.pictures import Pictures, processor_arguments, without_marks
 from adem_vl_hf.data.sample import Sample
 
 from .predictions import Prediction, PredictionFile
-
-ImageSource = Literal["true", "shuffled", "none"]
-# what readers are told in their place
-SOURCES: dict[str, str] = {"true": "own picture", "shuffled": "another picture", "none": "no picture"}
+from .shown import ImageSource, donors_of, shown
 
 
 def predict(
@@ -41,24 +38,26 @@ def predict(
         output: the prediction file (JSON lines) to write or go on with.
         batch_size: samples per call of ``generate``.
         max_new_tokens: longest answer, in tokens.
-        images: what the model sees: "true" = the sample's image; "shuffled" = the image of another sample, the same
-            one in every run; "none" = no image. Accuracy with the last two is what text alone gives. Samples without an
-            image stay without.
+        images: what the model sees: "true" = the sample's pictures; "shuffled" = those of another sample, the same
+            one in every run; "none" = nothing, and no marks in the prompt. Accuracy with the last two is what text
+            alone gives. "shuffled_frames" (of videos) and "swapped_images" (of several pictures) = the sample's own in
+            another order, see ``shown``. Samples without an image stay without.
         progress: shows a progress bar on stderr.
 
     Returns:
         One row per sample, as in the file.
 
     Raises:
-        ValueError: a bad argument, two samples with one id, fewer than two images to shuffle, or an ``output`` that
-            holds predictions of other samples or with another choice of ``images``.
+        ValueError: a bad argument, two samples with one id, fewer than two images to shuffle, a sample without what
+            ``images`` asks for, or an ``output`` that holds predictions of other samples or with another choice of
+            ``images``.
     """
     if batch_size < 1 or max_new_tokens < 1:
         raise ValueError(f"batch_size {batch_size} and max_new_tokens {max_new_tokens}: both must be at least 1")
     if images not in get_args(ImageSource):
         raise ValueError(f"images {images!r}: choose one of {', '.join(get_args(ImageSource))}")
     size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length, ours have one
-    donors = _cycle(size) if images == "shuffled" else []
+    donors = donors_of(size) if images == "shuffled" else []
     ids: dict[str, None] = {}  # a set that keeps its order
     with PredictionFile(output) as file, tqdm(total=size, disable=not progress, unit="sample") as bar:
         _check_output(file, dataset, size)
@@ -70,8 +69,9 @@ def predict(
                 ids[sample["id"]] = None
             todo = [(index, sample) for index, sample in batch if not _is_done(sample, file, images)]
             if todo:
-                pictures = [_picture(dataset, index, sample, images, donors) for index, sample in todo]
-                answers = _answers(model, processor, pictures, [s["prompt"] for _, s in todo], max_new_tokens)
+                pictures = [shown(dataset, index, sample, images, donors) for index, sample in todo]
+                prompts = [without_marks(s["prompt"]) if images == "none" else s["prompt"] for _, s in todo]
+                answers = _answers(model, processor, pictures, prompts, max_new_tokens)
                 for (_, sample), answer in zip(todo, answers, strict=True):
                     file.append(_row(sample, answer, images))
             bar.update(len(batch))
@@ -80,9 +80,9 @@ def predict(
 
 @torch.inference_mode()
 def _answers(
-    model: Any, processor: Any, pictures: list[Image.Image | None], prompts: list[str], max_new_tokens: int
+    model: Any, processor: Any, pictures: Sequence[Pictures], prompts: list[str], max_new_tokens: int
 ) -> list[str]:
-    inputs = processor(images=pictures, text=prompts, return_tensors="pt")
+    inputs = processor(**processor_arguments(pictures), text=prompts, return_tensors="pt")
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     training = model.training
     model.eval()
@@ -120,29 +120,3 @@ def _is_done(sample: Sample, file: PredictionFile, images: ImageSource) -> bool:
             "remove the file or choose another one"
         )
     return True
-
-
-def _cycle(size: int) -> list[int]:
-    """A random permutation that is one single cycle (Sattolo's algorithm), so that no index is its own successor."""
-    rng, cycle = random.Random(size), list(range(size))  # seeded, so that a stopped run goes on with the same one
-    for last in range(size - 1, 0, -1):
-        other = rng.randrange(last)
-        cycle[last], cycle[other] = cycle[other], cycle[last]
-    return cycle
-
-
-def _picture(
-    dataset: Dataset[Sample], index: int, sample: Sample, images: ImageSource, donors: list[int]
-) -> Image.Image | None:
-    if images == "none" or sample["image"] is None:
-        return None
-    if images == "true":
-        return sample["image"]
-    # along the cycle to the next sample that has an image: every image is given away once, never to its own sample
-    donor = donors[index]
-    while donor != index:
-        picture = dataset[donor]["image"]
-        if picture is not None:
-            return picture
-        donor = donors[donor]
-    raise ValueError(f"sample {sample['id']!r} has the only image of the data set; there is no other to give it")

@@ -9,7 +9,16 @@ from .mme import mme_scores
 from .predictions import Prediction, read_predictions
 from .scienceqa import scienceqa_scores
 
-TASKS = ("caption", "questions", "openmoji-names", "openmoji-scenes", "scienceqa", "mme")
+TASKS = (
+    "caption",
+    "questions",
+    "openmoji-names",
+    "openmoji-scenes",
+    "openmoji-videos",
+    "openmoji-pairs",
+    "scienceqa",
+    "mme",
+)
 
 # what papers print times 100, among numbers that are shares or CIDEr
 PER_HUNDRED = {"accuracy", "accuracy_plus", "chance", "exact_match", "bleu4", "cider", "columns"}
