@@ -1,4 +1,4 @@
-"""EVLM's mechanisms and ADEM-VL in miniature: the same frozen bases, data, order, steps and learning-rate schedule. Resumable.
+"""EVLM's mechanisms and ADEM-VL in miniature: the same frozen bases, data, order and steps. Resumable.
 
 python benchmarks/miniature.py                  # every arm that has no result file yet
 python benchmarks/miniature.py --arms evlm moe  # these alone
