@@ -21,8 +21,8 @@ from adem_vl_hf.pretrained import build_model
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 SHARES = {("scenes", "caption"): 2, ("scenes", "choice"): 3, ("names", "caption"): 1, ("names", "choice"): 1}
-STEPS, BATCH_SIZE = 280, 32
-EVLM_RATE, ADEM_VL_RATE = 1e-3, 4e-3  # each the best of a few short runs (see docs/evlm.md)
+STEPS, BATCH_SIZE = 200, 32
+LEARNING_RATE = 4e-3  # the demo's; EVLM's loss after 28 steps: 2.7 with it, 3.0 with 1.5e-3
 # name -> (kind of model, its settings); what is not named is as in the paper
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "evlm": ("evlm", {}),
@@ -56,7 +56,7 @@ def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
         samples=len(dataset),
         batch_size=BATCH_SIZE,
         max_steps=steps,
-        learning_rate=ADEM_VL_RATE if kind == "adem_vl" else EVLM_RATE,
+        learning_rate=LEARNING_RATE,
         save_steps=20,
         save_total_limit=1,
         **IN_ORDER,

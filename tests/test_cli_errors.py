@@ -15,7 +15,7 @@ from adem_vl_hf.cli import build_parser, main
 
 COMMANDS = {
     "train": "so that a language model you have understands images",
-    "caption": "Describe pictures, or answer a question about them",
+    "caption": "Describe pictures or videos, or answer a question about them",
     "evaluate": "Measure a trained adapter on a test set",
     "convert": "Turn the authors' released adapter file",
     "info": "Show what a checkpoint is",
@@ -51,6 +51,19 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
     cases = {
         "--task 'poetry' is not one of caption": ["evaluate", "--task", "poetry"],
         "caption needs --predictions to score, or --data": ["evaluate", "--task", "caption"],
+        "nothing to describe: name picture files, or videos after --video": ["caption"],
+        "--kernel belongs to ADEM-VL; --model is evlm": [*train, "--model", "evlm", "--kernel", "silu"],
+        "--media-tokens belongs to EVLM; --model is adem_vl": [*train, "--media-tokens", "4"],
+        "moe_top_k=9 is more than the 8 experts": [
+            *train,
+            "--model",
+            "evlm",
+            "--moe-replicas",
+            "2",
+            "--moe-top-k",
+            "9",
+        ],
+        "clip.gif": ["caption", "--video", "clip.gif", "--checkpoint", str(trained)],
         "nowhere.png": ["caption", "nowhere.png", "--checkpoint", str(trained)],
         "metadata.jsonl": ["caption", str(folder / "metadata.jsonl"), "--checkpoint", str(trained)],
         "no data set 'nowhere'": [*train, "--data", "nowhere"],
@@ -88,7 +101,6 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
         (["train", "--output-dir", "x", "--dtype", "int8"], "int8"),
         (["train", "--output-dir", "x", "--set", "save_steps"], "'save_steps' is not KEY=VALUE"),
         (["train", "--output-dir", "x", "--use-cls-token", "maybe"], "'maybe' is neither true nor false"),
-        (["caption"], "images"),
         (["evaluate", "--task", "caption", "--images", "some"], "some"),
         (["convert", "a.pth", "out"], "--language-model"),
     ],
@@ -112,7 +124,7 @@ def test_bad_usage_is_exit_code_2(argv, words, capsys):
     ],
 )
 def test_the_rest_is_exit_code_1_and_debug_shows_it(monkeypatch, capsys, error, code):
-    def fail(args, config_fields):
+    def fail(args):
         raise error
 
     monkeypatch.setattr(commands, "info", fail)

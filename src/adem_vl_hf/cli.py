@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .config_flags import ADEM_VL, MODEL_NAMES, add_config_flags
+
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
 # OSErrors about a path that the user gave; None: raised by Transformers, for a folder or id without the right files.
 # A full disk or a closed pipe is not among them.
@@ -40,34 +42,6 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _yes_no(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text.lower() == "true"
-
-
-# the flags are the fields of AdemVLConfig with dashes
-CONFIG_FLAGS: dict[str, dict[str, Any]] = {
-    "visual_token_counts": {"type": int, "nargs": "+", "help": "scales of the visual prompt, e.g. 256 64"},
-    "pooling": {"help": "avg or max"},
-    "drop_ratio": {"type": float, "help": "gamma: share of the scores dropped"},
-    "fusion_scale": {"type": float, "help": "alpha: weight of the fused term"},
-    "visual_scale": {"type": float, "help": "beta: weight of the visual prompt"},
-    "kernel": {"help": "none, softmax, relu, elu, silu or silu-min"},
-    "query_from": {"help": "attn_in, attn_out, mlp_in or mlp_out"},
-    "add_to": {"help": "attn_in, attn_out, mlp_in or mlp_out"},
-    "projector_dim": {"type": int, "help": "width of the projectors"},
-    "vision_adapter_dim": {"type": int, "help": "width of the tower's adapters, 0 = none"},
-    "vision_adapter_scale": {"type": float, "help": "weight of the tower's adapters"},
-    "vision_adapter_dropout": {"type": float, "help": "dropout inside the tower's adapters"},
-    "vision_feature_layer": {"type": int, "help": "hidden state of the tower to use, -2 = last block but one"},
-    "vision_backend": {"help": "transformers or open_clip"},
-    "use_cls_token": {"type": _yes_no, "help": "true or false: CLIP's class token as an input embedding"},
-    "input_visual_tokens": {"type": int, "help": "pooled patches as input embeddings, e.g. 0, 64, 256"},
-    "image_token_id": {"type": int, "help": "token that stands for an image (default: chosen)"},
-}
-
-
 def _add_bases(parser: argparse.ArgumentParser, required: bool) -> None:
     for flag, embedded in (("--language-model", "SmolLM2-135M-Instruct"), ("--vision-tower", "small CLIP")):
         note = "" if required else f" (default: the embedded {embedded})"
@@ -84,16 +58,6 @@ def _add_bits(parser: argparse.ArgumentParser) -> None:
                            help=f"the language model in {bits} bits, by bitsandbytes")  # fmt: skip
 
 
-def _add_config_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model (defaults are the paper's)")
-    for name, options in CONFIG_FLAGS.items():
-        group.add_argument(f"--{name.replace('_', '-')}", dest=name, default=None, **options)
-
-
-def _config_fields(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in CONFIG_FLAGS if getattr(args, name) is not None}
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(prog="adem-vl", description="Teach a frozen language model to see (ADEM-VL).")
@@ -105,6 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("train", "Train a small adapter so that a language model you have understands images.")
+    sub.add_argument("--model", choices=tuple(MODEL_NAMES), default="adem_vl",
+                     help="adem_vl (smallest, fastest) or evlm (gated cross-attention)")  # fmt: skip
     _add_bases(sub, required=False)
     sub.add_argument("--data", nargs="+", default=["openmoji"],
                      help="openmoji, openmoji-names, openmoji-scenes, openmoji-videos, openmoji-pairs, an image folder "
@@ -126,10 +92,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     sub.add_argument("--set", nargs="+", type=_key_value, default=[], metavar="KEY=VALUE",
                      help="any other TrainingArguments field, e.g. save_steps=100 logging_steps=10")  # fmt: skip
-    _add_config_flags(sub)
+    add_config_flags(sub)
 
-    sub = command("caption", "Describe pictures, or answer a question about them, with a trained adapter.")
-    sub.add_argument("images", nargs="+", help="picture files")
+    sub = command("caption", "Describe pictures or videos, or answer a question about them, with a trained adapter.")
+    sub.add_argument("images", nargs="*", help="picture files")
+    sub.add_argument("--video", nargs="+", default=[], metavar="FILE",
+                     help="videos: animated pictures, folders of frames, with PyAV also films")  # fmt: skip
+    sub.add_argument("--frames", type=_positive, default=8, help="frames of each video that are looked at")
     sub.add_argument("--checkpoint", help="folder or Hub id (default: the adapter that ships with this package)")
     _add_bits(sub)
     sub.add_argument("--prompt", default="a picture of", help='what to continue, e.g. "How many foxes are there?"')
@@ -161,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("official", type=Path, help="the authors' checkpoint-*.pth")
     _add_bases(sub, required=True)
     sub.add_argument("output_dir", type=Path, metavar="OUT", help="folder to write")
-    _add_config_flags(sub)
+    add_config_flags(sub, models=(ADEM_VL,))
 
     sub = command("info", "Show what a checkpoint is: its frozen models, its settings, how many numbers were trained.")
     sub.add_argument("checkpoint", nargs="?", help="folder or Hub id (default: the adapter that ships here)")
@@ -183,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     if not sys.stderr.isatty():  # whoever reads stderr wants the error, not bars of models that load
         disable_progress_bar()
     try:
-        getattr(commands, args.command)(args, _config_fields(args) if hasattr(args, "kernel") else {})
+        getattr(commands, args.command)(args)
     except KeyboardInterrupt:
         print(f"adem-vl {args.command}: interrupted", file=sys.stderr)
         return EXIT_FAILED

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset
 
+from .config_flags import config_fields
 from .data import open_dataset
 from .pretrained import build_model, describe, load_checkpoint, resolve_vision_tower
 from .quantization import loading_arguments
@@ -27,7 +28,7 @@ FLAG_OF_FIELD = {
 }
 
 
-def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
+def train(args: argparse.Namespace) -> None:
     """Train an adapter and save it, its processor and its card."""
     from transformers import set_seed
 
@@ -38,6 +39,7 @@ def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
     if args.output_dir.is_file():
         raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
     _check_set(dict(args.set))
+    model_fields = config_fields(args, args.model)  # before anything is loaded
     parts = [open_dataset(name, "train", args.train_size, args.seed, args.image_folder) for name in args.data]
     dataset = parts[0] if len(parts) == 1 else ConcatDataset(parts)
     setting = fastest_setting()
@@ -48,10 +50,11 @@ def train(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
     model, processor = build_model(
         args.language_model,
         args.vision_tower,
+        args.model,
         text_model_revision=args.language_model_revision,
         vision_model_revision=args.vision_tower_revision,
         **setting,
-        **config_fields,
+        **model_fields,
     )
     arguments = training_arguments(
         args.output_dir,
@@ -84,20 +87,27 @@ def _check_set(values: dict[str, Any]) -> None:
             raise ValueError(f"--set {key}: TrainingArguments has no such field{hint}")
 
 
-def caption(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
-    """Print one line per picture."""
+def caption(args: argparse.Namespace) -> None:
+    """Print one line per picture or video."""
+    from .data.video_files import open_video
     from .modeling.images_adem_vl import open_image
 
-    pictures = [open_image(path) for path in args.images]  # before the model loads: bad input should fail at once
+    if not args.images and not args.video:
+        raise ValueError("nothing to describe: name picture files, or videos after --video")
+    # before the model loads: bad input should fail at once
+    pictures: list[tuple[str, str, dict[str, Any]]] = [
+        *(("image", path, {"images": [open_image(path)]}) for path in args.images),
+        *(("video", path, {"videos": [open_video(path, args.frames)]}) for path in args.video),
+    ]
     model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
-    for path, picture in zip(args.images, pictures, strict=True):
-        inputs = processor(images=[picture], text=[args.prompt]).to(model.device)
+    for kind, path, seen in pictures:
+        inputs = processor(**seen, text=[args.prompt]).to(model.device)
         ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
         text = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
-        print(json.dumps({"image": path, "text": text}) if args.json else f"{path}: {text}", flush=True)
+        print(json.dumps({kind: path, "text": text}) if args.json else f"{path}: {text}", flush=True)
 
 
-def evaluate(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
+def evaluate(args: argparse.Namespace) -> None:
     """Make predictions where none are given, score them, print the scores."""
     from .evaluation.run import predict
     from .evaluation.scoring import TASKS, format_scores, score
@@ -127,7 +137,7 @@ def evaluate(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
     print(json.dumps(scores) if args.json else format_scores(scores))
 
 
-def convert(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
+def convert(args: argparse.Namespace) -> None:
     """Convert the authors' file and say what was done with every tensor of it."""
     from .bases import resolve_language_model
     from .convert import convert_official
@@ -139,12 +149,12 @@ def convert(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
         args.output_dir,
         text_model_revision=args.language_model_revision,
         vision_model_revision=args.vision_tower_revision,
-        **config_fields,
+        **config_fields(args, "adem_vl"),
     )
     print(report)
 
 
-def info(args: argparse.Namespace, config_fields: dict[str, Any]) -> None:
+def info(args: argparse.Namespace) -> None:
     """Print what a checkpoint is."""
     facts = describe(args.checkpoint)
     if args.json:

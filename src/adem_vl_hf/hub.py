@@ -13,25 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from transformers.dynamic_module_utils import get_relative_import_files
 
 import adem_vl_hf.modeling as bundle
 from adem_vl_hf.model_card import Metrics, checkpoint_bases, count_adapter_numbers, read_record, write_model_card
-from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
-from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from adem_vl_hf.modeling.frozen_adem_vl import FrozenBasesForConditionalGeneration
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
+from adem_vl_hf.pretrained import MODELS, load_config
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # Transformers 5 writes the first, 4.57 both
 
 
 def push(
-    model: AdemVLForConditionalGeneration | str | os.PathLike[str],
+    model: FrozenBasesForConditionalGeneration | str | os.PathLike[str],
     repo_id: str,
     *,
     processor: AdemVLProcessor | None = None,
     private: bool = False,
     token: str | None = None,
     revision: str | None = None,
-    commit_message: str = "Upload ADEM-VL adapter",
+    commit_message: str = "Upload adapter",
     metrics: Metrics | None = None,
     data: str | Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -81,7 +82,7 @@ def push(
 
 
 def stage(
-    model: AdemVLForConditionalGeneration | str | os.PathLike[str], processor: AdemVLProcessor | None, target: Path
+    model: FrozenBasesForConditionalGeneration | str | os.PathLike[str], processor: AdemVLProcessor | None, target: Path
 ) -> None:
     """Put into the folder `target` exactly the files that a repository holds, but for the card.
 
@@ -97,8 +98,9 @@ def stage(
         if processor is None and not any((source / name).is_file() for name in PROCESSOR_FILES):
             raise ValueError(f"{source} has no processor: save one there, or give processor=...")
         # saved again, because only the processor knows which of a folder's files are its own
-        (processor or AdemVLProcessor.from_pretrained(source)).save_pretrained(target)
-        code = _bundle_files(source)
+        config = load_config(source)
+        (processor or MODELS[config.model_type][1].from_pretrained(source)).save_pretrained(target)
+        code = bundle_files(source, MODELS[config.model_type][0].auto_map)
         for path in (source / "config.json", source / "generation_config.json", source / "model.safetensors", *code):
             if path.is_file():
                 shutil.copyfile(path, target / path.name)
@@ -112,7 +114,7 @@ def stage(
 
 def warn_of_local_bases(folder: str | os.PathLike[str]) -> None:
     """Warn once for each base that a checkpoint's config names by a local folder."""
-    for base in checkpoint_bases(AdemVLConfig.from_pretrained(folder)):
+    for base in checkpoint_bases(load_config(folder)):
         if base.is_local:
             warnings.warn(
                 f"config.{base.field} is a local folder ({base.path_or_id}): nobody else can load this {base.role} by "
@@ -122,9 +124,12 @@ def warn_of_local_bases(folder: str | os.PathLike[str]) -> None:
             )
 
 
-def _bundle_files(source: Path) -> list[Path]:
-    """The bundle's files: the checkpoint's own copies, or where one is missing the installed ones; never a mixture."""
-    installed = sorted(path for path in Path(str(bundle.__file__)).parent.glob("*.py") if path.name != "__init__.py")
+def bundle_files(source: Path, auto_map: Mapping[str, str]) -> list[Path]:
+    """The code of a checkpoint: its own copies, or where one is missing the installed ones; never a mixture."""
+    folder = Path(str(bundle.__file__)).parent
+    entries = {folder / f"{place.partition('.')[0]}.py" for place in auto_map.values()}
+    found = {Path(file) for entry in entries for file in get_relative_import_files(entry)} | entries
+    installed = sorted(found)
     own = [source / path.name for path in installed]
     return own if all(path.is_file() for path in own) else installed
 

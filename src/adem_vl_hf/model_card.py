@@ -20,11 +20,25 @@ from safetensors import safe_open
 from adem_vl_hf.data.sample import CAPTION_PROMPT
 from adem_vl_hf.evaluation.shown import SOURCES
 from adem_vl_hf.files import replacing
-from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
+from adem_vl_hf.modeling.base_configuration_adem_vl import FrozenBasesConfig
 from adem_vl_hf.modeling.quantized_adem_vl import split_gguf
+from adem_vl_hf.pretrained import load_config
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
-TAGS = ["adem-vl", "vision-language", "image-to-text", "adapter", "parameter-efficient"]
+TAGS = ["vision-language", "image-to-text", "adapter", "parameter-efficient"]
+# of a model: its name, the arXiv number of its paper, how the paper is cited
+PAPERS = {
+    "adem_vl": (
+        "ADEM-VL",
+        "2410.17779",
+        "Hao et al., *ADEM-VL: Adaptive and Embedded Fusion for Efficient Vision-Language Tuning*, 2024",
+    ),
+    "evlm": (
+        "EVLM",
+        "2407.14177",
+        "Chen et al., *EVLM: An Efficient Vision-Language Model for Visual Understanding*, 2024",
+    ),
+}
 TASK = "image-text-to-text"
 # an absolute path or one below the home folder, inside any text; the slashes of a URL follow a colon or a slash
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/\\~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}[/\\]?")
@@ -103,7 +117,7 @@ class Base:
         return f"`{self.revision}`" if self.revision else "not pinned"
 
 
-def checkpoint_bases(config: AdemVLConfig) -> list[Base]:
+def checkpoint_bases(config: FrozenBasesConfig) -> list[Base]:
     """The bases that a config names; none for a self-contained model."""
     bases = []
     for role, prefix in (("language model", "text_model"), ("vision tower", "vision_model")):
@@ -143,7 +157,7 @@ def write_model_card(
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: a model card needs the folder of a saved checkpoint")
-    config = AdemVLConfig.from_pretrained(folder)
+    config = load_config(folder)
     bases = checkpoint_bases(config)
     metrics = read_record(folder, "metrics.json") if metrics is None else metrics
     settings = dict(read_record(folder, "training.json") if settings is None else settings)
@@ -159,7 +173,7 @@ def write_model_card(
         library_name="transformers",
         license=licence,
         pipeline_tag=TASK,
-        tags=TAGS,
+        tags=[PAPERS[config.model_type][0].lower(), *TAGS],
         model_name=title if results else None,
         # controls are for readers: in the index they would pass for what the model reaches
         eval_results=[result.entry() for result in results if not result.name.startswith(CONTROLS)] or None,
@@ -168,6 +182,7 @@ def write_model_card(
         card_data,
         template_path=str(TEMPLATE),
         title=title,
+        paper=dict(zip(("name", "number", "citation"), PAPERS[config.model_type], strict=True)),
         repo_id=repo_id or title,
         prompt=json.dumps(prompt, ensure_ascii=False),
         adapter_numbers=f"{count_adapter_numbers(folder):,}",

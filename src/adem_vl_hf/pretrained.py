@@ -1,5 +1,6 @@
 """What ships with the package (the small CLIP tower, an adapter trained on OpenMoji), and how checkpoints load."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def resolve_vision_tower(name: str) -> str:
     return str(TOWER) if name == "embedded" else name
 
 
-def load_config(folder: str | Path) -> FrozenBasesConfig:
+def load_config(folder: str | os.PathLike[str]) -> FrozenBasesConfig:
     """The configuration of a checkpoint.
 
     Raises:

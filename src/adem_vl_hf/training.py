@@ -12,13 +12,20 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoConfig,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from .data.collator import AdemVLCollator
 from .files import write_json
-from .modeling.configuration_adem_vl import AdemVLConfig
-from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from .modeling.base_configuration_adem_vl import FrozenBasesConfig
+from .modeling.frozen_adem_vl import FrozenBasesForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
 
 BASE_LEARNING_RATE = 9e-3  # at a batch of 256
@@ -81,7 +88,7 @@ class JsonLinesLog(TrainerCallback):
 
 
 def build_trainer(
-    model: AdemVLForConditionalGeneration,
+    model: FrozenBasesForConditionalGeneration,
     processor: AdemVLProcessor,
     train_dataset: Dataset,
     arguments: TrainingArguments,
@@ -141,9 +148,11 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     return facts
 
 
-def _check_same_settings(config: AdemVLConfig, checkpoint: str) -> None:
+def _check_same_settings(config: FrozenBasesConfig, checkpoint: str) -> None:
     """Refuse to go on with an adapter that was trained to be used in another way; its tensors might well fit."""
-    saved = AdemVLConfig.from_pretrained(checkpoint)
+    saved = AutoConfig.from_pretrained(checkpoint)
+    if saved.model_type != config.model_type:
+        raise ValueError(f"{checkpoint} holds a {saved.model_type!r} and this run has a {config.model_type!r}")
     for name in config.adapter_fields:
         before, now = getattr(saved, name), getattr(config, name)
         if before != now:
