@@ -40,6 +40,9 @@ class Around(nn.Module):
     def __init__(self, part, places, query, fused):
         super().__init__()
         self.part, self.places, self.query, self.fused = part, places, query, fused
+        self.is_sliding = getattr(
+            part, "is_sliding", None
+        )  # Gemma 3 asks it before Transformers 5
 
     def forward(self, hidden_states, **kwargs):
         places, x = self.places, hidden_states

@@ -34,7 +34,6 @@ def suite_on(family: str) -> type:
             super().setUp()
             self.model_tester = Tester(self)
 
-    Test.__qualname__ = Test.__name__ = f"AdemVLOn{family.title().replace('_', '')}"
     return Test
 
 
