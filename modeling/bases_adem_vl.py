@@ -160,6 +160,9 @@ def _roughly_alike(expected: list[float], found: list[float]) -> bool:
 def check_base(kind: str, checkpoint: str, saved_config, fingerprint: dict | None, base: nn.Module) -> None:
     """An error for a base of another shape, a warning for one of the same shape that is not the one trained on."""
     saved, given = _shape(saved_config), _shape(base.config)
+    gguf = bool(fingerprint and fingerprint.get("gguf")) or from_gguf(base.config)
+    if gguf and {saved.get("model_type"), given.get("model_type")} == {"llama", "mistral"}:
+        del saved["model_type"]  # a Mistral's GGUF file says llama, which computes the same
     differing = [f"{n} {saved.get(n)} / {given.get(n)}" for n in saved if saved[n] != given.get(n)]
     name = getattr(base.config, "_name_or_path", "") or type(base).__name__
     if differing:
@@ -169,7 +172,7 @@ def check_base(kind: str, checkpoint: str, saved_config, fingerprint: dict | Non
         )
     if not fingerprint:
         return
-    keys, gguf = _norms_and_tables(base), fingerprint.get("gguf", False) or from_gguf(base.config)
+    keys = _norms_and_tables(base)
     for key, expected in fingerprint["tensors"].items():
         alike = _roughly_alike if gguf and "embed" in key else _alike
         if key not in keys or not alike(expected, _values(base, keys[key])):

@@ -16,14 +16,11 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def bases(tmp_path_factory) -> Path:
-    """A folder with ``llama`` and ``clip``; read only."""
-    import tiny
+def bases(request, tmp_path_factory) -> Path:
+    """A folder with ``llama`` (of another family where a test asks for one by ``families.each``) and ``clip``."""
+    import families
 
-    folder = tmp_path_factory.mktemp("bases")
-    tiny.save_llama(folder / "llama")
-    tiny.save_clip(folder / "clip")
-    return folder
+    return families.save_bases(tmp_path_factory.mktemp("bases"), getattr(request, "param", "llama"))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """One process of several: the training runs that ``test_distributed.py`` starts through ``accelerate launch``.
 
 accelerate launch --config_file ... tests/distributed_worker.py STRATEGY BASES OUTPUT
+
+BASES is a folder of bases for each family. One step is taken on each of them and the whole run on the Llama.
 """
 
 import json
@@ -8,6 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import families
 import scripts
 import tiny
 import torch
@@ -18,14 +21,16 @@ from training_runs import PLAIN, Interrupted, StopAt, blocks, processor_of
 from adem_vl_hf.training import IN_ORDER, build_trainer, train, training_arguments
 
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
+ONE_STEP = {"max_steps": 1, "save_strategy": "no"}
 # with so large an epsilon Adam does not turn the last bit of a gradient near zero into a whole step
 ADAM = {**PLAIN, "optim": "adamw_torch", "adam_epsilon": 1.0}
 
 
-def run(bases: Path, folder: Path, batch_size: int, stop: int | None = None, resume: bool = False, fsdp: bool = False):
+def run(bases: Path, folder: Path, batch_size: int, model=None, stop=None, resume=False, fsdp=False, **more):
     """The same run for one process or for several, on blocks of samples with and without pictures."""
-    model = tiny.build(bases)
-    arguments = training_arguments(folder, 16, batch_size, use_cpu=True, disable_tqdm=True, **STEPS, **ADAM, **IN_ORDER)
+    model = model or tiny.build(bases)
+    settings = {"use_cpu": True, "disable_tqdm": True, **STEPS, **ADAM, **IN_ORDER, **more}
+    arguments = training_arguments(folder, 16, batch_size, **settings)
     if fsdp:
         # accelerate turns FSDP on for GPUs alone; all that it does from there on works on CPUs too
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
@@ -35,7 +40,17 @@ def run(bases: Path, folder: Path, batch_size: int, stop: int | None = None, res
     return trainer
 
 
+def others(bases: Path, output: Path, batch_size: int, models=None, **settings) -> None:
+    """One step on each family; ``output`` gets a folder for each."""
+    for family in families.TABLE:
+        if family != "llama":
+            model = models[family] if models else None
+            run(bases / family, output / family, batch_size, model, **ONE_STEP, **settings)
+
+
 def ddp(bases: Path, output: Path) -> None:
+    others(bases, output, 2)
+    bases = bases / "llama"
     trainer = run(bases, output / "plain", 2)
     facts = {"wrapped": type(trainer.model_wrapped).__name__, "world": trainer.args.world_size}
     arguments = [output / "pictures", "--output-dir", output / "example", "--epochs", 1, "--batch-size", 2]
@@ -46,6 +61,8 @@ def ddp(bases: Path, output: Path) -> None:
 
 
 def fsdp2(bases: Path, output: Path) -> None:
+    others(bases, output, 2, fsdp=True)
+    bases = bases / "llama"
     whole = run(bases, output / "whole", 2, fsdp=True)
     names = {type(module).__name__ for module in whole.model.modules() if type(module).__name__.startswith("FSDP")}
     local = sum(getattr(p, "_local_tensor", p).numel() for p in whole.model.parameters())
@@ -56,6 +73,23 @@ def fsdp2(bases: Path, output: Path) -> None:
     report(output, {"wrapped": sorted(names), "share": local / total, "dtypes": dtypes, "world": whole.args.world_size})
 
 
+def zero3(bases: Path, output: Path) -> None:
+    """All models come first: DeepSpeed's settings, once read, have Transformers load weights in parts."""
+    import deepspeed
+
+    # its own collectives for CPUs would be compiled first, which takes a minute; gloo has them too
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    models = {family: tiny.build(bases / family) for family in families.TABLE}
+    before, after = (tiny.build(bases / "llama") for _ in range(2))
+    trainer = run(bases / "llama", output / "whole", 2, models["llama"])
+    local = sum(parameter.ds_tensor.numel() for parameter in trainer.model.parameters())
+    total = sum(parameter.ds_numel for parameter in trainer.model.parameters())
+    run(bases / "llama", output / "cut", 2, before, stop=3)
+    run(bases / "llama", output / "cut", 2, after, resume=True)
+    others(bases, output, 2, models)
+    report(output, {"wrapped": type(trainer.model_wrapped).__name__, "share": local / total})
+
+
 def report(output: Path, facts: dict) -> None:
     (output / f"rank{PartialState().process_index}.json").write_text(json.dumps(facts))
 
@@ -63,4 +97,4 @@ def report(output: Path, facts: dict) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     strategy, bases, output = sys.argv[1], *map(Path, sys.argv[2:])
-    {"ddp": ddp, "fsdp2": fsdp2}[strategy](bases, output)
+    {"ddp": ddp, "fsdp2": fsdp2, "zero3": zero3}[strategy](bases, output)

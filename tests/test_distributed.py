@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import distributed_worker
+import families
 import pytest
 import scripts
 import tiny
@@ -18,14 +19,15 @@ from training_runs import picture_folder
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.distributed_adem_vl import several_processes
 
+ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 CONFIGS = scripts.ROOT / "examples" / "accelerate"
 
 
-def launch(config: str, script, *arguments) -> str:
+def launch(config: str, script, *arguments, **environment: str) -> str:
     """Run a script of ours on two processes; what it printed."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / config]
     command += ["--main_process_port", "0", script, *arguments]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
     done = subprocess.run(
         [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=600, check=False
     )
@@ -34,10 +36,20 @@ def launch(config: str, script, *arguments) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(bases, tmp_path_factory):
-    """The folder of the same run on one process: batches of four instead of two and two."""
+def all_bases(tmp_path_factory):
+    """A folder of bases for each family."""
+    folder = tmp_path_factory.mktemp("families")
+    for family in families.TABLE:
+        families.save_bases(folder / family, family)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(all_bases, tmp_path_factory):
+    """The folders of the same runs on one process: batches of four instead of two and two."""
     folder = tmp_path_factory.mktemp("alone")
-    distributed_worker.run(bases, folder, 4)
+    distributed_worker.run(all_bases / "llama", folder / "llama", 4)
+    distributed_worker.others(all_bases, folder, 4)
     return folder
 
 
@@ -53,6 +65,24 @@ def assert_same_adapter(folder, alone, tolerance=1e-6):
         assert (found[key] - tensor).abs().max() <= tolerance, key
 
 
+def assert_same_families(together, alone):
+    """The step on each of the other families, whose adapters differ from one another."""
+    seen = []
+    for family in families.TABLE:
+        if family != "llama":
+            assert_same_adapter(together / family, alone / family)
+            seen.append(load_file(together / family / "model.safetensors")["adapter.value_embedding"])
+    assert all(not torch.equal(one, other) for index, one in enumerate(seen) for other in seen[:index])
+
+
+def assert_resumed(folder):
+    """The run that was cut and went on ended with the same bits as the whole one, which are returned."""
+    assert "resumed_at_step" in json.loads((folder / "cut" / "training.json").read_text())
+    whole, cut = (load_file(folder / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(tensor, cut[key]) for key, tensor in whole.items())
+    return whole
+
+
 def files(folder) -> set[str]:
     """Names; a state of the random numbers for each process counts as one."""
     return {"rng_state" if path.name.startswith("rng_state") else path.name for path in folder.iterdir()}
@@ -62,13 +92,14 @@ def lines(folder) -> int:
     return len((folder / "log.jsonl").read_text().splitlines())
 
 
-def test_two_processes_train_as_one_does(bases, alone, tmp_path):
+def test_two_processes_train_as_one_does(all_bases, alone, tmp_path):
     """Of each batch one process has all the pictures and the other none, and the answers differ in length."""
     picture_folder(tmp_path / "pictures", 4)
-    printed = launch("ddp.yaml", distributed_worker.__file__, "ddp", bases, tmp_path)
+    printed = launch("ddp.yaml", distributed_worker.__file__, "ddp", all_bases, tmp_path, **ON_CPU)
     assert facts_of(tmp_path) == [{"wrapped": "DistributedDataParallel", "world": 2}] * 2
-    together = tmp_path / "plain"
-    fresh, moved = tiny.build(bases).adapter_state_dict(), load_file(alone / "model.safetensors")
+    assert_same_families(tmp_path, alone)
+    together, alone = tmp_path / "plain", alone / "llama"
+    fresh, moved = tiny.build(all_bases / "llama").adapter_state_dict(), load_file(alone / "model.safetensors")
     assert all((moved[key] - tensor).abs().max() > 5e-4 for key, tensor in fresh.items())
     for name in (".", "checkpoint-2"):
         assert_same_adapter(together / name, alone / name)
@@ -86,22 +117,33 @@ def test_two_processes_train_as_one_does(bases, alone, tmp_path):
     assert load_file(tmp_path / "example" / "model.safetensors").keys() == moved.keys()
 
 
-def test_fully_sharded_training_saves_the_same_file_and_resumes(bases, alone, tmp_path):
-    launch("fsdp2.yaml", distributed_worker.__file__, "fsdp2", bases, tmp_path)
+def test_fully_sharded_training_saves_the_same_file_and_resumes(all_bases, alone, tmp_path):
+    launch("fsdp2.yaml", distributed_worker.__file__, "fsdp2", all_bases, tmp_path, **ON_CPU)
     for facts in facts_of(tmp_path):
         assert {"FSDPLlamaDecoderLayer", "FSDPCLIPEncoderLayer"} <= set(facts["wrapped"])
         assert 0.4 < facts["share"] < 0.6  # of all numbers, on each process
         assert (facts["dtypes"], facts["world"]) == (["torch.float32"], 2)
+    assert_same_families(tmp_path, alone)
+    alone = alone / "llama"
     for name in ("whole", "cut"):
         assert_same_adapter(tmp_path / name, alone)
         assert files(tmp_path / name) == files(alone)
         configs = [json.loads((folder / "config.json").read_text()) for folder in (tmp_path / name, alone)]
         assert configs[0] == configs[1]
-    assert "resumed_at_step" in json.loads((tmp_path / "cut" / "training.json").read_text())
-    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(tensor, cut[key]) for key, tensor in whole.items())
+    whole = assert_resumed(tmp_path)
     loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "whole")
     assert all(torch.equal(tensor, whole[key]) for key, tensor in loaded.adapter_state_dict().items())
+
+
+def test_zero3_saves_the_same_file_and_resumes(all_bases, alone, tmp_path):
+    launch("deepspeed_zero3.yaml", distributed_worker.__file__, "zero3", all_bases, tmp_path, DS_ACCELERATOR="cpu")
+    for facts in facts_of(tmp_path):
+        assert facts["wrapped"] == "DeepSpeedEngine"
+        assert 0.4 < facts["share"] < 0.6  # of all numbers, on each process
+    for name in ("whole", "cut"):
+        assert_same_adapter(tmp_path / name, alone / "llama")
+    assert_resumed(tmp_path)
+    assert_same_families(tmp_path, alone)
 
 
 class OnlyWhileCalled(dict):

@@ -10,6 +10,8 @@ import scripts
 import tiny
 import torch
 from PIL import Image
+from hub_server import hub_env, run_client, serve_hub
+from safetensors.torch import load_file
 from training_runs import picture_folder
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPVisionModel
 
@@ -208,6 +210,35 @@ def test_training_goes_on_from_a_checkpoint(bases, tmp_path, monkeypatch):
     moved = second.adapter_state_dict()
     assert not torch.equal(moved["adapter.value_embedding"], began["adapter.value_embedding"])
     assert (second.config.projector_dim, second.config.drop_ratio) == (8, 0.25)
+
+
+def test_training_goes_on_from_a_checkpoint_on_the_hub(bases, tmp_path):
+    """In a process of its own that knows a local Hub alone: adapter and bases come from there."""
+    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
+    tiny.perturb(model).save_pretrained(tmp_path / "first")
+    processor.save_pretrained(tmp_path / "first")
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    config |= {"text_model_name_or_path": "acme/llm", "vision_model_name_or_path": "acme/clip"}
+    (tmp_path / "first" / "config.json").write_text(json.dumps(config))
+    picture_folder(tmp_path / "pictures")
+    arguments = [tmp_path / "pictures", "--output-dir", tmp_path / "second", "--checkpoint", "acme/sees", "--epochs", 2]
+    with serve_hub() as hub:
+        for name, folder in (("llm", bases / "llama"), ("clip", bases / "clip"), ("sees", tmp_path / "first")):
+            hub.publish(f"acme/{name}", folder)
+        code = "import runpy, sys; sys.argv[0] = sys.argv.pop(1); runpy.run_path(sys.argv[0], run_name='__main__')"
+        script = scripts.ROOT / "examples" / "train.py"
+        done = run_client(code, hub_env(hub.url, tmp_path / "home"), script, *map(str, arguments))
+        fetched = {request.path.split("/")[2] for request in hub.requests if request.path.endswith("model.safetensors")}
+    assert done.returncode == 0, done.stderr
+    assert fetched == {"llm", "clip", "sees"}
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert first.keys() == second.keys()
+    assert not torch.equal(first["adapter.value_embedding"], second["adapter.value_embedding"])
+    assert (
+        first["adapter.value_embedding"] - second["adapter.value_embedding"]
+    ).abs().max() < 0.1  # went on from there
+    config = json.loads((tmp_path / "second" / "config.json").read_text())
+    assert (config["text_model_name_or_path"], config["projector_dim"]) == ("acme/llm", 8)
 
 
 def test_an_exported_checkpoint_takes_no_path_along_and_finds_its_tower(bases, tmp_path):

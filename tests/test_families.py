@@ -1,5 +1,6 @@
 """Decoder families: the fused term stands where the paper puts it, and everything works on each of them."""
 
+import families
 import pytest
 import tiny
 import torch
@@ -7,32 +8,13 @@ import torch
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.fusion_adem_vl import fuse
 
-MIXED = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4}
-FAMILIES = {
-    "llama": {},
-    "mistral": {"sliding_window": None},
-    "qwen2": {},
-    "qwen3": {"head_dim": 8},
-    "smollm3": {},
-    "gemma": {"head_dim": 8},
-    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, **MIXED},
-    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, **MIXED},
-    "phi3": {"resid_pdrop": 0.0},
-    "olmo2": {},
-    "granite": {"residual_multiplier": 0.3, "logits_scaling": 2.0},
-    "phi": {"partial_rotary_factor": 0.5},
-    "cohere": {},
-    "qwen3_moe": {"head_dim": 8, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32},
-}
 STEPS = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=families.FAMILIES)
 def family(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    tiny.save_language_model(folder / "lm", request.param, **FAMILIES[request.param])
-    tiny.save_clip(folder / "clip")
-    return tiny.build(folder, "lm")
+    return tiny.build(families.save_bases(folder, request.param))
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +96,11 @@ def test_the_checkpoint_holds_the_adapter_and_loads(family, inputs, tmp_path):
         assert torch.equal(loaded(**inputs).logits, family(**inputs).logits)
 
 
-@pytest.mark.parametrize("model_type", ["gemma2", "granite"])
+@pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text", "granite"])
 def test_adding_to_a_rescaled_attention_output_is_refused(model_type, tmp_path):
-    tiny.save_language_model(tmp_path / "lm", model_type, **FAMILIES[model_type])
-    tiny.save_clip(tmp_path / "clip")
+    families.save_bases(tmp_path, model_type)
     with pytest.raises(ValueError, match="add_to='attn_out'.*use add_to='mlp_out'"):
-        tiny.build(tmp_path, "lm", query_from="attn_in", add_to="attn_out")
+        tiny.build(tmp_path, query_from="attn_in", add_to="attn_out")
 
 
 @pytest.mark.parametrize(("model_type", "fields"), [("gpt2", {"n_positions": 128}), ("gpt_neox", {})])

@@ -1,10 +1,12 @@
 """generate(): cached and uncached, batched and alone, greedy, beams and samples; the tower runs once."""
 
+import families
 import pytest
 import tiny
 import torch
 from transformers import StaticCache
 
+pytestmark = families.each()
 STEPS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
 
@@ -79,7 +81,8 @@ def test_an_image_token_that_is_no_placeholder_is_a_token_like_any_other(model, 
     inputs["input_ids"][2, -2] = tiny.IMAGE_TOKEN_ID  # a second one in a row with an image
     with torch.no_grad():
         embeds = model(**inputs, output_hidden_states=True).hidden_states[0]
-        own = model.get_input_embeddings().weight[tiny.IMAGE_TOKEN_ID]
+        text = torch.tensor([[tiny.IMAGE_TOKEN_ID]])
+        own = model.language_model(text, output_hidden_states=True).hidden_states[0][0, 0]  # as the family scales it
     assert torch.equal(embeds[1, -2], own)
     assert torch.equal(embeds[2, -2], own)
     assert not torch.equal(embeds[2, 2], own)

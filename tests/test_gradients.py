@@ -2,9 +2,14 @@
 
 from contextlib import contextmanager, nullcontext
 
+import families
 import pytest
 import tiny
 import torch
+import transformers
+
+pytestmark = families.each()
+OLD = int(transformers.__version__.split(".")[0]) < 5
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +90,15 @@ def test_two_forwards_before_one_backward(training, inputs, checkpointing):
     assert_close(tiny.gradients(training), expected)
 
 
-def test_nothing_stays_on_the_layers(training, inputs):
+def test_nothing_stays_on_the_layers(bases, training, inputs):
     layers = training.get_decoder().layers
     before = [dict(vars(layer)) for layer in layers]
     training(**inputs)
     assert [dict(vars(layer)) for layer in layers] == before
     # outside a layer's forward its parts are the language model's own
     x = torch.randn(1, 2, tiny.TEXT_WIDTH)
-    mlp = layers[0].mlp
-    torch.testing.assert_close(mlp(x), mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)))
+    alone = tiny.language_model(bases).model.layers[0].mlp
+    torch.testing.assert_close(layers[0].mlp(x), alone(x))
 
 
 def test_dropout_acts_in_training_only(bases, inputs):
@@ -128,5 +133,7 @@ def test_the_whole_pass_compiles_into_one_graph(model, inputs):
         memory = model.get_visual_memory(inputs["pixel_values"], inputs["image_mask"])
         del memory["image_hidden_states"]
         expected = model(**text, **memory, use_cache=False).logits
-        compiled = torch.compile(model.forward, fullgraph=True, backend="eager")
+        # before Transformers 5 a mixture of experts asks which of them were hit
+        whole = not (OLD and hasattr(model.config.text_config, "num_experts"))
+        compiled = torch.compile(model.forward, fullgraph=whole, backend="eager")
         torch.testing.assert_close(compiled(**text, **memory, use_cache=False).logits, expected)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import families
 import pytest
 import tiny
 import torch
@@ -48,6 +49,7 @@ def lora_keys(tensors):
     return {key for key in tensors if key.startswith("adapter.lora.")}
 
 
+@families.each()
 def test_peft_computes_what_the_formula_says(bases, with_lora):
     """The same adapter on a language model whose matrices are W + alpha / r * B A."""
     folded = tiny.build(bases)
@@ -57,7 +59,7 @@ def test_peft_computes_what_the_formula_says(bases, with_lora):
         if name.endswith(("q_proj", "v_proj")):
             weights = lora.get_submodule(name)
             module.weight.data += 8 / 4 * weights.lora_B.weight.data @ weights.lora_A.weight.data
-    torch.testing.assert_close(logits(folded), logits(with_lora), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(folded), logits(with_lora), atol=1e-4, rtol=1e-4)
 
 
 def test_a_fresh_lora_changes_nothing(bases, model):
@@ -73,6 +75,7 @@ def test_a_fresh_lora_changes_nothing(bases, model):
     assert made.config.text_model_fingerprint == model.config.text_model_fingerprint
 
 
+@families.each()
 def test_what_trains_is_what_begins_with_adapter(with_lora):
     trained = {name for name, parameter in with_lora.named_parameters() if parameter.requires_grad}
     assert trained == set(with_lora.adapter_state_dict())
@@ -81,10 +84,12 @@ def test_what_trains_is_what_begins_with_adapter(with_lora):
     )} <= trained  # fmt: skip
     assert len(lora_keys(trained)) == 2 * 2 * LAYERS
     assert not [name for name, _ in with_lora.vision_tower.named_modules() if "lora" in name]
+    tied = with_lora.get_output_embeddings().weight is with_lora.get_input_embeddings().weight
     tensors = [tensor for tensor in with_lora.state_dict().values() if tensor.numel()]
-    assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors)  # nothing is registered twice
+    assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors) - tied  # nothing else is registered twice
 
 
+@families.each()
 def test_a_step_of_training_moves_both_and_the_bases_stay(bases, tmp_path):
     model = tiny.build(bases, lora={**LORA, "lora_dropout": 0.1})
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -97,6 +102,7 @@ def test_a_step_of_training_moves_both_and_the_bases_stay(bases, tmp_path):
     assert describe(str(tmp_path))["lora"]["r"] == 4
 
 
+@families.each()
 def test_activation_checkpointing_gives_the_same_gradients(bases):
     model = tiny.build(bases, lora=LORA).train()
     model(**BATCH).loss.backward()
@@ -111,6 +117,7 @@ def test_activation_checkpointing_gives_the_same_gradients(bases):
         torch.testing.assert_close(found[key], gradient)
 
 
+@families.each()
 def test_one_file_holds_both_and_loads_both(bases, with_lora, tmp_path):
     with_lora.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
@@ -187,6 +194,7 @@ def test_a_self_contained_checkpoint_holds_every_tensor_once(with_lora, tmp_path
     torch.testing.assert_close(logits(loaded), logits(with_lora), atol=1e-5, rtol=1e-5)
 
 
+@families.each()
 def test_merged_the_model_answers_the_same_and_is_saved_whole(bases, with_lora, tmp_path):
     with_lora.save_pretrained(tmp_path / "lora")
     merged = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "lora")
@@ -194,7 +202,7 @@ def test_merged_the_model_answers_the_same_and_is_saved_whole(bases, with_lora, 
     assert merged.config.lora is None
     assert not merged.config.has_external_bases
     assert not [key for key in merged.state_dict() if "lora" in key or "base_layer" in key]
-    torch.testing.assert_close(logits(merged), logits(with_lora), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(merged), logits(with_lora), atol=1e-4, rtol=1e-4)
     merged.save_pretrained(tmp_path / "merged")
     loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "merged")
     assert torch.equal(logits(loaded), logits(merged))

@@ -2,6 +2,7 @@
 
 import warnings
 
+import families
 import pytest
 import tiny
 import torch
@@ -48,6 +49,7 @@ def step(model):
     return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
 
 
+@families.each()
 @pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])
 def test_lora_of_peft_runs_trains_and_comes_back(bases, model, tmp_path, task_type):
     inner = tiny.build(bases)
@@ -67,6 +69,7 @@ def test_lora_of_peft_runs_trains_and_comes_back(bases, model, tmp_path, task_ty
     assert_merged(loaded.merge_and_unload(), expected)
 
 
+@families.each()
 @pytest.mark.parametrize("vision_adapter_dim", [0, 4])
 def test_modules_to_save_trains_and_saves_the_adapter_along(bases, tmp_path, vision_adapter_dim):
     fields = {"vision_adapter_dim": vision_adapter_dim}
@@ -108,6 +111,7 @@ def test_bare_names_match_the_tower_as_well_which_then_trains(bases, tmp_path, v
     assert torch.equal(logits(loaded), logits(wrapped))
 
 
+@families.each()
 def test_a_merge_is_never_left_out_of_a_checkpoint(bases, tmp_path):
     merged = get_peft_model(tiny.build(bases), lora()).merge_and_unload()
     expected = logits(merged)

@@ -1,5 +1,6 @@
 """TRL's SFTTrainer on conversations about pictures, and what it asks of the model and the processor."""
 
+import families
 import pytest
 import tiny
 import torch
@@ -25,11 +26,9 @@ QUESTION = "a photo of"
 
 
 @pytest.fixture(scope="module")
-def chat_bases(tmp_path_factory):
+def chat_bases(request, tmp_path_factory):
     """Bases whose tokenizer has a chat template that says where the answers are."""
-    folder = tmp_path_factory.mktemp("chat")
-    tiny.save_llama(folder / "llama")
-    tiny.save_clip(folder / "clip")
+    folder = families.save_bases(tmp_path_factory.mktemp("chat"), getattr(request, "param", "llama"))
     tokenizer = AutoTokenizer.from_pretrained(folder / "llama")
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder / "llama")
@@ -105,6 +104,7 @@ def test_sft_trains_the_adapter_and_its_lora(chat_bases, processor, tmp_path, su
     assert AdemVLProcessor.from_pretrained(tmp_path).chat_template == processor.chat_template
 
 
+@families.each("chat_bases")
 def test_the_first_loss_is_the_models_own(chat_bases, processor, tmp_path):
     """TRL computes its loss from ``base_model`` and the head; the model computes it in another way."""
     trainer = sft(chat_bases, processor, tmp_path, max_steps=1)
@@ -142,13 +142,17 @@ def test_answers_alone_are_supervised(chat_bases, processor, tmp_path):
         assert rows[3] == "<s>user: hello\nhello world</s>"
 
 
+@families.each("chat_bases")
 def test_base_model_is_the_model_without_its_head(chat_bases):
     model = tiny.build(chat_bases)
     inputs = {key: tensor for key, tensor in tiny.batch([9, 7], [True, False]).items() if key != "labels"}
     with torch.no_grad():
         body = model.base_model(**inputs)
         assert not hasattr(body, "logits")
-        assert torch.equal(model.get_output_embeddings()(body.last_hidden_state), model(**inputs).logits)
+        found = model.get_output_embeddings()(body.last_hidden_state)
+        if cap := getattr(model.config.text_config, "final_logit_softcapping", None):
+            found = cap * torch.tanh(found / cap)
+        assert torch.equal(found, model(**inputs).logits)
 
 
 def test_complete_text_is_left_as_it_is(processor):

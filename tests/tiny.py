@@ -16,7 +16,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
-    LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -117,9 +117,9 @@ def build(bases: Path, language_model: str = "llama", **fields) -> AdemVLForCond
     return perturb(AdemVLForConditionalGeneration.from_base_pretrained(*two, **fields))
 
 
-def language_model(bases: Path) -> LlamaForCausalLM:
+def language_model(bases: Path) -> PreTrainedModel:
     """The frozen language model alone, as it was saved."""
-    return LlamaForCausalLM.from_pretrained(bases / "llama").eval()
+    return AutoModelForCausalLM.from_pretrained(bases / "llama").eval()
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Blocks of the tower that train, and are saved with the adapter.
 
-They stay where they are in the model. A checkpoint holds them as ``adapter.vision_blocks.<number>``: how the tower itself
-names them differs between versions of Transformers.
+They stay where they are in the model. A checkpoint holds them as ``adapter.vision_blocks.<number>``: how the tower
+itself names them differs between versions of Transformers.
 """
 
 from torch import nn

@@ -1,0 +1,46 @@
+"""Tiny random language models of the families that the feature table names, and of more; tests that run on each."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+MIXED = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4}
+GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, **MIXED}
+# by model_type: the fields in which a family differs from the tiny Llama
+TABLE = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "qwen3_moe": {"head_dim": 8, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32},
+    "gemma": {"head_dim": 8},
+    "gemma2": {**GEMMA, "final_logit_softcapping": 3.0},  # so low that it shows
+    "gemma3_text": GEMMA,
+}
+OTHERS = {
+    "smollm3": {},
+    "phi3": {"resid_pdrop": 0.0},
+    "olmo2": {},
+    "granite": {"residual_multiplier": 0.3, "logits_scaling": 2.0},
+    "phi": {"partial_rotary_factor": 0.5},
+    "cohere": {},
+}
+FAMILIES = {**TABLE, **OTHERS}
+
+
+def save(folder: Path, family: str, **fields) -> Path:
+    """A language model of this family and its tokenizer."""
+    return tiny.save_language_model(folder, family, **{**FAMILIES[family], **fields})
+
+
+def save_bases(folder: Path, family: str, **fields) -> Path:
+    """A folder of bases as the tests' helpers know it: ``llama``, whatever the family, and ``clip``."""
+    save(folder / "llama", family, **fields)
+    tiny.save_clip(folder / "clip")
+    return folder
+
+
+def each(fixture: str = "bases") -> pytest.MarkDecorator:
+    """Runs a test that uses this fixture once for each family of the table, which the fixture gets as its parameter."""
+    return pytest.mark.parametrize(fixture, TABLE, indirect=True, scope="module")

@@ -1,0 +1,28 @@
+"""generate() with a compiled forward pass and a static cache: one graph, and the same answers."""
+
+import families
+import tiny
+import torch
+
+STEPS = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
+
+
+@families.each()
+def test_compiled_steps_answer_the_same(bases):
+    model, graphs = tiny.build(bases), []
+    prompt = tiny.batch([9, 6, 8], [True, False, True], side="left")
+    del prompt["labels"]
+    other = prompt | {"pixel_values": tiny.pictures(3, seed=8)}
+    expected = [model.generate(**inputs, **STEPS) for inputs in (prompt, other)]
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    model.forward = torch.compile(model.forward, fullgraph=True, backend=backend)
+    static = {**STEPS, "cache_implementation": "static"}
+    assert torch.equal(model.generate(**prompt, **static), expected[0])
+    number = len(graphs)
+    assert torch.equal(model.generate(**other, **static), expected[1])
+    assert 0 < number == len(graphs)  # another picture asks for no other graph
