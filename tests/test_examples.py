@@ -9,8 +9,8 @@ import pytest
 import scripts
 import tiny
 import torch
-from PIL import Image
 from hub_server import hub_env, run_client, serve_hub
+from PIL import Image
 from safetensors.torch import load_file
 from training_runs import picture_folder
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPVisionModel
