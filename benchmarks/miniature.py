@@ -21,7 +21,7 @@ from adem_vl_hf.pretrained import build_model
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 SHARES = {("scenes", "caption"): 2, ("scenes", "choice"): 3, ("names", "caption"): 1, ("names", "choice"): 1}
-STEPS, BATCH_SIZE = 200, 32
+STEPS, BATCH_SIZE = 120, 32
 LEARNING_RATE = 4e-3  # the demo's; EVLM's loss after 28 steps: 2.7 with it, 3.0 with 1.5e-3
 # name -> (kind of model, its settings); what is not named is as in the paper
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
