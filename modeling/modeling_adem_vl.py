@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
     from .bases_adem_vl import base_fingerprint  # noqa: F401
     from .images_adem_vl import open_image  # noqa: F401
+    from .options_adem_vl import sort_options  # noqa: F401
     from .pipeline_adem_vl import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
     from .quantized_adem_vl import split_gguf  # noqa: F401

@@ -14,7 +14,8 @@ import torch
 import transformers
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, CLIPImageProcessor, ProcessorMixin
 
-from .images_adem_vl import open_image
+from .images_adem_vl import ImageSource, open_image
+from .options_adem_vl import sort_options
 from .quantized_adem_vl import split_gguf
 
 IMAGE_MARK = "<image>"
@@ -84,6 +85,13 @@ def name_tokenizer_class(folder) -> None:
         path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def flatten_content(template: str | dict[str, str]) -> str | dict[str, str]:
+    """A tokenizer's chat template, or all of its named ones, for content lists too."""
+    if isinstance(template, dict):
+        return {name: FLATTEN_CONTENT + one for name, one in template.items()}
+    return FLATTEN_CONTENT + template
+
+
 class AdemVLProcessor(ProcessorMixin):
     """An image processor and a tokenizer behind one call.
 
@@ -114,7 +122,7 @@ class AdemVLProcessor(ProcessorMixin):
             )
         self.image_token_id = vocabulary[self.image_token]
         if chat_template is None and getattr(tokenizer, "chat_template", None):
-            chat_template = FLATTEN_CONTENT + tokenizer.chat_template
+            chat_template = flatten_content(tokenizer.chat_template)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -136,10 +144,20 @@ class AdemVLProcessor(ProcessorMixin):
         return cls(image_processor, tokenizer, image_token=image_token, image_tokens=config.image_tokens)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save the image processor, the tokenizer and what joins them."""
+        """Save the image processor, the tokenizer and what joins them; all three are left as they are."""
+        unmarked: list[Any] = [part for part in (self, self.image_processor) if not hasattr(part, "auto_map")]
         saved = super().save_pretrained(save_directory, *args, **kwargs)
+        for part in unmarked:  # the library notes on them where their code will lie, and reads no such note back
+            if hasattr(part, "auto_map"):
+                del part.auto_map
         name_tokenizer_class(save_directory)
         return saved
+
+    def apply_chat_template(self, conversation, *args, **kwargs):
+        """Transformers' own; bare token ids come as lists unless ``return_tensors`` is given, as everywhere in it."""
+        out = super().apply_chat_template(conversation, *args, **kwargs)
+        asked = {**kwargs, **(kwargs.get("processor_kwargs") or {})}.get("return_tensors", "auto")
+        return out.tolist() if isinstance(out, torch.Tensor) and asked in (None, "auto") else out
 
     @property
     def model_input_names(self):
@@ -153,29 +171,28 @@ class AdemVLProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        images=None,
+        images: ImageSource | Sequence[ImageSource | Sequence[ImageSource] | None] | None = None,
         text: str | Sequence[str] | None = None,
         suffix: str | Sequence[str] | None = None,
-        max_length: int | None = None,
-        padding_side: str | None = None,
-        pad_to_multiple_of: int | None = None,
-        add_special_tokens: bool = True,
-        return_offsets_mapping: bool = False,
-        return_tensors: str = "pt",
         **kwargs,
     ) -> BatchFeature:
         """B rows of text, each with at most one image.
 
         Args:
             images: a picture (PIL, path, bytes) or B of them, None where a row has none.
-            text: one prompt or B of them; at most one ``<image>`` mark each.
+            text: one prompt or B of them; at most one ``<image>`` mark each (``image_token`` is one, too).
             suffix: the answers; adds ``labels`` and the end-of-sequence token. ``text + suffix`` is tokenised as one.
-            max_length: longest row in tokens (default the tokenizer's own limit). Nothing is ever cut.
-            padding_side: default left, or right when ``suffix`` is given. pad_to_multiple_of: T is one of this number.
-            add_special_tokens: False for text that is complete, as a chat template writes it: no beginning of sequence
-                and no "Image: N/A" is put before it.
-            return_offsets_mapping: adds ``offset_mapping``, for every token of ``text`` the characters [from, to) that
-                it stands for; (0, 0) for those that no character stands for. Chat templates find the answers by it.
+            **kwargs: flat, or in ``text_kwargs``, ``images_kwargs`` and ``common_kwargs``: any option of the image
+                processor, ``return_tensors`` (default "pt"), and of the text:
+                ``max_length``: longest row in tokens (default the tokenizer's own limit). Nothing is ever cut.
+                ``padding``: "max_length" pads to that; anything else to the longest row.
+                ``padding_side``: default left, or right when ``suffix`` is given.
+                ``pad_to_multiple_of``: T is one of this number.
+                ``add_special_tokens``: False for text that is complete, as a chat template writes it: no beginning of
+                sequence and no "Image: N/A" is put before it.
+                ``return_offsets_mapping``: adds ``offset_mapping``, for every token of ``text`` the characters [from,
+                to) that it stands for; (0, 0) for those that no character stands for. Chat templates find the answers
+                by it.
 
         Returns:
             ``input_ids``, ``attention_mask`` [B, T]; with images ``pixel_values`` [B, 3, H, W] and ``image_mask`` [B];
@@ -183,25 +200,29 @@ class AdemVLProcessor(ProcessorMixin):
 
         Raises:
             ValueError: naming the row: unequal numbers, an image without its mark or the reverse, an empty answer, a
-                row longer than the window.
+                row longer than the window. Also an option that is given twice.
         """
+        options, of_images = sort_options(kwargs, self.tokenizer, self.image_processor)
         texts, pictures, suffixes = self._rows(images, text, suffix)
-        limit = max_length or self.tokenizer.model_max_length
+        limit = options["max_length"] or self.tokenizer.model_max_length
         rows = []
         for number, (one, picture, answer) in enumerate(zip(texts, pictures, suffixes, strict=True)):
-            ids, answer_ids, offsets = self._encode(number, one, picture is not None, answer, add_special_tokens)
+            has_image, add_special_tokens = picture is not None, options["add_special_tokens"]
+            ids, answer_ids, offsets = self._encode(number, one, has_image, answer, add_special_tokens)
             if len(ids) + len(answer_ids) > limit:
                 raise ValueError(
                     f"sample {number}: {len(ids)} tokens of prompt and {len(answer_ids)} of answer exceed the window "
                     f"of {limit}; shorten the text or raise max_length (nothing is cut silently)"
                 )
             rows.append((ids, answer_ids, offsets))
-        side = padding_side or ("left" if suffix is None else "right")
-        data = self._pad(rows, side, suffix is not None, pad_to_multiple_of or 1)
-        if not return_offsets_mapping:
+        side = options["padding_side"] or ("left" if suffix is None else "right")
+        shortest = (options["padded_length"] or 0) if options["padding"] == "max_length" else 0
+        data = self._pad(rows, side, suffix is not None, shortest, options["pad_to_multiple_of"] or 1)
+        if not options["return_offsets_mapping"]:
             data.pop("offset_mapping")
         if any(picture is not None for picture in pictures):
-            data |= self._pixels(pictures)
+            data |= self._pixels(pictures, of_images)
+        return_tensors = options["return_tensors"]
         return BatchFeature(data, tensor_type=None if return_tensors == "pt" else return_tensors)
 
     def _rows(self, images, text, suffix):
@@ -232,14 +253,15 @@ class AdemVLProcessor(ProcessorMixin):
         self, number: int, text: str, has_image: bool, answer: str | None, add_special_tokens: bool
     ) -> tuple[list[int], list[int], list[tuple[int, int]]]:
         """Of one row: token ids of the prompt, of the supervised answer, and the prompt's characters by token."""
-        parts = text.split(IMAGE_MARK)
-        if len(parts) > 2 or (len(parts) == 2 and not has_image):
+        parts, marks = self._split_at_marks(text)
+        if len(marks) > int(has_image):
             raise ValueError(
-                f"sample {number}: {len(parts) - 1} {IMAGE_MARK} marks for {int(has_image)} images; "
+                f"sample {number}: {len(marks)} {IMAGE_MARK} marks for {int(has_image)} images; "
                 "ADEM-VL takes one image a sample, and a mark only where there is one"
             )
+        gap = sum(map(len, marks))
         tokenizer, bos = self.tokenizer, self.tokenizer.bos_token
-        begins = bos is not None and text.startswith(bos)  # a chat template writes its own beginning
+        begins = bos is not None and text.startswith(bos)
         at = len(bos) if begins else 0  # the characters that are done with
         parts[0] = parts[0][at:]
         ids = [tokenizer.bos_token_id] if begins or (bos is not None and add_special_tokens) else []
@@ -249,11 +271,11 @@ class AdemVLProcessor(ProcessorMixin):
             if len(parts) == 2:
                 before, spans = self._ids_and_offsets(parts[0], at)
                 ids, offsets, at = ids + before, offsets + spans, at + len(parts[0])
-                offsets += [(at, at + len(IMAGE_MARK))] * len(placeholder)
-                ids, at = ids + placeholder, at + len(IMAGE_MARK)
+                offsets += [(at, at + gap)] * len(placeholder)
+                ids, at = ids + placeholder, at + gap
             elif has_image:
                 ids += self._ids(PREFIX_WITH_IMAGE) + placeholder
-            elif add_special_tokens and not begins:
+            elif add_special_tokens and not (begins or self._begins_as_a_chat(text)):
                 ids += self._ids(PREFIX_WITHOUT_IMAGE)
             last = parts[-1]
         else:
@@ -261,7 +283,7 @@ class AdemVLProcessor(ProcessorMixin):
         offsets += [(0, 0)] * (len(ids) - len(offsets))
         prompt_ids, spans = self._ids_and_offsets(last, at)
         if len(parts) == 2 and not self.image_tokens:  # the mark was taken out
-            cut, gap = at + len(parts[0]), len(IMAGE_MARK)
+            cut = at + len(parts[0])
             spans = [(b + gap * (b >= cut), e + gap * (e > cut)) for b, e in spans]
         offsets += spans
         if answer is None:
@@ -274,6 +296,20 @@ class AdemVLProcessor(ProcessorMixin):
             raise ValueError(f"sample {number}: the answer {answer!r} leaves nothing to supervise; give it a text")
         return ids + prompt_ids, [*answer_ids, tokenizer.eos_token_id], offsets
 
+    def _split_at_marks(self, text: str) -> tuple[list[str], list[str]]:
+        """The text between the marks, and the marks."""
+        tokenizer = self.tokenizer
+        marks = {IMAGE_MARK, self.image_token}
+        if self.image_token in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token):
+            marks.remove(self.image_token)  # where it also stands for something else, it is text
+        pieces = re.split(f"({'|'.join(map(re.escape, sorted(marks)))})", text)
+        return pieces[::2], pieces[1::2]
+
+    def _begins_as_a_chat(self, text: str) -> bool:
+        """Whether the text opens with a special token, as chat templates do that write no beginning of sequence."""
+        specials = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        return text.startswith(tuple(token for token in specials if token != self.image_token))
+
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
@@ -285,9 +321,9 @@ class AdemVLProcessor(ProcessorMixin):
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return found["input_ids"], [(start + begin, start + end) for begin, end in found["offset_mapping"]]
 
-    def _pad(self, rows, side: str, with_labels: bool, multiple: int) -> dict[str, Any]:
+    def _pad(self, rows, side: str, with_labels: bool, shortest: int, multiple: int) -> dict[str, Any]:
         pad = self.pad_token_id
-        longest = max(len(ids) + len(answer) for ids, answer, _ in rows)
+        longest = max([shortest, *(len(ids) + len(answer) for ids, answer, _ in rows)])
         longest = -(-longest // multiple) * multiple
         data: dict[str, list] = {"input_ids": [], "attention_mask": []} | ({"labels": []} if with_labels else {})
         mapping = []
@@ -301,9 +337,9 @@ class AdemVLProcessor(ProcessorMixin):
                 data["labels"].append([IGNORED] * (before + len(ids)) + answer + [IGNORED] * after)
         return {name: torch.tensor(values) for name, values in data.items()} | {"offset_mapping": mapping}
 
-    def _pixels(self, pictures) -> dict[str, torch.Tensor]:
+    def _pixels(self, pictures, options: dict[str, Any]) -> dict[str, torch.Tensor]:
         given = [open_image(picture) for picture in pictures if picture is not None]
-        pixels = self.image_processor(images=given, return_tensors="pt")["pixel_values"]  # [I, 3, H, W]
+        pixels = self.image_processor(images=given, return_tensors="pt", **options)["pixel_values"]  # [I, 3, H, W]
         mask = torch.tensor([picture is not None for picture in pictures])  # [B]
         pixel_values = pixels.new_zeros(len(pictures), *pixels.shape[1:])
         pixel_values[mask] = pixels
