@@ -3,6 +3,7 @@
 Importing this package registers its classes with the Auto classes, so that checkpoints load without remote code.
 """
 
+import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from .modeling.configuration_adem_vl import AdemVLConfig
@@ -15,6 +16,8 @@ __version__ = "0.1.0"
 AutoConfig.register("adem_vl", AdemVLConfig, exist_ok=True)
 AutoModel.register(AdemVLConfig, AdemVLForConditionalGeneration, exist_ok=True)
 AutoModelForImageTextToText.register(AdemVLConfig, AdemVLForConditionalGeneration, exist_ok=True)
+if hasattr(transformers, "AutoModelForMultimodalLM"):  # since Transformers 5: the any-to-any pipeline looks there
+    transformers.AutoModelForMultimodalLM.register(AdemVLConfig, AdemVLForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(AdemVLConfig, AdemVLProcessor, exist_ok=True)
 
 __all__ = [
