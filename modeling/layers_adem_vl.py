@@ -32,6 +32,17 @@ class FusedLayerMixin:
             _BOUND.visual_memory = _BOUND.fused = None
         return output if fused is None else _plus(output, fused)
 
+    def __reduce_ex__(self, protocol):
+        """Pickled by the class that its own was made from: pickle finds classes by name."""
+        own = type(self)
+        if _FUSED_CLASSES.get(own.__bases__[-1]) is not own:  # made anew by FSDP, say
+            return super().__reduce_ex__(protocol)
+        return _empty_layer, (own.__bases__[-1],), vars(self)
+
+
+def _empty_layer(cls: type) -> nn.Module:
+    return nn.Module.__new__(_fused_class(cls))
+
 
 def _fused_class(cls: type) -> type:
     if cls not in _FUSED_CLASSES:
