@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 from .body_adem_vl import BodyMixin
 from .checkpoint_adem_vl import AdapterCheckpointMixin, mark_initialized
 from .configuration_adem_vl import AdemVLConfig
-from .distributed_adem_vl import features_of_no_image, several_processes
+from .distributed_adem_vl import OneDeviceMixin, features_of_no_image, several_processes
 from .fusion_adem_vl import AdemVLAdapter, LowRankProjector, VisionAdapter
 from .inputs_adem_vl import check_image_tokens, keep_own_embeds, merge_image_embeds, one_image_a_row
 from .layers_adem_vl import attach_fusion, decoder_input_scale
@@ -60,7 +60,7 @@ class AdemVLCausalLMOutputWithPast(ModelOutput):
     image_hidden_states: torch.Tensor | None = None
 
 
-class AdemVLPreTrainedModel(BodyMixin, PreTrainedModel):
+class AdemVLPreTrainedModel(BodyMixin, OneDeviceMixin, PreTrainedModel):
     """What Transformers needs to know of every ADEM-VL model."""
 
     config_class = AdemVLConfig
