@@ -10,14 +10,14 @@ Shapes: B batch, T text positions, S memory slots, D width of the language model
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, CLIPVisionModel, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 
 from .body_adem_vl import BodyMixin
 from .checkpoint_adem_vl import AdapterCheckpointMixin, mark_initialized
@@ -246,7 +246,7 @@ class AdemVLForConditionalGeneration(AdapterCheckpointMixin, LoraMixin, AdemVLPr
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> AdemVLCausalLMOutputWithPast | tuple:
         """One pass.
 
