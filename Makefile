@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 OLDEST := $(VENV)/oldest
+V5.0 := $(VENV)/5.0
 SUITE := $(VENV)/transformers-tests
-# what the oldest supported Transformers is tried with: the model, its checkpoints, its training
+# what the older supported versions of Transformers are tried with: the model, its checkpoints, its training
 CORE := $(addprefix tests/test_,ablations.py checkpoint.py checkpoint_errors.py collator.py configuration.py families.py \
-	forward.py fusion.py generation.py gradients.py hub.py lora.py parity.py peft.py remote_code.py resume.py training.py \
-	training_options.py vision.py)
+	forward.py fusion.py generation.py generation_options.py gguf_base.py gradients.py hub.py lora.py offload.py parity.py \
+	peft.py pipelines.py processor_options.py quantized.py remote_code.py resume.py training.py training_options.py \
+	vision.py)
 
 .PHONY: demo test table clean
 
@@ -19,8 +21,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 # in front of the same torch
-$(OLDEST)/installed: $(VENV)/installed constraints-oldest.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(OLDEST) -r constraints-oldest.txt
+$(OLDEST)/installed $(V5.0)/installed: $(VENV)/%/installed: $(VENV)/installed constraints-%.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/$* -r constraints-$*.txt
 	touch $@
 
 # Transformers' own tests: its source distribution has them
@@ -36,12 +38,13 @@ $(SUITE)/installed: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/python -m adem_vl_hf.demo --output-dir runs/demo
 
-test: $(VENV)/installed $(OLDEST)/installed $(SUITE)/installed
+test: $(VENV)/installed $(OLDEST)/installed $(V5.0)/installed $(SUITE)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
 	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest -n 2 $(CORE)
+	PYTHONPATH=$(CURDIR)/$(V5.0) $(BIN)/python -m pytest -n 2 $(CORE)
 
 # measures the shipped checkpoint (resumable) and rewrites the tables of README.md
 table: $(VENV)/installed

@@ -30,6 +30,31 @@ TOLERANCE = 0.01  # relative: half precision rounds by 0.4 %, another fine-tune 
 GGUF_TOLERANCE = 0.5
 
 
+# where a dict of attention implementations says which is meant; "" is the model that holds both
+PARTS = ("", "text_config", "vision_config")
+
+
+def attention_by_part(attention: str | dict | None, config=None) -> dict[str, dict[str, str]]:
+    """The argument ``attn_implementation`` for each part (``PARTS``), as the library's composite models read it.
+
+    Args:
+        attention: one for all parts, or a dict by part. config: says what is not given (the Auto classes note there
+            what they were given).
+
+    Raises:
+        ValueError: for a dict that names another part.
+    """
+    if isinstance(attention, dict):
+        if unknown := sorted(set(attention) - set(PARTS)):
+            raise ValueError(f"attn_implementation: no part is called {unknown[0]!r}; take text_config, vision_config")
+        by_part = dict(attention)
+    elif attention is None and config is not None:
+        by_part = {part: (getattr(config, part) if part else config)._attn_implementation for part in PARTS}
+    else:
+        by_part = dict.fromkeys(PARTS, attention)
+    return {part: {"attn_implementation": by_part[part]} if by_part.get(part) else {} for part in PARTS}
+
+
 def _shape(config) -> dict:
     return {name: getattr(config, name) for name in SHAPE_FIELDS if getattr(config, name, None) is not None}
 

@@ -9,12 +9,16 @@ from typing import Any
 
 
 class Body:
-    """Called as the model is, returns the decoder's output: ``last_hidden_state`` [B, T, D]."""
+    """Called as the model is, returns the decoder's ``last_hidden_state`` [B, T, D]; has the model's parts."""
 
     _tp_plan = _pp_plan = None  # asked of every base_model
 
-    def __init__(self, forward: Callable[..., Any]) -> None:
+    def __init__(self, model, forward: Callable[..., Any]) -> None:
+        self.model_with_head = model
         self.forward = forward
+
+    def __getattr__(self, name: str):
+        return getattr(self.__dict__["model_with_head"], name)
 
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
@@ -28,4 +32,4 @@ class BodyMixin:
     @property
     def base_model(self) -> Body:
         # the class's own forward: the instance's may be patched to call this
-        return Body(partial(type(self).forward, self, without_head=True))
+        return Body(self, partial(type(self).forward, self, without_head=True))

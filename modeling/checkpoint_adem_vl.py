@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 from transformers.utils import cached_file
 
 from .bases_adem_vl import (
+    attention_by_part,
     base_fingerprint,
     changed_weight,
     check_base,
@@ -164,7 +165,7 @@ class AdapterCheckpointMixin(_Model):
         text_model_revision: str | None = None,
         vision_model_revision: str | None = None,
         dtype: torch.dtype | str | None = None,
-        attn_implementation: str | None = None,
+        attn_implementation: str | dict | None = None,
         text_model_kwargs: dict | None = None,
         vision_model_kwargs: dict | None = None,
         **config_fields,
@@ -174,7 +175,7 @@ class AdapterCheckpointMixin(_Model):
         Args:
             language_model, vision_tower: Hub ids, folders, or loaded models.
             text_model_revision, vision_model_revision: revisions to load; the commits found are recorded.
-            dtype: of both bases (the adapter is float32). attn_implementation: of both bases.
+            dtype: of both bases (the adapter is float32). attn_implementation: of both, or by sub-config in a dict.
             text_model_kwargs, vision_model_kwargs: more arguments for each base's own ``from_pretrained``, such as
                 ``trust_remote_code`` for its repository.
             config_fields: fields of ``AdemVLConfig``. ``image_token_id`` is chosen from the tokenizer when not given.
@@ -185,8 +186,8 @@ class AdapterCheckpointMixin(_Model):
             ValueError: naming the base that cannot be reached or does not fit, or the field that cannot be.
         """
         backend = config_fields.get("vision_backend", "transformers")
-        shared = {"dtype": dtype, "attn_implementation": attn_implementation}
-        shared = {name: value for name, value in shared.items() if value is not None}
+        shared: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+        attention = attention_by_part(attn_implementation)
         placement = {key: config_fields.pop(key) for key in PLACEMENT if key in config_fields}
         text_model_kwargs = {**placement, **(text_model_kwargs or {})}
         if "gguf_file" in text_model_kwargs:  # Transformers' own spelling
@@ -194,12 +195,11 @@ class AdapterCheckpointMixin(_Model):
         names: list[Any] = [_base_name(language_model), _base_name(vision_tower)]
         if isinstance(language_model, (str, os.PathLike)):
             language_model = load_language_model(
-                names[0], revision=text_model_revision, **{**shared, **text_model_kwargs}
+                names[0], revision=text_model_revision, **{**shared, **attention["text_config"], **text_model_kwargs}
             )
         if isinstance(vision_tower, (str, os.PathLike)):
-            vision_tower = load_vision_tower(
-                names[1], backend, revision=vision_model_revision, **shared, **(vision_model_kwargs or {})
-            )
+            arguments = {**shared, **attention["vision_config"], **(vision_model_kwargs or {})}
+            vision_tower = load_vision_tower(names[1], backend, revision=vision_model_revision, **arguments)
         config = cls.config_class(
             text_config=language_model.config,
             vision_config=vision_tower.config,
@@ -209,6 +209,7 @@ class AdapterCheckpointMixin(_Model):
             vision_model_name_or_path=names[1],
             vision_model_revision=pinned_revision(vision_tower, vision_model_revision),
             vision_model_fingerprint=base_fingerprint(vision_tower),
+            **attention[""],
             **config_fields,
         )
         if config.image_tokens and config.image_token_id is None:
@@ -254,7 +255,7 @@ class AdapterCheckpointMixin(_Model):
             kwargs.pop(key, None)
         generation_config = kwargs.pop("generation_config", None)
         output_loading_info = kwargs.pop("output_loading_info", False)
-        attention = kwargs.pop("attn_implementation", None)
+        attn_implementation = kwargs.pop("attn_implementation", None)
         if config is None:
             config, kwargs = cls.config_class.from_pretrained(name, return_unused_kwargs=True, **kwargs)
         if not config.has_external_bases or pretrained_model_name_or_path is None:  # None: a state dict is given
@@ -270,21 +271,19 @@ class AdapterCheckpointMixin(_Model):
             return loaded
         config = copy.deepcopy(config)
         hub = {key: value for key, value in where.items() if key in HUB_ARGUMENTS}
-        # the Auto classes leave the attention implementation on the config
-        attention = attention or getattr(config, "_attn_implementation", None)
-        if attention:
-            hub["attn_implementation"] = attention
+        attention = attention_by_part(attn_implementation, config)
+        config._attn_implementation = attention[""].get("attn_implementation")
         dtype = base_arguments.pop("torch_dtype", None) or base_arguments.pop("dtype", None)
         base_arguments.pop("dtype", None)
         if dtype is not None:
             hub["dtype"] = dtype
         if language_model is None:
             path = _resolve(config.text_model_name_or_path, name)
-            arguments = {**hub, **base_arguments, **(text_model_kwargs or {})}
+            arguments = {**hub, **attention["text_config"], **base_arguments, **(text_model_kwargs or {})}
             language_model = load_language_model(path, revision=config.text_model_revision, **arguments)
         if vision_tower is None:
             path = _resolve(config.vision_model_name_or_path, name)
-            arguments = {**hub, **(vision_model_kwargs or {})}
+            arguments = {**hub, **attention["vision_config"], **(vision_model_kwargs or {})}
             vision_tower = load_vision_tower(
                 path, config.vision_backend, revision=config.vision_model_revision, **arguments
             )

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IMAGE_MARK, VIDEO_MARK = "<image>", "<video>"
-MARKS = re.compile(f"({IMAGE_MARK}|{VIDEO_MARK})")
 PREFIX_WITH_IMAGE, PREFIX_WITHOUT_IMAGE = "Image: ", "Image: N/A"
 
 
 @dataclass
 class Row:
-    """Of one row: token ids of the prompt and of the supervised answer, and the prompt's characters by token."""
+    """Of one row: token ids of the prompt and of the supervised answer, and the prompt's characters by token.
+
+    ``order``: for each picture or video of the row as it stands in the text, whether it is a video.
+    """
 
     prompt: list[int]
+    order: list[bool]
     answer: list[int] = field(default_factory=list)
     offsets: list[tuple[int, int]] = field(default_factory=list)
 
@@ -30,28 +33,43 @@ class RowLayout:
     """How rows are built.
 
     Args:
-        tokenizer: of the language model. image_token_id: stands for an image. image_tokens: how many of them one image
-            (or frame) takes; 0 = images leave no trace in the text.
+        tokenizer: of the language model. image_token: stands for an image. image_tokens: how many of them one image (or
+            frame) takes; 0 = images leave no trace in the text.
     """
 
     tokenizer: Any
-    image_token_id: int
+    image_token: str
     image_tokens: int
 
+    def __post_init__(self) -> None:
+        tokenizer, marks = self.tokenizer, {IMAGE_MARK, VIDEO_MARK, self.image_token}
+        if self.image_token in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token):
+            marks.remove(self.image_token)  # where it also stands for something else, it is text
+        self.marks = re.compile(f"({'|'.join(map(re.escape, sorted(marks)))})")
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        specials = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self.specials = tuple(token for token in specials if token != self.image_token)
+
     def encode(
-        self, number: int, text: str, images: int, is_video: bool, answer: str | None, add_special_tokens: bool
+        self, number: int, text: str, images: int, videos: list[int], answer: str | None, add_special_tokens: bool
     ) -> Row:
         """One row.
 
         Args:
-            number: of the row, for errors. images: how many it has. is_video: whether they are the frames of a video.
+            number: of the row, for errors. images: how many it has. videos: the frames of each of its videos.
 
         Raises:
-            ValueError: marks and images that do not pair up, or an answer without a token.
+            ValueError: marks and pictures that do not pair up, or an answer without a token.
         """
-        pieces = MARKS.split(text)  # text, mark, text, mark, ... text
-        marks = pieces[1::2]
-        check_marks(number, marks, images, is_video)
+        pieces = self.marks.split(text)  # text, mark, text, mark, ... text
+        marks = [mark == VIDEO_MARK for mark in pieces[1::2]]
+        check_marks(number, marks, images, len(videos))
+        # what no mark names stands before the text
+        order = [False] * (0 if False in marks else images) + [True] * (0 if True in marks else len(videos))
+        unmarked = len(order)
+        order += marks
+        frames = iter(videos)
+        tokens = [self.image_tokens * (next(frames) if is_video else 1) for is_video in order]
         tokenizer, bos = self.tokenizer, self.tokenizer.bos_token
         begins = bos is not None and text.startswith(bos)  # a chat template writes its own beginning
         at = len(bos) if begins else 0  # the characters that are done with
@@ -60,26 +78,27 @@ class RowLayout:
         offsets = [(0, at)] * len(ids)
         last, gaps = pieces[-1], []
         if self.image_tokens:
-            for before, mark in zip(pieces[:-1:2], marks, strict=True):
+            if unmarked:
+                ids += self._ids(PREFIX_WITH_IMAGE) + [self.image_token_id] * sum(tokens[:unmarked])
+                offsets += [(0, 0)] * (len(ids) - len(offsets))
+            for before, mark, number_of_tokens in zip(pieces[:-1:2], pieces[1::2], tokens[unmarked:], strict=True):
                 new, spans = self._ids_and_offsets(before, at)
                 ids, offsets, at = ids + new, offsets + spans, at + len(before)
-                tokens = self.image_tokens * (images if mark == VIDEO_MARK else 1)
-                offsets += [(at, at + len(mark))] * tokens
-                ids, at = ids + [self.image_token_id] * tokens, at + len(mark)
-            if images and not marks:
-                ids += self._ids(PREFIX_WITH_IMAGE) + [self.image_token_id] * self.image_tokens * images
-            elif not images and add_special_tokens and not begins:
+                offsets += [(at, at + len(mark))] * number_of_tokens
+                ids, at = ids + [self.image_token_id] * number_of_tokens, at + len(mark)
+            # chat templates that write no beginning of sequence open with another special token
+            if not order and add_special_tokens and not (begins or text.startswith(self.specials)):
                 ids += self._ids(PREFIX_WITHOUT_IMAGE)
         else:  # with nothing in the input to mark, the authors write no prefix either, and marks are taken out
             last, end = "".join(pieces[::2]), at
-            for before, mark in zip(pieces[:-1:2], marks, strict=True):
+            for before, mark in zip(pieces[:-1:2], pieces[1::2], strict=True):
                 end += len(before)
                 gaps.append((end, len(mark)))
         offsets += [(0, 0)] * (len(ids) - len(offsets))
         prompt_ids, spans = self._ids_and_offsets(last, at)
         for cut, length in reversed(gaps):
             spans = [(b + length * (b >= cut), e + length * (e > cut)) for b, e in spans]
-        row = Row(ids + prompt_ids, offsets=offsets + spans)
+        row = Row(ids + prompt_ids, order, offsets=offsets + spans)
         if answer is not None:
             joint = self._ids(last + answer)
             # tokenised as one, as in training by the authors, unless that would change the prompt's own tokens
@@ -102,17 +121,19 @@ class RowLayout:
         return found["input_ids"], [(start + begin, start + end) for begin, end in found["offset_mapping"]]
 
 
-def check_marks(number: int, marks: list[str], images: int, is_video: bool) -> None:
-    """Marks that name what is there, or none.
+def check_marks(number: int, marks: list[bool], images: int, videos: int) -> None:
+    """Of each kind as many marks as there are pictures or videos, or none.
+
+    Args:
+        marks: True for a video's.
 
     Raises:
         ValueError: naming the row, with the marks and the pictures counted.
     """
-    wanted = [VIDEO_MARK] if is_video else [IMAGE_MARK] * images
-    if marks and marks != wanted:
-        there = f"a video of {images} frames" if is_video else f"{images} images"
-        found = " and ".join(f"{marks.count(m)} {m}" for m in (IMAGE_MARK, VIDEO_MARK) if m in marks)
-        raise ValueError(
-            f"sample {number}: {found} marks for {there}; write one {IMAGE_MARK} for each image, one {VIDEO_MARK} for "
-            "the frames of a video together, or no mark at all (pictures then stand before the text)"
-        )
+    for is_video, mark, there, name in ((False, IMAGE_MARK, images, "images"), (True, VIDEO_MARK, videos, "videos")):
+        found = marks.count(is_video)
+        if found not in (0, there):
+            raise ValueError(
+                f"sample {number}: {found} {mark} marks for {there} {name}; write one for each, or none at all (they "
+                "then stand before the text)"
+            )

@@ -8,10 +8,10 @@ cross-attention, D width of the language model, m media tokens an image, E exper
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 
 from .adapter_evlm import EvlmAdapter
 from .configuration_evlm import EvlmConfig
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .images_adem_vl import open_image  # noqa: F401
     from .layout_adem_vl import RowLayout  # noqa: F401
     from .lora_adem_vl import LoraMixin  # noqa: F401
+    from .options_adem_vl import sort_options  # noqa: F401
     from .pictures_adem_vl import Pictures  # noqa: F401
     from .pipeline_adem_vl import AdemVLImageToTextPipeline  # noqa: F401
     from .precision_adem_vl import InputPrecisionLinear  # noqa: F401
@@ -233,7 +234,7 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_router_logits: bool = False,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> EvlmCausalLMOutputWithPast | tuple:
         """One pass.
 

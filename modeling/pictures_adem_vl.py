@@ -13,10 +13,15 @@ from .images_adem_vl import open_image
 
 @dataclass
 class Pictures:
-    """Of one row: the pictures in order, and whether they are the frames of one video."""
+    """Of one row: its images, and its videos frame by frame."""
 
     images: list[Any] = field(default_factory=list)
-    is_video: bool = False
+    videos: list[list[Any]] = field(default_factory=list)
+
+    def in_order(self, order: Sequence[bool]) -> list[Any]:
+        """All pictures as they stand in the text; ``order`` is True for a video."""
+        images, videos = iter(self.images), iter(self.videos)
+        return [picture for is_video in order for picture in (next(videos) if is_video else [next(images)])]
 
 
 def rows_of_pictures(images, videos, rows: int) -> list[Pictures]:
@@ -24,11 +29,11 @@ def rows_of_pictures(images, videos, rows: int) -> list[Pictures]:
 
     Args:
         images: a picture, or one entry a row: a picture, a list of pictures, or None.
-        videos: one entry a row: a video or None; for a single row the video itself will do. A video is a list of
-            frames or an array [frames, H, W, 3] (chat templates wrap it in a list of one).
+        videos: one entry a row: a video, a list of videos, or None; for a single row the video itself will do. A video
+            is a list of frames or an array [frames, H, W, 3].
 
     Raises:
-        ValueError: naming the row: not one entry a row, images and a video in one row, several videos, no frames.
+        ValueError: naming the row: not one entry a row, a video without frames or with frames of several sizes.
     """
     many = isinstance(images, (list, tuple))
     if many and rows == 1 and len(images) > 1 and not any(isinstance(one, (list, tuple)) for one in images):
@@ -43,16 +48,7 @@ def rows_of_pictures(images, videos, rows: int) -> list[Pictures]:
     found = []
     for number, (image, video) in enumerate(zip(of_images, of_videos, strict=True)):
         given = [] if image is None else list(image) if isinstance(image, (list, tuple)) else [image]
-        if video is None:
-            found.append(Pictures(given))
-            continue
-        if given:
-            raise ValueError(f"sample {number}: images and a video; give the one or the other in a row")
-        frames = _frames(number, video)
-        sizes = {frame.size for frame in frames}
-        if len(sizes) > 1:
-            raise ValueError(f"sample {number}: its video has frames of different sizes {sorted(sizes)}; make them one")
-        found.append(Pictures(frames, is_video=True))
+        found.append(Pictures(given, [_frames(number, one) for one in _videos_of_row(video)]))
     return found
 
 
@@ -69,19 +65,29 @@ def _videos_by_row(videos, rows: int) -> list:
     return [videos] if rows == 1 and (not videos or _is_frame(videos[0])) else videos
 
 
+def _videos_of_row(video) -> list:
+    if video is None:
+        return []
+    if isinstance(video, (np.ndarray, torch.Tensor)):
+        return [video] if video.ndim == 4 else list(video)
+    video = list(video)
+    return [video] if not video or _is_frame(video[0]) else video
+
+
 def _frames(number: int, video) -> list[Image.Image]:
     """The frames of one video as pictures."""
     frames = list(video)
-    if len(frames) == 1 and not _is_frame(frames[0]):  # a list of videos, of one
-        frames = list(frames[0])
     if not frames:
         raise ValueError(f"sample {number}: its video has no frames; give at least one, or None for a row without")
     if not all(_is_frame(frame) for frame in frames):
         raise ValueError(
             f"sample {number}: a video is a list of frames (pictures or arrays [H, W, 3]); one of its entries is a "
-            f"{type(next(frame for frame in frames if not _is_frame(frame))).__name__}; a row takes one video"
+            f"{type(next(frame for frame in frames if not _is_frame(frame))).__name__}"
         )
-    return [open_image(frame) if isinstance(frame, Image.Image) else _from_array(number, frame) for frame in frames]
+    pictures = [open_image(f) if isinstance(f, Image.Image) else _from_array(number, f) for f in frames]
+    if len(sizes := {picture.size for picture in pictures}) > 1:
+        raise ValueError(f"sample {number}: its video has frames of different sizes {sorted(sizes)}; make them one")
+    return pictures
 
 
 def _from_array(number: int, frame) -> Image.Image:
@@ -93,19 +99,19 @@ def _from_array(number: int, frame) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def pixels_of_rows(pictures: Sequence[Pictures], image_processor) -> dict[str, torch.Tensor]:
-    """What the model takes: nothing where there are no pictures.
+def pixels_of_rows(rows: Sequence[Sequence[Any]], image_processor, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What the model takes of each row's pictures; nothing where there are none. ``options``: the image processor's.
 
     Returns:
         ``pixel_values`` [B, 3, H, W] and ``image_mask`` [B] where no row has more than one, else ``pixel_values``
         [B, n, 3, H, W] and ``image_mask`` [B, n]; zeros where there is none.
     """
-    given = [open_image(image) for row in pictures for image in row.images]
+    given = [open_image(image) for row in rows for image in row]
     if not given:
         return {}
-    most = max(len(row.images) for row in pictures)
-    pixels = image_processor(images=given, return_tensors="pt")["pixel_values"]  # [I, 3, H, W]
-    mask = torch.tensor([[place < len(row.images) for place in range(most)] for row in pictures])  # [B, n]
+    most = max(map(len, rows))
+    pixels = image_processor(images=given, return_tensors="pt", **options)["pixel_values"]  # [I, 3, H, W]
+    mask = torch.tensor([[place < len(row) for place in range(most)] for row in rows])  # [B, n]
     pixel_values = pixels.new_zeros(*mask.shape, *pixels.shape[1:])
     pixel_values[mask] = pixels
     if most == 1:

@@ -7,12 +7,13 @@ import torch
 import transformers
 from transformers import AutoImageProcessor, BatchFeature, CLIPImageProcessor, ProcessorMixin
 
+from .images_adem_vl import ImageSource
 from .layout_adem_vl import IMAGE_MARK, VIDEO_MARK, Row, RowLayout
+from .options_adem_vl import sort_options
 from .pictures_adem_vl import pixels_of_rows, rows_of_pictures
 from .tokenizer_adem_vl import choose_image_token, load_tokenizer, name_tokenizer_class
 
 if TYPE_CHECKING:  # never run: 4.57 finds the files that travel together by these lines, and looks no further than here
-    from .images_adem_vl import open_image  # noqa: F401
     from .quantized_adem_vl import split_gguf  # noqa: F401
 
 IGNORED = -100  # label of a position that is not supervised
@@ -30,6 +31,13 @@ FLATTEN_CONTENT = (
     "{%- set flat.messages = flat.messages + [dict(message, content=text)] -%}{%- endfor -%}"
     "{%- set messages = flat.messages -%}"
 )
+
+
+def flatten_content(template: str | dict[str, str]) -> str | dict[str, str]:
+    """A tokenizer's chat template, or all of its named ones, for content lists too."""
+    if isinstance(template, dict):
+        return {name: FLATTEN_CONTENT + one for name, one in template.items()}
+    return FLATTEN_CONTENT + template
 
 
 class AdemVLProcessor(ProcessorMixin):
@@ -62,7 +70,7 @@ class AdemVLProcessor(ProcessorMixin):
             )
         self.image_token_id = vocabulary[self.image_token]
         if chat_template is None and getattr(tokenizer, "chat_template", None):
-            chat_template = FLATTEN_CONTENT + tokenizer.chat_template
+            chat_template = flatten_content(tokenizer.chat_template)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -84,10 +92,20 @@ class AdemVLProcessor(ProcessorMixin):
         return cls(image_processor, tokenizer, image_token=image_token, image_tokens=config.image_tokens)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save the image processor, the tokenizer and what joins them."""
+        """Save the image processor, the tokenizer and what joins them; all three are left as they are."""
+        unmarked: list[Any] = [part for part in (self, self.image_processor) if not hasattr(part, "auto_map")]
         saved = super().save_pretrained(save_directory, *args, **kwargs)
+        for part in unmarked:  # the library notes on them where their code will lie, and reads no such note back
+            if hasattr(part, "auto_map"):
+                del part.auto_map
         name_tokenizer_class(save_directory)
         return saved
+
+    def apply_chat_template(self, conversation, *args, **kwargs):
+        """Transformers' own; bare token ids come as lists unless ``return_tensors`` is given, as everywhere in it."""
+        out = super().apply_chat_template(conversation, *args, **kwargs)
+        asked = {**kwargs, **(kwargs.get("processor_kwargs") or {})}.get("return_tensors", "auto")
+        return out.tolist() if isinstance(out, torch.Tensor) and asked in (None, "auto") else out
 
     @property
     def model_input_names(self):
@@ -101,31 +119,32 @@ class AdemVLProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        images=None,
+        images: ImageSource | Sequence[ImageSource | Sequence[ImageSource] | None] | None = None,
         text: str | Sequence[str] | None = None,
         suffix: str | Sequence[str] | None = None,
         videos=None,
-        max_length: int | None = None,
-        padding_side: str | None = None,
-        pad_to_multiple_of: int | None = None,
-        add_special_tokens: bool = True,
-        return_offsets_mapping: bool = False,
-        return_tensors: str = "pt",
         **kwargs,
     ) -> BatchFeature:
         """B rows of text, each with any number of images, or a video.
 
         Args:
             images: a picture (PIL, path, bytes), or one entry a row: a picture, a list of pictures, or None.
-            text: one prompt or B of them; as many ``<image>`` marks as images, one ``<video>`` mark, or no mark at all.
+            text: one prompt or B of them; as many ``<image>`` marks as images (``image_token`` is one, too) and
+                ``<video>`` marks as videos, or none of the kind: they then stand before the text.
             suffix: the answers; adds ``labels`` and the end-of-sequence token. ``text + suffix`` is tokenised as one.
-            videos: one entry a row, a video or None; a video is a list of frames or an array [frames, H, W, 3].
-            max_length: longest row in tokens (default the tokenizer's own limit). Nothing is ever cut.
-            padding_side: default left, or right when ``suffix`` is given. pad_to_multiple_of: T is one of this number.
-            add_special_tokens: False for text that is complete, as a chat template writes it: no beginning of sequence
-                and no "Image: N/A" is put before it.
-            return_offsets_mapping: adds ``offset_mapping``, for every token of ``text`` the characters [from, to) that
-                it stands for; (0, 0) for those that no character stands for. Chat templates find the answers by it.
+            videos: one entry a row: a video, a list of videos, or None; a video is a list of frames or an array
+                [frames, H, W, 3].
+            **kwargs: flat, or in ``text_kwargs``, ``images_kwargs`` and ``common_kwargs``: any option of the image
+                processor, ``return_tensors`` (default "pt"), and of the text:
+                ``max_length``: longest row in tokens (default the tokenizer's own limit). Nothing is ever cut.
+                ``padding``: "max_length" pads to that; anything else to the longest row.
+                ``padding_side``: default left, or right when ``suffix`` is given.
+                ``pad_to_multiple_of``: T is one of this number.
+                ``add_special_tokens``: False for text that is complete, as a chat template writes it: no beginning of
+                sequence and no "Image: N/A" is put before it.
+                ``return_offsets_mapping``: adds ``offset_mapping``, for every token of ``text`` the characters [from,
+                to) that it stands for; (0, 0) for those that no character stands for. Chat templates find the answers
+                by it.
 
         Returns:
             ``input_ids``, ``attention_mask`` [B, T]; with ``suffix`` also ``labels`` [B, T], -100 = not supervised;
@@ -134,8 +153,9 @@ class AdemVLProcessor(ProcessorMixin):
 
         Raises:
             ValueError: naming the row: unequal numbers, images that do not fit the marks, frames of several sizes, an
-                empty answer, a row longer than the window.
+                empty answer, a row longer than the window. Also an option that is given twice.
         """
+        options, of_images = sort_options(kwargs, self.tokenizer, self.image_processor)
         if text is None:
             raise ValueError("text is missing: give one prompt per image")
         texts = [text] if isinstance(text, str) else list(text)
@@ -143,30 +163,35 @@ class AdemVLProcessor(ProcessorMixin):
         if len(suffixes) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(suffixes)} answers do not pair up; give one of each per row")
         pictures = rows_of_pictures(images, videos, len(texts))
-        layout = RowLayout(self.tokenizer, self.image_token_id, self.image_tokens)
-        limit = max_length or self.tokenizer.model_max_length
+        layout = RowLayout(self.tokenizer, self.image_token, self.image_tokens)
+        limit = options["max_length"] or self.tokenizer.model_max_length
         rows = []
         for number, (one, seen, answer) in enumerate(zip(texts, pictures, suffixes, strict=True)):
-            row = layout.encode(number, one, len(seen.images), seen.is_video, answer, add_special_tokens)
+            frames = [len(video) for video in seen.videos]
+            row = layout.encode(number, one, len(seen.images), frames, answer, options["add_special_tokens"])
             if len(row) > limit:
                 raise ValueError(
                     f"sample {number}: {len(row.prompt)} tokens of prompt and {len(row.answer)} of answer exceed the "
                     f"window of {limit}; shorten the text or raise max_length (nothing is cut silently)"
                 )
             rows.append(row)
-        side = padding_side or ("left" if suffix is None else "right")
-        data = self._pad(rows, side, suffix is not None, pad_to_multiple_of or 1)
-        if not return_offsets_mapping:
+        side = options["padding_side"] or ("left" if suffix is None else "right")
+        shortest = (options["padded_length"] or 0) if options["padding"] == "max_length" else 0
+        data = self._pad(rows, side, suffix is not None, shortest, options["pad_to_multiple_of"] or 1)
+        if not options["return_offsets_mapping"]:
             data.pop("offset_mapping")
-        data |= self._pixels(pictures)
+        ordered = [seen.in_order(row.order) for seen, row in zip(pictures, rows, strict=True)]
+        data |= pixels_of_rows(ordered, self.image_processor, of_images)
+        data |= self._more_inputs(rows)
+        return_tensors = options["return_tensors"]
         return BatchFeature(data, tensor_type=None if return_tensors == "pt" else return_tensors)
 
-    def _pixels(self, pictures) -> dict[str, torch.Tensor]:
-        return pixels_of_rows(pictures, self.image_processor)
+    def _more_inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        return {}
 
-    def _pad(self, rows: list[Row], side: str, with_labels: bool, multiple: int) -> dict[str, Any]:
+    def _pad(self, rows: list[Row], side: str, with_labels: bool, shortest: int, multiple: int) -> dict[str, Any]:
         pad = self.pad_token_id
-        longest = max(len(row) for row in rows)
+        longest = max([shortest, *map(len, rows)])
         longest = -(-longest // multiple) * multiple
         data: dict[str, list] = {"input_ids": [], "attention_mask": []} | ({"labels": []} if with_labels else {})
         mapping = []

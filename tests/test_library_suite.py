@@ -1,55 +1,15 @@
-"""Transformers' own test-suite for models, run on ours as it is run on every model of the library.
-
-`make test` fetches it from the source distribution of the pinned Transformers (``.venv/transformers-tests``). That one
-holds ``ModelTesterMixin``; the generation and export suites are in the repository alone, and run too where this folder
-is a copy of its ``tests/``.
-"""
+"""Transformers' own test-suite for models, run on ours as it is run on every model of the library."""
 
 import copy
-import importlib
-import sys
-import types
 import unittest
-from pathlib import Path
 
 import pytest
 import torch
+from library_suite import suite
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
 
-SUITE = Path(sys.prefix) / "transformers-tests" / "tests"
-# what is empty in the place of what
-IN_THE_REPOSITORY_ALONE = {
-    "generation.test_utils": {"GenerationTesterMixin": type("GenerationTesterMixin", (), {})},
-    "exporters.test_export": {"ExportTesterMixin": type("ExportTesterMixin", (), {})},
-    "utils.test_configuration_utils": {"config_common_kwargs": {"output_hidden_states": True, "return_dict": False}},
-}
-
-if not SUITE.is_dir():
-    pytest.skip("make test fetches Transformers' own tests", allow_module_level=True)
-
-
-def suite(name: str):
-    """A module of the suite."""
-    return importlib.import_module(f"transformers_tests.{name}")
-
-
-def open_suite() -> None:
-    """Make the folder a package; an empty class stands where the source distribution lacks a module."""
-    package = types.ModuleType("transformers_tests")
-    package.__path__ = [str(SUITE)]
-    sys.modules["transformers_tests"] = package
-    for name, contents in IN_THE_REPOSITORY_ALONE.items():
-        if not (SUITE / f"{name.replace('.', '/')}.py").is_file():
-            folder = f"transformers_tests.{name.partition('.')[0]}"
-            sys.modules.setdefault(folder, types.ModuleType(folder))
-            module = types.ModuleType(f"transformers_tests.{name}")
-            vars(module).update(contents)
-            sys.modules[f"transformers_tests.{name}"] = module
-
-
-open_suite()
 common = suite("test_modeling_common")
 GenerationTesterMixin = suite("generation.test_utils").GenerationTesterMixin
 ConfigTester = suite("test_configuration_common").ConfigTester

@@ -3,6 +3,7 @@
 Importing this package registers its classes with the Auto classes, so that checkpoints load without remote code.
 """
 
+import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from .modeling.configuration_adem_vl import AdemVLConfig
@@ -22,6 +23,8 @@ for config, model, processor in (
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModel.register(config, model, exist_ok=True)
     AutoModelForImageTextToText.register(config, model, exist_ok=True)
+    if hasattr(transformers, "AutoModelForMultimodalLM"):  # since Transformers 5: the any-to-any pipeline looks there
+        transformers.AutoModelForMultimodalLM.register(config, model, exist_ok=True)
     AutoProcessor.register(config, processor, exist_ok=True)
 
 __all__ = [

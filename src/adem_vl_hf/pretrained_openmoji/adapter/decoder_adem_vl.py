@@ -17,6 +17,24 @@ _SEEING_CLASSES: dict[tuple[type, type], type] = {}
 class SeeingLayer:
     """Marks the layers that belong to a model already; the base class of the mixins of :func:`extend_layer`."""
 
+    def __reduce_ex__(self, protocol):
+        """Pickled by the classes that its own was made from: pickle finds classes by name."""
+        own = type(self)
+        mixin, cls = own.__bases__[0], own.__bases__[-1]
+        if _SEEING_CLASSES.get((mixin, cls)) is not own:  # made anew by FSDP, say
+            return super().__reduce_ex__(protocol)
+        return _empty_layer, (mixin, cls), vars(self)
+
+
+def _empty_layer(mixin: type[SeeingLayer], cls: type) -> nn.Module:
+    return nn.Module.__new__(_seeing_class(mixin, cls))
+
+
+def _seeing_class(mixin: type[SeeingLayer], cls: type) -> type:
+    if (mixin, cls) not in _SEEING_CLASSES:
+        _SEEING_CLASSES[mixin, cls] = type(cls.__name__, (mixin, cls), {"__module__": __name__})
+    return _SEEING_CLASSES[mixin, cls]
+
 
 def decoder_layers(language_model: nn.Module) -> nn.ModuleList:
     """The decoder layers of a causal LM.
@@ -35,10 +53,7 @@ def decoder_layers(language_model: nn.Module) -> nn.ModuleList:
 
 def extend_layer(layer: nn.Module, mixin: type[SeeingLayer]) -> None:
     """Put ``mixin`` before the layer's own class."""
-    cls = type(layer)
-    if (mixin, cls) not in _SEEING_CLASSES:
-        _SEEING_CLASSES[mixin, cls] = type(cls.__name__, (mixin, cls), {"__module__": __name__})
-    layer.__class__ = _SEEING_CLASSES[mixin, cls]
+    layer.__class__ = _seeing_class(mixin, type(layer))
     if "_old_forward" in vars(layer):  # accelerate, which spreads a model over devices, calls the one it found
         layer._old_forward = MethodType(type(layer).forward, layer)
 

@@ -38,3 +38,18 @@ def own_class(model):
         yield model
     finally:
         model.__class__ = sharded
+
+
+class OneDeviceMixin:
+    """A model that runs on one device a process (or is spread by accelerate)."""
+
+    def _replicate_for_data_parallel(self):
+        """Asked of every module that ``nn.DataParallel`` puts on several devices.
+
+        Raises:
+            ValueError: always. The hooks in the layers belong to the first device's adapter.
+        """
+        raise ValueError(
+            "nn.DataParallel cannot replicate this model; start one process a device "
+            "(torchrun --nproc-per-node N, accelerate launch), or show this process one device (CUDA_VISIBLE_DEVICES=0)"
+        )

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .body_adem_vl import BodyMixin
 from .checkpoint_adem_vl import AdapterCheckpointMixin, mark_initialized
+from .distributed_adem_vl import OneDeviceMixin
 from .generation_adem_vl import VisualGenerationMixin
 from .inputs_adem_vl import merge_image_embeds
 from .lora_adem_vl import LoraMixin, LoraWeights
@@ -26,7 +27,7 @@ from .unfrozen_adem_vl import rename_for_load, unfrozen_blocks
 from .vision_adem_vl import VISION_BLOCKS, OpenClipVisionTower, vision_features
 
 
-class FrozenBasesPreTrainedModel(BodyMixin, PreTrainedModel):
+class FrozenBasesPreTrainedModel(BodyMixin, OneDeviceMixin, PreTrainedModel):
     """What Transformers needs to know of each of them."""
 
     base_model_prefix = ""  # "language_model" would make the loader take a bare LM checkpoint for one of ours

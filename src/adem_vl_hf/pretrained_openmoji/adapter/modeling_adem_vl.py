@@ -7,10 +7,10 @@ images a row (at most), m input embeddings an image.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 
 from .configuration_adem_vl import AdemVLConfig
 from .decoder_adem_vl import decoder_input_scale
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .images_adem_vl import open_image  # noqa: F401
     from .layout_adem_vl import RowLayout  # noqa: F401
     from .lora_adem_vl import LoraMixin  # noqa: F401
+    from .options_adem_vl import sort_options  # noqa: F401
     from .pictures_adem_vl import Pictures  # noqa: F401
     from .pipeline_adem_vl import AdemVLImageToTextPipeline  # noqa: F401
     from .precision_adem_vl import InputPrecisionLinear  # noqa: F401
@@ -175,7 +176,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> AdemVLCausalLMOutputWithPast | tuple:
         """One pass.
 
