@@ -14,6 +14,7 @@ from .tokenizer_adem_vl import choose_image_token, load_tokenizer, name_tokenize
 if TYPE_CHECKING:  # never run: 4.57 finds the files that travel together by these lines, and looks no further than here
     from .images_adem_vl import open_image  # noqa: F401
     from .quantized_adem_vl import split_gguf  # noqa: F401
+    from .videos_adem_vl import open_video  # noqa: F401
 
 IGNORED = -100  # label of a position that is not supervised
 
@@ -105,6 +106,7 @@ class AdemVLProcessor(ProcessorMixin):
         text: str | Sequence[str] | None = None,
         suffix: str | Sequence[str] | None = None,
         videos=None,
+        num_frames: int | None = None,
         max_length: int | None = None,
         padding_side: str | None = None,
         pad_to_multiple_of: int | None = None,
@@ -119,7 +121,9 @@ class AdemVLProcessor(ProcessorMixin):
             images: a picture (PIL, path, bytes), or one entry a row: a picture, a list of pictures, or None.
             text: one prompt or B of them; as many ``<image>`` marks as images, one ``<video>`` mark, or no mark at all.
             suffix: the answers; adds ``labels`` and the end-of-sequence token. ``text + suffix`` is tokenised as one.
-            videos: one entry a row, a video or None; a video is a list of frames or an array [frames, H, W, 3].
+            videos: one entry a row, a video or None; a video is a path (of an animated picture, say), a list of frames
+                or an array [frames, H, W, 3].
+            num_frames: that many frames of each video, from all over it; default all.
             max_length: longest row in tokens (default the tokenizer's own limit). Nothing is ever cut.
             padding_side: default left, or right when ``suffix`` is given. pad_to_multiple_of: T is one of this number.
             add_special_tokens: False for text that is complete, as a chat template writes it: no beginning of sequence
@@ -138,11 +142,13 @@ class AdemVLProcessor(ProcessorMixin):
         """
         if text is None:
             raise ValueError("text is missing: give one prompt per image")
+        if kwargs.get("fps") is not None:
+            raise ValueError("fps: frames are chosen by their number; give num_frames")
         texts = [text] if isinstance(text, str) else list(text)
         suffixes = [None] * len(texts) if suffix is None else [suffix] if isinstance(suffix, str) else list(suffix)
         if len(suffixes) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(suffixes)} answers do not pair up; give one of each per row")
-        pictures = rows_of_pictures(images, videos, len(texts))
+        pictures = rows_of_pictures(images, videos, len(texts), num_frames)
         layout = RowLayout(self.tokenizer, self.image_token_id, self.image_tokens)
         limit = max_length or self.tokenizer.model_max_length
         rows = []
