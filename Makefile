@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 OLDEST := $(VENV)/oldest
 SUITE := $(VENV)/transformers-tests
 # what the oldest supported Transformers is tried with: the model, its checkpoints, its training
-CORE := $(addprefix tests/test_,ablations.py checkpoint.py checkpoint_errors.py collator.py configuration.py families.py \
-	forward.py fusion.py generation.py gradients.py hub.py lora.py parity.py peft.py remote_code.py resume.py training.py \
-	training_options.py vision.py)
+CORE := $(addprefix tests/test_,ablations.py chat.py checkpoint.py checkpoint_errors.py collator.py configuration.py \
+	families.py forward.py fusion.py generation.py gradients.py hub.py lora.py parity.py peft.py processor_pictures.py \
+	remote_code.py resume.py training.py training_options.py vision.py)
 
 .PHONY: demo test table clean
 

@@ -203,6 +203,28 @@ def test_offsets_lead_back_to_the_text(processor):
 
 
 @pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("a <image> cat<image> dog", {"images": [frames(0, 60)]}),
+        ("see <video>the sea", {"videos": [frames(0, 60)]}),
+        ("the sea", {"images": [frames(0, 60)]}),
+    ],
+)
+def test_pictures_without_tokens_leave_no_trace_in_the_text(processor, text, seen):
+    """As in an ADEM-VL without the class token: marks are taken out, and characters still lead back to the text."""
+    bare = type(processor)(
+        processor.image_processor, processor.tokenizer, image_token=processor.image_token, image_tokens=0
+    )
+    inputs = bare(**seen, text=[text], return_offsets_mapping=True)
+    words = re.sub("<image>|<video>", "", text)
+    assert bare.decode(inputs["input_ids"][0]) == f"<s>{words}"
+    assert inputs["image_mask"].tolist() == [[True, True]]
+    ids, offsets = inputs["input_ids"][0][1:], inputs["offset_mapping"][0][1:]
+    for token, (begin, end) in zip(ids, offsets, strict=True):
+        assert re.sub("<image>|<video>", "", text[begin:end]) == bare.decode([token])
+
+
+@pytest.mark.parametrize(
     ("inputs", "message"),
     [
         ({"images": [None, frames(0)], "text": ["a", "<image> <image>"]}, "sample 1: 2 <image> marks for 1 images"),
