@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiMixture, OpenMojiNames, OpenMojiScenes
-from adem_vl_hf.demo import SETTINGS
+from adem_vl_hf.demo import RECIPES
 from adem_vl_hf.evaluation.controls import evaluate_with_controls
 from adem_vl_hf.pretrained import build_model
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
@@ -26,7 +26,7 @@ LEARNING_RATE = 4e-3  # the demo's; EVLM's loss after 28 steps: 2.7 with it, 3.0
 # name -> (kind of model, its settings); what is not named is as in the paper
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "evlm": ("evlm", {}),
-    "adem_vl": ("adem_vl", SETTINGS),
+    "adem_vl": ("adem_vl", RECIPES["adem_vl"].settings),
     "experts": ("evlm", {"moe_replicas": 4}),
     "one level": ("evlm", {"vision_feature_layer": [-1]}),
     "no media tokens": ("evlm", {"media_tokens": 0}),

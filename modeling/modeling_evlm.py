@@ -21,6 +21,7 @@ from .distributed_adem_vl import features_of_no_image, several_processes
 from .experts_evlm import load_balancing_loss, router_load
 from .frozen_adem_vl import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
 from .inputs_adem_vl import check_image_tokens, image_token_mask, images_of_rows, keep_own_embeds
+from .unfrozen_adem_vl import unfreeze_blocks
 from .visibility_evlm import VisualCacheLayer, visibility, visual_cache_layer
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from .prompts_adem_vl import prompts_alone  # noqa: F401
     from .quantized_adem_vl import split_gguf  # noqa: F401
     from .tokenizer_adem_vl import load_tokenizer  # noqa: F401
-    from .unfrozen_adem_vl import unfrozen_blocks  # noqa: F401
+    from .videos_adem_vl import open_video  # noqa: F401
     from .vision_adem_vl import vision_features  # noqa: F401
 
 
@@ -131,6 +132,18 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
             config.moe_replicas, config.moe_slices, config.moe_top_k = 0, *slices
             raise
         self.adapter.upcycle()
+        return self
+
+    def unfreeze_vision_blocks(self, number: int) -> "EvlmForConditionalGeneration":
+        """Let the tower's last blocks train too, as in the paper's second stage; they are then saved with the adapter.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: fewer than train already, or more than the tower has.
+        """
+        unfreeze_blocks(self, number)
         return self
 
     def get_visual_memory(

@@ -22,22 +22,24 @@ TEXT_DEFAULTS: dict[str, Any] = {
 # what changes nothing here, and is passed by the library itself or by habit: nothing is ever cut, batches are padded
 # anyway, the attention mask is always made, and offsets are those of the text as it was given
 WITHOUT_EFFECT = {"truncation", "return_attention_mask", "return_text_replacement_offsets", "verbose"}
+VIDEO_OPTIONS = {"num_frames", "fps"}
 PARTS = ("text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")
 logger = logging.get_logger(__name__)
 
 
-def sort_options(given: Mapping[str, Any], tokenizer, image_processor) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of the text, complete, and those of the image processor that were given.
+def sort_options(given: Mapping[str, Any], tokenizer, image_processor) -> tuple[dict[str, Any], ...]:
+    """The options of the text, complete, and those of the image processor and of videos that were given.
 
     Names that mean nothing to either are left out with a warning, as by the library's own processors.
 
     Raises:
-        ValueError: for one that is given twice, or for ``sanitize_control_tokens``.
+        ValueError: for one that is given twice, for ``sanitize_control_tokens``, or for ``fps``.
     """
     flat = {name: value for name, value in given.items() if name not in (*PARTS, "common_kwargs")}
     flat = {**(given.get("common_kwargs") or {}), **flat}
     text: dict[str, Any] = dict(TEXT_DEFAULTS)
     pictures: dict[str, Any] = {}
+    videos: dict[str, Any] = {}
     # for padding alone: a tokenizer that was loaded with a max_length refuses nothing that is longer
     loaded_with = {name: tokenizer.init_kwargs[name] for name in ("padding", "max_length") if _has(tokenizer, name)}
     text["padding"] = loaded_with.get("padding", text["padding"])
@@ -46,6 +48,7 @@ def sort_options(given: Mapping[str, Any], tokenizer, image_processor) -> tuple[
     for part, options, known in (
         ("text_kwargs", text, set(TEXT_DEFAULTS)),
         ("images_kwargs", pictures, known_to_images),
+        ("videos_kwargs", videos, VIDEO_OPTIONS),
     ):
         nested = given.get(part) or {}
         for name in nested:
@@ -53,7 +56,9 @@ def sort_options(given: Mapping[str, Any], tokenizer, image_processor) -> tuple[
                 raise ValueError(f"{name} is given twice, in {part} and as an argument of its own; give it once")
         options.update({name: value for name, value in {**flat, **nested}.items() if name in known})
         _warn_of(set(nested) - known - WITHOUT_EFFECT)
-    _warn_of(set(flat) - set(TEXT_DEFAULTS) - known_to_images - WITHOUT_EFFECT)
+    _warn_of(set(flat) - set(TEXT_DEFAULTS) - known_to_images - VIDEO_OPTIONS - WITHOUT_EFFECT)
+    if videos.pop("fps", None) is not None:
+        raise ValueError("fps: frames are chosen by their number; give num_frames")
     if given.get("sanitize_control_tokens"):
         raise ValueError(
             "sanitize_control_tokens=True is not supported: the marks it puts into the text would be read as text; "
@@ -61,7 +66,7 @@ def sort_options(given: Mapping[str, Any], tokenizer, image_processor) -> tuple[
         )
     text["padded_length"] = text["max_length"] or text["padded_length"]
     pictures.pop("return_tensors", None)  # the pixels of all rows become one tensor here
-    return text, pictures
+    return text, pictures, videos
 
 
 def _has(tokenizer, name: str) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # never run: 4.57 finds the files that travel together by the
     from .pictures_adem_vl import Pictures  # noqa: F401
     from .quantized_adem_vl import split_gguf  # noqa: F401
     from .tokenizer_adem_vl import load_tokenizer  # noqa: F401
+    from .videos_adem_vl import open_video  # noqa: F401
 
 
 class EvlmProcessor(AdemVLProcessor):

@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPVisionModel
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.data import OpenMojiScenes, OpenMojiVideos, ScienceQA
+from adem_vl_hf.data.video_files import save_gif
 from adem_vl_hf.modeling.bases_adem_vl import load_vision_tower
 from adem_vl_hf.pretrained import build_model
 
@@ -146,6 +147,31 @@ def test_train_caption_and_evaluate_on_a_folder_of_pictures(bases, tmp_path, mon
     assert "cider" in printed
     rows = [json.loads(line) for line in (tmp_path / "seen" / "caption-true.jsonl").read_text().splitlines()]
     assert [row["references"] for row in rows] == [[text] for text in texts]
+
+
+@pytest.mark.parametrize("kind", ["adem_vl", "evlm"])
+def test_videos_are_learned_and_captioned(kind, bases, tmp_path, monkeypatch, capsys):
+    module = scripts.load("examples/video.py")
+    monkeypatch.setattr(module, "fastest_setting", dict)
+    monkeypatch.setitem(module.SETTINGS["adem_vl"], "projector_dim", 8)
+    sizes = [
+        "--output-dir", tmp_path, "--model", kind, "--batch-size", 2, "--frames", 3,
+        "--language-model", bases / "llama", "--vision-tower", bases / "clip",
+    ]  # fmt: skip
+    scripts.call(module, monkeypatch, *sizes, "--steps", 2)
+    trained, said = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert re.fullmatch(rf"[\d,]+ numbers trained in [\d.]+ s, saved in {tmp_path}", trained)
+    assert said.startswith(f"{tmp_path / 'clip.gif'}: ")
+    assert f"truth: {OpenMojiVideos('test', 1, kinds=('caption',))[0]['answer'].strip()}" in said
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["model_type"], config["frame_embeddings"]) == (kind, 3)
+    # again: it goes on from its checkpoint, and takes a video of any length
+    save_gif([tiny.picture(seed) for seed in range(5)], tmp_path / "mine.gif")
+    scripts.call(module, monkeypatch, *sizes, "--steps", 3, "--video", tmp_path / "mine.gif")
+    assert json.loads((tmp_path / "training.json").read_text())["resumed_at_step"] == 2
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.startswith(f"{tmp_path / 'mine.gif'}: ")
+    assert "truth" not in last
 
 
 def test_lora_beside_the_adapter_and_merged(bases, tmp_path, monkeypatch, capsys):

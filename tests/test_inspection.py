@@ -89,9 +89,9 @@ def test_the_queries_are_those_that_the_layers_fuse_with(bases, monkeypatch, que
     used = []
     fuse = layers_adem_vl.fuse
 
-    def record(hidden_states, key, value, kernel, drop_ratio):
+    def record(hidden_states, key, value, kernel, drop_ratio, slot_mask):
         used.append(adaptive_drop(kernel_map(hidden_states, kernel) @ key.transpose(1, 2), drop_ratio)[0])
-        return fuse(hidden_states, key, value, kernel, drop_ratio)
+        return fuse(hidden_states, key, value, kernel, drop_ratio, slot_mask)
 
     monkeypatch.setattr(layers_adem_vl, "fuse", record)
     kept = kept_visual_tokens(model, processor_for(model, bases), noise(), PROMPT, ANSWER)

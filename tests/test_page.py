@@ -11,6 +11,7 @@ from PIL import Image
 
 from adem_vl_hf import page
 from adem_vl_hf.inspection import KeptTokens, split_scales
+from adem_vl_hf.inspection_evlm import AttendedPatches
 from adem_vl_hf.page import Card, metric_rows, write_page
 
 VOID = {"meta", "img", "input", "hr", "br", "link"}
@@ -53,6 +54,18 @@ def kept(tokens=(" a", " croc", "odile"), lowest: float = 0.5) -> KeptTokens:
         kept=split_scales(shares, [4, 1]),
         kept_by_token=shares.expand(len(tokens), 5),
         scores_by_token=scores,
+        picture=Image.new("RGB", (8, 8), "teal"),
+    )
+
+
+def attended() -> AttendedPatches:
+    """Patches of 2 x 2; of token t the last one has the most, and a fifth goes to nothing."""
+    patches = torch.tensor([[0.0, 0.1, 0.2, 0.4], [0.1, 0.1, 0.1, 0.4]])
+    return AttendedPatches(
+        tokens=[" a", " cat"],
+        patches_by_token=patches,
+        class_by_token=torch.tensor([0.1, 0.1]),
+        zero_by_token=torch.tensor([0.2, 0.2]),
         picture=Image.new("RGB", (8, 8), "teal"),
     )
 
@@ -191,6 +204,30 @@ def test_words_are_whole_and_their_tokens_averaged(write):
     assert "15.00 – 18.00" in reader.text  # the mean of the tokens "croc" and "odile"
     labels = [a["data-label"] for a in reader.all("button")]
     assert labels == ["kept, 2 × 2", "kept, 1 × 1", "a, 2 × 2", "a, 1 × 1", "crocodile, 2 × 2", "crocodile, 1 × 1"]
+
+
+def test_maps_of_an_evlm(write):
+    html = write(card(kept=attended()), card(kept=None), kind="evlm")
+    reader = Reader(html)
+    assert reader.open == []
+    maps = [a for a in reader.all("img") if "2 by 2" in (a["alt"] or "")]
+    assert [a["alt"].split(",")[0].split(":")[0] for a in maps] == ["2 by 2 squares over the picture", "a", "cat"]
+    assert "with 5.0% to 40.0% of the attention each, most in row 2, column 2" in maps[0]["alt"]
+    assert maps[1]["alt"] == "a: attention of 2 by 2 squares, highest in row 2, column 2"
+    darkest = 255 * page.DARKEST
+    assert alpha(maps[1]["src"]) == pytest.approx([darkest, darkest * 3 / 4, darkest / 2, 0], abs=1)
+    assert alpha(maps[0]["src"]) == pytest.approx([darkest, darkest * 6 / 7, darkest * 5 / 7, 0], abs=1)
+    for text in ("Looked at", "20% on nothing", "10% class token", "0.0% – 40.0%", "EVLM, an efficient", "2407.14177"):
+        assert text in reader.text
+    for text in ("Kept", "kept", "Drawn from", "ADEM-VL"):
+        assert text not in reader.text
+    assert [a["data-label"] for a in reader.all("button")] == ["all words, 2 × 2", "a, 2 × 2", "cat, 2 × 2"]
+
+
+def test_the_page_says_which_method_it_is_and_knows_two(write):
+    assert "Method: ADEM-VL" in Reader(write(card())).text
+    with pytest.raises(ValueError, match="kind 'clip': the page knows adem_vl and evlm"):
+        write(card(), kind="clip")
 
 
 def test_cards_without_maps_marks_or_answers(write):

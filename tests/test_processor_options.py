@@ -57,9 +57,9 @@ def test_an_option_that_is_given_twice_is_refused(processor):
 
 def test_what_means_nothing_is_ignored_aloud(processor, warnings):
     plain = processor(text="a cat")
-    row = processor(text="a cat", num_frames=2, text_kwargs={"lenght": 3}, truncation=True)
+    row = processor(text="a cat", crop=2, text_kwargs={"lenght": 3}, truncation=True)
     assert torch.equal(row["input_ids"], plain["input_ids"])
-    assert [text.partition(" ")[0] for text in warnings] == ["lenght", "num_frames"]
+    assert [text.partition(" ")[0] for text in warnings] == ["lenght", "crop"]
 
 
 def test_nothing_is_cut_even_when_asked(processor):

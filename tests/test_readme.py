@@ -4,15 +4,17 @@ import contextlib
 import io
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from PIL import Image
 from safetensors import safe_open
-from transformers import LlamaConfig
+from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig
 
-from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration, AdemVLProcessor
+from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration, AdemVLProcessor, EvlmConfig
 from adem_vl_hf.cli import build_parser
 from adem_vl_hf.modeling.fusion_adem_vl import count_parameters
 
@@ -72,6 +74,37 @@ def test_the_snippet_on_videos_prints_what_stands_beside_it(tmp_path, monkeypatc
         exec(compile(snippet, "video.md", "exec"), names)
     assert printed.getvalue().strip() == re.search(r"print\(.*\)  # (.*)", snippet)[1]
     assert len(names["frames"]) == 4
+
+
+def test_the_snippets_on_evlm_train_see_and_grow(bases, tmp_path, monkeypatch):
+    """One after another, as they stand on the page."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bases / "llama", tmp_path / "llama")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "llama")
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "llama")
+    names = {"LANGUAGE_MODEL": str(tmp_path / "llama"), "VISION_TOWER": str(bases / "clip"), "STEPS": 1}
+    train, use, chat, experts, blocks = fences((ROOT / "docs" / "evlm.md").read_text(encoding="utf-8"), "python")
+    for snippet in (train, use, chat):
+        exec(compile(snippet, "evlm.md", "exec"), names)
+    assert names["inputs"]["image_mask"].sum() == 8  # of the chat, whose video is read whole
+    before = names["model"](**names["inputs"]).logits
+    exec(compile(experts, "evlm.md", "exec"), names)
+    assert names["model"].config.num_experts == 16
+    torch.testing.assert_close(names["model"](**names["inputs"]).logits, before)
+    exec(compile(blocks, "evlm.md", "exec"), names)
+    trained = {name for name, p in names["model"].named_parameters() if p.requires_grad}
+    assert any(name.startswith("vision_tower.") for name in trained)
+
+
+def test_the_levels_on_the_page_are_those_of_the_configuration():
+    page = (ROOT / "docs" / "evlm.md").read_text(encoding="utf-8")
+    deep, large = re.search(r"the last block: (.*?) there; (.*?) in a ViT-L/14", page).groups()
+    text = LlamaConfig(num_hidden_layers=40)
+    levels = EvlmConfig(text_config=text).vision_feature_layer
+    assert ", ".join(map(str, levels)) == large
+    levels = EvlmConfig(text_config=text, vision_config=CLIPVisionConfig(num_hidden_layers=64)).vision_feature_layer
+    assert ", ".join(map(str, [*levels[:2], "...", levels[-1]])) == deep.replace(" ... ", " ..., ")
 
 
 @pytest.mark.parametrize("argv", command_lines("adem-vl"), ids=" ".join)

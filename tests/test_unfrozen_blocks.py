@@ -1,6 +1,7 @@
 """Blocks of the tower that train: saved with the adapter, and found again."""
 
 import evlm
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -34,3 +35,29 @@ def test_a_checkpoint_holds_them_under_names_of_its_own(bases, tmp_path):
     assert torch.equal(again(**inputs).logits, model(**inputs).logits)
     frozen = evlm.build(bases)
     assert not torch.equal(frozen(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_trained_adapter_goes_on_with_blocks_of_the_tower(bases, tmp_path):
+    """The paper's stages: the cross-attention first, then the tower's last blocks with it."""
+    inputs = evlm.batch()
+    evlm.build(bases).save_pretrained(tmp_path / "first")
+    model = EvlmForConditionalGeneration.from_pretrained(tmp_path / "first", dtype=torch.bfloat16)
+    model.unfreeze_vision_blocks(1).train()
+    assert model.vision_tower.dtype == torch.float32
+    trained = [p for name, p in model.named_parameters() if p.requires_grad and "layers.2." in name]
+    model(**inputs).loss.backward()
+    with torch.no_grad():
+        for parameter in trained:
+            parameter -= parameter.grad / parameter.grad.abs().max()
+    assert trained
+    model.eval().save_pretrained(tmp_path / "second")
+    assert all(name.startswith("adapter.") for name in load_file(tmp_path / "second" / "model.safetensors"))
+    again = EvlmForConditionalGeneration.from_pretrained(tmp_path / "second", dtype=torch.bfloat16)
+    assert again.config.train_vision_blocks == 1
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+    for number, message in ((0, "0 blocks are fewer than the 1 that train"), (4, "more than the tower's 3 blocks")):
+        with pytest.raises(ValueError, match=message):
+            again.unfreeze_vision_blocks(number)
+    assert again.config.train_vision_blocks == 1

@@ -131,7 +131,7 @@ def test_without_pyav_the_remedies_are_named(tmp_path, monkeypatch):
 
     (tmp_path / "a.mp4").write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ImportError, match=r"a\.mp4: .*pip install 'adem-vl-hf\[video\]'; .*ffmpeg -i a\.mp4 frames/"):
+    with pytest.raises(ImportError, match=r"a\.mp4: .*pip install av; .*ffmpeg -i a\.mp4 frames/"):
         open_video(tmp_path / "a.mp4")
 
 

@@ -1,4 +1,4 @@
-"""Where a model looks: which slots of the visual memory the adaptive drop kept, and how strongly each word used them.
+"""Where an ADEM-VL looks: which slots of its visual memory the adaptive drop kept, and how strongly words used them.
 
 Adaptive fusion (arXiv 2410.17779, Sec. III and Algorithm 1) zeroes the lowest scores of every text position in every
 layer. What is measured here are those scores in one pass over a prompt and its answer, caught by temporary hooks at
@@ -68,14 +68,7 @@ def kept_visual_tokens(model: Any, processor: Any, image: ImageSource, prompt: s
         ValueError: no image, an answer without text, a prompt that leaves nothing before the answer, or a row longer
             than the window.
     """
-    if image is None:
-        raise ValueError("image is None: where a model looks needs a picture to look at")
-    batch = dict(processor(images=[image], text=[prompt], suffix=[answer], return_tensors="pt"))
-    supervised = (batch.pop("labels")[0] != IGNORED).nonzero().flatten()[:-1]  # [T], without the end of sequence
-    if supervised[0] == 0:
-        raise ValueError("nothing stands before the answer, so nothing predicts its first token; give a prompt")
-    positions = supervised - 1
-    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    batch, positions, tokens = pass_over_answer(model, processor, image, prompt, answer)
     config = model.config
     found: list[tuple[torch.Tensor, torch.Tensor]] = []  # per layer, [T, S] each
 
@@ -96,12 +89,30 @@ def kept_visual_tokens(model: Any, processor: Any, image: ImageSource, prompt: s
         model.train(training)
     kept_by_token = torch.stack([kept for kept, _ in found]).mean(0)
     return KeptTokens(
-        tokens=_pieces(processor, batch["input_ids"][0].cpu()[supervised].tolist()),
+        tokens=tokens,
         kept=split_scales(kept_by_token.mean(0), config.visual_token_counts),
         kept_by_token=kept_by_token,
         scores_by_token=torch.stack([scores for _, scores in found]).mean(0),
-        picture=_as_the_tower_sees(processor, image),
+        picture=as_the_tower_sees(processor, image),
     )
+
+
+def pass_over_answer(
+    model: Any, processor: Any, image: ImageSource, prompt: str, answer: str
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, list[str]]:
+    """What the model is given, the T positions that predict the answer's tokens, and those tokens as text.
+
+    Raises:
+        ValueError: as ``kept_visual_tokens``.
+    """
+    if image is None:
+        raise ValueError("image is None: where a model looks needs a picture to look at")
+    batch = dict(processor(images=[image], text=[prompt], suffix=[answer], return_tensors="pt"))
+    supervised = (batch.pop("labels")[0] != IGNORED).nonzero().flatten()[:-1]  # [T], without the end of sequence
+    if supervised[0] == 0:
+        raise ValueError("nothing stands before the answer, so nothing predicts its first token; give a prompt")
+    tokens = _pieces(processor, batch["input_ids"][0][supervised].tolist())
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}, supervised - 1, tokens
 
 
 @contextmanager
@@ -138,7 +149,8 @@ def _pieces(processor: Any, ids: list[int]) -> list[str]:
     return [whole[start:end] for start, end in pairwise(ends)]
 
 
-def _as_the_tower_sees(processor: Any, image: ImageSource) -> Image.Image:
+def as_the_tower_sees(processor: Any, image: ImageSource) -> Image.Image:
+    """The picture resized and cropped, as the tower gets it."""
     pixels = processor.image_processor(
         images=[open_image(image)], do_rescale=False, do_normalize=False, return_tensors="pt"
     )["pixel_values"][0]  # [3, H, W], 0 ... 255

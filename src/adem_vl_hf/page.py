@@ -21,6 +21,7 @@ from .evaluation.scoring import PER_HUNDRED
 from .evaluation.shown import ORDER_SOURCES, SOURCES
 from .files import write_text
 from .inspection import KeptTokens
+from .inspection_evlm import AttendedPatches
 from .modeling.images_adem_vl import open_image
 
 TEMPLATE = Path(__file__).with_name("page_template.html")
@@ -28,6 +29,10 @@ PICTURE_SIDE = 384  # pixels: larger pictures are scaled down, or a page of phot
 SHADE = (9, 12, 24)  # the darkness laid over a picture
 DARKEST = 0.88  # its opacity; a trace of the picture stays visible
 MEASURES = {"exact_match": "exact match", "bleu4": "BLEU-4", "cider": "CIDEr", "accuracy_plus": "accuracy+"}
+METHODS = {
+    "adem_vl": "ADEM-VL, adaptive and embedded fusion for efficient vision-language tuning (arXiv 2410.17779)",
+    "evlm": "EVLM, an efficient vision-language model for visual understanding (arXiv 2407.14177)",
+}
 SHARES = PER_HUNDRED - {"bleu4", "cider"}  # printed as per cent; BLEU-4 and CIDEr times 100 without a unit
 
 
@@ -40,7 +45,7 @@ class Card:
         prompt, prediction: what the model was given and what it said.
         references: every true answer.
         correct: whether the prediction counts as right; None where nothing decides that (no mark is shown).
-        kept: of ``kept_visual_tokens`` for this picture and this prediction; None = no maps.
+        kept: of ``kept_visual_tokens`` (or ``attended_patches``) for this picture and this prediction; None = no maps.
     """
 
     image: Image.Image
@@ -48,13 +53,14 @@ class Card:
     prediction: str
     references: Sequence[str]
     correct: bool | None
-    kept: KeptTokens | None = None
+    kept: KeptTokens | AttendedPatches | None = None
 
 
 def write_page(
     path: str | os.PathLike[str],
     title: str,
     *,
+    kind: str = "adem_vl",
     trained_numbers: int,
     model: Mapping[str, Any],
     settings: Mapping[str, Any],
@@ -66,7 +72,7 @@ def write_page(
     """Write the page (an older one is replaced, folders are made) and return its path.
 
     Args:
-        trained_numbers: how many numbers were trained.
+        kind: a key of ``METHODS``. trained_numbers: how many numbers were trained.
         model, settings: name -> value, shown as two lists: the parts of the model, and how it was trained.
         seconds: stage of the run -> how long it took.
         metrics: data set -> a key of ``SOURCES`` (the pictures that the model saw) -> what
@@ -75,13 +81,17 @@ def write_page(
         credits: where pictures come from and their licence, a line each.
 
     Raises:
-        ValueError: a key of ``metrics`` that is none of those.
+        ValueError: a key of ``metrics`` or a ``kind`` that is none of those.
     """
     path = Path(path)
-    shares = [float(grid.min()) for card in cards if card.kept for grid in card.kept.kept]
+    if kind not in METHODS:
+        raise ValueError(f"kind {kind!r}: the page knows {' and '.join(METHODS)}")
+    shares = [float(grid.min()) for card in cards if isinstance(card.kept, KeptTokens) for grid in card.kept.kept]
     lowest_kept = min(shares, default=1.0)  # one scale of darkness for the whole page, so that maps compare
     html = _environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
+        kind=kind,
+        method=METHODS[kind],
         trained_numbers=trained_numbers,
         model=model,
         settings=settings,
@@ -161,26 +171,54 @@ def _card(number: int, card: Card, lowest_kept: float) -> dict[str, Any]:
         return shown
     shown["seen"] = _png(card.kept.picture)
     words = _words(card.kept.tokens)
-    scores = torch.stack([card.kept.scores_by_token[tokens].mean(0) for _, tokens in words])  # [words, S]
-    for kept, by_word in zip(card.kept.kept, card.kept.grids(scores), strict=True):
-        side = kept.shape[-1]
-        low, high, row, column = float(kept.min()), float(kept.max()), *divmod(int(kept.argmin()), side)
-        shown["kept"].append({
-            "side": side, "range": f"{low:.0%} – {high:.0%}", "map": _shade(kept, lowest_kept, 1.0),
-            "alt": f"{side} by {side} squares over the picture, kept in {low:.0%} to {high:.0%} of layers and words, "
-            f"least in row {row + 1}, column {column + 1}",
-        })  # fmt: skip
-        maps = [_word_map(word, grid) for (word, _), grid in zip(words, by_word, strict=True)]
-        shown["scales"].append({"side": side, "words": maps})
+    by_token = card.kept.scores_by_token if isinstance(card.kept, KeptTokens) else card.kept.patches_by_token
+    by_word = card.kept.grids(torch.stack([by_token[tokens].mean(0) for _, tokens in words]))  # [words, side, side]
+    shown["kept"] = _kept(card.kept, lowest_kept) if isinstance(card.kept, KeptTokens) else _attended(card.kept)
+    for grids in by_word:
+        maps = [_word_map(word, grid, kept=isinstance(card.kept, KeptTokens))
+                for (word, _), grid in zip(words, grids, strict=True)]  # fmt: skip
+        shown["scales"].append({"side": grids.shape[-1], "words": maps})
     return shown
 
 
-def _word_map(word: str, grid: torch.Tensor) -> dict[str, Any]:
+def _kept(kept: KeptTokens, lowest_kept: float) -> list[dict[str, Any]]:
+    """The maps of all words together, of every scale."""
+    maps = []
+    for grid in kept.kept:
+        side, low, high = grid.shape[-1], float(grid.min()), float(grid.max())
+        row, column = divmod(int(grid.argmin()), side)
+        maps.append({
+            "side": side, "range": f"{low:.0%} – {high:.0%}", "map": _shade(grid, lowest_kept, 1.0),
+            "alt": f"{side} by {side} squares over the picture, kept in {low:.0%} to {high:.0%} of layers and words, "
+            f"least in row {row + 1}, column {column + 1}",
+        })  # fmt: skip
+    return maps
+
+
+def _attended(attended: AttendedPatches) -> list[dict[str, Any]]:
+    """The map of all words together, and what went elsewhere."""
+    (grid,) = attended.grids(attended.patches_by_token.mean(0))
+    side, low, high = grid.shape[-1], float(grid.min()), float(grid.max())
+    row, column = divmod(int(grid.argmax()), side)
+    zero, of_class = (float(share.mean()) for share in (attended.zero_by_token, attended.class_by_token))
+    return [{
+        "side": side, "range": f"{low:.1%} – {high:.1%}", "map": _shade(grid, low, high),
+        "alt": f"{side} by {side} squares over the picture, with {low:.1%} to {high:.1%} of the attention each, "
+        f"most in row {row + 1}, column {column + 1}",
+        "apart": [f"{zero:.0%} on nothing", f"{of_class:.0%} class token"],
+    }]  # fmt: skip
+
+
+def _word_map(word: str, grid: torch.Tensor, kept: bool) -> dict[str, Any]:
     """The map of one word on one scale, [side, side], from the lowest score there (darkest) to the highest."""
     side, low, high = grid.shape[-1], float(grid.min()), float(grid.max())
     row, column = divmod(int(grid.argmax()), side)
-    alt = f"{word}: score of {side} by {side} squares, highest in row {row + 1}, column {column + 1}"
-    span = " – ".join(f"{round(end, 2) + 0.0:.2f}".replace("-", "−") for end in (low, high))  # no minus zero
+    what = "score" if kept else "attention"
+    alt = f"{word}: {what} of {side} by {side} squares, highest in row {row + 1}, column {column + 1}"
+    if kept:
+        span = " – ".join(f"{round(end, 2) + 0.0:.2f}".replace("-", "−") for end in (low, high))  # no minus zero
+    else:
+        span = f"{low:.1%} – {high:.1%}"
     return {"word": word, "range": span, "alt": alt, "map": _shade(grid, low, high)}
 
 

@@ -23,7 +23,7 @@ from .distributed_adem_vl import OneDeviceMixin
 from .generation_adem_vl import VisualGenerationMixin
 from .inputs_adem_vl import merge_image_embeds
 from .lora_adem_vl import LoraMixin, LoraWeights
-from .unfrozen_adem_vl import rename_for_load, unfrozen_blocks
+from .unfrozen_adem_vl import prepare_unfrozen_blocks, unfrozen_blocks
 from .vision_adem_vl import VISION_BLOCKS, OpenClipVisionTower, vision_features
 
 
@@ -88,9 +88,7 @@ class FrozenBasesForConditionalGeneration(
         self.adapter = self.adapter_class(config)
         self._attach()
         self._attach_lora()
-        if self.unfrozen_vision_blocks():
-            self.vision_tower.float()  # what trains is float32, and a tower has one precision
-            self.register_load_state_dict_pre_hook(rename_for_load)
+        prepare_unfrozen_blocks(self)
         self.post_init()
         # only those that are there: Transformers 5 gathers every name of the parts, and FSDP refuses one it cannot find
         blocks = {*(getattr(self.language_model, "_no_split_modules", None) or []), *VISION_BLOCKS}

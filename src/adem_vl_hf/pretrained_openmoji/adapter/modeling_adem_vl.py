@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .quantized_adem_vl import split_gguf  # noqa: F401
     from .tokenizer_adem_vl import load_tokenizer  # noqa: F401
     from .unfrozen_adem_vl import unfrozen_blocks  # noqa: F401
+    from .videos_adem_vl import open_video  # noqa: F401
 
 
 @dataclass

@@ -15,6 +15,7 @@ from .tokenizer_adem_vl import choose_image_token, load_tokenizer, name_tokenize
 
 if TYPE_CHECKING:  # never run: 4.57 finds the files that travel together by these lines, and looks no further than here
     from .quantized_adem_vl import split_gguf  # noqa: F401
+    from .videos_adem_vl import open_video  # noqa: F401
 
 IGNORED = -100  # label of a position that is not supervised
 
@@ -133,9 +134,10 @@ class AdemVLProcessor(ProcessorMixin):
                 ``<video>`` marks as videos, or none of the kind: they then stand before the text.
             suffix: the answers; adds ``labels`` and the end-of-sequence token. ``text + suffix`` is tokenised as one.
             videos: one entry a row: a video, a list of videos, or None; a video is a list of frames or an array
-                [frames, H, W, 3].
-            **kwargs: flat, or in ``text_kwargs``, ``images_kwargs`` and ``common_kwargs``: any option of the image
-                processor, ``return_tensors`` (default "pt"), and of the text:
+                [frames, H, W, 3], or a path (of an animated picture, a folder of frames, a film).
+            **kwargs: flat, or in ``text_kwargs``, ``images_kwargs``, ``videos_kwargs`` and ``common_kwargs``: any option
+                of the image processor, ``return_tensors`` (default "pt"), ``num_frames`` (that many frames of each video,
+                from all over it; default all), and of the text:
                 ``max_length``: longest row in tokens (default the tokenizer's own limit). Nothing is ever cut.
                 ``padding``: "max_length" pads to that; anything else to the longest row.
                 ``padding_side``: default left, or right when ``suffix`` is given.
@@ -155,14 +157,16 @@ class AdemVLProcessor(ProcessorMixin):
             ValueError: naming the row: unequal numbers, images that do not fit the marks, frames of several sizes, an
                 empty answer, a row longer than the window. Also an option that is given twice.
         """
-        options, of_images = sort_options(kwargs, self.tokenizer, self.image_processor)
+        options, of_images, of_videos = sort_options(kwargs, self.tokenizer, self.image_processor)
         if text is None:
             raise ValueError("text is missing: give one prompt per image")
+        if kwargs.get("fps") is not None:
+            raise ValueError("fps: frames are chosen by their number; give num_frames")
         texts = [text] if isinstance(text, str) else list(text)
         suffixes = [None] * len(texts) if suffix is None else [suffix] if isinstance(suffix, str) else list(suffix)
         if len(suffixes) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(suffixes)} answers do not pair up; give one of each per row")
-        pictures = rows_of_pictures(images, videos, len(texts))
+        pictures = rows_of_pictures(images, videos, len(texts), of_videos.get("num_frames"))
         layout = RowLayout(self.tokenizer, self.image_token, self.image_tokens)
         limit = options["max_length"] or self.tokenizer.model_max_length
         rows = []

@@ -1,0 +1,156 @@
+"""Frames from whatever a user has: an animated picture, a folder of numbered pictures, a list of them, a video file.
+
+GIF, WebP and APNG are read by Pillow. Video files (MP4, WebM, MOV ...) are decoded by PyAV, which is optional.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from .images_adem_vl import ImageError, ImageSource, open_image
+
+VideoSource = str | os.PathLike[str] | Sequence[ImageSource]
+
+FRAME_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # of a folder; others are passed over
+VIDEO_FILES = {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp", ".ts"}
+
+
+def open_video(source: VideoSource, number: int | None = None) -> list[Image.Image]:
+    """The frames of a video in order, upright, RGB, all of one size; a single picture is a video of one frame.
+
+    Args:
+        source: A video file, an animated GIF, WebP or APNG, a folder of pictures whose names hold their number
+            ("frame-2.png" stands before "frame-10.png"), or a list of paths or PIL images. URLs are refused.
+        number: That many frames, chosen as ``sample_frames`` does, and no others are kept in memory; default all.
+
+    Raises:
+        ImageError: (a ValueError) No frames, frames of different sizes, a file that is missing or cannot be read.
+        ImportError: A video file, and PyAV is not installed.
+    """
+    if number is not None and number < 1:
+        raise ValueError(f"number must be at least 1, got {number}")
+    if isinstance(source, str | os.PathLike):
+        name, path = str(os.fspath(source)), Path(source)
+        if path.is_dir():
+            return _from_pictures(_numbered(path), number, name)
+        if path.suffix.lower() in VIDEO_FILES and path.is_file():
+            return _decoded(path, number)
+        return _animation(path, number, name)
+    if isinstance(source, Image.Image) or not isinstance(source, Sequence) or isinstance(source, bytes):
+        raise ImageError(f"{type(source).__name__}: no video; give a path or a list of paths or PIL images")
+    return _from_pictures(source, number, "the list of frames")
+
+
+def sample_frames(frames: Sequence[Any], number: int) -> list[Any]:
+    """``number`` frames from all over a video: the middle one of each of ``number`` equal stretches of it.
+
+    A video with fewer frames has some of them repeated, so that the result is always ``number`` long.
+
+    Raises:
+        ValueError: No frames, or a ``number`` below 1.
+    """
+    if not frames or number < 1:
+        raise ValueError(f"{number} of {len(frames)} frames: both must be at least 1")
+    return [frames[place] for place in _places(len(frames), number)]
+
+
+def _places(size: int, number: int) -> list[int]:
+    return [(2 * place + 1) * size // (2 * number) for place in range(number)]
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The folder's pictures in the order of the numbers in their names."""
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in FRAME_FILES and not path.name.startswith(".")]
+    if not paths:
+        raise ImageError(f"{folder}: no pictures in this folder; put the frames there as frame-0001.png and so on")
+    return sorted(paths, key=lambda path: [int(t) if t.isdigit() else t for t in re.split(r"([0-9]+)", path.name)])
+
+
+def _from_pictures(pictures: Sequence[ImageSource], number: int | None, name: str) -> list[Image.Image]:
+    if not pictures:
+        raise ImageError(f"{name}: no frames; give at least one")
+    return _of_one_size([open_image(one) for one in (sample_frames(pictures, number) if number else pictures)], name)
+
+
+def _animation(path: Path, number: int | None, name: str) -> list[Image.Image]:
+    first = _first_frame(name)
+    with Image.open(path) as animation:
+        total = getattr(animation, "n_frames", 1)
+        if total == 1:
+            return [first] * (number or 1)
+        frames: dict[int, Image.Image] = {}
+        places = _places(total, number) if number else list(range(total))
+        for place in sorted(set(places)):
+            try:
+                animation.seek(place)
+                frames[place] = open_image(animation)
+            except (OSError, SyntaxError, EOFError, ImageError) as error:
+                raise ImageError(
+                    f"{name}: frame {place} of {total} is damaged or truncated ({error}); export the file again"
+                ) from error
+    return _of_one_size([frames[place] for place in places], name)
+
+
+def _first_frame(name: str) -> Image.Image:
+    """What is no picture at all is said to be no video either."""
+    try:
+        return open_image(name)
+    except ImageError as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            known = ", ".join(sorted(VIDEO_FILES))
+            raise ImageError(
+                f"{name}: neither a picture that Pillow can read nor a video file by its ending ({known}); rename it "
+                "or turn it into a GIF or a folder of frames"
+            ) from error
+        raise
+
+
+def _decoded(path: Path, number: int | None) -> list[Image.Image]:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: decoding video files needs the package 'av' (PyAV): pip install av; or turn it "
+            f"into a folder of frames: ffmpeg -i {path.name} frames/%04d.png"
+        ) from error
+    # the number of frames that a container states is often wrong or missing: they are counted before they are chosen
+    places = _places(sum(1 for _ in _frames(av, path)), number) if number else None
+    wanted = set(places) if places else None
+    kept: dict[int, Image.Image] = {}
+    for place, frame in enumerate(_frames(av, path)):
+        if wanted is None or place in wanted:
+            image = frame.to_image()
+            kept[place] = image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    return _of_one_size([kept[place] for place in places] if places else list(kept.values()), str(path))
+
+
+def _frames(av: Any, path: Path) -> Iterable[Any]:
+    """The decoded frames of the file's first video stream, at least one."""
+    found = False
+    try:
+        # a playlist under a video's name must not have FFmpeg fetch what it lists
+        with av.open(str(path.resolve()), options={"protocol_whitelist": "file"}) as container:
+            if not container.streams.video:
+                raise ImageError(f"{path}: holds no video stream; give a file with pictures in it")
+            for frame in container.decode(container.streams.video[0]):
+                found = True
+                yield frame
+    except (av.error.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path}: cannot be decoded ({reason}); export it again, as H.264 in MP4, say") from error
+    if not found:
+        raise ImageError(f"{path}: no frames in this video; export it again")
+
+
+def _of_one_size(frames: list[Image.Image], name: str) -> list[Image.Image]:
+    for place, frame in enumerate(frames):
+        if frame.size != frames[0].size:
+            raise ImageError(
+                f"{name}: frame {place} is {frame.width} x {frame.height} pixels, the first "
+                f"{frames[0].width} x {frames[0].height}; scale or crop them to one size"
+            )
+    return frames
