@@ -135,9 +135,9 @@ class AdemVLProcessor(ProcessorMixin):
             suffix: the answers; adds ``labels`` and the end-of-sequence token. ``text + suffix`` is tokenised as one.
             videos: one entry a row: a video, a list of videos, or None; a video is a list of frames or an array
                 [frames, H, W, 3], or a path (of an animated picture, a folder of frames, a film).
-            **kwargs: flat, or in ``text_kwargs``, ``images_kwargs``, ``videos_kwargs`` and ``common_kwargs``: any option
-                of the image processor, ``return_tensors`` (default "pt"), ``num_frames`` (that many frames of each video,
-                from all over it; default all), and of the text:
+            **kwargs: flat, or in ``text_kwargs``, ``images_kwargs``, ``videos_kwargs`` and ``common_kwargs``: any
+                option of the image processor, ``return_tensors`` (default "pt"), ``num_frames`` (that many frames of
+                each video, from all over it; default all), and of the text:
                 ``max_length``: longest row in tokens (default the tokenizer's own limit). Nothing is ever cut.
                 ``padding``: "max_length" pads to that; anything else to the longest row.
                 ``padding_side``: default left, or right when ``suffix`` is given.
