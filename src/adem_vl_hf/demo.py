@@ -36,8 +36,8 @@ class Recipe(NamedTuple):
     """What is the demo's own of one model.
 
     Args:
-        settings: of its configuration. steps: of 32 samples. max_grad_norm: 0 = no clipping. shown: fields of its configuration that the page names.
-        look: where it looks on a picture.
+        settings: of its configuration. steps: of 32 samples. shown: fields of its configuration that the page names.
+        look: where it looks on a picture. max_grad_norm: 0 = no clipping.
     """
 
     title: str
