@@ -101,8 +101,8 @@ def test_nothing_stays_on_the_layers(bases, training, inputs):
     torch.testing.assert_close(layers[0].mlp(x), alone(x))
 
 
-def test_dropout_acts_in_training_only(bases, inputs):
-    model = tiny.build(bases, vision_adapter_dropout=0.5)
+def test_dropout_acts_in_training_only(bases, arch, inputs):
+    model = arch.build(bases, vision_adapter_dropout=0.5)
     with torch.no_grad():
         features = [model.get_image_features(inputs["pixel_values"]).pooler_output for _ in range(2)]
         assert torch.equal(*features)
@@ -111,8 +111,8 @@ def test_dropout_acts_in_training_only(bases, inputs):
         assert not torch.equal(*features)
 
 
-def test_a_step_of_an_optimizer_moves_the_adapter_alone(bases, inputs):
-    model = tiny.build(bases).train()
+def test_a_step_of_an_optimizer_moves_the_adapter_alone(bases, arch, inputs):
+    model = arch.build(bases).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=0.01)
     losses = []

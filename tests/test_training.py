@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 from training_runs import adapter, assert_equal, samples, trainer
 
-from adem_vl_hf import AdemVLForConditionalGeneration, AdemVLProcessor
 from adem_vl_hf.training import fastest_setting, train, training_arguments
 
 
@@ -51,7 +50,7 @@ def test_the_stock_optimizer_decays_all_but_vectors_and_holds_the_adapter_alone(
     assert made.lr_scheduler.get_last_lr()[0] == pytest.approx(0, abs=1e-9)
 
 
-def test_training_halves_the_loss_and_leaves_records(bases, tmp_path):
+def test_training_halves_the_loss_and_leaves_records(bases, arch, tmp_path):
     made, processor = trainer(
         bases, tmp_path, samples(4), batch_size=4, max_steps=300, learning_rate=3e-2,
         save_strategy="steps", save_steps=140, logging_steps=1,
@@ -78,8 +77,8 @@ def test_training_halves_the_loss_and_leaves_records(bases, tmp_path):
     for folder in (tmp_path / "checkpoint-280", tmp_path / "checkpoint-300", tmp_path):
         saved = load_file(folder / "model.safetensors")
         assert saved.keys() == fresh.keys()
-        assert_equal(adapter(AdemVLForConditionalGeneration.from_pretrained(folder)), saved)
-        assert AdemVLProcessor.from_pretrained(folder).image_token_id == tiny.IMAGE_TOKEN_ID
+        assert_equal(adapter(arch.model_class.from_pretrained(folder)), saved)
+        assert arch.processor_class.from_pretrained(folder).image_token_id == tiny.IMAGE_TOKEN_ID
     assert_equal(load_file(tmp_path / "model.safetensors"), adapter(made.model))
 
 
@@ -94,8 +93,8 @@ def test_samples_without_an_image_train_too(bases, tmp_path, images):
     assert changed == (text | {"visual_projector", "cls_projector", "vision_adapters"} if images else text)
 
 
-def test_bfloat16_bases_keep_a_float32_adapter(bases, tmp_path):
-    model = AdemVLForConditionalGeneration.from_base_pretrained(bases / "llama", bases / "clip", dtype=torch.bfloat16)
+def test_bfloat16_bases_keep_a_float32_adapter(bases, arch, tmp_path):
+    model = arch.model_class.from_base_pretrained(bases / "llama", bases / "clip", dtype=torch.bfloat16)
     made, processor = trainer(bases, tmp_path, samples(4), model, batch_size=4, max_steps=3, learning_rate=1e-2)
     assert train(made, processor)["train_loss"] > 0
     dtypes = {key.split(".")[0]: {p.dtype for n, p in model.named_parameters() if n.startswith(key)}
@@ -108,8 +107,8 @@ def test_bfloat16_bases_keep_a_float32_adapter(bases, tmp_path):
     assert all(tensor.isfinite().all() for tensor in saved.values())
 
 
-def test_the_fastest_setting_is_one_a_model_takes(bases):
+def test_the_fastest_setting_is_one_a_model_takes(bases, arch):
     setting = fastest_setting(seconds=0.02)
     assert setting["dtype"] in (torch.float32, torch.bfloat16)
-    model = AdemVLForConditionalGeneration.from_base_pretrained(bases / "llama", bases / "clip", **setting)
+    model = arch.model_class.from_base_pretrained(bases / "llama", bases / "clip", **setting)
     assert model.language_model.dtype == setting["dtype"]

@@ -12,9 +12,9 @@ from adem_vl_hf.modeling.prompts_adem_vl import prompts_alone
 from adem_vl_hf.training import train, training_arguments
 
 
-def test_a_batch_in_parts_moves_the_adapter_as_the_whole_does(bases, tmp_path):
+def test_a_batch_in_parts_moves_the_adapter_as_the_whole_does(bases, arch, tmp_path):
     """The answers differ in length: each token has to count the same, whichever part it is in."""
-    fresh, moved = adapter(tiny.build(bases)), {}
+    fresh, moved = adapter(arch.build(bases)), {}
     for parts in (1, 2, 4):
         made, processor = trainer(
             bases, tmp_path / str(parts), blocks(8), batch_size=4 // parts, gradient_accumulation_steps=parts,
@@ -30,8 +30,8 @@ def test_a_batch_in_parts_moves_the_adapter_as_the_whole_does(bases, tmp_path):
             torch.testing.assert_close(moved[parts][1][key], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_autocast_computes_in_bfloat16_and_trains_float32(bases, tmp_path):
-    fresh, moved = adapter(tiny.build(bases)), {}
+def test_autocast_computes_in_bfloat16_and_trains_float32(bases, arch, tmp_path):
+    fresh, moved = adapter(arch.build(bases)), {}
     for bf16 in (False, True):
         made, processor = trainer(
             bases, tmp_path / str(bf16), samples(4, "some"), batch_size=4, max_steps=3, bf16=bf16, **PLAIN
@@ -49,7 +49,7 @@ def test_autocast_computes_in_bfloat16_and_trains_float32(bases, tmp_path):
     assert torch.cosine_similarity(moved[True], moved[False], dim=0) > 0.95
 
 
-def test_metrics_of_generated_answers_choose_the_model(bases, tmp_path):
+def test_metrics_of_generated_answers_choose_the_model(bases, arch, tmp_path):
     held_out, seen = samples(5, images="some"), []
 
     def compute_metrics(prediction):
@@ -60,7 +60,7 @@ def test_metrics_of_generated_answers_choose_the_model(bases, tmp_path):
         seen.append(texts)
         return {"worth": -len(seen)}  # the first evaluation is the best
 
-    model = tiny.build(bases)
+    model = arch.build(bases)
     model.generation_config.max_new_tokens = 6
     made, processor = trainer(
         bases, tmp_path, samples(4), model, eval_dataset=held_out, max_steps=4, learning_rate=3e-2,
