@@ -14,8 +14,6 @@ import torch
 from safetensors.torch import load as read
 from safetensors.torch import save_file
 
-
-
 pytestmark = architectures.each()
 
 
@@ -163,10 +161,8 @@ def digests(folder):
 
 def test_a_full_disk_leaves_the_checkpoint_before_as_it_was(load, bases, arch, saved, tmp_path):
     before = digests(tmp_path)
-    tests = str(tiny.GOLDEN.parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, tests, str(arch), str(bases), str(saved)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", FULL_DISK, tiny.GOLDEN.parents[1], arch, bases, saved]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     assert "failed: " in done.stdout, done.stderr
     assert digests(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]  # no leftovers beside it either
