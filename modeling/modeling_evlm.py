@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 
 from .adapter_evlm import EvlmAdapter
@@ -78,7 +79,7 @@ class EvlmPreTrainedModel(FrozenBasesPreTrainedModel):
     input_modalities = ("image", "video", "text")
 
 
-class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditionalGeneration):
+class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditionalGeneration, GenerationMixin):
     """A frozen decoder LLM that sees images and videos.
 
     Build a fresh one with :meth:`from_base_pretrained`, load a trained one with :meth:`from_pretrained`.
