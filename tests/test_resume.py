@@ -58,7 +58,8 @@ def test_the_model_chosen_by_evaluation_loss_is_kept(bases, arch, tmp_path):
     made, processor = trainer(
         bases, tmp_path, samples(4), arch.build(bases), eval_dataset=samples(5, images="some"), max_steps=6,
         learning_rate=3e-2, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
-        load_best_model_at_end=True, greater_is_better=True,  # the worst, in fact: so that the one to keep is not the last
+        # the worst, in fact: so that the one to keep is not the last
+        load_best_model_at_end=True, greater_is_better=True,
     )  # fmt: skip
     train(made, processor)
     losses = {entry["step"]: entry["eval_loss"] for entry in made.state.log_history if "eval_loss" in entry}
