@@ -12,6 +12,13 @@ from .inputs_adem_vl import frame_numbers, spread
 from .visibility_evlm import ALWAYS, NOTHING
 
 
+class LevelNorm(nn.LayerNorm):
+    """Takes a tower's features in whatever precision they come, and normalises in its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class EvlmAdapter(nn.Module):
     """Cross-attention layers, media tokens, a norm for each level, frame embeddings."""
 
@@ -20,7 +27,7 @@ class EvlmAdapter(nn.Module):
         self.config = config
         width = config.vision_config.hidden_size
         # a tower's hidden states grow from block to block; the norms bring its levels to one scale
-        self.level_norms = nn.ModuleList(nn.LayerNorm(width) for _ in config.vision_feature_layer)
+        self.level_norms = nn.ModuleList(LevelNorm(width) for _ in config.vision_feature_layer)
         self.cross_attention = nn.ModuleList(
             GatedCrossAttention(config) for _ in range(config.num_cross_attention_layers)
         )
@@ -65,7 +72,6 @@ class EvlmAdapter(nn.Module):
             ValueError: more images in a row than frame embeddings.
         """
         config = self.config
-        features = features.to(self.level_norms[0].weight.dtype)
         levels = [norm(features[:, i]) for i, norm in enumerate(self.level_norms)]  # [I, 1+N, C] each
         if config.frame_embeddings:
             frames = frame_numbers(image_mask, len(features), batch, self.frame_embedding)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
+from transformers import GenerationMixin
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from .adapter_evlm import EvlmAdapter
@@ -80,7 +81,7 @@ class EvlmPreTrainedModel(FrozenBasesPreTrainedModel):
     input_modalities = ("image", "video", "text")
 
 
-class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditionalGeneration):
+class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditionalGeneration, GenerationMixin):
     """A frozen decoder LLM that sees images and videos.
 
     Build a fresh one with :meth:`from_base_pretrained`, load a trained one with :meth:`from_pretrained`.
@@ -295,7 +296,7 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
             cache.layers.append(kept)
         if without_head:
             return outputs
-        routed = self._routing(states)
+        routed = self._routing(states, attention_mask)
         if loss is not None and routed:
             loss = loss + self.config.router_aux_loss_coef * routed["aux_loss"]
         if not output_router_logits:
@@ -310,11 +311,13 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         )
         return out if return_dict else out.to_tuple()
 
-    def _routing(self, states: VisualStates | None) -> dict[str, Any]:
+    def _routing(self, states: VisualStates | None, attention_mask: torch.Tensor | None) -> dict[str, Any]:
         if states is None or not states.router_logits:
             return {}
         top_k, all_logits = self.config.moe_top_k, states.router_logits
         seen = states.seen.to(all_logits[0].device)
+        if attention_mask is not None and attention_mask.dim() == 2:  # padding behind an image sees it
+            seen = seen & attention_mask[:, -seen.shape[1] :].to(seen.device, torch.bool)
         losses = [load_balancing_loss(logits, seen, top_k) for logits in all_logits]
         return {
             "aux_loss": torch.stack(losses).mean(),

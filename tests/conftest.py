@@ -23,12 +23,18 @@ def bases(request, tmp_path_factory) -> Path:
     return families.save_bases(tmp_path_factory.mktemp("bases"), getattr(request, "param", "llama"))
 
 
-@pytest.fixture(scope="module")
-def model(bases):
-    """A model whose adapter shows, in evaluation mode; tests leave it as they found it."""
-    import tiny
+@pytest.fixture(scope="session")
+def arch(request):
+    """The model that a test is about: ADEM-VL, or where a test asks for it (``architectures.each``) EVLM."""
+    import architectures
 
-    return tiny.build(bases)
+    return getattr(request, "param", architectures.ADEM_VL)
+
+
+@pytest.fixture(scope="module")
+def model(bases, arch):
+    """A model whose adapter shows, in evaluation mode; tests leave it as they found it."""
+    return arch.build(bases)
 
 
 @pytest.fixture(scope="session", params=["default", "no_drop_no_cls"])

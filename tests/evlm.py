@@ -12,10 +12,10 @@ TOKENS = 2  # media tokens an image
 NUMBERS = [2, 0, 1, 3]  # images of each row
 
 
-def build(bases: Path, **fields) -> EvlmForConditionalGeneration:
-    """A model whose gates are open, so that what is seen shows."""
-    fields = {"media_tokens": TOKENS, **fields}
-    return tiny.perturb(EvlmForConditionalGeneration.from_base_pretrained(bases / "llama", bases / "clip", **fields))
+def build(bases: Path, language_model: str = "llama", **fields) -> EvlmForConditionalGeneration:
+    """A model on ``bases/llama`` (or another folder there) whose gates are open, so that what is seen shows."""
+    fields, two = {"media_tokens": TOKENS, **fields}, (bases / language_model, bases / "clip")
+    return tiny.perturb(EvlmForConditionalGeneration.from_base_pretrained(*two, **fields))
 
 
 def fresh(bases: Path, **fields) -> EvlmForConditionalGeneration:

@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 
+import architectures
 import pytest
 import tiny
 import torch
 from safetensors.torch import load as read
 from safetensors.torch import save_file
 
-from adem_vl_hf import AdemVLForConditionalGeneration
+pytestmark = architectures.each()
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +29,9 @@ def saved(original, tmp_path):
     return shutil.copytree(original, tmp_path / "saved")
 
 
-def load(folder, **kwargs):
-    return AdemVLForConditionalGeneration.from_pretrained(folder, **kwargs)
+@pytest.fixture
+def load(arch):
+    return arch.model_class.from_pretrained
 
 
 def rewrite(folder, change):
@@ -37,29 +40,31 @@ def rewrite(folder, change):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+# a tensor of each adapter
+SOME = {"adem_vl": "adapter.value_embedding", "evlm": "adapter.cross_attention.1.q_proj.weight"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("adapter.cls_projector.fc2.bias"), r"missing adapter\.cls_projector\.fc2\.bias"),
-        (lambda t: t.update({"adapter.gate": torch.zeros(1)}), r"unexpected adapter\.gate"),
-        (lambda t: t.update({"language_model.lm_head.weight": torch.zeros(1)}), "unexpected language_model"),
-        (
-            lambda t: t.update({"adapter.key_embedding": torch.zeros(1, 320, 32)}),
-            r"adapter\.key_embedding is \(1, 320, 32\) where the config needs \(1, 20, 32\)",
-        ),
-        (lambda t: t["adapter.value_embedding"][0, 0].fill_(torch.nan), r"adapter\.value_embedding holds NaN"),
-        (lambda t: t["adapter.value_embedding"][0, 0].fill_(torch.inf), r"adapter\.value_embedding holds NaN or inf"),
-        (lambda t: t.clear(), r"missing .* and \d+ more"),
+        (lambda t, key: t.pop(key), r"missing KEY"),
+        (lambda t, key: t.update({"adapter.gate": torch.zeros(1)}), r"unexpected adapter\.gate"),
+        (lambda t, key: t.update({"language_model.lm_head.weight": torch.zeros(1)}), "unexpected language_model"),
+        (lambda t, key: t.update({key: torch.zeros(2, 3)}), r"KEY is \(2, 3\) where the config needs \([1-9]"),
+        (lambda t, key: t[key].view(-1)[5].fill_(torch.nan), r"KEY holds NaN"),
+        (lambda t, key: t[key].view(-1)[5].fill_(torch.inf), r"KEY holds NaN or inf"),
+        (lambda t, key: t.clear(), r"missing .* and \d+ more"),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(saved, change, message):
-    rewrite(saved, change)
-    with pytest.raises(ValueError, match=message) as error:
+def test_tensors_that_do_not_fit_are_named(load, arch, saved, change, message):
+    key = SOME[arch.model_type]
+    rewrite(saved, lambda tensors: change(tensors, key))
+    with pytest.raises(ValueError, match=message.replace("KEY", re.escape(key))) as error:
         load(saved)
     assert str(saved) in str(error.value)
 
 
-def test_pickles_are_never_read(saved):
+def test_pickles_are_never_read(load, saved):
     path = saved / "model.safetensors"
     tensors = read(path.read_bytes())
     torch.save(tensors, path)  # under the right name
@@ -76,7 +81,7 @@ def test_pickles_are_never_read(saved):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
-def test_a_file_cut_short(saved, kept):
+def test_a_file_cut_short(load, saved, kept):
     path = saved / "model.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
@@ -94,7 +99,7 @@ def test_a_file_cut_short(saved, kept):
         ("clip", {"hidden_size": 48, "num_attention_heads": 6}, "hidden_size 24 / 48"),
     ],
 )
-def test_a_base_of_another_shape_is_refused_by_both_names(saved, tmp_path, base, fields, message):
+def test_a_base_of_another_shape_is_refused_by_both_names(load, saved, tmp_path, base, fields, message):
     (tiny.save_llama if base == "llama" else tiny.save_clip)(tmp_path / base, **fields)
     field = "text_model_name_or_path" if base == "llama" else "vision_model_name_or_path"
     with pytest.raises(ValueError, match=message) as error:
@@ -104,13 +109,13 @@ def test_a_base_of_another_shape_is_refused_by_both_names(saved, tmp_path, base,
 
 @pytest.mark.parametrize("kind", ["language model", "vision tower"])
 @pytest.mark.parametrize("name", ["acme/not-in-the-cache", "gone/on/this/machine"])
-def test_a_base_out_of_reach_is_named(saved, kind, name):
+def test_a_base_out_of_reach_is_named(load, saved, kind, name):
     field = "text_model_name_or_path" if kind == "language model" else "vision_model_name_or_path"
     with pytest.raises(ValueError, match=f"the {kind} '{name}' could not be loaded.*check the id"):
         load(saved, **{field: name})
 
 
-def test_a_base_with_weights_missing_is_refused(bases, saved, tmp_path):
+def test_a_base_with_weights_missing_is_refused(load, bases, saved, tmp_path):
     for base, field in (("llama", "text_model_name_or_path"), ("clip", "vision_model_name_or_path")):
         folder = shutil.copytree(bases / base, tmp_path / base)
         rewrite(folder, lambda tensors: tensors.pop(next(name for name in tensors if "layers.1.mlp" in name)))
@@ -118,7 +123,7 @@ def test_a_base_with_weights_missing_is_refused(bases, saved, tmp_path):
             load(saved, **{field: str(folder)})
 
 
-def test_folders_that_are_no_checkpoints(saved, tmp_path):
+def test_folders_that_are_no_checkpoints(load, saved, tmp_path):
     with pytest.raises((OSError, ValueError), match=f"no file named .*{tmp_path}"):
         load(tmp_path)
     (saved / "config.json").write_text('{"model_type": "adem_vl", ')
@@ -135,13 +140,14 @@ def test_saving_to_a_file_is_refused(model, tmp_path):
 FULL_DISK = """
 import resource, signal, sys
 sys.path.insert(0, sys.argv[1])
-import tiny
+import architectures
 from pathlib import Path
-model = tiny.build(Path(sys.argv[2]), projector_dim=2048)
+arch = next(arch for arch in architectures.BOTH if arch.model_type == sys.argv[2])
+model = arch.build(Path(sys.argv[3]), **arch.large)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))  # every file of the bundle fits, the weights do not
 try:
-    model.save_pretrained(sys.argv[3])
+    model.save_pretrained(sys.argv[4])
 except Exception as error:
     print("failed:", type(error).__name__, error)
 """
@@ -153,12 +159,10 @@ def digests(folder):
     }
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_as_it_was(bases, saved, tmp_path):
+def test_a_full_disk_leaves_the_checkpoint_before_as_it_was(load, bases, arch, saved, tmp_path):
     before = digests(tmp_path)
-    tests = str(tiny.GOLDEN.parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, tests, str(bases), str(saved)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", FULL_DISK, tiny.GOLDEN.parents[1], arch, bases, saved]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     assert "failed: " in done.stdout, done.stderr
     assert digests(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]  # no leftovers beside it either

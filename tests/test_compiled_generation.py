@@ -1,15 +1,15 @@
 """generate() with a compiled forward pass and a static cache: one graph, and the same answers."""
 
-import families
+import architectures
 import tiny
 import torch
 
 STEPS = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
 
-@families.each()
-def test_compiled_steps_answer_the_same(bases):
-    model, graphs = tiny.build(bases), []
+@architectures.each_family()
+def test_compiled_steps_answer_the_same(bases, arch):
+    model, graphs = arch.build(bases), []
     prompt = tiny.batch([9, 6, 8], [True, False, True], side="left")
     del prompt["labels"]
     other = prompt | {"pixel_values": tiny.pictures(3, seed=8)}

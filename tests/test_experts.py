@@ -87,3 +87,12 @@ def test_the_balance_joins_the_loss(bases):
     model.config.router_aux_loss_coef = 0.0
     without = model(**inputs).loss
     torch.testing.assert_close(out.loss, without + 0.01 * out.aux_loss)
+
+
+@torch.no_grad()
+def test_padding_is_not_balanced(bases):
+    model, inputs = evlm.build(bases, moe_replicas=2), evlm.batch()
+    wider = {name: F.pad(inputs[name], (0, 5)) for name in ("input_ids", "attention_mask")}
+    expected, found = model(**evlm.prompt(inputs)), model(**evlm.prompt(inputs) | wider)
+    torch.testing.assert_close(found.aux_loss, expected.aux_loss)
+    torch.testing.assert_close(found.router_load, expected.router_load)

@@ -190,3 +190,12 @@ def test_a_language_model_serves_one_model_only(bases):
     AdemVLForConditionalGeneration.from_base_pretrained(language_model, bases / "clip", **fields)
     with pytest.raises(ValueError, match="already belongs to a model of this package; load a second copy"):
         AdemVLForConditionalGeneration.from_base_pretrained(language_model, bases / "clip", **fields)
+
+
+def test_dropout_acts_in_training_only(bases):
+    model, pixels = tiny.build(bases, vision_adapter_dropout=0.5), tiny.pictures(2)
+    features = [model.get_image_features(pixels).pooler_output for _ in range(2)]
+    assert torch.equal(*features)
+    model.train()
+    features = [model.get_image_features(pixels).pooler_output for _ in range(2)]
+    assert not torch.equal(*features)

@@ -1,12 +1,12 @@
 """What generate() takes beyond greedy and beams: drafts, lookup, streamers, stop strings, logits processors."""
 
-import families
+import architectures
 import pytest
 import tiny
 import torch
 from transformers import TextStreamer
 
-pytestmark = families.each()
+pytestmark = architectures.each_family()
 STEPS = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
 
@@ -61,11 +61,13 @@ def test_a_streamer_says_what_is_generated(model, prompt, greedy):
     assert "".join(said) == words.decode(greedy[0, prompt["input_ids"].shape[1] :])
 
 
-def test_a_stop_string_ends_the_answer(model, prompt, greedy):
+def test_a_stop_string_ends_the_answer(model, prompt):
     words, length = tiny.tokenizer(), prompt["input_ids"].shape[1]
-    said = [words.decode(token) for token in greedy[0, length:-1]]
-    stop = next(word for word in said if "\ufffd" not in word)  # part of a character is no string to wait for
-    out = model.generate(**prompt, **STEPS, stop_strings=[stop], tokenizer=words)
+    # part of a character is no string to wait for
+    parts = [token for token in range(len(words)) if "\ufffd" in words.decode(token)]
+    greedy = model.generate(**prompt, **STEPS, suppress_tokens=parts)
+    stop = words.decode(greedy[0, length])
+    out = model.generate(**prompt, **STEPS, suppress_tokens=parts, stop_strings=[stop], tokenizer=words)
     assert length < out.shape[1] < greedy.shape[1]
     assert torch.equal(out[0], greedy[0, : out.shape[1]])
     assert stop in words.decode(out[0, -1])

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import architectures
 import numpy as np
 import pytest
 import scripts
@@ -57,7 +58,9 @@ PUSH = """
 import runpy
 from adem_vl_hf.hub import push
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from adem_vl_hf.modeling.modeling_evlm import EvlmForConditionalGeneration
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
+from adem_vl_hf.modeling.processing_evlm import EvlmProcessor
 
 folder, example, text_sha, vision_sha, leftovers = Path(sys.argv[1]), *sys.argv[2:5], sys.argv[5:]
 model = AdemVLForConditionalGeneration.from_base_pretrained(
@@ -71,6 +74,16 @@ with torch.no_grad():  # an adapter that shows: fresh ones hardly change the lan
 processor = AdemVLProcessor.from_base_pretrained("acme/llama", "acme/clip", model.config)
 save_logits(model, processor, folder / "cat.png", folder / "own.safetensors")
 commit = push(model, "acme/adem", processor=processor, token="secret", metrics={"Scenes": {"CIDEr": 0.5}})
+
+other = EvlmForConditionalGeneration.from_base_pretrained(
+    "acme/llama", "acme/clip", text_model_revision=text_sha, vision_model_revision=vision_sha, media_tokens=2,
+)
+with torch.no_grad():
+    for parameter in other.adapter.parameters():
+        parameter.normal_(std=0.3)
+its_processor = EvlmProcessor.from_base_pretrained("acme/llama", "acme/clip", other.config)
+save_logits(other, its_processor, folder / "cat.png", folder / "its.safetensors")
+push(other, "acme/evlm", processor=its_processor, token="secret")
 
 run = folder / "run"
 model.save_pretrained(run)
@@ -104,12 +117,14 @@ except ImportError:
 else:
     raise SystemExit("adem_vl_hf can be imported")
 folder, *out_of_reach = sys.argv[1:]
-for repo_id in ("acme/adem", "acme/moved"):
+for repo_id in ("acme/adem", "acme/evlm", "acme/moved"):
     model = AutoModel.from_pretrained(repo_id, trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(repo_id, trust_remote_code=True)
     save_logits(model, processor, f"{folder}/cat.png", f"{folder}/{repo_id.split('/')[1]}.safetensors")
 captioner = pipeline("image-to-text", model="acme/adem", trust_remote_code=True)
 captions = captioner(f"{folder}/cat.png", max_new_tokens=4)
+captioner = pipeline("image-to-text", model="acme/evlm", trust_remote_code=True)
+captions += captioner(f"{folder}/cat.png", max_new_tokens=4)
 errors = []
 for repo_id in out_of_reach:
     try:
@@ -184,6 +199,8 @@ def test_a_push_sends_these_files_alone(hub):
     assert tensors
     assert all(name.startswith("adapter.") for name in tensors)
     assert str(hub.folder).encode() not in b"".join(files.values())
+    others = set(hub.repos["acme/evlm"].files())
+    assert others == CHECKPOINT | architectures.EVLM.files | PROCESSOR
     card = ModelCard(files["README.md"].decode())
     assert card.data.base_model == ["acme/llama", "acme/clip"]
     assert [(x.dataset_name, x.metric_value) for x in card.data.eval_results] == [("Scenes", 0.5)]
@@ -197,13 +214,15 @@ def test_a_push_is_one_commit_and_nothing_else(hub):
         "/acme/adem.git/info/lfs/objects/batch",
         "/api/models/acme/adem/commit/main",
     ]
-    assert len(hub.lfs_objects) == 1  # the adapter, the same in all three
-    assert set(hub.repos) >= {"acme/llama", "acme/clip", "acme/adem", "acme/run", "acme/local"}
+    assert len(hub.lfs_objects) == 2  # an adapter of each model; ADEM-VL's is the same in all its repositories
+    assert set(hub.repos) >= {"acme/llama", "acme/clip", "acme/adem", "acme/evlm", "acme/run", "acme/local"}
 
 
 def test_it_loads_from_the_hub_without_the_package(hub, loaded):
-    own, adem, moved = (load_file(hub.folder / f"{name}.safetensors")["logits"] for name in ("own", "adem", "moved"))
+    names = ("own", "adem", "moved", "its", "evlm")
+    own, adem, moved, its, evlm = (load_file(hub.folder / f"{name}.safetensors")["logits"] for name in names)
     assert torch.equal(adem, own)
+    assert torch.equal(evlm, its)
     assert not torch.allclose(moved, own)  # the newest language model is another one: the pin is what counts
 
 
@@ -222,7 +241,7 @@ def test_bases_are_asked_for_by_id_at_their_pinned_revision(hub, loaded):
 
 def test_pipeline_by_repository_id(loaded):
     captions, _, _ = loaded
-    assert [list(caption) for caption in captions] == [["generated_text"]]
+    assert [list(caption) for caption in captions] == [["generated_text"]] * 2
 
 
 def test_a_base_out_of_reach_is_named(loaded):

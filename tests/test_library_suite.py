@@ -72,7 +72,7 @@ class AdemVLModelTest(common.ModelTesterMixin, GenerationTesterMixin, unittest.T
     def test_mismatching_num_image_tokens(self):
         """As the library's tester of vision-language models (VLMModelTest) asks."""
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
-        model = AdemVLForConditionalGeneration(config).eval()
+        model = self.all_model_classes[0](config).eval()
         model(**inputs)
         with pytest.raises(ValueError, match="pixel_values has 1 rows and the text 3"):
             model(**inputs | {"pixel_values": inputs["pixel_values"][-1:]})

@@ -6,14 +6,13 @@ import shutil
 import subprocess
 import sys
 
-import families
+import architectures
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from training_runs import adapter, assert_equal, samples, trainer
 
-from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.lora_adem_vl import attach_lora
 from adem_vl_hf.pretrained import describe
 from adem_vl_hf.training import train
@@ -35,9 +34,9 @@ with torch.no_grad():
 
 
 @pytest.fixture(scope="module")
-def with_lora(bases):
+def with_lora(bases, arch):
     """Adapter and LoRA both show; tests leave it as they found it."""
-    return tiny.build(bases, lora=LORA)
+    return arch.build(bases, lora=LORA)
 
 
 @torch.no_grad()
@@ -49,10 +48,10 @@ def lora_keys(tensors):
     return {key for key in tensors if key.startswith("adapter.lora.")}
 
 
-@families.each()
-def test_peft_computes_what_the_formula_says(bases, with_lora):
+@architectures.each_family()
+def test_peft_computes_what_the_formula_says(bases, arch, with_lora):
     """The same adapter on a language model whose matrices are W + alpha / r * B A."""
-    folded = tiny.build(bases)
+    folded = arch.build(bases)
     assert not torch.allclose(logits(folded), logits(with_lora), atol=1e-2)
     lora = with_lora.adapter.lora
     for name, module in folded.language_model.named_modules():
@@ -62,20 +61,21 @@ def test_peft_computes_what_the_formula_says(bases, with_lora):
     torch.testing.assert_close(logits(folded), logits(with_lora), atol=1e-4, rtol=1e-4)
 
 
-def test_a_fresh_lora_changes_nothing(bases, model):
-    fresh = tiny.build(bases, lora=LORA)
+@architectures.each()
+def test_a_fresh_lora_changes_nothing(bases, arch, model):
+    fresh = arch.build(bases, lora=LORA)
     for name, parameter in fresh.adapter.lora.named_parameters():
         if "lora_B" in name:
             torch.nn.init.zeros_(parameter)
     assert torch.equal(logits(fresh), logits(model))
-    made = AdemVLForConditionalGeneration.from_base_pretrained(bases / "llama", bases / "clip", lora=LORA)
+    made = arch.model_class.from_base_pretrained(bases / "llama", bases / "clip", lora=LORA)
     for name, parameter in made.adapter.lora.named_parameters():
         assert (parameter == 0).all() if "lora_B" in name else (parameter != 0).all(), name
         assert parameter.abs().max() <= 32**-0.5  # as nn.Linear draws it
     assert made.config.text_model_fingerprint == model.config.text_model_fingerprint
 
 
-@families.each()
+@architectures.each_family()
 def test_what_trains_is_what_begins_with_adapter(with_lora):
     trained = {name for name, parameter in with_lora.named_parameters() if parameter.requires_grad}
     assert trained == set(with_lora.adapter_state_dict())
@@ -89,9 +89,9 @@ def test_what_trains_is_what_begins_with_adapter(with_lora):
     assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors) - tied  # nothing else is registered twice
 
 
-@families.each()
-def test_a_step_of_training_moves_both_and_the_bases_stay(bases, tmp_path):
-    model = tiny.build(bases, lora={**LORA, "lora_dropout": 0.1})
+@architectures.each_family()
+def test_a_step_of_training_moves_both_and_the_bases_stay(bases, arch, tmp_path):
+    model = arch.build(bases, lora={**LORA, "lora_dropout": 0.1})
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     made, processor = trainer(bases, tmp_path, samples(4), model, max_steps=3, learning_rate=1e-2)
     facts = train(made, processor)
@@ -102,9 +102,9 @@ def test_a_step_of_training_moves_both_and_the_bases_stay(bases, tmp_path):
     assert describe(str(tmp_path))["lora"]["r"] == 4
 
 
-@families.each()
-def test_activation_checkpointing_gives_the_same_gradients(bases):
-    model = tiny.build(bases, lora=LORA).train()
+@architectures.each_family()
+def test_activation_checkpointing_gives_the_same_gradients(bases, arch):
+    model = arch.build(bases, lora=LORA).train()
     model(**BATCH).loss.backward()
     expected = tiny.gradients(model)
     assert lora_keys(expected) == lora_keys(model.state_dict())
@@ -117,21 +117,22 @@ def test_activation_checkpointing_gives_the_same_gradients(bases):
         torch.testing.assert_close(found[key], gradient)
 
 
-@families.each()
-def test_one_file_holds_both_and_loads_both(bases, with_lora, tmp_path):
+@architectures.each_family()
+def test_one_file_holds_both_and_loads_both(bases, arch, with_lora, tmp_path):
     with_lora.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
     assert saved.keys() == with_lora.adapter_state_dict().keys()
     assert not list(tmp_path.glob("adapter_config.json"))
-    loaded, info = AdemVLForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    loaded, info = arch.model_class.from_pretrained(tmp_path, output_loading_info=True)
     assert loaded.config.lora == {"lora_dropout": 0.0, "use_rslora": False, **LORA}
     assert not any(info.values())
     assert torch.equal(logits(loaded), logits(with_lora))
     (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"r": 4', '"r": 2'))
     with pytest.raises(ValueError, match=r"adapter\.lora\.\S+ is \(4, 32\) where the config needs \(2, 32\)"):
-        AdemVLForConditionalGeneration.from_pretrained(tmp_path)
+        arch.model_class.from_pretrained(tmp_path)
 
 
+@architectures.each()
 def test_it_loads_where_this_package_is_not_installed(with_lora, tmp_path):
     with_lora.save_pretrained(tmp_path / "checkpoint")
     save_file(BATCH, tmp_path / "inputs.safetensors")
@@ -144,17 +145,19 @@ def test_it_loads_where_this_package_is_not_installed(with_lora, tmp_path):
     assert torch.equal(load_file(tmp_path / "results.safetensors")["logits"], logits(with_lora))
 
 
-def test_lora_is_float32_on_a_base_in_half_precision(bases, with_lora, tmp_path):
+@architectures.each()
+def test_lora_is_float32_on_a_base_in_half_precision(bases, arch, with_lora, tmp_path):
     with_lora.save_pretrained(tmp_path)
-    half = AdemVLForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    half = arch.model_class.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {p.dtype for p in half.adapter.parameters()} == {torch.float32}
     assert {p.dtype for p in half.language_model.parameters()} == {torch.bfloat16}
     torch.testing.assert_close(logits(half).float(), logits(with_lora), atol=0.3, rtol=0.1)
 
 
-def test_a_run_goes_on_to_the_same_bits_and_not_with_another_lora(bases, tmp_path):
+@architectures.each()
+def test_a_run_goes_on_to_the_same_bits_and_not_with_another_lora(bases, arch, tmp_path):
     def run(**lora):
-        model = tiny.build(bases, lora={**LORA, "lora_dropout": 0.1, **lora})
+        model = arch.build(bases, lora={**LORA, "lora_dropout": 0.1, **lora})
         made, processor = trainer(
             bases, tmp_path, samples(7), model, max_steps=4, save_strategy="steps", save_steps=2, learning_rate=1e-2
         )
@@ -168,9 +171,10 @@ def test_a_run_goes_on_to_the_same_bits_and_not_with_another_lora(bases, tmp_pat
         run(r=2)
 
 
-def test_the_best_model_brings_its_lora_back(bases, tmp_path):
+@architectures.each()
+def test_the_best_model_brings_its_lora_back(bases, arch, tmp_path):
     made, processor = trainer(
-        bases, tmp_path, samples(4), tiny.build(bases, lora=LORA), eval_dataset=samples(4), max_steps=4,
+        bases, tmp_path, samples(4), arch.build(bases, lora=LORA), eval_dataset=samples(4), max_steps=4,
         eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, load_best_model_at_end=True,
         greater_is_better=True, learning_rate=3e-2, save_total_limit=None,
     )  # fmt: skip
@@ -181,12 +185,13 @@ def test_the_best_model_brings_its_lora_back(bases, tmp_path):
     assert_equal(adapter(made.model), load_file(tmp_path / f"checkpoint-{best}" / "model.safetensors"))
 
 
-def test_a_self_contained_checkpoint_holds_every_tensor_once(with_lora, tmp_path):
+@architectures.each()
+def test_a_self_contained_checkpoint_holds_every_tensor_once(arch, with_lora, tmp_path):
     with_lora.save_pretrained(tmp_path, save_base=True)
     saved = load_file(tmp_path / "model.safetensors")
     assert lora_keys(saved) == lora_keys(with_lora.state_dict())
     assert sum(t.numel() for t in saved.values()) == sum(p.numel() for p in with_lora.parameters())
-    loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path)
+    loaded = arch.model_class.from_pretrained(tmp_path)
     assert not loaded.config.has_external_bases
     assert torch.equal(logits(loaded), logits(with_lora))
     assert {n for n, p in loaded.named_parameters() if p.requires_grad} == set(with_lora.adapter_state_dict())
@@ -194,25 +199,26 @@ def test_a_self_contained_checkpoint_holds_every_tensor_once(with_lora, tmp_path
     torch.testing.assert_close(logits(loaded), logits(with_lora), atol=1e-5, rtol=1e-5)
 
 
-@families.each()
-def test_merged_the_model_answers_the_same_and_is_saved_whole(bases, with_lora, tmp_path):
+@architectures.each_family()
+def test_merged_the_model_answers_the_same_and_is_saved_whole(bases, arch, with_lora, tmp_path):
     with_lora.save_pretrained(tmp_path / "lora")
-    merged = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "lora")
+    merged = arch.model_class.from_pretrained(tmp_path / "lora")
     assert merged.merge_and_unload() is merged
     assert merged.config.lora is None
     assert not merged.config.has_external_bases
     assert not [key for key in merged.state_dict() if "lora" in key or "base_layer" in key]
     torch.testing.assert_close(logits(merged), logits(with_lora), atol=1e-4, rtol=1e-4)
     merged.save_pretrained(tmp_path / "merged")
-    loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    loaded = arch.model_class.from_pretrained(tmp_path / "merged")
     assert torch.equal(logits(loaded), logits(merged))
     assert str(bases) not in (tmp_path / "merged" / "config.json").read_text()
     with pytest.raises(ValueError, match="no LoRA to merge"):
         loaded.merge_and_unload()
 
 
-def test_a_merge_that_would_write_nan_is_refused(bases):
-    model = tiny.build(bases, lora=LORA)
+@architectures.each()
+def test_a_merge_that_would_write_nan_is_refused(bases, arch):
+    model = arch.build(bases, lora=LORA)
     torch.nn.init.constant_(model.adapter.lora.model.get_submodule("layers.1.self_attn.q_proj").lora_B.weight, 1e38)
     torch.nn.init.constant_(model.adapter.lora.model.get_submodule("layers.1.self_attn.q_proj").lora_A.weight, 1e38)
     with pytest.raises(ValueError, match="NaNs detected"):
@@ -220,16 +226,18 @@ def test_a_merge_that_would_write_nan_is_refused(bases):
     assert model.config.lora is not None
 
 
-def test_a_merge_into_a_quantised_language_model_is_refused(bases):
-    model = tiny.build(bases, lora=LORA)
+@architectures.each()
+def test_a_merge_into_a_quantised_language_model_is_refused(bases, arch):
+    model = arch.build(bases, lora=LORA)
     before, model.language_model.quantization_method = logits(model), "bitsandbytes"
     with pytest.raises(ValueError, match="load the checkpoint without quantization_config, then merge"):
         model.merge_and_unload()
     assert torch.equal(logits(model), before)
 
 
-def test_a_copy_has_matrices_of_its_own(bases):
-    model = tiny.build(bases, lora=LORA)
+@architectures.each()
+def test_a_copy_has_matrices_of_its_own(bases, arch):
+    model = arch.build(bases, lora=LORA)
     before, other = logits(model), copy.deepcopy(model)
     for parameter in other.adapter.lora.parameters():
         torch.nn.init.zeros_(parameter)
@@ -237,6 +245,7 @@ def test_a_copy_has_matrices_of_its_own(bases):
     assert not torch.equal(logits(other), before)
 
 
+@architectures.each()
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
@@ -248,9 +257,9 @@ def test_a_copy_has_matrices_of_its_own(bases):
         ("q_proj", "lora is 'q_proj'; give a dict"),
     ],
 )
-def test_fields_that_cannot_be_are_named(lora, message):
+def test_fields_that_cannot_be_are_named(arch, lora, message):
     with pytest.raises(ValueError, match=message):
-        AdemVLConfig(lora=lora)
+        arch.config_class(lora=lora)
 
 
 @pytest.mark.parametrize(
@@ -267,18 +276,21 @@ def test_targets_that_the_language_model_lacks_are_named(bases, targets, message
         attach_lora(tiny.language_model(bases), {**LORA, "target_modules": targets})
 
 
-def test_targets_are_recorded_where_peft_chose_them(bases):
-    assert AdemVLConfig(lora={"target_modules": {"v_proj", "k_proj"}}).lora["target_modules"] == ["k_proj", "v_proj"]
-    model = tiny.build(bases, lora={})
+@architectures.each()
+def test_targets_are_recorded_where_peft_chose_them(bases, arch):
+    config = arch.config_class(lora={"target_modules": {"v_proj", "k_proj"}})
+    assert config.lora["target_modules"] == ["k_proj", "v_proj"]
+    model = arch.build(bases, lora={})
     assert model.config.lora["target_modules"] == ["q_proj", "v_proj"]
-    every = tiny.build(bases, lora={"target_modules": "all-linear"})
+    every = arch.build(bases, lora={"target_modules": "all-linear"})
     assert len(lora_keys(every.state_dict())) == 2 * 7 * LAYERS  # and not the head
-    one = tiny.build(bases, lora={**LORA, "layers_to_transform": [1]})
+    one = arch.build(bases, lora={**LORA, "layers_to_transform": [1]})
     assert {key.split(".")[4] for key in lora_keys(one.state_dict())} == {"1"}
 
 
-def test_without_peft_the_error_says_what_to_install(bases, monkeypatch):
+@architectures.each()
+def test_without_peft_the_error_says_what_to_install(bases, arch, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    assert AdemVLConfig(lora=LORA).lora["r"] == 4  # a config can be read all the same
+    assert arch.config_class(lora=LORA).lora["r"] == 4  # a config can be read all the same
     with pytest.raises(ImportError, match=r"pip install 'adem-vl-hf\[peft\]'"):
-        tiny.build(bases, lora=LORA)
+        arch.build(bases, lora=LORA)

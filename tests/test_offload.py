@@ -3,15 +3,13 @@
 import json
 import warnings
 
-import families
+import architectures
 import pytest
 import tiny
 import torch
 import training_runs
 
-from adem_vl_hf import AdemVLForConditionalGeneration
-
-pytestmark = families.each()
+pytestmark = architectures.each_family()
 MAPS = {
     "layers": {
         "model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk",
@@ -34,11 +32,11 @@ def saved(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=MAPS)
-def spread(request, saved, tmp_path_factory):
+def spread(arch, request, saved, tmp_path_factory):
     """The checkpoint with layers on disk; recognising the base gives no warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "the language model")
-        return AdemVLForConditionalGeneration.from_pretrained(
+        return arch.model_class.from_pretrained(
             saved, device_map=MAPS[request.param], offload_folder=tmp_path_factory.mktemp("offload")
         )
 
@@ -90,17 +88,17 @@ def test_gradients_are_the_same(model, spread, checkpointing):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_the_adapter_alone_is_saved(model, spread, tmp_path):
+def test_the_adapter_alone_is_saved(arch, model, spread, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*offloaded")
         spread.save_pretrained(tmp_path)
-    loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path)
+    loaded = arch.model_class.from_pretrained(tmp_path)
     training_runs.assert_equal(training_runs.adapter(loaded), training_runs.adapter(model))
     assert set(spread.hf_device_map.values()) == {"cpu", "disk"}  # the model itself is left as it was
 
 
-def test_a_fresh_adapter_on_a_spread_base_trains(bases, model, tmp_path):
-    spread = tiny.build(bases, device_map=MAPS["layers"], offload_folder=tmp_path / "offload")
+def test_a_fresh_adapter_on_a_spread_base_trains(bases, arch, model, tmp_path):
+    spread = arch.build(bases, device_map=MAPS["layers"], offload_folder=tmp_path / "offload")
     assert spread.config.text_model_fingerprint == model.config.text_model_fingerprint
     before = training_runs.adapter(spread)
     trainer, _ = training_runs.trainer(bases, tmp_path, training_runs.samples(4), model=spread, max_steps=2)
@@ -111,10 +109,10 @@ def test_a_fresh_adapter_on_a_spread_base_trains(bases, model, tmp_path):
     assert "device_map" not in json.loads((tmp_path / "saved" / "config.json").read_text())
 
 
-def test_auto_fills_memory_and_puts_the_rest_on_disk(model, saved, tmp_path):
-    whole = AdemVLForConditionalGeneration.from_pretrained(saved, device_map="auto")
+def test_auto_fills_memory_and_puts_the_rest_on_disk(arch, model, saved, tmp_path):
+    whole = arch.model_class.from_pretrained(saved, device_map="auto")
     size = sum(p.numel() * p.element_size() for p in model.language_model.parameters())
-    part = AdemVLForConditionalGeneration.from_pretrained(
+    part = arch.model_class.from_pretrained(
         saved, device_map="auto", max_memory={"cpu": size // 2}, offload_folder=tmp_path
     )
     assert not any(parameter.is_meta for parameter in whole.parameters())
@@ -126,10 +124,8 @@ def test_auto_fills_memory_and_puts_the_rest_on_disk(model, saved, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"device_map": "cpu"}, {"device_map": MAPS["layers"]}])
-def test_dtype_is_that_of_the_bases(saved, tmp_path, arguments):
-    half = AdemVLForConditionalGeneration.from_pretrained(
-        saved, dtype=torch.bfloat16, offload_folder=tmp_path, **arguments
-    )
+def test_dtype_is_that_of_the_bases(arch, saved, tmp_path, arguments):
+    half = arch.model_class.from_pretrained(saved, dtype=torch.bfloat16, offload_folder=tmp_path, **arguments)
     assert {p.dtype for p in half.language_model.parameters()} == {torch.bfloat16}
     assert half.vision_tower.dtype == torch.bfloat16
     assert {p.dtype for p in half.adapter.parameters()} == {torch.float32}

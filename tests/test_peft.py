@@ -2,19 +2,22 @@
 
 import warnings
 
-import families
+import architectures
 import pytest
 import tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from adem_vl_hf import AdemVLForConditionalGeneration
-
 # PEFT 0.21 asks Transformers 5.23 for a property by its name before
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 IN_LANGUAGE_MODEL = r"language_model\..*\.(q_proj|v_proj)"
 BATCH = tiny.batch([9, 7], [True, False])
+# two adapters of each model
+ADAPTERS = {
+    "adem_vl": ({"vision_adapter_dim": 0}, {"vision_adapter_dim": 4}),
+    "evlm": ({"media_tokens": 0}, {"moe_replicas": 2}),
+}
 PROMPT = {name: tensor for name, tensor in BATCH.items() if name != "labels"}
 
 
@@ -49,10 +52,10 @@ def step(model):
     return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
 
 
-@families.each()
+@architectures.each_family()
 @pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])
-def test_lora_of_peft_runs_trains_and_comes_back(bases, model, tmp_path, task_type):
-    inner = tiny.build(bases)
+def test_lora_of_peft_runs_trains_and_comes_back(bases, arch, model, tmp_path, task_type):
+    inner = arch.build(bases)
     wrapped = get_peft_model(inner, lora(task_type=task_type))
     assert not torch.allclose(logits(wrapped), logits(model), atol=1e-2)
     moved = step(wrapped)
@@ -64,16 +67,16 @@ def test_lora_of_peft_runs_trains_and_comes_back(bases, model, tmp_path, task_ty
     assert torch.equal(inner.generate(**PROMPT, max_new_tokens=4, do_sample=False), said)
     wrapped.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"adapter_model.safetensors", "adapter_config.json"}
-    loaded = PeftModel.from_pretrained(tiny.build(bases), tmp_path)
+    loaded = PeftModel.from_pretrained(arch.build(bases), tmp_path)
     assert torch.equal(logits(loaded), expected)
     assert_merged(loaded.merge_and_unload(), expected)
 
 
-@families.each()
-@pytest.mark.parametrize("vision_adapter_dim", [0, 4])
-def test_modules_to_save_trains_and_saves_the_adapter_along(bases, tmp_path, vision_adapter_dim):
-    fields = {"vision_adapter_dim": vision_adapter_dim}
-    inner = tiny.build(bases, **fields)
+@architectures.each_family()
+@pytest.mark.parametrize("adapter", [0, 1])
+def test_modules_to_save_trains_and_saves_the_adapter_along(bases, arch, tmp_path, adapter):
+    fields = ADAPTERS[arch.model_type][adapter]
+    inner = arch.build(bases, **fields)
     own = set(inner.adapter.state_dict())
     wrapped = get_peft_model(inner, lora(modules_to_save=["adapter"]))
     moved = step(wrapped)
@@ -84,40 +87,45 @@ def test_modules_to_save_trains_and_saves_the_adapter_along(bases, tmp_path, vis
     wrapped.save_pretrained(tmp_path / "peft")
     saved = load_file(tmp_path / "peft" / "adapter_model.safetensors")
     assert {"base_model.model.adapter." + name for name in own} <= saved.keys()
-    loaded = PeftModel.from_pretrained(tiny.build(bases, **fields), tmp_path / "peft")
+    loaded = PeftModel.from_pretrained(arch.build(bases, **fields), tmp_path / "peft")
     assert torch.equal(logits(loaded), expected)
     merged = loaded.merge_and_unload()
     assert_merged(merged, expected)
     assert set(merged.adapter.state_dict()) == own
     with pytest.warns(UserWarning, match="holds every weight"):
         merged.save_pretrained(tmp_path / "whole")
-    again = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "whole")
+    again = arch.model_class.from_pretrained(tmp_path / "whole")
     assert torch.equal(logits(again), logits(merged))
 
 
-@pytest.mark.parametrize("vision_adapter_dim", [0, 4])
-def test_bare_names_match_the_tower_as_well_which_then_trains(bases, tmp_path, vision_adapter_dim):
-    fields = {"vision_adapter_dim": vision_adapter_dim}
-    wrapped = get_peft_model(tiny.build(bases, **fields), lora(target_modules=["q_proj", "v_proj"]))
+@architectures.each()
+@pytest.mark.parametrize("adapter", [0, 1])
+def test_bare_names_match_the_tower_as_well_which_then_trains(bases, arch, tmp_path, adapter):
+    fields = ADAPTERS[arch.model_type][adapter]
+    wrapped = get_peft_model(arch.build(bases, **fields), lora(target_modules=["q_proj", "v_proj"]))
     moved = step(wrapped)
     parts = {name.split(".")[2] for name in moved}
-    assert parts == {"language_model", "vision_tower"}
     untouched = {name for name, p in wrapped.named_parameters() if p.requires_grad} - moved
-    # features are taken before the tower's last block
-    assert {name.partition("layers.")[2].split(".")[0] for name in untouched} == {"2"}
-    assert all("vision_tower" in name for name in untouched)
+    if arch is architectures.ADEM_VL:
+        assert parts == {"language_model", "vision_tower"}
+        # features are taken before the tower's last block
+        assert {name.partition("layers.")[2].split(".")[0] for name in untouched} == {"2"}
+        assert all("vision_tower" in name for name in untouched)
+    else:  # whose cross-attention has matrices of these names, too
+        assert parts == {"language_model", "vision_tower", "adapter"}
+        assert not untouched
     wrapped.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(tiny.build(bases, **fields), tmp_path)
+    loaded = PeftModel.from_pretrained(arch.build(bases, **fields), tmp_path)
     assert torch.equal(logits(loaded), logits(wrapped))
 
 
-@families.each()
-def test_a_merge_is_never_left_out_of_a_checkpoint(bases, tmp_path):
-    merged = get_peft_model(tiny.build(bases), lora()).merge_and_unload()
+@architectures.each_family()
+def test_a_merge_is_never_left_out_of_a_checkpoint(bases, arch, tmp_path):
+    merged = get_peft_model(arch.build(bases), lora()).merge_and_unload()
     expected = logits(merged)
     with pytest.warns(UserWarning, match=r"q_proj\.weight is not what was loaded: .* holds every weight"):
         merged.save_pretrained(tmp_path / "whole")
-    loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "whole")
+    loaded = arch.model_class.from_pretrained(tmp_path / "whole")
     assert not loaded.config.has_external_bases
     assert torch.equal(logits(loaded), expected)
     assert merged.config.has_external_bases  # only what was saved is another kind of checkpoint
@@ -127,21 +135,23 @@ def test_a_merge_is_never_left_out_of_a_checkpoint(bases, tmp_path):
     assert all(key.startswith("adapter.") for key in load_file(tmp_path / "adapter" / "model.safetensors"))
 
 
-def test_a_merge_into_the_tower_is_found_too(bases, tmp_path):
-    wrapped = get_peft_model(tiny.build(bases), lora(target_modules=r"vision_tower\..*layers\.0\..*v_proj"))
+@architectures.each()
+def test_a_merge_into_the_tower_is_found_too(bases, arch, tmp_path):
+    wrapped = get_peft_model(arch.build(bases), lora(target_modules=r"vision_tower\..*layers\.0\..*v_proj"))
     with pytest.warns(UserWarning, match=r"vision_tower\.\S*v_proj\.weight is not what was loaded"):
         wrapped.merge_and_unload().save_pretrained(tmp_path)
 
 
+@architectures.each()
 @pytest.mark.parametrize("way", ["unload", "cast", "dtype", "moved"])
-def test_bases_that_are_what_was_loaded_are_not_saved(bases, tmp_path, way):
-    built = tiny.build(bases)
+def test_bases_that_are_what_was_loaded_are_not_saved(bases, arch, tmp_path, way):
+    built = arch.build(bases)
     if way == "unload":
         built = get_peft_model(built, lora()).unload()
     elif way == "cast":
         built.to(torch.bfloat16)
     elif way == "dtype":
-        built = tiny.build(bases, dtype=torch.bfloat16).float()
+        built = arch.build(bases, dtype=torch.bfloat16).float()
     else:
         built.language_model = built.language_model.to("cpu").requires_grad_(True)
     with warnings.catch_warnings():
@@ -150,19 +160,21 @@ def test_bases_that_are_what_was_loaded_are_not_saved(bases, tmp_path, way):
     assert all(key.startswith("adapter.") for key in load_file(tmp_path / "model.safetensors"))
 
 
+@architectures.each()
 @pytest.mark.parametrize("fields", [{}, {"modules_to_save": ["adapter"]}])
-def test_the_inside_of_a_peft_model_is_not_saved_without_what_peft_trains(bases, tmp_path, fields):
-    wrapped = get_peft_model(tiny.build(bases), lora(**fields))
+def test_the_inside_of_a_peft_model_is_not_saved_without_what_peft_trains(bases, arch, tmp_path, fields):
+    wrapped = get_peft_model(arch.build(bases), lora(**fields))
     with pytest.raises(ValueError, match="is wrapped by PEFT: save the PeftModel itself"):
         wrapped.get_base_model().save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
+@architectures.each()
 @pytest.mark.parametrize("targets", ["q_proj", "v_proj"])
-def test_peft_does_not_switch_off_the_shortcuts_lora(bases, targets):
-    built = tiny.build(bases, lora={"r": 4, "target_modules": ["q_proj"]})
+def test_peft_does_not_switch_off_the_shortcuts_lora(bases, arch, targets):
+    built = arch.build(bases, lora={"r": 4, "target_modules": ["q_proj"]})
     with pytest.raises(ValueError, match=r"q_proj has LoRA from config\.lora, .* call merge_and_unload\(\)"):
         get_peft_model(built, lora(target_modules=rf"language_model\..*\.{targets}"))
-    merged = tiny.build(bases, lora={"r": 4, "target_modules": ["q_proj"]}).merge_and_unload()
+    merged = arch.build(bases, lora={"r": 4, "target_modules": ["q_proj"]}).merge_and_unload()
     wrapped = get_peft_model(merged, lora())
     assert step(wrapped) == {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}

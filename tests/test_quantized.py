@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import architectures
 import families
 import pytest
 import scripts
@@ -14,7 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, BitsAndBytesConfig
 
-from adem_vl_hf import AdemVLForConditionalGeneration, cli, commands, quantization
+from adem_vl_hf import cli, commands, quantization
+from adem_vl_hf.pretrained import MODELS, load_config
 
 CONFIGS = {
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
@@ -30,13 +32,13 @@ def config(kind: str = "nf4") -> BitsAndBytesConfig:
 
 
 @pytest.fixture(scope="module")
-def wide(request, tmp_path_factory):
+def wide(arch, request, tmp_path_factory):
     """Bases wide enough for blocks of 64 numbers, a checkpoint on them, and the pictures that the scripts read."""
     folder = families.save_bases(
         tmp_path_factory.mktemp("wide"), getattr(request, "param", "llama"),
         hidden_size=128, intermediate_size=256, initializer_range=0.05,
     )  # fmt: skip
-    tiny.build(folder).save_pretrained(folder / "checkpoint")
+    arch.build(folder).save_pretrained(folder / "checkpoint")
     training_runs.picture_folder(folder / "pictures")
     return folder
 
@@ -51,9 +53,8 @@ def load(wide, **arguments):
     """The checkpoint, in float32; a warning that the base is another one fails the test."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "the language model")
-        return AdemVLForConditionalGeneration.from_pretrained(
-            wide / "checkpoint", **{"dtype": torch.float32, **arguments}
-        )
+        model_class, _ = MODELS[load_config(wide / "checkpoint").model_type]
+        return model_class.from_pretrained(wide / "checkpoint", **{"dtype": torch.float32, **arguments})
 
 
 def inputs():
@@ -97,7 +98,7 @@ def unpacked(model, wide):
     return dense
 
 
-@families.each("wide")
+@architectures.each_family("wide")
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_all_of_the_language_model_but_its_head_is_packed_and_nothing_else(wide, plain, kind):
     model = load(wide, quantization_config=config(kind))
@@ -110,7 +111,7 @@ def test_all_of_the_language_model_but_its_head_is_packed_and_nothing_else(wide,
     assert all(p.requires_grad == name.startswith("adapter.") for name, p in model.named_parameters())
 
 
-@families.each("wide")
+@architectures.each_family("wide")
 @pytest.mark.parametrize("kind", ["nf4", "fp4 twice"])
 def test_a_packed_model_computes_what_its_numbers_say(wide, plain, kind):
     model = load(wide, quantization_config=config(kind))
@@ -128,7 +129,7 @@ def test_a_packed_model_computes_what_its_numbers_say(wide, plain, kind):
     assert torch.equal(*answers)
 
 
-@families.each("wide")
+@architectures.each_family("wide")
 def test_eight_bits_come_close(wide, plain):
     model = load(wide, quantization_config=config("int8"))
     expected, found = gradients(plain), gradients(model)
@@ -139,8 +140,9 @@ def test_eight_bits_come_close(wide, plain):
     assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape == (2, 13)
 
 
+@architectures.each()
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_an_adapter_trained_on_it_loads_in_full_precision(wide, tmp_path, kind):
+def test_an_adapter_trained_on_it_loads_in_full_precision(arch, wide, tmp_path, kind):
     model = load(wide, quantization_config=config(kind))
     before, frozen = training_runs.adapter(model), model.language_model.state_dict()
     frozen = {key: tensor.clone() for key, tensor in frozen.items() if isinstance(tensor, torch.Tensor)}
@@ -157,14 +159,15 @@ def test_an_adapter_trained_on_it_loads_in_full_precision(wide, tmp_path, kind):
     assert "quant" not in written
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "the language model")
-        loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "saved")
+        loaded = arch.model_class.from_pretrained(tmp_path / "saved")
     assert packed(loaded) == set()
     training_runs.assert_equal(training_runs.adapter(loaded), after)
     assert model.config.text_config.quantization_config is not None  # the model itself is left as it was
 
 
-def test_a_fresh_adapter_takes_the_same_argument(wide, plain, tmp_path):
-    model = AdemVLForConditionalGeneration.from_base_pretrained(
+@architectures.each()
+def test_a_fresh_adapter_takes_the_same_argument(arch, wide, plain, tmp_path):
+    model = arch.model_class.from_base_pretrained(
         wide / "llama", wide / "clip", quantization_config=config(), dtype=torch.float32
     )
     assert packed(model) == to_be_packed(plain)
@@ -173,27 +176,30 @@ def test_a_fresh_adapter_takes_the_same_argument(wide, plain, tmp_path):
     assert "quant" not in (tmp_path / "config.json").read_text()
 
 
+@architectures.each()
 def test_auto_model_takes_the_same_argument(wide, plain):
     model = AutoModel.from_pretrained(wide / "checkpoint", trust_remote_code=True, quantization_config=config())
     assert {name for name, kind in linears(model).items() if kind == "Linear4bit"} == to_be_packed(plain)
     assert {p.dtype for p in model.adapter.parameters()} == {torch.float32}
 
 
-def test_another_base_is_recognised_when_packed(wide, tmp_path):
+@architectures.each()
+def test_another_base_is_recognised_when_packed(arch, wide, tmp_path):
     tiny.save_llama(tmp_path / "other", seed=7, hidden_size=128, intermediate_size=256)
     with pytest.warns(UserWarning, match="other weights"):
-        AdemVLForConditionalGeneration.from_pretrained(
+        arch.model_class.from_pretrained(
             wide / "checkpoint", text_model_name_or_path=str(tmp_path / "other"), quantization_config=config()
         )
 
 
-def test_packed_weights_are_not_saved_and_tower_and_adapter_are_not_packed(wide, plain, tmp_path):
+@architectures.each()
+def test_packed_weights_are_not_saved_and_tower_and_adapter_are_not_packed(arch, wide, plain, tmp_path):
     model = load(wide, quantization_config=config())
     with pytest.raises(ValueError, match=r"quantised \(bitsandbytes\).*save the adapter alone"):
         model.save_pretrained(tmp_path / "whole", save_base=True)
     plain.save_pretrained(tmp_path / "whole", save_base=True)
     with pytest.raises(ValueError, match="would quantise its tower and adapter too"):
-        AdemVLForConditionalGeneration.from_pretrained(tmp_path / "whole", quantization_config=config())
+        arch.model_class.from_pretrained(tmp_path / "whole", quantization_config=config())
 
 
 def test_commands_load_in_few_bits(wide, tmp_path, monkeypatch, capsys):

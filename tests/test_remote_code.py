@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 
+import architectures
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from adem_vl_hf import AdemVLImageToTextPipeline, AdemVLProcessor
+from adem_vl_hf import AdemVLImageToTextPipeline
 
+pytestmark = architectures.each()
 CLIENT = """
 import json, sys
 import torch
@@ -52,12 +54,11 @@ print(json.dumps({"config": type(config).__name__, "module": type(model).__modul
 
 
 @pytest.fixture(scope="module")
-def work(bases, model, tmp_path_factory):
+def work(bases, arch, model, tmp_path_factory):
     """A checkpoint with its processor, inputs, and what a process without the package made of them."""
     work = tmp_path_factory.mktemp("remote")
     model.save_pretrained(work / "checkpoint")
-    processor = AdemVLProcessor.from_base_pretrained(bases / "llama", bases / "clip", model.config)
-    processor.save_pretrained(work / "checkpoint")
+    arch.processor(bases, model).save_pretrained(work / "checkpoint")
     tiny.picture().save(work / "cat.png")
     inputs = tiny.batch([8, 6], [True, False])
     del inputs["labels"]
@@ -72,8 +73,8 @@ def work(bases, model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def processor(work) -> AdemVLProcessor:
-    return AdemVLProcessor.from_pretrained(work / "checkpoint")
+def processor(arch, work):
+    return arch.processor_class.from_pretrained(work / "checkpoint")
 
 
 def test_the_logits_are_the_same_bit_for_bit(work, model, processor):
@@ -87,9 +88,9 @@ def test_the_logits_are_the_same_bit_for_bit(work, model, processor):
     assert torch.equal(results["processed"], processed)
 
 
-def test_it_was_the_checkpoints_own_code(work):
+def test_it_was_the_checkpoints_own_code(arch, work):
     printed = json.loads((work / "printed.json").read_text())
-    assert printed["config"] == "AdemVLConfig"
+    assert printed["config"] == arch.config_class.__name__
     assert printed["module"].startswith("transformers_modules.")
     files = {path.name: path.read_bytes() for path in (work / "checkpoint").iterdir()}
     again = {path.name: path.read_bytes() for path in (work / "again").iterdir()}
@@ -117,8 +118,8 @@ def test_the_bundle_imports_nothing_of_the_package_around_it(work):
         assert "adem_vl_hf" not in path.read_text(encoding="utf-8"), path.name
 
 
-def test_the_model_file_names_every_other_file(work):
+def test_the_model_file_names_every_other_file(arch, work):
     """Transformers copies what the file of the class imports; 4.57 looks no deeper."""
-    lines = (work / "checkpoint" / "modeling_adem_vl.py").read_text(encoding="utf-8").splitlines()
+    lines = (work / "checkpoint" / f"modeling_{arch}.py").read_text(encoding="utf-8").splitlines()
     named = {line.split()[1].removeprefix(".") for line in lines if line.strip().startswith("from .")}
-    assert named | {"modeling_adem_vl"} == {path.stem for path in (work / "checkpoint").glob("*.py")}
+    assert named | {f"modeling_{arch}"} == {path.stem for path in (work / "checkpoint").glob("*.py")}

@@ -1,5 +1,6 @@
 """What users turn on in ``TrainingArguments``: accumulation, bfloat16 autocast, metrics of generated answers."""
 
+import architectures
 import numpy as np
 import pytest
 import tiny
@@ -12,13 +13,14 @@ from adem_vl_hf.modeling.prompts_adem_vl import prompts_alone
 from adem_vl_hf.training import train, training_arguments
 
 
-def test_a_batch_in_parts_moves_the_adapter_as_the_whole_does(bases, tmp_path):
+@architectures.each()
+def test_a_batch_in_parts_moves_the_adapter_as_the_whole_does(bases, arch, tmp_path):
     """The answers differ in length: each token has to count the same, whichever part it is in."""
-    fresh, moved = adapter(tiny.build(bases)), {}
+    fresh, moved = adapter(arch.build(bases)), {}
     for parts in (1, 2, 4):
         made, processor = trainer(
-            bases, tmp_path / str(parts), blocks(8), batch_size=4 // parts, gradient_accumulation_steps=parts,
-            max_steps=2, logging_steps=1, **PLAIN,
+            bases, tmp_path / str(parts), blocks(8), arch.build(bases), batch_size=4 // parts,
+            gradient_accumulation_steps=parts, max_steps=2, logging_steps=1, **PLAIN,
         )  # fmt: skip
         train(made, processor)
         losses = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
@@ -26,16 +28,18 @@ def test_a_batch_in_parts_moves_the_adapter_as_the_whole_does(bases, tmp_path):
     for parts in (2, 4):
         assert moved[parts][0] == pytest.approx(moved[1][0], rel=2e-4)  # as logged: rounded
         for key, tensor in moved[1][1].items():
-            assert tensor.abs().max() > 1e-4, key
+            assert tensor.abs().max() > 2e-5, key
             torch.testing.assert_close(moved[parts][1][key], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_autocast_computes_in_bfloat16_and_trains_float32(bases, tmp_path):
-    fresh, moved = adapter(tiny.build(bases)), {}
+@architectures.each()
+def test_autocast_computes_in_bfloat16_and_trains_float32(bases, arch, tmp_path):
+    fresh, moved = adapter(arch.build(bases)), {}
     for bf16 in (False, True):
         made, processor = trainer(
-            bases, tmp_path / str(bf16), samples(4, "some"), batch_size=4, max_steps=3, bf16=bf16, **PLAIN
-        )
+            bases, tmp_path / str(bf16), samples(4, "some"), arch.build(bases), batch_size=4, max_steps=3, bf16=bf16,
+            **PLAIN | {"learning_rate": 0.1},
+        )  # fmt: skip
         computed = set()
         layer = made.model.get_decoder().layers[1].mlp.up_proj
         layer.register_forward_hook(lambda module, args, out, seen=computed: seen.add(out.dtype))
@@ -49,7 +53,8 @@ def test_autocast_computes_in_bfloat16_and_trains_float32(bases, tmp_path):
     assert torch.cosine_similarity(moved[True], moved[False], dim=0) > 0.95
 
 
-def test_metrics_of_generated_answers_choose_the_model(bases, tmp_path):
+@architectures.each()
+def test_metrics_of_generated_answers_choose_the_model(bases, arch, tmp_path):
     held_out, seen = samples(5, images="some"), []
 
     def compute_metrics(prediction):
@@ -60,7 +65,7 @@ def test_metrics_of_generated_answers_choose_the_model(bases, tmp_path):
         seen.append(texts)
         return {"worth": -len(seen)}  # the first evaluation is the best
 
-    model = tiny.build(bases)
+    model = arch.build(bases)
     model.generation_config.max_new_tokens = 6
     made, processor = trainer(
         bases, tmp_path, samples(4), model, eval_dataset=held_out, max_steps=4, learning_rate=3e-2,
@@ -85,6 +90,7 @@ def answer(model, processor, sample):
     return processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
 
 
+@architectures.each()
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_training_batch_is_answered_from_its_prompts(model, side):
     inputs = tiny.batch([9, 6, 8], [True, False, True], side=side)

@@ -1,5 +1,6 @@
 """TRL's SFTTrainer on conversations about pictures, and what it asks of the model and the processor."""
 
+import architectures
 import families
 import pytest
 import tiny
@@ -11,8 +12,6 @@ from safetensors.torch import load_file
 from training_runs import COLOURS
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
-
-from adem_vl_hf import AdemVLForConditionalGeneration, AdemVLProcessor
 
 # TRL 1.16 and PEFT 0.21 call parts of Transformers 5.23 by their names before
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
@@ -36,10 +35,8 @@ def chat_bases(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def processor(chat_bases):
-    return AdemVLProcessor.from_base_pretrained(
-        str(chat_bases / "llama"), str(chat_bases / "clip"), tiny.build(chat_bases).config
-    )
+def processor(arch, chat_bases):
+    return arch.processor(chat_bases, arch.build(chat_bases))
 
 
 def turn(role, text, image=False):
@@ -65,13 +62,13 @@ def prompts_and_completions():
     )
 
 
-def sft(chat_bases, processor, folder, model=None, dataset=None, max_steps=12, peft_config=None, **settings):
+def sft(model, processor, folder, dataset=None, max_steps=12, peft_config=None, **settings):
     arguments = SFTConfig(
         str(folder), use_cpu=True, bf16=False, max_steps=max_steps, per_device_train_batch_size=4, learning_rate=1e-2,
         logging_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, max_length=None, **settings,
     )  # fmt: skip
     return SFTTrainer(
-        model=model or tiny.build(chat_bases, lora=LORA), args=arguments, processing_class=processor,
+        model=model, args=arguments, processing_class=processor,
         train_dataset=dataset or messages(), peft_config=peft_config,
     )  # fmt: skip
 
@@ -80,10 +77,11 @@ def losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@architectures.each()
 @pytest.mark.parametrize("supervised", ["everything", "answers", "completions"])
-def test_sft_trains_the_adapter_and_its_lora(chat_bases, processor, tmp_path, supervised):
+def test_sft_trains_the_adapter_and_its_lora(arch, chat_bases, processor, tmp_path, supervised):
     trainer = sft(
-        chat_bases, processor, tmp_path, assistant_only_loss=supervised == "answers",
+        arch.build(chat_bases, lora=LORA), processor, tmp_path, assistant_only_loss=supervised == "answers",
         dataset=prompts_and_completions() if supervised == "completions" else messages(),
     )  # fmt: skip
     model = trainer.model
@@ -97,28 +95,29 @@ def test_sft_trains_the_adapter_and_its_lora(chat_bases, processor, tmp_path, su
     assert any(key.startswith("adapter.lora.") for key in moved)
     trainer.save_model()
     assert load_file(tmp_path / "model.safetensors").keys() == moved
-    loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path)
+    loaded = arch.model_class.from_pretrained(tmp_path)
     inputs = {key: tensor for key, tensor in tiny.batch([7], [True]).items() if key != "labels"}
     with torch.no_grad():
         assert torch.equal(loaded(**inputs).logits, model.eval()(**inputs).logits)
-    assert AdemVLProcessor.from_pretrained(tmp_path).chat_template == processor.chat_template
+    assert arch.processor_class.from_pretrained(tmp_path).chat_template == processor.chat_template
 
 
-@families.each("chat_bases")
-def test_the_first_loss_is_the_models_own(chat_bases, processor, tmp_path):
+@architectures.each_family("chat_bases")
+def test_the_first_loss_is_the_models_own(arch, chat_bases, processor, tmp_path):
     """TRL computes its loss from ``base_model`` and the head; the model computes it in another way."""
-    trainer = sft(chat_bases, processor, tmp_path, max_steps=1)
+    trainer = sft(arch.build(chat_bases, lora=LORA), processor, tmp_path, max_steps=1)
     batch = trainer.data_collator([trainer.train_dataset[index] for index in range(4)])
     with torch.no_grad():
-        expected = tiny.build(chat_bases, lora=LORA).train()(**batch).loss
+        expected = arch.build(chat_bases, lora=LORA).train()(**batch).loss
     trainer.train()
     assert losses(trainer)[0] == pytest.approx(float(expected), rel=1e-3)
     assert trainer.evaluate(messages())["eval_loss"] < float(expected)
 
 
-def test_peft_in_the_trainer_with_the_adapter_along(chat_bases, processor, tmp_path):
+@architectures.each()
+def test_peft_in_the_trainer_with_the_adapter_along(arch, chat_bases, processor, tmp_path):
     config = LoraConfig(r=4, target_modules=r"language_model\..*\.(q_proj|v_proj)", modules_to_save=["adapter"])
-    trainer = sft(chat_bases, processor, tmp_path, model=tiny.build(chat_bases), peft_config=config)
+    trainer = sft(arch.build(chat_bases), processor, tmp_path, peft_config=config)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()
     assert losses(trainer)[-1] < 0.92 * losses(trainer)[0]
@@ -128,8 +127,9 @@ def test_peft_in_the_trainer_with_the_adapter_along(chat_bases, processor, tmp_p
 
 
 def test_answers_alone_are_supervised(chat_bases, processor, tmp_path):
+    model = tiny.build(chat_bases, lora=LORA)
     for number, settings in enumerate(({"assistant_only_loss": True}, {"dataset": prompts_and_completions()})):
-        trainer = sft(chat_bases, processor, tmp_path / str(number), **settings)
+        trainer = sft(model, processor, tmp_path / str(number), **settings)
         batch = trainer.data_collator([trainer.train_dataset[index] for index in range(4)])
         answers = [processor.decode(row[row != -100]) for row in batch["labels"]]
         assert answers == [text + "</s>" for text in [*list(COLOURS.values())[:3], "hello world"]]
@@ -142,9 +142,9 @@ def test_answers_alone_are_supervised(chat_bases, processor, tmp_path):
         assert rows[3] == "<s>user: hello\nhello world</s>"
 
 
-@families.each("chat_bases")
-def test_base_model_is_the_model_without_its_head(chat_bases):
-    model = tiny.build(chat_bases)
+@architectures.each_family("chat_bases")
+def test_base_model_is_the_model_without_its_head(arch, chat_bases):
+    model = arch.build(chat_bases)
     inputs = {key: tensor for key, tensor in tiny.batch([9, 7], [True, False]).items() if key != "labels"}
     with torch.no_grad():
         body = model.base_model(**inputs)
@@ -176,7 +176,7 @@ def test_rows_are_padded_to_a_multiple(processor):
     "text", ["<s>a photo <image>of a cat", "two birds<image>", "<image>a dog on the grass", "hello"]
 )
 def test_offsets_say_which_characters_a_token_stands_for(processor, image_tokens, text):
-    made = AdemVLProcessor(processor.image_processor, processor.tokenizer, image_tokens=image_tokens)
+    made = type(processor)(processor.image_processor, processor.tokenizer, image_tokens=image_tokens)
     picture = tiny.picture() if "<image>" in text else None
     row = made(images=[picture], text=[text], return_offsets_mapping=True, pad_to_multiple_of=32)
     ids, offsets = row["input_ids"][0].tolist(), row["offset_mapping"][0]

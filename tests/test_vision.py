@@ -12,7 +12,7 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from safetensors.torch import save_file
 from torch import nn
 
-from adem_vl_hf import AdemVLForConditionalGeneration
+from adem_vl_hf import AdemVLForConditionalGeneration, EvlmForConditionalGeneration
 from adem_vl_hf.modeling.fusion_adem_vl import VisionAdapter
 from adem_vl_hf.modeling.vision_adem_vl import (
     OpenClipVisionTower,
@@ -148,3 +148,41 @@ def test_a_model_on_an_open_clip_tower_equals_one_on_its_clip_and_survives_savin
         # the tower frozen and in evaluation mode whatever the model's mode
         assert not any(module.training for module in loaded.train().vision_tower.modules())
     assert not any(p.requires_grad for p in loaded.vision_tower.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [[1], [1, 3], [-3, 2, -1]], ids=str)
+def test_both_backends_give_the_same_levels(layers):
+    """Of several levels each is a block's output as it is."""
+    visual, pixels = open_clip_vit(), tiny.pictures(2)
+    x = visual.ln_pre(
+        torch.cat([visual.class_embedding.expand(2, 1, -1), visual.conv1(pixels).flatten(2).mT], 1)
+        + visual.positional_embedding
+    )
+    states = [x]
+    for block in visual.transformer.resblocks:
+        states.append(block(states[-1]))
+    expected = torch.stack([states[layer] for layer in layers], dim=1)
+    for tower in (OpenClipVisionTower(visual), clip_vision_from_open_clip(visual)):
+        found = vision_features(tower, pixels, layers).pooler_output
+        assert found.shape == (2, len(layers), 17, 24)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_evlm_on_an_open_clip_tower_equals_one_on_its_clip_and_survives_saving(bases, tmp_path):
+    visual = open_clip_folder(tmp_path / "tower")
+    fields = {"vision_feature_layer": [1, 2, 3], "media_tokens": 1, "image_token_id": tiny.IMAGE_TOKEN_ID}
+    tower = f"local-dir:{tmp_path / 'tower'}"
+    model = EvlmForConditionalGeneration.from_base_pretrained(
+        bases / "llama", tower, vision_backend="open_clip", **fields
+    )
+    same = EvlmForConditionalGeneration.from_base_pretrained(
+        bases / "llama", clip_vision_from_open_clip(visual), **fields
+    )
+    inputs = tiny.batch([6, 5], [True, True])
+    with torch.no_grad():
+        expected = tiny.perturb(model)(**inputs).logits
+        torch.testing.assert_close(tiny.perturb(same)(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
+        model.save_pretrained(tmp_path / "saved")
+        loaded = EvlmForConditionalGeneration.from_pretrained(tmp_path / "saved")
+        assert torch.equal(loaded(**inputs).logits, expected)

@@ -2,12 +2,12 @@
 
 import json
 
+import architectures
 import tiny
 import torch
 from PIL import Image
 from transformers import TrainerCallback
 
-from adem_vl_hf import AdemVLProcessor
 from adem_vl_hf.data.sample import Sample
 from adem_vl_hf.training import build_trainer, training_arguments
 
@@ -50,7 +50,8 @@ def picture_folder(folder, number=3):
 
 
 def processor_of(bases, model):
-    return AdemVLProcessor.from_base_pretrained(str(bases / "llama"), str(bases / "clip"), model.config)
+    arch = next(arch for arch in architectures.BOTH if arch.model_type == model.config.model_type)
+    return arch.processor(bases, model)
 
 
 class Interrupted(Exception):

@@ -23,11 +23,12 @@ class VisualGenerationMixin:
         With ``labels`` [B, T] (a training batch) it answers the prompts alone and returns the answers alone.
         """
         images = {name: kwargs.pop(name, None) for name in self.image_argument_names}
+        memory = images  # of which a memory that is handed over may have a part under its own name
         if kwargs.get("visual_key") is None:
             given = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
             memory = self._memory_for(given, past_key_values=kwargs.get("past_key_values"), **images)  # type: ignore[attr-defined]
-            # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
-            kwargs |= {name: memory[name] for name in self.memory_names if memory.get(name) is not None}
+        # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
+        kwargs |= {name: memory[name] for name in self.memory_names if memory.get(name) is not None}
         draft = kwargs.get("assistant_model")
         if draft is not None and draft.config.model_type != self.config.model_type:
             kwargs["assistant_model"] = TextDraft(draft, self.memory_names)

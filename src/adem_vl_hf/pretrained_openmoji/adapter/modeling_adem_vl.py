@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
+from transformers import GenerationMixin
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from .configuration_adem_vl import AdemVLConfig
@@ -70,7 +71,7 @@ class AdemVLPreTrainedModel(FrozenBasesPreTrainedModel):
     adapter_class = AdemVLAdapter
 
 
-class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForConditionalGeneration):
+class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForConditionalGeneration, GenerationMixin):
     """A frozen decoder LLM that sees.
 
     Build a fresh one with :meth:`from_base_pretrained`, load a trained one with :meth:`from_pretrained`.
