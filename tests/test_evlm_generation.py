@@ -4,10 +4,12 @@ import evlm
 import pytest
 import tiny
 import torch
+import transformers
 from transformers import DynamicCache, StaticCache
 
 from adem_vl_hf.modeling.visibility_evlm import VisualCacheLayer, visual_cache_layer
 
+OLD = int(transformers.__version__.split(".")[0]) < 5
 GREEDY = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
 
 
@@ -28,7 +30,9 @@ def model(bases, request):
 def test_however_it_generates_a_batch_is_each_row_alone(model, options):
     inputs = evlm.prompt(evlm.batch(side="left"))
     rows = range(len(evlm.NUMBERS))
-    if "prompt_lookup_num_tokens" in options:  # one row at a time
+    # 4.57 reads padded rows in parts wrongly, with any language model
+    unpadded = "prompt_lookup_num_tokens" in options or ("prefill_chunk_size" in options and OLD)
+    if unpadded:
         inputs, rows = evlm.alone(evlm.batch(), 3), [3]
         inputs.pop("labels")
     together = model.generate(**inputs, **GREEDY, **options)[:, inputs["input_ids"].shape[1] :]

@@ -195,8 +195,8 @@ def test_offsets_say_which_characters_a_token_stands_for(processor, image_tokens
     assert ids.count(processor.image_token_id) == (image_tokens if picture else 0)
 
 
-def test_two_pictures_in_a_conversation_are_refused_by_row(processor):
+def test_two_pictures_in_a_conversation(processor):
     pictures = [{"type": "image", "image": tiny.picture()}] * 2
     conversations = [[turn("user", "hello")], [{"role": "user", "content": pictures}]]
-    with pytest.raises(ValueError, match="sample 1: 2 images; ADEM-VL takes one image a sample"):
-        processor.apply_chat_template(conversations, tokenize=True, return_dict=True)
+    rows = processor.apply_chat_template(conversations, tokenize=True, return_dict=True)
+    assert rows["image_mask"].tolist() == [[False, False], [True, True]]
