@@ -5,7 +5,6 @@ projections, so that an all-zero visual vector contributes exactly nothing.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -17,20 +16,19 @@ from .experts_evlm import FeedForward, MixtureOfExperts
 from .precision_adem_vl import InputPrecisionLinear, InputPrecisionRMSNorm
 
 
-@dataclass
 class VisualStates:
     """What the cross-attention layers of one pass attend to.
 
     Args:
         key, value: [B, L, S, W], of every layer. mask: [B, 1, T, S], True = the position may attend to the slot.
-        seen: [B, T], the positions that see an image. router_logits: filled by the layers, [B, T, E] each.
+        seen: [B, T], the positions that see an image.
+
+    ``router_logits`` is filled by the layers, [B, T, E] each. No dataclass: FSDP hands its modules copies of those.
     """
 
-    key: torch.Tensor
-    value: torch.Tensor
-    mask: torch.Tensor
-    seen: torch.Tensor
-    router_logits: list[torch.Tensor] = field(default_factory=list)
+    def __init__(self, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, seen: torch.Tensor) -> None:
+        self.key, self.value, self.mask, self.seen = key, value, mask, seen
+        self.router_logits: list[torch.Tensor] = []
 
 
 def feed_forward(config) -> FeedForward | MixtureOfExperts:

@@ -2,14 +2,17 @@
 
 accelerate launch --config_file ... tests/distributed_worker.py STRATEGY BASES OUTPUT
 
-BASES is a folder of bases for each family. One step is taken on each of them and the whole run on the Llama.
+BASES is a folder of bases for each family. The whole run is ADEM-VL's on the Llama; one step is taken on each of the
+other families, and by EVLM on the Llama.
 """
 
 import json
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+import architectures
 import families
 import scripts
 import tiny
@@ -22,6 +25,11 @@ from adem_vl_hf.training import IN_ORDER, build_trainer, train, training_argumen
 
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
 ONE_STEP = {"max_steps": 1, "save_strategy": "no"}
+# by the name of its folder: the bases' family and how the model is built on them
+OTHERS = {family: (family, tiny.build) for family in families.TABLE if family != "llama"} | {
+    "evlm": ("llama", architectures.EVLM.build),
+    "experts": ("llama", partial(architectures.EVLM.build, moe_replicas=2)),
+}
 # with so large an epsilon Adam does not turn the last bit of a gradient near zero into a whole step
 ADAM = {**PLAIN, "optim": "adamw_torch", "adam_epsilon": 1.0}
 
@@ -41,11 +49,10 @@ def run(bases: Path, folder: Path, batch_size: int, model=None, stop=None, resum
 
 
 def others(bases: Path, output: Path, batch_size: int, models=None, **settings) -> None:
-    """One step on each family; ``output`` gets a folder for each."""
-    for family in families.TABLE:
-        if family != "llama":
-            model = models[family] if models else None
-            run(bases / family, output / family, batch_size, model, **ONE_STEP, **settings)
+    """One step of each of the others; ``output`` gets a folder for each."""
+    for name, (family, build) in OTHERS.items():
+        model = models[name] if models else build(bases / family)
+        run(bases / family, output / name, batch_size, model, **ONE_STEP, **settings)
 
 
 def ddp(bases: Path, output: Path) -> None:
@@ -79,9 +86,9 @@ def zero3(bases: Path, output: Path) -> None:
 
     # its own collectives for CPUs would be compiled first, which takes a minute; gloo has them too
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    models = {family: tiny.build(bases / family) for family in families.TABLE}
-    before, after = (tiny.build(bases / "llama") for _ in range(2))
-    trainer = run(bases / "llama", output / "whole", 2, models["llama"])
+    models = {name: build(bases / family) for name, (family, build) in OTHERS.items()}
+    first, before, after = (tiny.build(bases / "llama") for _ in range(3))
+    trainer = run(bases / "llama", output / "whole", 2, first)
     local = sum(parameter.ds_tensor.numel() for parameter in trainer.model.parameters())
     total = sum(parameter.ds_numel for parameter in trainer.model.parameters())
     run(bases / "llama", output / "cut", 2, before, stop=3)

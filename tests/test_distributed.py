@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import architectures
 import distributed_worker
 import families
 import pytest
@@ -65,13 +66,13 @@ def assert_same_adapter(folder, alone, tolerance=1e-6):
         assert (found[key] - tensor).abs().max() <= tolerance, key
 
 
-def assert_same_families(together, alone):
-    """The step on each of the other families, whose adapters differ from one another."""
+def assert_same_others(together, alone):
+    """The step of each of the others, whose adapters differ from one another."""
     seen = []
-    for family in families.TABLE:
-        if family != "llama":
-            assert_same_adapter(together / family, alone / family)
-            seen.append(load_file(together / family / "model.safetensors")["adapter.value_embedding"])
+    for name in distributed_worker.OTHERS:
+        assert_same_adapter(together / name, alone / name)
+        tensors = load_file(together / name / "model.safetensors")
+        seen.append(torch.cat([tensors[key].flatten() for key in sorted(tensors)]))
     assert all(not torch.equal(one, other) for index, one in enumerate(seen) for other in seen[:index])
 
 
@@ -97,7 +98,7 @@ def test_two_processes_train_as_one_does(all_bases, alone, tmp_path):
     picture_folder(tmp_path / "pictures", 4)
     printed = launch("ddp.yaml", distributed_worker.__file__, "ddp", all_bases, tmp_path, **ON_CPU)
     assert facts_of(tmp_path) == [{"wrapped": "DistributedDataParallel", "world": 2}] * 2
-    assert_same_families(tmp_path, alone)
+    assert_same_others(tmp_path, alone)
     together, alone = tmp_path / "plain", alone / "llama"
     fresh, moved = tiny.build(all_bases / "llama").adapter_state_dict(), load_file(alone / "model.safetensors")
     assert all((moved[key] - tensor).abs().max() > 5e-4 for key, tensor in fresh.items())
@@ -123,7 +124,7 @@ def test_fully_sharded_training_saves_the_same_file_and_resumes(all_bases, alone
         assert {"FSDPLlamaDecoderLayer", "FSDPCLIPEncoderLayer"} <= set(facts["wrapped"])
         assert 0.4 < facts["share"] < 0.6  # of all numbers, on each process
         assert (facts["dtypes"], facts["world"]) == (["torch.float32"], 2)
-    assert_same_families(tmp_path, alone)
+    assert_same_others(tmp_path, alone)
     alone = alone / "llama"
     for name in ("whole", "cut"):
         assert_same_adapter(tmp_path / name, alone)
@@ -143,7 +144,7 @@ def test_zero3_saves_the_same_file_and_resumes(all_bases, alone, tmp_path):
     for name in ("whole", "cut"):
         assert_same_adapter(tmp_path / name, alone / "llama")
     assert_resumed(tmp_path)
-    assert_same_families(tmp_path, alone)
+    assert_same_others(tmp_path, alone)
 
 
 class OnlyWhileCalled(dict):
@@ -163,14 +164,16 @@ class OnlyWhileCalled(dict):
         return super().__getitem__(key)
 
 
+@architectures.each()
 @pytest.mark.parametrize("images", [[True, False], [False, False]])
-def test_tensors_are_read_only_while_their_module_is_called(bases, monkeypatch, images):
-    model = tiny.build(bases).train()
+def test_tensors_are_read_only_while_their_module_is_called(bases, arch, monkeypatch, images):
+    model = arch.build(bases).train()
     monkeypatch.setattr(sys.modules[type(model).__module__], "several_processes", lambda: True)
     for module in model.adapter.modules():
         module._parameters = OnlyWhileCalled(module)
-    with pytest.raises(AssertionError, match="key_embedding is read outside"):
-        _ = model.adapter.key_embedding
+    name = next(iter(model.adapter._parameters))
+    with pytest.raises(AssertionError, match=f"{name} is read outside"):
+        getattr(model.adapter, name)
     model(**tiny.batch([6, 7], images)).loss.backward()
     assert tiny.gradients(model).keys() == model.adapter_state_dict().keys()
 
@@ -185,11 +188,13 @@ def test_accelerate_knows_every_line_of_the_configs(name):
     assert {*config.fsdp_config, *config.deepspeed_config} <= flags
 
 
+@architectures.each()
 def test_the_blocks_that_are_split_off_are_there(model):
     assert model._no_split_modules == ["CLIPEncoderLayer", "LlamaDecoderLayer"]
 
 
-def test_a_process_without_images_computes_what_one_alone_does(model, monkeypatch):
+@architectures.each()
+def test_a_process_without_images_computes_what_one_alone_does(arch, model, monkeypatch):
     inputs = tiny.batch([6, 7], [False, False])
     assert not several_processes()
     expected = model(**inputs)
@@ -201,8 +206,7 @@ def test_a_process_without_images_computes_what_one_alone_does(model, monkeypatc
     model.eval()
     torch.testing.assert_close(found.loss, expected.loss)
     assert grads.keys() == model.adapter_state_dict().keys()
-    text = {"adapter.key_embedding", "adapter.value_embedding"}
-    assert {key for key, tensor in grads.items() if tensor.abs().max() > 0} == text
+    assert {key for key, tensor in grads.items() if tensor.abs().max() > 0} == arch.learns_from_text
     prompts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     ids = model.generate(**prompts, max_new_tokens=3, do_sample=False)
     monkeypatch.undo()
