@@ -8,8 +8,10 @@ import tiny
 from PIL import Image
 from safetensors.torch import load_file
 
-from adem_vl_hf import AdemVLConfig
+from adem_vl_hf import AdemVLConfig, EvlmConfig, training
 from adem_vl_hf.cli import main
+from adem_vl_hf.data import OpenMojiVideos
+from adem_vl_hf.data.video_files import save_gif
 from adem_vl_hf.modeling.fusion_adem_vl import count_parameters
 
 
@@ -58,6 +60,26 @@ def test_training_leaves_a_checkpoint_with_its_settings(trained, bases, folder):
     card = (trained / "README.md").read_text()
     assert folder.name in card
     assert str(folder) not in card  # where a machine keeps its files is nobody's business
+
+
+def test_an_evlm_learns_clips_and_describes_one(bases, tmp_path, capsys, monkeypatch):
+    asked = {}
+    make = training.training_arguments
+    monkeypatch.setattr(training, "training_arguments", lambda *args, **kw: asked.update(kw) or make(*args, **kw))
+    run, clip = tmp_path / "run", tmp_path / "clip.gif"
+    argv = ["train", "--model", "evlm", *base_flags(bases), "--data", "openmoji-videos", "--train-size", "4",
+            "--output-dir", run, "--max-steps", "2", "--batch-size", "2", "--dtype", "float32", "--media-tokens", "1",
+            "--frame-embeddings", "8", "--vision-feature-layer", "-2", "-1", "--set", "use_cpu=true",
+            "disable_tqdm=true"]  # fmt: skip
+    assert "trained " in output_of(capsys, *argv)
+    config = EvlmConfig.from_pretrained(run)
+    assert (config.media_tokens, config.frame_embeddings, config.vision_feature_layer) == (1, 8, [2, 3])
+    assert asked["max_grad_norm"] == 1.0
+    assert "EVLM" in (run / "README.md").read_text()
+    save_gif(OpenMojiVideos("test", size=1)[0]["video"], clip)
+    said = output_of(capsys, "caption", "--video", clip, "--checkpoint", run, "--max-new-tokens", "3", "--json")
+    assert json.loads(said)["video"] == str(clip)
+    assert json.loads(output_of(capsys, "info", run, "--json"))["media_tokens"] == 1
 
 
 def test_training_goes_on_where_it_stopped(trained, bases, folder, capsys):

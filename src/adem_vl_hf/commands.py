@@ -16,6 +16,8 @@ from .pretrained import build_model, describe, load_checkpoint, resolve_vision_t
 from .quantization import loading_arguments
 
 OPENMOJI_TASKS = ("openmoji-names", "openmoji-scenes", "openmoji-videos", "openmoji-pairs")
+# ADEM-VL's authors do not clip; EVLM's gradients jump while its gates open
+CLIPPING: dict[str, dict[str, Any]] = {"adem_vl": {}, "evlm": {"max_grad_norm": 1.0}}
 TEST_SIZE = 1000  # samples of a drawn test set
 # fields of TrainingArguments that have a flag of their own, from which more follows than the field alone
 FLAG_OF_FIELD = {
@@ -64,7 +66,7 @@ def train(args: argparse.Namespace) -> None:
         max_steps=args.max_steps,
         learning_rate=args.learning_rate,
         seed=args.seed,
-        **dict(args.set),
+        **{**CLIPPING[args.model], **dict(args.set)},
     )
     trainer = build_trainer(model, processor, dataset, arguments, args.max_length)
     facts = run(trainer, processor, args.resume)
