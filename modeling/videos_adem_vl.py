@@ -62,6 +62,10 @@ def _places(size: int, number: int) -> list[int]:
     return [(2 * place + 1) * size // (2 * number) for place in range(number)]
 
 
+# what Pillow raises for files that are cut short or damaged, by where
+DAMAGED = (OSError, SyntaxError, EOFError, IndexError, ValueError)
+
+
 def _numbered(folder: Path) -> list[Path]:
     """The folder's pictures in the order of the numbers in their names."""
     paths = [path for path in folder.iterdir() if path.suffix.lower() in FRAME_FILES and not path.name.startswith(".")]
@@ -79,7 +83,10 @@ def _from_pictures(pictures: Sequence[ImageSource], number: int | None, name: st
 def _animation(path: Path, number: int | None, name: str) -> list[Image.Image]:
     first = _first_frame(name)
     with Image.open(path) as animation:
-        total = getattr(animation, "n_frames", 1)
+        try:
+            total = getattr(animation, "n_frames", 1)  # which reads through the file
+        except DAMAGED as error:
+            raise ImageError(f"{name}: damaged or truncated ({error}); export the file again") from error
         if total == 1:
             return [first] * (number or 1)
         frames: dict[int, Image.Image] = {}
@@ -88,7 +95,7 @@ def _animation(path: Path, number: int | None, name: str) -> list[Image.Image]:
             try:
                 animation.seek(place)
                 frames[place] = open_image(animation)
-            except (OSError, SyntaxError, EOFError, ImageError) as error:
+            except DAMAGED as error:
                 raise ImageError(
                     f"{name}: frame {place} of {total} is damaged or truncated ({error}); export the file again"
                 ) from error

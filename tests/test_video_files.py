@@ -1,5 +1,6 @@
 """Frames from files: which of them, in which order, upright, and errors that name the culprit and the remedy."""
 
+import re
 import socket
 import struct
 
@@ -170,6 +171,15 @@ def test_a_playlist_under_a_video_s_name_fetches_nothing(tmp_path):
             server.accept()
 
 
+def outcome(path, data: bytes) -> str:
+    """What is said of a file with this content."""
+    path.write_bytes(data)
+    try:
+        return f"{len(open_video(path))} whole frames"
+    except ImageError as error:
+        return str(error).removeprefix(f"{path.parent}/")
+
+
 def test_damaged_files_are_named(tmp_path):
     pytest.importorskip("av")
     (tmp_path / "bad.mp4").write_bytes(b"no video at all" * 100)
@@ -179,6 +189,7 @@ def test_damaged_files_are_named(tmp_path):
     noise[0].save(tmp_path / "whole.gif", save_all=True, append_images=noise[1:])
     data = (tmp_path / "whole.gif").read_bytes()
     path = tmp_path / "cut.gif"
-    path.write_bytes(data[: len(data) * 3 // 5])
-    with pytest.raises(ImageError, match=r"cut\.gif: frame \d of \d is damaged or truncated"):
-        open_video(path)
+    said = [outcome(path, data[:cut]) for cut in range(len(data) // 4, len(data) - 1, 29)]
+    pattern = r"cut\.gif: (frame \d of \d is )?damaged or truncated|[1-4] whole frames"
+    assert [text for text in said if not re.match(pattern, text)] == []
+    assert any("frame" in text for text in said)
