@@ -8,9 +8,9 @@ V5.0 := $(VENV)/5.0
 SUITE := $(VENV)/transformers-tests
 # what the older supported versions of Transformers are tried with: the model, its checkpoints, its training
 CORE := $(addprefix tests/test_,ablations.py chat.py checkpoint.py checkpoint_errors.py collator.py configuration.py \
-	evlm_forward.py evlm_generation.py experts.py families.py forward.py fusion.py generation.py generation_options.py gguf_base.py gradients.py hub.py lora.py offload.py parity.py \
-	peft.py pipelines.py processor_options.py processor_pictures.py quantized.py remote_code.py resume.py several_images.py training.py \
-	training_options.py unfrozen_blocks.py vision.py)
+	evlm_forward.py evlm_generation.py experts.py families.py forward.py fusion.py generation.py generation_options.py \
+	gradients.py hub.py lora.py parity.py peft.py pipelines.py processor_options.py processor_pictures.py remote_code.py \
+	resume.py several_images.py training.py training_options.py unfrozen_blocks.py vision.py)
 
 .PHONY: demo test test-5.0 table clean
 

@@ -5,12 +5,19 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from training_runs import PLAIN, adapter, assert_equal, blocks, samples, trainer
 
 from adem_vl_hf import training
 from adem_vl_hf.modeling.prompts_adem_vl import prompts_alone
 from adem_vl_hf.training import train, training_arguments
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps the precision of the first Trainer of a process; Transformers 4.57 leaves it there."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @architectures.each()
