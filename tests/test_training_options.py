@@ -15,8 +15,9 @@ from adem_vl_hf.training import train, training_arguments
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """accelerate keeps the precision of the first Trainer of a process; Transformers 4.57 leaves it there."""
+def no_precision_left_over(monkeypatch):
+    """Transformers 4.57 leaves the precision of a process's last TrainingArguments in its environment."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
