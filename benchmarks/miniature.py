@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import tables
-from transformers import set_seed
 
 from adem_vl_hf.allocator import keep_freed_memory
-from adem_vl_hf.data import OpenMojiMixture, OpenMojiNames, OpenMojiScenes
-from adem_vl_hf.demo import DEMO_SHARES, RECIPES
+from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes
+from adem_vl_hf.demo import DEMO_SHARES, RECIPES, fine_tune
 from adem_vl_hf.evaluation.controls import evaluate_with_controls
-from adem_vl_hf.pretrained import build_model
-from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
-STEPS, BATCH_SIZE = 360, 32  # the demo's, as are the data
+STEPS = 360  # the demo's of ADEM-VL, as are the data
 # name -> (kind of model, its settings); what is not named is as in the paper
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "evlm": ("evlm", {}),
@@ -46,21 +43,9 @@ def test_sets() -> dict[str, Any]:
 def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
     """Train one arm and let it answer; goes on from where an earlier call stopped."""
     kind, settings = ARMS[name]
-    set_seed(0)
-    model, processor = build_model(kind=kind, **fastest_setting(), **settings)
-    dataset = OpenMojiMixture("train", steps * BATCH_SIZE, shares=DEMO_SHARES)
-    arguments = training_arguments(
-        folder,
-        samples=len(dataset),
-        batch_size=BATCH_SIZE,
-        max_steps=steps,
-        learning_rate=RECIPES[kind].learning_rate,
-        max_grad_norm=RECIPES[kind].max_grad_norm,
-        save_steps=20,
-        save_total_limit=1,
-        **IN_ORDER,
+    model, processor, facts = fine_tune(
+        folder, steps, resume=True, shares=DEMO_SHARES, kind=kind, settings=settings, save_steps=20
     )
-    facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
     metrics = evaluate_with_controls(model, processor, test_sets(), folder / "predictions")
     return {"training": facts, "image_tokens": model.config.image_tokens, "metrics": metrics}
 

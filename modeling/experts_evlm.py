@@ -78,18 +78,17 @@ class MixtureOfExperts(nn.Module):
         self.fc2.copy_(torch.stack(dense.fc2.weight.T.chunk(self.slices, dim=0)).repeat(replicas, 1, 1))
 
 
-def router_load(logits: torch.Tensor, seen: torch.Tensor, top_k: int) -> torch.Tensor:
-    """[E]: the share of the choices that fell on each expert, over the positions [B, T] that see an image."""
-    chosen = logits.detach().topk(top_k).indices  # [B, T, k]
-    picked = torch.zeros_like(logits).scatter(-1, chosen, 1.0)[seen]  # [P, E]
-    return picked.sum(0) / (top_k * max(1, len(picked)))
+def balance(logits: torch.Tensor, seen: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """How evenly the experts are used by the positions [B, T] that see an image.
 
-
-def load_balancing_loss(logits: torch.Tensor, seen: torch.Tensor, top_k: int) -> torch.Tensor:
-    """E * sum over the experts of (share of the choices) * (mean probability): 1 where all are used alike.
-
-    Eqs. 4-6 of the Switch Transformer (arXiv 2101.03961), over the positions [B, T] that see an image.
+    Returns:
+        The load-balancing loss, E * sum over the experts of (share of the choices) * (mean probability), 1 where all
+        are used alike (Eqs. 4-6 of the Switch Transformer, arXiv 2101.03961); and the share of the choices that fell on
+        each expert, [E].
     """
-    probability = logits.softmax(-1)[seen]  # [P, E]
-    mean = probability.sum(0) / max(1, len(probability))
-    return logits.shape[-1] * (router_load(logits, seen, top_k) * mean).sum()
+    logits = logits[seen]  # [P, E]
+    positions = max(1, len(logits))
+    chosen = logits.detach().topk(top_k).indices  # [P, k]
+    load = torch.zeros_like(logits).scatter(-1, chosen, 1.0).sum(0) / (top_k * positions)
+    probability = logits.softmax(-1).sum(0) / positions
+    return logits.shape[-1] * (load * probability).sum(), load

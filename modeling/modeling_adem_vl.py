@@ -14,11 +14,10 @@ from transformers import GenerationMixin
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from .configuration_adem_vl import AdemVLConfig
-from .decoder_adem_vl import decoder_input_scale
-from .distributed_adem_vl import features_of_no_image, several_processes
+from .distributed_adem_vl import several_processes
 from .frozen_adem_vl import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
 from .fusion_adem_vl import AdemVLAdapter
-from .inputs_adem_vl import check_image_tokens, images_of_rows, keep_own_embeds
+from .inputs_adem_vl import check_image_tokens
 from .layers_adem_vl import attach_fusion
 from .vision_adem_vl import attach_vision_adapters
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from .bases_adem_vl import base_fingerprint  # noqa: F401
     from .body_adem_vl import BodyMixin  # noqa: F401
     from .checkpoint_adem_vl import AdapterCheckpointMixin  # noqa: F401
+    from .decoder_adem_vl import decoder_layers  # noqa: F401
     from .generation_adem_vl import VisualGenerationMixin  # noqa: F401
     from .images_adem_vl import open_image  # noqa: F401
     from .layout_adem_vl import RowLayout  # noqa: F401
@@ -119,30 +119,15 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
         Raises:
             ValueError: images and rows that do not pair up, more images than frame embeddings.
         """
-        features = None
-        if pixel_values is None:
-            batch_size = batch_size or 1
-        else:
-            batch_size = pixel_values.shape[0] if batch_size is None else batch_size
-            pixel_values, image_mask = images_of_rows(pixel_values, image_mask, batch_size)
-            if pixel_values.shape[0]:
-                out: Any = self.get_image_features(pixel_values, return_dict=True)
-                features = out.pooler_output
-        if features is None and several_processes():
-            features = features_of_no_image(self)
-            image_mask = torch.zeros(batch_size, 1, dtype=torch.bool, device=features.device)
+        batch_size = batch_size or (1 if pixel_values is None else pixel_values.shape[0])
+        features, image_mask = self._features_of_rows(pixel_values, image_mask, batch_size, always=several_processes())
         key, value, mask, visual, embeds = self.adapter(features, image_mask, batch_size)
-        if embeds is not None:
-            embeds = embeds / decoder_input_scale(self.language_model)
-            if image_mask is not None:
-                embeds = keep_own_embeds(embeds, image_mask, self.get_input_embeddings(), self.config.image_token_id)
-            embeds = embeds.flatten(1, 2)
         dtype = self.get_input_embeddings().weight.dtype
         return {
             "visual_key": key.to(dtype),
             "visual_value": value.to(dtype),
             "visual_mask": mask,
-            "image_embeds": None if embeds is None else embeds.to(dtype),
+            "image_embeds": self._for_the_text(embeds, image_mask),
             "image_hidden_states": visual,
         }
 

@@ -17,11 +17,10 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from .adapter_evlm import EvlmAdapter
 from .configuration_evlm import EvlmConfig
 from .cross_attention_evlm import VisualStates, attach_cross_attention
-from .decoder_adem_vl import decoder_input_scale
-from .distributed_adem_vl import features_of_no_image, several_processes
-from .experts_evlm import load_balancing_loss, router_load
+from .distributed_adem_vl import several_processes
+from .experts_evlm import balance
 from .frozen_adem_vl import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
-from .inputs_adem_vl import check_image_tokens, image_token_mask, images_of_rows, keep_own_embeds
+from .inputs_adem_vl import check_image_tokens, image_token_mask
 from .unfrozen_adem_vl import unfreeze_blocks
 from .visibility_evlm import VisualCacheLayer, visibility, visual_cache_layer
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from .bases_adem_vl import base_fingerprint  # noqa: F401
     from .body_adem_vl import BodyMixin  # noqa: F401
     from .checkpoint_adem_vl import AdapterCheckpointMixin  # noqa: F401
+    from .decoder_adem_vl import decoder_layers  # noqa: F401
     from .generation_adem_vl import VisualGenerationMixin  # noqa: F401
     from .images_adem_vl import open_image  # noqa: F401
     from .layout_adem_vl import RowLayout  # noqa: F401
@@ -168,25 +168,13 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         Raises:
             ValueError: images and rows that do not pair up, more images than frame embeddings.
         """
-        features: torch.Tensor | None = None
         batch_size = batch_size or (1 if pixel_values is None else pixel_values.shape[0])
-        if pixel_values is not None:
-            pixel_values, image_mask = images_of_rows(pixel_values, image_mask, batch_size)
-            if pixel_values.shape[0]:
-                out: Any = self.get_image_features(pixel_values, return_dict=True)
-                features = out.pooler_output  # [I, k, 1+N, C]
+        # a batch without images trains nothing, and other processes may have one
+        always = several_processes() or (self.training and torch.is_grad_enabled())
+        features, image_mask = self._features_of_rows(pixel_values, image_mask, batch_size, always)
         if features is None:
-            # a batch without images trains nothing, and other processes may have one
-            if not (several_processes() or (self.training and torch.is_grad_enabled())):
-                return {}
-            features = features_of_no_image(self)
-            image_mask = torch.zeros(batch_size, 1, dtype=torch.bool, device=features.device)
+            return {}
         key, value, slots, embeds = self.adapter(features, image_mask, batch_size)
-        if embeds is not None:
-            embeds = embeds / decoder_input_scale(self.language_model)
-            if image_mask is not None:
-                embeds = keep_own_embeds(embeds, image_mask, self.get_input_embeddings(), self.config.image_token_id)
-            embeds = embeds.flatten(1, 2)
         dtype = self.get_input_embeddings().weight.dtype
         every = torch.full_like(slots[:, 0], self.config.mask_mode == "all_frames", dtype=torch.bool)
         return {
@@ -194,7 +182,7 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
             "visual_value": value.to(dtype),
             "visual_slots": slots,
             "video_mask": every if video_mask is None else every | video_mask.to(slots.device),
-            "image_embeds": None if embeds is None else embeds.to(dtype),
+            "image_embeds": self._for_the_text(embeds, image_mask),
         }
 
     def _memory_for(
@@ -318,11 +306,11 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         seen = states.seen.to(all_logits[0].device)
         if attention_mask is not None and attention_mask.dim() == 2:  # padding behind an image sees it
             seen = seen & attention_mask[:, -seen.shape[1] :].to(seen.device, torch.bool)
-        losses = [load_balancing_loss(logits, seen, top_k) for logits in all_logits]
+        losses, loads = zip(*(balance(logits, seen, top_k) for logits in all_logits), strict=True)
         return {
             "aux_loss": torch.stack(losses).mean(),
             "router_logits": tuple(all_logits),
-            "router_load": torch.stack([router_load(logits, seen, top_k) for logits in all_logits]),
+            "router_load": torch.stack(loads),
         }
 
 

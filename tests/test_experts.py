@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from adem_vl_hf.modeling.experts_evlm import MixtureOfExperts, load_balancing_loss, router_load
+from adem_vl_hf.modeling.experts_evlm import MixtureOfExperts, balance
 
 
 @pytest.fixture
@@ -34,12 +34,12 @@ def test_each_position_gets_its_own_experts(layer):
 def test_the_balance_is_one_for_even_use_and_the_number_of_experts_for_one():
     seen = torch.ones(1, 4, dtype=torch.bool)
     even = torch.eye(4)[None] * 1e-4  # each position another expert, probabilities alike
-    assert load_balancing_loss(even, seen, 1) == pytest.approx(1, abs=1e-3)
-    assert router_load(even, seen, 1).tolist() == [0.25] * 4
+    assert balance(even, seen, 1)[0] == pytest.approx(1, abs=1e-3)
+    assert balance(even, seen, 1)[1].tolist() == [0.25] * 4
     one = torch.zeros(1, 4, 4)
     one[..., 0] = 100
-    assert load_balancing_loss(one, seen, 1) == pytest.approx(4)
-    assert load_balancing_loss(one, torch.zeros_like(seen), 1) == 0  # nothing sees an image
+    assert balance(one, seen, 1)[0] == pytest.approx(4)
+    assert balance(one, torch.zeros_like(seen), 1)[0] == 0  # nothing sees an image
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .config_flags import ADEM_VL, MODEL_NAMES, add_config_flags
+from .config_flags import ADEM_VL, add_config_flags
+from .papers import PAPERS
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
 # OSErrors about a path that the user gave; None: raised by Transformers, for a folder or id without the right files.
@@ -69,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("train", "Train a small adapter so that a language model you have understands images.")
-    sub.add_argument("--model", choices=tuple(MODEL_NAMES), default="adem_vl",
+    sub.add_argument("--model", choices=tuple(PAPERS), default="adem_vl",
                      help="adem_vl (smallest, fastest) or evlm (gated cross-attention)")  # fmt: skip
     _add_bases(sub, required=False)
     sub.add_argument("--data", nargs="+", default=["openmoji"],

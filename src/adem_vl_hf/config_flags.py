@@ -3,8 +3,9 @@
 import argparse
 from typing import Any
 
-ADEM_VL, EVLM = "ADEM-VL", "EVLM"
-MODEL_NAMES = {"adem_vl": ADEM_VL, "evlm": EVLM}
+from .papers import PAPERS
+
+ADEM_VL, EVLM = (paper.name for paper in PAPERS.values())
 BOTH = (ADEM_VL, EVLM)
 
 
@@ -79,7 +80,7 @@ def config_fields(args: argparse.Namespace, kind: str) -> dict[str, Any]:
     given = {name: getattr(args, name, None) for name in FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
-        if MODEL_NAMES[kind] not in FLAGS[name][0]:
+        if PAPERS[kind].name not in FLAGS[name][0]:
             raise ValueError(f"{_flag(name)} belongs to {FLAGS[name][0][0]}; --model is {kind}")
     layers = given.get("vision_feature_layer")
     if layers is not None and kind == "adem_vl":

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from .inspection import kept_visual_tokens
 from .inspection_evlm import attended_patches
 from .model_card import write_model_card
 from .page import Card, write_page
+from .papers import PAPERS
 from .pretrained import build_model
 from .training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
@@ -40,7 +41,6 @@ class Recipe(NamedTuple):
         look: where it looks on a picture. max_grad_norm: 0 = no clipping.
     """
 
-    title: str
     settings: dict[str, Any]
     learning_rate: float
     steps: int
@@ -53,7 +53,6 @@ class Recipe(NamedTuple):
 # its layer -2 for a tower of 24 blocks (of six, the last one still does much of the work). EVLM: the paper's settings
 RECIPES = {
     "adem_vl": Recipe(
-        "ADEM-VL",
         {"visual_scale": 0.1, "vision_feature_layer": -1, "projector_dim": 512},
         learning_rate=4e-3,
         steps=360,
@@ -61,7 +60,6 @@ RECIPES = {
         look=kept_visual_tokens,
     ),
     "evlm": Recipe(
-        "EVLM",
         {},
         learning_rate=2e-3,  # loss after 54 steps: 1.8 with it, 2.0 with 1e-3; without clipping 4e-3 gets stuck
         steps=220,
@@ -118,10 +116,17 @@ def fine_tune(
     resume: bool = False,
     shares: Shares = SHARES,
     kind: str = "adem_vl",
+    settings: Mapping[str, Any] | None = None,
+    save_steps: int = 100,
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Train a fresh adapter on the OpenMoji mixture and save it; returns model, processor and ``training.json``."""
+    """Train a fresh adapter on the OpenMoji mixture and save it; returns model, processor and ``training.json``.
+
+    Args:
+        settings: of the model's configuration, in the place of the recipe's.
+    """
     set_seed(0)
-    model, processor = build_model("embedded", vision_tower, kind, **fastest_setting(), **RECIPES[kind].settings)
+    settings = RECIPES[kind].settings if settings is None else settings
+    model, processor = build_model("embedded", vision_tower, kind, **fastest_setting(), **settings)
     dataset = OpenMojiMixture("train", steps * BATCH_SIZE, shares=shares)
     arguments = training_arguments(
         output,
@@ -130,7 +135,7 @@ def fine_tune(
         max_steps=steps,
         learning_rate=RECIPES[kind].learning_rate,
         max_grad_norm=RECIPES[kind].max_grad_norm,
-        save_steps=100,
+        save_steps=save_steps,
         **IN_ORDER,
     )
     facts = train(build_trainer(model, processor, dataset, arguments), processor, resume)
@@ -182,7 +187,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--test-names", type=int, default=60, help="test samples about names")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     args = parser.parse_args(argv)
-    output, stage, recipe = args.output_dir, Stages(), RECIPES[args.model]
+    output, stage, recipe, method = args.output_dir, Stages(), RECIPES[args.model], PAPERS[args.model].name
     keep_freed_memory()
     with stage("language model (download, once)"):
         embedded_language_model()
@@ -210,10 +215,10 @@ def main(argv: list[str] | None = None) -> None:
         )
         page = write_page(
             output / "index.html",
-            f"{recipe.title} on OpenMoji",
+            f"{method} on OpenMoji",
             kind=args.model,
             trained_numbers=facts["trained_numbers"],
-            model={"method": recipe.title, "language model": "SmolLM2-135M-Instruct (frozen)",
+            model={"method": method, "language model": "SmolLM2-135M-Instruct (frozen)",
                    "tower": "small CLIP, 96 px (frozen)",
                    **{name: getattr(model.config, field) for name, field in recipe.shown.items()}},
             settings={**{k: v for k, v in facts.items() if k not in ("seconds", "data")},

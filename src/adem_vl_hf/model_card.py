@@ -22,23 +22,11 @@ from adem_vl_hf.evaluation.shown import SOURCES
 from adem_vl_hf.files import replacing
 from adem_vl_hf.modeling.base_configuration_adem_vl import FrozenBasesConfig
 from adem_vl_hf.modeling.quantized_adem_vl import split_gguf
+from adem_vl_hf.papers import PAPERS
 from adem_vl_hf.pretrained import load_config
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["vision-language", "image-to-text", "adapter", "parameter-efficient"]
-# of a model: its name, the arXiv number of its paper, how the paper is cited
-PAPERS = {
-    "adem_vl": (
-        "ADEM-VL",
-        "2410.17779",
-        "Hao et al., *ADEM-VL: Adaptive and Embedded Fusion for Efficient Vision-Language Tuning*, 2024",
-    ),
-    "evlm": (
-        "EVLM",
-        "2407.14177",
-        "Chen et al., *EVLM: An Efficient Vision-Language Model for Visual Understanding*, 2024",
-    ),
-}
 TASK = "image-text-to-text"
 # an absolute path or one below the home folder, inside any text; the slashes of a URL follow a colon or a slash
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/\\~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}[/\\]?")
@@ -158,7 +146,7 @@ def write_model_card(
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: a model card needs the folder of a saved checkpoint")
     config = load_config(folder)
-    bases = checkpoint_bases(config)
+    bases, paper = checkpoint_bases(config), PAPERS[config.model_type]
     metrics = read_record(folder, "metrics.json") if metrics is None else metrics
     settings = dict(read_record(folder, "training.json") if settings is None else settings)
     recorded_data = settings.pop("data", ())
@@ -173,7 +161,7 @@ def write_model_card(
         library_name="transformers",
         license=licence,
         pipeline_tag=TASK,
-        tags=[PAPERS[config.model_type][0].lower(), *TAGS],
+        tags=[paper.name.lower(), *TAGS],
         model_name=title if results else None,
         # controls are for readers: in the index they would pass for what the model reaches
         eval_results=[result.entry() for result in results if not result.name.startswith(CONTROLS)] or None,
@@ -182,7 +170,7 @@ def write_model_card(
         card_data,
         template_path=str(TEMPLATE),
         title=title,
-        paper=dict(zip(("name", "number", "citation"), PAPERS[config.model_type], strict=True)),
+        paper=paper,
         repo_id=repo_id or title,
         prompt=json.dumps(prompt, ensure_ascii=False),
         adapter_numbers=f"{count_adapter_numbers(folder):,}",

@@ -23,16 +23,13 @@ from .files import write_text
 from .inspection import KeptTokens
 from .inspection_evlm import AttendedPatches
 from .modeling.images_adem_vl import open_image
+from .papers import PAPERS
 
 TEMPLATE = Path(__file__).with_name("page_template.html")
 PICTURE_SIDE = 384  # pixels: larger pictures are scaled down, or a page of photos would weigh a hundred megabytes
 SHADE = (9, 12, 24)  # the darkness laid over a picture
 DARKEST = 0.88  # its opacity; a trace of the picture stays visible
 MEASURES = {"exact_match": "exact match", "bleu4": "BLEU-4", "cider": "CIDEr", "accuracy_plus": "accuracy+"}
-METHODS = {
-    "adem_vl": "ADEM-VL, adaptive and embedded fusion for efficient vision-language tuning (arXiv 2410.17779)",
-    "evlm": "EVLM, an efficient vision-language model for visual understanding (arXiv 2407.14177)",
-}
 SHARES = PER_HUNDRED - {"bleu4", "cider"}  # printed as per cent; BLEU-4 and CIDEr times 100 without a unit
 
 
@@ -72,7 +69,7 @@ def write_page(
     """Write the page (an older one is replaced, folders are made) and return its path.
 
     Args:
-        kind: a key of ``METHODS``. trained_numbers: how many numbers were trained.
+        kind: a key of ``PAPERS``. trained_numbers: how many numbers were trained.
         model, settings: name -> value, shown as two lists: the parts of the model, and how it was trained.
         seconds: stage of the run -> how long it took.
         metrics: data set -> a key of ``SOURCES`` (the pictures that the model saw) -> what
@@ -84,14 +81,15 @@ def write_page(
         ValueError: a key of ``metrics`` or a ``kind`` that is none of those.
     """
     path = Path(path)
-    if kind not in METHODS:
-        raise ValueError(f"kind {kind!r}: the page knows {' and '.join(METHODS)}")
+    if kind not in PAPERS:
+        raise ValueError(f"kind {kind!r}: the page knows {' and '.join(PAPERS)}")
+    paper = PAPERS[kind]
     shares = [float(grid.min()) for card in cards if isinstance(card.kept, KeptTokens) for grid in card.kept.kept]
     lowest_kept = min(shares, default=1.0)  # one scale of darkness for the whole page, so that maps compare
     html = _environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         kind=kind,
-        method=METHODS[kind],
+        method=f"{paper.name}, {paper.subject} (arXiv {paper.number})",
         trained_numbers=trained_numbers,
         model=model,
         settings=settings,

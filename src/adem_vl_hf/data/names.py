@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from .drawing import CANVAS, COLOURS, canvas, place
 from .openmoji import openmoji
-from .sample import CAPTION_PROMPT, CHOICES, Sample, choice_prompt
+from .sample import CAPTION_PROMPT, CHOICES, Sample, check_arguments, choice_prompt
 
 KINDS = ("caption", "choice")
 
@@ -37,12 +37,7 @@ class OpenMojiNames(Dataset):
     def __init__(
         self, split: str = "train", size: int | None = None, seed: int = 0, kinds: Sequence[str] = KINDS
     ) -> None:
-        if split not in ("train", "test"):
-            raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-        if unknown := set(kinds) - set(KINDS):
-            raise ValueError(f"unknown kinds {sorted(unknown)}; the names data set has {list(KINDS)}")
-        if size is not None and size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        check_arguments("names", split, size, kinds, KINDS)
         self.split, self.seed, self.kinds = split, seed, tuple(kinds)
         self.things, self.sprites = openmoji()
         self.size = len(self.things) * len(self.kinds) if size is None else size

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from .openmoji import sprites_of
 from .pair import Pair, draw_pair, random_pair, swapped
 from .pair_grammar import KINDS, ask
-from .sample import Sample
+from .sample import Sample, check_arguments
 from .scene import THINGS
 
 
@@ -26,12 +26,7 @@ class OpenMojiPairs(Dataset[Sample]):
     """
 
     def __init__(self, split: str = "train", size: int = 20_000, seed: int = 0, kinds: Sequence[str] = KINDS) -> None:
-        if split not in ("train", "test"):
-            raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-        if not kinds or set(kinds) - set(KINDS):
-            raise ValueError(f"kinds {list(kinds)}: the pairs data set has {list(KINDS)}")
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        check_arguments("pairs", split, size, kinds, KINDS)
         self.split, self.size, self.seed, self.kinds = split, size, seed, tuple(kinds)
         self.sprites = sprites_of(THINGS)
 

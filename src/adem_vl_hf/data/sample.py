@@ -28,6 +28,20 @@ class Sample(TypedDict):
     choices: NotRequired[list[str]]  # of questions with few possible answers: those, in the order asked
 
 
+def check_arguments(name: str, split: str, size: int | None, kinds: Sequence[str], known: Sequence[str]) -> None:
+    """What every drawn data set asks of its arguments.
+
+    Raises:
+        ValueError: a split, a size (None = all there is) or a kind that cannot be; ``name`` is the data set's.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    if not kinds or set(kinds) - set(known):
+        raise ValueError(f"unknown kinds {sorted(set(kinds) - set(known))}: the {name} data set has {list(known)}")
+    if size is not None and size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+
+
 def continuation(prompt: str, text: str) -> str:
     """``text`` as the answer that follows ``prompt``, its first word with a space before it.
 

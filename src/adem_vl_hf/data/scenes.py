@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch.utils.data import Dataset
 
 from .openmoji import sprites_of
-from .sample import Sample
+from .sample import Sample, check_arguments
 from .scene import THINGS, Scene, draw_scene, random_scene
 from .scene_grammar import KINDS, ask
 
@@ -23,13 +23,8 @@ class OpenMojiScenes(Dataset):
     """
 
     def __init__(self, split: str = "train", size: int = 20_000, seed: int = 0, kinds: Sequence[str] | None = None):
-        if split not in ("train", "test"):
-            raise ValueError(f"split must be 'train' or 'test', got {split!r}")
         self.kinds = tuple(kinds or KINDS)
-        if unknown := set(self.kinds) - set(KINDS):
-            raise ValueError(f"unknown kinds {sorted(unknown)}; the scenes data set has {list(KINDS)}")
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        check_arguments("scenes", split, size, self.kinds, KINDS)
         self.split, self.size, self.seed = split, size, seed
         self.sprites = sprites_of(THINGS)
 

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from .motion import FAMILIES, Clip, draw_clip, random_clip
 from .motion_grammar import FORMS, KINDS, ask_caption, ask_order, ask_presence, ask_what
 from .openmoji import sprites_of
-from .sample import Sample
+from .sample import Sample, check_arguments
 from .scene import THINGS
 
 # moving has two families and one answer to "what": its families take turns
@@ -35,12 +35,7 @@ class OpenMojiVideos(Dataset[Sample]):
     def __init__(
         self, split: str = "train", size: int = 20_000, seed: int = 0, kinds: Sequence[str] = KINDS, frames: int = 8
     ) -> None:
-        if split not in ("train", "test"):
-            raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-        if not kinds or set(kinds) - set(KINDS):
-            raise ValueError(f"kinds {list(kinds)}: the videos data set has {list(KINDS)}")
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        check_arguments("videos", split, size, kinds, KINDS)
         if frames < 2:
             raise ValueError(f"frames must be at least 2, got {frames}: nothing happens in a single one")
         self.split, self.size, self.seed, self.kinds, self.frames = split, size, seed, tuple(kinds), frames

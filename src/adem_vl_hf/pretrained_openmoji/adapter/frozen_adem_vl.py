@@ -19,9 +19,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .body_adem_vl import BodyMixin
 from .checkpoint_adem_vl import AdapterCheckpointMixin, mark_initialized
-from .distributed_adem_vl import OneDeviceMixin
+from .decoder_adem_vl import decoder_input_scale
+from .distributed_adem_vl import OneDeviceMixin, features_of_no_image
 from .generation_adem_vl import VisualGenerationMixin
-from .inputs_adem_vl import merge_image_embeds
+from .inputs_adem_vl import images_of_rows, keep_own_embeds, merge_image_embeds
 from .lora_adem_vl import LoraMixin, LoraWeights
 from .unfrozen_adem_vl import prepare_unfrozen_blocks, unfrozen_blocks
 from .vision_adem_vl import VISION_BLOCKS, OpenClipVisionTower, vision_features
@@ -131,7 +132,7 @@ class FrozenBasesForConditionalGeneration(
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling | tuple:
         """[I, 3, H, W] through the tower with its adapters (and PEFT's); the ``pooler_output`` are the features.
 
-        They are [I, 1+N, C], class token first (a tuple of such where ``config.vision_feature_layer`` is a list).
+        They are [I, 1+N, C], class token first ([I, k, 1+N, C] where ``config.vision_feature_layer`` lists k levels).
         ``output_hidden_states``, ``output_attentions`` and ``return_dict`` as in Transformers.
         """
         return_dict = kwargs.pop("return_dict", None)
@@ -139,6 +140,33 @@ class FrozenBasesForConditionalGeneration(
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_trains()):
             out = vision_features(self.vision_tower, pixel_values, self.config.vision_feature_layer, **kwargs)
         return out if return_dict else out.to_tuple()
+
+    def _features_of_rows(
+        self, pixel_values, image_mask, batch_size: int, always: bool
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The features of the images that are there (see :meth:`get_image_features`), and the mask [B, n] or None.
+
+        Where there is none: None, or with ``always`` those of no image, for which the tower and what trains in it run.
+        """
+        if pixel_values is not None:
+            pixel_values, image_mask = images_of_rows(pixel_values, image_mask, batch_size)
+            if pixel_values.shape[0]:
+                out: Any = self.get_image_features(pixel_values, return_dict=True)
+                return out.pooler_output, image_mask
+        if not always:
+            return None, image_mask
+        features = features_of_no_image(self)
+        return features, torch.zeros(batch_size, 1, dtype=torch.bool, device=features.device)
+
+    def _for_the_text(self, embeds: torch.Tensor | None, image_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Image embeddings [B, n, m, D] as the language model takes them, [B, n*m, D]; its own where no image is."""
+        if embeds is None:
+            return None
+        embeds = embeds / decoder_input_scale(self.language_model)
+        embed = self.get_input_embeddings()
+        if image_mask is not None:
+            embeds = keep_own_embeds(embeds, image_mask, embed, self.config.image_token_id)
+        return embeds.flatten(1, 2).to(embed.weight.dtype)
 
     def _tower_trains(self) -> bool:
         """Whether anything inside the tower gets a gradient."""
