@@ -17,7 +17,7 @@ from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes
 from adem_vl_hf.demo import DEMO_SHARES, RECIPES, fine_tune
 from adem_vl_hf.evaluation.controls import evaluate_with_controls
 
-STEPS = 360  # the demo's of ADEM-VL, as are the data
+STEPS = 240  # of the demo's recipes and data
 # name -> (kind of model, its settings); what is not named is as in the paper
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "evlm": ("evlm", {}),

@@ -82,7 +82,7 @@ def _look(found: list[torch.Tensor], positions: torch.Tensor, layer: Any, args: 
     """The attention weights of a layer that is about to run, mean over its heads."""
     hidden_states, states, index = args
     query = layer._heads(layer.q_proj(layer.attn_norm(hidden_states)))  # [1, heads, all positions, head_dim]
-    key = layer._heads(states.key[:, index].to(query))  # [1, heads, S, head_dim]
+    key = layer._heads(states.key[index].to(query))  # [1, heads, S, head_dim]
     scores = (query @ key.transpose(2, 3)).float() / layer.head_dim**0.5
     weights = scores.masked_fill(~states.mask.to(scores.device), float("-inf")).softmax(-1)
     found.append(weights.mean(1)[0].cpu()[positions])
