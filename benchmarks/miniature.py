@@ -85,13 +85,12 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     for name in () if args.write else args.arms:
-        file = f"miniature/{name.replace(' ', '_')}"
+        file = f"miniature/{tables.file_name(name)}"
         done = tables.load(file)
         if done is None or done["training"]["steps"] != args.steps:
             print(f"\n=== {name}", flush=True)
-            tables.save(file, measure(name, args.output_dir / name.replace(" ", "_"), args.steps))
-    loaded = {name: tables.load(f"miniature/{name.replace(' ', '_')}") for name in ARMS}
-    results = {name: result for name, result in loaded.items() if result is not None}
+            tables.save(file, measure(name, args.output_dir / tables.file_name(name), args.steps))
+    results = tables.load_arms("miniature", ARMS)
     print(table(results))
     if args.write:
         tables.write_readme({"miniature table": table(results)})

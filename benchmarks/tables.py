@@ -1,6 +1,8 @@
 """The tables of README.md, made from the result files in benchmarks/results and from nothing else."""
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ def load(name: str) -> dict[str, Any] | None:
     """One result file, or None where it was never made."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def file_name(arm: str) -> str:
+    """Of an arm's folder and its result file."""
+    return re.sub(r"\W+", "_", arm)
+
+
+def load_arms(folder: str, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The results of those arms that were measured, in the order of ``arms``."""
+    loaded = {name: load(f"{folder}/{file_name(name)}") for name in arms}
+    return {name: result for name, result in loaded.items() if result is not None}
 
 
 def quality_table(metrics: dict[str, Any]) -> str:

@@ -20,7 +20,8 @@ class VisualStates:
     """What the cross-attention layers of one pass attend to.
 
     Args:
-        key, value: [B, L, S, W], split here into the L layers' [B, S, W]. mask: [B, 1, T, S], True = the position may attend to the slot.
+        key, value: [B, L, S, W], split here into the L layers' [B, S, W].
+        mask: [B, 1, T, S], True = the position may attend to the slot.
         seen: [B, T], the positions that see an image.
 
     ``router_logits`` is filled by the layers, [B, T, E] each. No dataclass: FSDP hands its modules copies of those.

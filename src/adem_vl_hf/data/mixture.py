@@ -1,4 +1,4 @@
-"""OpenMoji names and scenes together, in blocks of one kind.
+"""The OpenMoji data sets together, in blocks of one kind.
 
 Rows of one kind are about as long as one another. Taken in order, a batch then holds little padding (a third of its
 tokens when the kinds are mixed); taken at random, the samples are the same.
@@ -10,12 +10,20 @@ from types import MappingProxyType
 from torch.utils.data import Dataset
 
 from .names import OpenMojiNames
+from .pairs import OpenMojiPairs
 from .sample import Sample
 from .scenes import OpenMojiScenes
+from .videos import OpenMojiVideos
 
 Shares = Mapping[tuple[str, str], int]
 
 BLOCK = 32  # samples of one kind, one after another
+PARTS: dict[str, type] = {
+    "names": OpenMojiNames,
+    "scenes": OpenMojiScenes,
+    "videos": OpenMojiVideos,
+    "pairs": OpenMojiPairs,
+}
 # (data set, kind) -> blocks in each turn of the mixture: captions say most about a picture, yes or no least
 SHARES = {
     ("names", "caption"): 6,
@@ -42,7 +50,7 @@ class OpenMojiMixture(Dataset):
         split: ``"train"`` or ``"test"``.
         size: number of samples.
         seed: all randomness follows from ``(seed, split, index)``.
-        shares: how many blocks each part (data set, kind) has in a turn.
+        shares: how many blocks each part (data set of ``PARTS``, kind) has in a turn.
     """
 
     def __init__(
@@ -51,10 +59,9 @@ class OpenMojiMixture(Dataset):
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         self.split, self.size, self.shares, self.turn = split, size, shares, _turn(shares)
-        classes = {"names": OpenMojiNames, "scenes": OpenMojiScenes}
         # a seed for each part: samples of different kinds do not share their drawings
         self.parts = {
-            part: classes[part[0]](split, size=size + BLOCK, seed=seed * len(shares) + i, kinds=part[1:])
+            part: PARTS[part[0]](split, size=size + BLOCK, seed=seed * len(shares) + i, kinds=part[1:])
             for i, part in enumerate(shares)
         }
 

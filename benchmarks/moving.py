@@ -1,0 +1,137 @@
+"""Videos and pairs of pictures in miniature: do ADEM-VL and EVLM use the order of frames? Resumable.
+
+python benchmarks/miniature.py --arms adem_vl "4 media tokens"  # what the arms here go on from
+python benchmarks/moving.py                                     # both arms that have no result file yet
+python benchmarks/moving.py --write                             # rewrite README.md's table from the result files
+
+Each arm takes its adapter of single pictures, gets an embedding for each of 8 frames (zero at the start) and trains on
+clips and pairs. Clips with their frames in another order are the control: what is above one half there is a fault.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import tables
+from safetensors.torch import load_file
+from transformers import set_seed
+
+from adem_vl_hf.allocator import keep_freed_memory
+from adem_vl_hf.data import OpenMojiPairs, OpenMojiVideos
+from adem_vl_hf.data.mixture import OpenMojiMixture
+from adem_vl_hf.demo import RECIPES
+from adem_vl_hf.evaluation.run import predict
+from adem_vl_hf.evaluation.scoring import score
+from adem_vl_hf.pretrained import build_model
+from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
+
+FRAMES = 8
+STEPS, BATCH_SIZE = 300, 16
+SHARES = {
+    ("videos", "order"): 5,
+    ("videos", "caption"): 2,
+    ("videos", "what"): 1,
+    ("pairs", "which"): 1,
+    ("pairs", "more"): 1,
+    ("pairs", "same"): 1,
+}
+# name -> (kind of model, its settings, the arm of miniature.py that it goes on from)
+ARMS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "adem_vl": ("adem_vl", RECIPES["adem_vl"].settings, "adem_vl"),
+    "evlm, 4 media tokens": ("evlm", {"media_tokens": 4}, "4 media tokens"),
+}
+# test set -> what it is shown as
+SOURCES = {"openmoji-videos": ("true", "shuffled_frames"), "openmoji-pairs": ("true", "swapped_images")}
+
+
+def test_sets() -> dict[str, Any]:
+    """Combinations that were never trained; 160 questions of order, every event and answer alike."""
+    videos = ("order", "order", "what", "caption")
+    return {
+        "openmoji-videos": OpenMojiVideos("test", size=320, kinds=videos, frames=FRAMES),
+        "openmoji-pairs": OpenMojiPairs("test", size=240, kinds=("which", "more", "same")),
+    }
+
+
+def measure(name: str, start: Path, folder: Path, steps: int) -> dict[str, Any]:
+    """Train one arm and let it answer; goes on from where an earlier call stopped."""
+    kind, settings, _ = ARMS[name]
+    set_seed(0)
+    model, processor = build_model(kind=kind, frame_embeddings=FRAMES, **fastest_setting(), **settings)
+    loaded = model.load_state_dict(load_file(start / "model.safetensors"), strict=False)
+    missing = {key for key in loaded.missing_keys if key.startswith("adapter.")}
+    if missing != {"adapter.frame_embedding"} or loaded.unexpected_keys:
+        raise ValueError(
+            f"{start} holds no adapter of this shape: {missing} missing, {loaded.unexpected_keys} too much"
+        )
+    dataset = OpenMojiMixture("train", steps * BATCH_SIZE, seed=1, shares=SHARES)
+    arguments = training_arguments(
+        folder, len(dataset), BATCH_SIZE, max_steps=steps, learning_rate=RECIPES[kind].learning_rate,
+        max_grad_norm=RECIPES[kind].max_grad_norm, save_steps=20, **IN_ORDER,
+    )  # fmt: skip
+    facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
+    metrics: dict[str, dict[str, Any]] = {}
+    for task, dataset in test_sets().items():
+        for images in SOURCES[task]:
+            output = folder / "predictions" / f"{task}-{images}.jsonl"
+            output.parent.mkdir(exist_ok=True)
+            rows = predict(model, processor, dataset, output=output, batch_size=32, max_new_tokens=20, images=images)  # type: ignore[arg-type]
+            metrics.setdefault(task, {})[images] = score(task, rows)
+    return {"training": facts, "image_tokens": model.config.image_tokens, "metrics": metrics}
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """A row for each arm; right order / another order, per cent."""
+    parts = (
+        ("openmoji-videos", "order", "clips: order"),
+        ("openmoji-videos", "what", "clips: what happens"),
+        ("openmoji-videos", "caption", "clips: caption exact"),
+        ("openmoji-pairs", "which", "pairs: which shows it"),
+        ("openmoji-pairs", "more", "pairs: which has more"),
+        ("openmoji-pairs", "same", "pairs: same thing"),
+    )
+    lines = [
+        "| | trained numbers | tokens a frame | " + " | ".join(label for *_, label in parts) + " |",
+        "|---|---|---|" + "---|" * len(parts),
+    ]
+    chances: list[str] = []
+    for name, result in results.items():
+        cells = [f"{result['training']['trained_numbers']:,}", str(result["image_tokens"])]
+        chances = []
+        for task, kind, _ in parts:
+            pair = []
+            for source in SOURCES[task]:
+                scores = result["metrics"][task][source]
+                pair.append(
+                    scores["caption"]["exact_match"] if kind == "caption" else scores["questions"][kind]["accuracy"]
+                )
+            cells.append(" / ".join(f"{100 * value:.1f}" for value in pair))
+            asked = None if kind == "caption" else result["metrics"][task]["true"]["questions"][kind]
+            chances.append("" if asked is None else f"{100 * asked['chance']:.1f} (n {asked['n']})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, f"| always the commonest answer | | | {' | '.join(chances)} |"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help="; ".join(ARMS))
+    parser.add_argument("--start-dir", type=Path, default=Path("runs/miniature"), help="--output-dir of miniature.py")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/moving"), help="checkpoints and predictions")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH_SIZE} samples")
+    parser.add_argument("--write", action="store_true", help="measure nothing, rewrite the table of README.md")
+    args = parser.parse_args()
+    keep_freed_memory()
+    for name in () if args.write else args.arms:
+        done = tables.load(f"moving/{tables.file_name(name)}")
+        if done is None or done["training"]["steps"] != args.steps:
+            print(f"\n=== {name}", flush=True)
+            start, own = args.start_dir / tables.file_name(ARMS[name][2]), tables.file_name(name)
+            tables.save(f"moving/{own}", measure(name, start, args.output_dir / own, args.steps))
+    results = tables.load_arms("moving", ARMS)
+    print(table(results))
+    if args.write:
+        tables.write_readme({"moving table": table(results)})
+
+
+if __name__ == "__main__":
+    main()
