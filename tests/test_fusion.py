@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
-from adem_vl_hf.modeling.fusion_adem_vl import AdemVLAdapter, adaptive_drop, fuse, kernel_map, pool_scales
+from adem_vl_hf.modeling import fusion_adem_vl
+from adem_vl_hf.modeling.fusion_adem_vl import AdemVLAdapter, adaptive_drop_, fuse, kernel_map, pool_scales
 
 
 def naive_drop(scores, drop_ratio):
@@ -23,27 +24,30 @@ def naive_drop(scores, drop_ratio):
     return out
 
 
+@pytest.mark.parametrize("traced", [False, True])  # on other devices, too, as when it is traced
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("drop_ratio", [0.0, 0.04, 0.1, 0.3, 0.5, 0.99])
-def test_adaptive_drop_is_the_sort(drop_ratio):
-    scores = torch.randn(3, 5, 20, generator=torch.Generator().manual_seed(0))
-    dropped = adaptive_drop(scores, drop_ratio)
+def test_adaptive_drop_is_the_sort(drop_ratio, dtype, traced, monkeypatch):
+    monkeypatch.setattr(fusion_adem_vl, "_is_traced", lambda: traced)
+    scores = torch.randn(3, 5, 20, generator=torch.Generator().manual_seed(0)).to(dtype)
+    dropped = adaptive_drop_(scores.clone(), drop_ratio)
     assert torch.equal(dropped, naive_drop(scores, drop_ratio))
     assert ((dropped == 0).sum(-1) == int(drop_ratio * 20)).all()
 
 
 def test_ties_at_the_threshold_are_kept():
     scores = torch.tensor([[[-1.0, -1.0, -1.0, 2.0, -3.0], [0.5, 0.5, 0.5, 0.5, 0.5], [-2.0, -2.0, 1.0, 1.0, 0.0]]])
-    dropped = adaptive_drop(scores, 0.5)  # the third smallest is the threshold
+    dropped = adaptive_drop_(scores.clone(), 0.5)  # the third smallest is the threshold
     expected = torch.tensor([[[-1.0, -1.0, -1.0, 2.0, 0.0], [0.5, 0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0, 0.0]]])
     assert torch.equal(dropped, expected)
     whole = torch.randint(-3, 3, (4, 6, 30), generator=torch.Generator().manual_seed(1)).float()
     for ratio in (0.1, 0.4, 0.8):
-        assert torch.equal(adaptive_drop(whole, ratio), naive_drop(whole, ratio))
+        assert torch.equal(adaptive_drop_(whole.clone(), ratio), naive_drop(whole, ratio))
 
 
 def test_the_most_negative_go_first_and_only_the_kept_get_gradient():
     scores = torch.tensor([[[-5.0, 0.1, -0.2, 4.0]]], requires_grad=True)
-    dropped = adaptive_drop(scores, 0.25)
+    dropped = adaptive_drop_(scores.clone(), 0.25)
     assert torch.equal(dropped, torch.tensor([[[0.0, 0.1, -0.2, 4.0]]]))  # not the smallest in magnitude
     dropped.sum().backward()
     assert torch.equal(scores.grad, torch.tensor([[[0.0, 1.0, 1.0, 1.0]]]))

@@ -11,7 +11,7 @@ from transformers import CLIPImageProcessor
 from adem_vl_hf import AdemVLProcessor
 from adem_vl_hf.inspection import kept_mask, kept_visual_tokens, split_scales
 from adem_vl_hf.modeling import layers_adem_vl
-from adem_vl_hf.modeling.fusion_adem_vl import adaptive_drop, kernel_map
+from adem_vl_hf.modeling.fusion_adem_vl import adaptive_drop_, kernel_map
 
 PROMPT, ANSWER = "a photo of", " a cat on the sea"
 COUNTS = [16, 4]  # S = 20
@@ -90,7 +90,7 @@ def test_the_queries_are_those_that_the_layers_fuse_with(bases, monkeypatch, que
     fuse = layers_adem_vl.fuse
 
     def record(hidden_states, key, value, kernel, drop_ratio, slot_mask):
-        used.append(adaptive_drop(kernel_map(hidden_states, kernel) @ key.transpose(1, 2), drop_ratio)[0])
+        used.append(adaptive_drop_(kernel_map(hidden_states, kernel) @ key.transpose(1, 2), drop_ratio)[0])
         return fuse(hidden_states, key, value, kernel, drop_ratio, slot_mask)
 
     monkeypatch.setattr(layers_adem_vl, "fuse", record)
@@ -108,7 +108,7 @@ def test_kept_slots_are_those_that_the_drop_leaves():
     assert torch.equal(kept_mask(scores, 0.34), expected)
     for ratio in (0.0, 0.2, 0.5, 0.9):
         noisy = torch.randn(2, 3, 20, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(adaptive_drop(noisy, ratio), noisy * kept_mask(noisy, ratio))
+        assert torch.equal(adaptive_drop_(noisy.clone(), ratio), noisy * kept_mask(noisy, ratio))
 
 
 def test_scales_are_cut_apart_row_by_row():

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .modeling.fusion_adem_vl import adaptive_drop, drop_mask, kernel_map
+from .modeling.fusion_adem_vl import adaptive_drop_, drop_mask, kernel_map
 from .modeling.images_adem_vl import ImageSource, open_image
 from .modeling.processing_adem_vl import IGNORED
 
@@ -51,7 +51,7 @@ def split_scales(slots: torch.Tensor, counts: Sequence[int]) -> list[torch.Tenso
 
 
 def kept_mask(scores: torch.Tensor, drop_ratio: float) -> torch.Tensor:
-    """Which of the scores [..., S] ``adaptive_drop`` keeps, bool; a kept score may be 0 itself."""
+    """Which of the scores [..., S] ``adaptive_drop_`` keeps, bool; a kept score may be 0 itself."""
     dropped = drop_mask(scores, drop_ratio)
     return torch.ones_like(scores, dtype=torch.bool) if dropped is None else ~dropped
 
@@ -75,7 +75,7 @@ def kept_visual_tokens(model: Any, processor: Any, image: ImageSource, prompt: s
     def look(query: torch.Tensor) -> None:
         key = memory["visual_key"].to(query.device)  # [1, S, D]
         scores = kernel_map(query, config.kernel) @ key.transpose(1, 2)  # [1, all positions, S]
-        kept, fused = kept_mask(scores, config.drop_ratio), adaptive_drop(scores, config.drop_ratio)
+        kept, fused = kept_mask(scores, config.drop_ratio), adaptive_drop_(scores.clone(), config.drop_ratio)
         found.append((kept[0].cpu()[positions].float(), fused[0].cpu()[positions].float()))
 
     training = model.training
