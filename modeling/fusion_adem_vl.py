@@ -53,11 +53,11 @@ def pool_scales(patches: torch.Tensor, counts: list[int], pooling: str = "avg") 
 
 
 @torch.no_grad()
-def drop_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor | None = None) -> torch.Tensor | None:
-    """Which scores [B, T, S] adaptive fusion drops, bool, or None where the ratio drops none.
+def keep_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor | None = None) -> torch.Tensor | None:
+    """Which scores [B, T, S] adaptive fusion keeps, bool, or None where the ratio drops none.
 
-    Those strictly below the ``int(drop_ratio * S)``-th of each row in ascending order. The ranking is signed (the most
-    negative go first), joint over all scales and images, and carries no gradient.
+    It drops those strictly below the ``int(drop_ratio * S)``-th of each row in ascending order. The ranking is signed
+    (the most negative go first), joint over all scales and images, and carries no gradient.
 
     Args:
         slot_mask: [B, S], the slots that are there; S is then each row's own. None = all.
@@ -65,24 +65,20 @@ def drop_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor |
     most = int(drop_ratio * scores.shape[-1])
     if most == 0:
         return None
-    if slot_mask is None:
-        return scores < _in_ascending_order(scores, most)
-    ranked = scores.masked_fill(~slot_mask[:, None], float("inf"))
-    smallest = ranked.topk(most + 1, dim=-1, largest=False).values  # ascending
-    dropped = (drop_ratio * slot_mask.sum(1).double()).long()  # [B]
-    index = dropped[:, None, None].expand(*scores.shape[:2], 1)
-    return scores < smallest.gather(-1, index)
-
-
-def _in_ascending_order(scores: torch.Tensor, place: int) -> torch.Tensor:
-    """[B, T, 1], what stands at ``place`` of each row; selected, which is several times faster than sorting."""
+    if slot_mask is not None:
+        ranked = scores.masked_fill(~slot_mask[:, None], float("inf"))
+        smallest = ranked.topk(most + 1, dim=-1, largest=False).values  # ascending
+        dropped = (drop_ratio * slot_mask.sum(1).double()).long()  # [B]
+        index = dropped[:, None, None].expand(*scores.shape[:2], 1)
+        return scores >= smallest.gather(-1, index)
+    # selecting is several times faster than sorting
     if scores.device.type == "cpu" and type(scores) is torch.Tensor and not _is_traced():
-        # NumPy's partition is vectorised and torch's selections are not; it knows no bfloat16
+        # and NumPy's selection, which is vectorised, than torch's; it knows no bfloat16
         rows = scores.detach()
-        rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
-        return torch.from_numpy(np.partition(rows.numpy(), place, axis=-1)[..., place, None]).to(scores.dtype)
-    # the largest of the place + 1 smallest
-    return scores.topk(place + 1, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
+        rows = (rows if rows.dtype in (torch.float32, torch.float64) else rows.float()).numpy()
+        return torch.from_numpy(rows >= np.partition(rows, most, axis=-1)[..., most, None])
+    # the largest of the most + 1 smallest
+    return scores >= scores.topk(most + 1, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
 
 
 def _is_traced() -> bool:
@@ -90,9 +86,9 @@ def _is_traced() -> bool:
 
 
 def adaptive_drop_(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Adaptive fusion, in place: the scores [B, T, S] that ``drop_mask`` names become zero."""
-    mask = drop_mask(scores, drop_ratio, slot_mask)
-    return scores if mask is None else scores.masked_fill_(mask, 0.0)
+    """Adaptive fusion, in place: the (finite) scores [B, T, S] that ``keep_mask`` does not name become zero."""
+    mask = keep_mask(scores, drop_ratio, slot_mask)
+    return scores if mask is None else scores.mul_(mask)
 
 
 def fuse(

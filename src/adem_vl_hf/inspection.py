@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .modeling.fusion_adem_vl import adaptive_drop_, drop_mask, kernel_map
+from .modeling.fusion_adem_vl import adaptive_drop_, keep_mask, kernel_map
 from .modeling.images_adem_vl import ImageSource, open_image
 from .modeling.processing_adem_vl import IGNORED
 
@@ -52,8 +52,8 @@ def split_scales(slots: torch.Tensor, counts: Sequence[int]) -> list[torch.Tenso
 
 def kept_mask(scores: torch.Tensor, drop_ratio: float) -> torch.Tensor:
     """Which of the scores [..., S] ``adaptive_drop_`` keeps, bool; a kept score may be 0 itself."""
-    dropped = drop_mask(scores, drop_ratio)
-    return torch.ones_like(scores, dtype=torch.bool) if dropped is None else ~dropped
+    kept = keep_mask(scores, drop_ratio)
+    return torch.ones_like(scores, dtype=torch.bool) if kept is None else kept
 
 
 @torch.no_grad()

@@ -1,0 +1,110 @@
+"""The fused term alone, against its own two matrix products and against the way that the authors' code computes it.
+
+python benchmarks/fusion_speed.py
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import measures
+import tables
+import torch
+from torch.nn import functional as F
+
+from adem_vl_hf.modeling.fusion_adem_vl import fuse, kernel_map
+
+SHAPES = ((1, 256, 320, 4096), (4, 256, 320, 576))  # B, T, S, D: LLaMA-7B and SmolLM2-135M
+DROP_RATIO, SCALE = 0.1, 0.1
+WAYS = ("two matrix products", "fused term", "the authors' way")
+
+
+def authors_way(hidden_states, visual, key_embedding, value_embedding):
+    """One layer of ADEM-VL as published code computes it: its own keys and values, a full sort for the threshold."""
+    key = F.silu(visual + key_embedding)  # [B, S, D]
+    value = visual + value_embedding
+    scores = F.silu(hidden_states) @ key.transpose(1, 2)  # [B, T, S]
+    ordered, _ = scores.sort(dim=-1)
+    threshold = ordered[..., int(DROP_RATIO * scores.shape[-1])].unsqueeze(-1)
+    scores = torch.where(scores < threshold, torch.zeros_like(scores), scores)
+    return SCALE * (scores @ value)
+
+
+def ways(batch: int, text: int, slots: int, width: int, dtype: torch.dtype, backward: bool) -> dict[str, Callable]:
+    """One call of each of ``WAYS`` at a shape, with its backward if asked for."""
+    torch.manual_seed(0)
+
+    def leaf(x: torch.Tensor) -> torch.Tensor:
+        return x.to(dtype).requires_grad_(backward)
+
+    hidden_states, gradient = leaf(torch.randn(batch, text, width)), torch.randn(batch, text, width, dtype=dtype)
+    visual = leaf(torch.randn(batch, slots, width))
+    embeddings = [leaf(0.02 * torch.randn(1, slots, width)) for _ in range(2)]
+    with torch.no_grad():  # once for all layers, as the adapter lays them out
+        key, value = kernel_map(visual + embeddings[0], "silu"), SCALE * (visual + embeddings[1])
+    key, value = leaf(key.mT.contiguous().mT), leaf(value)
+    inputs = (hidden_states, visual, *embeddings, key, value)
+
+    def call(function: Callable[..., torch.Tensor], *arguments: Any) -> Callable[[], None]:
+        def run() -> None:
+            out = function(*arguments)
+            if backward:
+                out.backward(gradient)
+                for x in inputs:
+                    x.grad = None
+
+        return run
+
+    return dict(
+        zip(
+            WAYS,
+            (
+                call(lambda: (hidden_states @ key.mT) @ value),
+                call(fuse, hidden_states, key, value, "silu", DROP_RATIO),
+                call(authors_way, hidden_states, visual, *embeddings),
+            ),
+            strict=True,
+        )
+    )
+
+
+def measure(repeats: int) -> list[dict[str, Any]]:
+    """A row for each shape, precision and direction; ratios to the two products."""
+    rows = []
+    for shape in SHAPES:
+        for dtype in (torch.float32, torch.bfloat16):
+            for backward in (False, True):
+                name = f"{shape} {str(dtype).removeprefix('torch.')}{', backward too' if backward else ''}"
+                times = measures.interleaved(ways(*shape, dtype, backward), repeats, name)
+                rows.append({
+                    "shape": shape, "dtype": str(dtype).removeprefix("torch."), "backward": backward,
+                    "ratios": measures.ratios(times, WAYS[0]),
+                })  # fmt: skip
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Times over that of the two products alone."""
+    lines = [
+        "| B, T, S, D | precision | | fused term | the authors' way | authors' / ours |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ours, theirs = (row["ratios"][way] for way in WAYS[1:])
+        direction = "forward and backward" if row["backward"] else "forward"
+        shape = ", ".join(map(str, row["shape"]))
+        lines.append(f"| {shape} | {row['dtype']} | {direction} | {ours:.2f} | {theirs:.2f} | {theirs / ours:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15)
+    args = parser.parse_args()
+    rows = measure(args.repeats)
+    tables.save("fusion_speed", {"repeats": args.repeats, "threads": torch.get_num_threads(), "rows": rows})
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Times, operations and memory of functions, in ways that a busy machine disturbs least."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+
+def interleaved(functions: Mapping[str, Callable[[], Any]], repeats: int, label: str = "") -> dict[str, list[float]]:
+    """Seconds of each call; every function once in turn, so that what slows the machine falls on all alike.
+
+    The first turn warms up and is not counted.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in tqdm(range(repeats + 1), desc=label, disable=not label):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if turn:
+                times[name].append(time.perf_counter() - began)
+    return times
+
+
+def ratios(times: Mapping[str, list[float]], base: str) -> dict[str, float]:
+    """Median seconds of each over the median seconds of ``base``."""
+    floor = statistics.median(times[base])
+    return {name: statistics.median(values) / floor for name, values in times.items()}
+
+
+def counted_flops(function: Callable[[], Any]) -> int:
+    """Floating-point operations of the matrix products (and attention) of one call; a multiply and an add are two."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def peak_memory() -> int:
+    """Bytes that this process held at most since it began."""
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
