@@ -97,13 +97,19 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def sections() -> dict[str, str]:
+    """What README.md shows of the result file."""
+    saved = tables.load("fusion_speed")
+    return {"fusion table": table(saved["rows"]) if saved else ""}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
     rows = measure(args.repeats)
     tables.save("fusion_speed", {"repeats": args.repeats, "threads": torch.get_num_threads(), "rows": rows})
-    print(table(rows))
+    print(sections()["fusion table"])
 
 
 if __name__ == "__main__":

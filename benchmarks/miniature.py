@@ -2,7 +2,7 @@
 
 python benchmarks/miniature.py                  # every arm that has no result file yet
 python benchmarks/miniature.py --arms evlm moe  # these alone
-python benchmarks/miniature.py --write          # rewrite README.md's tables from the result files
+python benchmarks/readme.py                     # puts the table of all result files into README.md
 """
 
 import argparse
@@ -76,15 +76,20 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def sections() -> dict[str, str]:
+    """What README.md shows of the result files."""
+    results = tables.load_arms("miniature", ARMS)
+    return {"miniature table": table(results) if results else ""}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--output-dir", type=Path, default=Path("runs/miniature"), help="checkpoints and predictions")
     parser.add_argument("--steps", type=int, default=STEPS, help="of 32 samples")
-    parser.add_argument("--write", action="store_true", help="measure nothing, rewrite the table of README.md")
     args = parser.parse_args()
     keep_freed_memory()
-    for name in () if args.write else args.arms:
+    for name in args.arms:
         file = f"miniature/{tables.file_name(name)}"
         done = tables.load(file)
         if done is None or done["training"]["steps"] != args.steps:
@@ -92,8 +97,6 @@ def main() -> None:
             tables.save(file, measure(name, args.output_dir / tables.file_name(name), args.steps))
     results = tables.load_arms("miniature", ARMS)
     print(table(results))
-    if args.write:
-        tables.write_readme({"miniature table": table(results)})
     print(json.dumps({name: result["training"]["seconds"] for name, result in results.items()}))
 
 

@@ -2,7 +2,7 @@
 
 python benchmarks/miniature.py --arms adem_vl "4 media tokens"  # what the arms here go on from
 python benchmarks/moving.py                                     # both arms that have no result file yet
-python benchmarks/moving.py --write                             # rewrite README.md's table from the result files
+python benchmarks/readme.py                                     # puts the table of all result files into README.md
 
 Each arm takes its adapter of single pictures, gets an embedding for each of 8 frames (zero at the start) and trains on
 clips and pairs. Clips with their frames in another order are the control: what is above one half there is a fault.
@@ -112,25 +112,27 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join([*lines, f"| always the commonest answer | | | {' | '.join(chances)} |"])
 
 
+def sections() -> dict[str, str]:
+    """What README.md shows of the result files."""
+    results = tables.load_arms("moving", ARMS)
+    return {"moving table": table(results) if results else ""}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help="; ".join(ARMS))
     parser.add_argument("--start-dir", type=Path, default=Path("runs/miniature"), help="--output-dir of miniature.py")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/moving"), help="checkpoints and predictions")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH_SIZE} samples")
-    parser.add_argument("--write", action="store_true", help="measure nothing, rewrite the table of README.md")
     args = parser.parse_args()
     keep_freed_memory()
-    for name in () if args.write else args.arms:
+    for name in args.arms:
         done = tables.load(f"moving/{tables.file_name(name)}")
         if done is None or done["training"]["steps"] != args.steps:
             print(f"\n=== {name}", flush=True)
             start, own = args.start_dir / tables.file_name(ARMS[name][2]), tables.file_name(name)
             tables.save(f"moving/{own}", measure(name, start, args.output_dir / own, args.steps))
-    results = tables.load_arms("moving", ARMS)
-    print(table(results))
-    if args.write:
-        tables.write_readme({"moving table": table(results)})
+    print(sections()["moving table"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,234 @@
+"""What each arm costs: trained numbers, tokens, operations, seconds and memory, each beside the frozen LM alone.
+
+python benchmarks/efficiency.py                                   # every arm that has no result yet
+python benchmarks/efficiency.py --backbones smollm2 --texts 256   # part of it
+python benchmarks/readme.py                                       # puts the table of the result file into README.md
+
+An arm is measured in a process of its own, in turns with the floor: the language model alone on the same text, forward
+and backward to its input embeddings in a training step, and with the tower's own forward and backward beside it. All
+times are ratios of medians within the arm's process.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import measures
+import tables
+import torch
+from arms import ARMS, matched_sizes
+from PIL import Image
+from torch.nn import functional as F
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig
+from transformers import LlamaForCausalLM as Llama
+
+from adem_vl_hf.allocator import keep_freed_memory
+from adem_vl_hf.bases import resolve_language_model
+from adem_vl_hf.data.collator import AdemVLCollator
+from adem_vl_hf.data.sample import Sample
+from adem_vl_hf.pretrained import TOWER
+from adem_vl_hf.training import fastest_setting
+
+NEW_TOKENS = 64
+
+
+class Backbone(NamedTuple):
+    """Where the two bases come from, and how many rows a batch has."""
+
+    bases: Callable[[Path], tuple[str, str]]
+    batch_size: int
+
+
+def real(folder: Path) -> tuple[str, str]:
+    """SmolLM2-135M and the tower that ships."""
+    return resolve_language_model("embedded"), str(TOWER)
+
+
+def random_1b(folder: Path) -> tuple[str, str]:
+    """A Llama of TinyLlama's shape (1.1B) and a tower of ViT-B/16's, with random weights, written to ``folder``."""
+    text, tower = folder / "llama-1.1b", folder / "vit-b-16"
+    if not (tower / "preprocessor_config.json").exists():
+        torch.manual_seed(0)
+        tokenizer = AutoTokenizer.from_pretrained(resolve_language_model("embedded"))
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
+            num_attention_heads=32, num_key_value_heads=4, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        Llama(config).to(torch.bfloat16).save_pretrained(text)
+        tokenizer.save_pretrained(text)
+        CLIPVisionModel(
+            CLIPVisionConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+                             patch_size=16, image_size=224)
+        ).save_pretrained(tower)  # fmt: skip
+        CLIPImageProcessor().save_pretrained(tower)
+    return str(text), str(tower)
+
+
+BACKBONES = {"smollm2": Backbone(real, 4), "random-1.1b": Backbone(random_1b, 1)}
+TEXTS = {256: "as in ScienceQA", 32: "as in captions"}  # tokens of a row without images
+ANSWER = 8  # of them supervised
+
+
+def samples(tokenizer: Any, text: int, number: int) -> list[Sample]:
+    """Rows whose text has about ``text`` tokens, the last of them the answer; the picture is noise."""
+    word = " the"  # one token each
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for index in range(number):
+        pixels = torch.randint(0, 256, (224, 224, 3), dtype=torch.uint8, generator=generator)
+        prompt, answer = word * (text - ANSWER), word * (ANSWER - 1)  # and the end of the text
+        image = Image.fromarray(pixels.numpy())
+        rows.append(Sample(id=str(index), image=image, prompt=prompt, answer=answer, references=[""], kind="caption"))
+    return rows
+
+
+def floor_step(language_model, input_ids: torch.Tensor) -> None:
+    """Forward and backward of the frozen LM to its input embeddings, with the head on the answer alone."""
+    embeds = language_model.get_input_embeddings()(input_ids).detach().requires_grad_()  # [B, T, D]
+    hidden_states = language_model.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    logits = language_model.get_output_embeddings()(hidden_states[:, -ANSWER - 1 : -1])  # [B, answer, vocabulary]
+    F.cross_entropy(logits.float().flatten(0, 1), input_ids[:, -ANSWER:].flatten()).backward()
+
+
+def tower_step(tower, pixel_values: torch.Tensor) -> None:
+    """The frozen tower's forward, and its backward through every block."""
+    pixel_values = pixel_values.detach().to(tower.dtype).requires_grad_()
+    tower(pixel_values).last_hidden_state.float().square().mean().backward()
+
+
+def generate(model, inputs: dict[str, torch.Tensor], new_tokens: int) -> None:
+    """Prefill and exactly ``new_tokens`` greedy tokens."""
+    with torch.inference_mode():
+        model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, num_beams=1)
+
+
+def measure(arm: str, backbone: str, text: int, repeats: int, folder: Path) -> dict[str, Any]:
+    """Everything about one arm; the peak of memory is read before the floor is loaded beside it."""
+    keep_freed_memory()
+    language_model, tower = BACKBONES[backbone].bases(folder)
+    setting = fastest_setting()
+    model, processor = ARMS[arm].build(language_model, tower, **setting, **matched_sizes(language_model, tower)[arm])
+    batch_size = BACKBONES[backbone].batch_size
+    rows = samples(processor.tokenizer, text, batch_size)
+    batch = AdemVLCollator(processor)(rows)
+    inputs = processor(images=[row["image"] for row in rows], text=[row["prompt"] for row in rows], return_tensors="pt")
+    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def step() -> None:
+        model.train()
+        loss = model(**batch).loss
+        if trained:
+            loss.backward()
+        model.zero_grad()
+        model.eval()
+
+    def bare_step() -> None:
+        floor_step(bare, ids)
+
+    step()
+    training_memory = measures.peak_memory()
+    bare = copy.deepcopy(Llama.from_pretrained(language_model, **setting)).requires_grad_(False)
+    own_tower = CLIPVisionModel.from_pretrained(tower, **setting).requires_grad_(False)
+    ids = processor.tokenizer([row["prompt"] + row["answer"] for row in rows], return_tensors="pt")["input_ids"]
+    pixels = batch.get(
+        "pixel_values", torch.zeros(batch_size, 3, own_tower.config.image_size, own_tower.config.image_size)
+    )
+    prompts = processor.tokenizer([row["prompt"] for row in rows], return_tensors="pt")
+    training = measures.interleaved(
+        {"floor": bare_step, "tower": partial(tower_step, own_tower, pixels), "arm": step}, repeats, f"{arm}: steps"
+    )
+    few = 1
+    inference = measures.interleaved(
+        {
+            f"{who}, {count}": partial(generate, who_model, who_inputs, count)
+            for who, who_model, who_inputs in (("floor", bare, prompts), ("arm", model, inputs))
+            for count in (few, NEW_TOKENS)
+        },
+        max(2, repeats // 2),
+        f"{arm}: answers",
+    )
+    step_seconds, answer = (
+        {name: statistics.median(values) for name, values in times.items()} for times in (training, inference)
+    )
+    per_token = {
+        who: (answer[f"{who}, {NEW_TOKENS}"] - answer[f"{who}, {few}"]) / (NEW_TOKENS - few) for who in ("floor", "arm")
+    }
+    return {
+        "trained_numbers": sum(p.numel() for p in trained),
+        "tokens": batch["input_ids"].shape[1], "floor_tokens": ids.shape[1],
+        "training_flops": measures.counted_flops(step), "floor_training_flops": measures.counted_flops(bare_step),
+        "step": step_seconds["arm"] / step_seconds["floor"],
+        "step_with_tower": step_seconds["arm"] / (step_seconds["floor"] + step_seconds["tower"]),
+        "answer": answer[f"arm, {NEW_TOKENS}"] / answer[f"floor, {NEW_TOKENS}"],
+        "token": per_token["arm"] / per_token["floor"],
+        "memory": training_memory, "seconds": {**step_seconds, **answer}, "repeats": repeats, "batch_size": batch_size,
+    }  # fmt: skip
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """A row for each backbone, length and arm; ratios to the floor."""
+    lines = [
+        "| backbone, text | arm | trained numbers | extra tokens | FLOPs of a step | a step | a step / (floor + tower) "
+        "| prefill and 64 tokens | a token | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        backbone, text, arm = name.split("/")
+        floor = results.get(f"{backbone}/{text}/floor")
+        memory = f"{result['memory'] / floor['memory']:.2f}" if floor else ""
+        extra = result["tokens"] - result["floor_tokens"]
+        lines.append(
+            f"| {backbone}, {text} | {arm} | {result['trained_numbers']:,} | {extra} "
+            f"| {result['training_flops'] / result['floor_training_flops']:.2f} | {result['step']:.2f} "
+            f"| {result['step_with_tower']:.2f} | {result['answer']:.2f} | {result['token']:.3f} | {memory} |"
+        )
+    return "\n".join(lines)
+
+
+def sections() -> dict[str, str]:
+    """What README.md shows of the result file."""
+    saved = tables.load("efficiency")
+    return {"cost table": table(saved) if saved else ""}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    parser.add_argument("--texts", nargs="+", type=int, default=list(TEXTS), help="tokens of a row")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--again", action="store_true", help="measure what has a result, too")
+    parser.add_argument("--here", nargs=2, metavar=("RESULT", "BASES"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.here:  # the process of one arm
+        result = measure(args.arms[0], args.backbones[0], args.texts[0], args.repeats, Path(args.here[1]))
+        Path(args.here[0]).write_text(json.dumps(result), encoding="utf-8")
+        return
+    results = tables.load("efficiency") or {}
+    with tempfile.TemporaryDirectory() as folder:
+        for backbone in args.backbones:
+            for text in args.texts:
+                for arm in args.arms:
+                    name, file = f"{backbone}/{text}/{arm}", Path(folder) / "result.json"
+                    if name in results and not args.again:
+                        continue
+                    print(f"=== {name}", flush=True)
+                    command = [sys.executable, __file__, "--arms", arm, "--backbones", backbone, "--texts", str(text),
+                               "--repeats", str(args.repeats), "--here", str(file), folder]  # fmt: skip
+                    subprocess.run(command, check=True)
+                    results[name] = json.loads(file.read_text(encoding="utf-8"))
+                    tables.save("efficiency", results)
+    print(sections()["cost table"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""What the arms of miniature.py cost: operations and time of a training step, time of a token, memory of an image.
+
+python benchmarks/miniature_cost.py    # measures all arms in turns, in one process
+python benchmarks/readme.py            # puts the table of the result file into README.md
+"""
+
+import argparse
+import statistics
+from functools import partial
+
+import measures
+import tables
+import torch
+from miniature import ARMS
+
+from adem_vl_hf.allocator import keep_freed_memory
+from adem_vl_hf.data import OpenMojiScenes
+from adem_vl_hf.data.collator import AdemVLCollator
+from adem_vl_hf.demo import BATCH_SIZE
+from adem_vl_hf.pretrained import build_model
+from adem_vl_hf.training import fastest_setting
+
+NEW_TOKENS = 33
+
+
+def step(model, batch: dict[str, torch.Tensor]) -> None:
+    """Forward and backward in training mode."""
+    model.train()
+    model(**batch).loss.backward()
+    model.zero_grad()
+    model.eval()
+
+
+@torch.inference_mode()
+def answer(model, inputs: dict[str, torch.Tensor], new_tokens: int, use_cache: bool) -> None:
+    """Prefill and exactly ``new_tokens`` greedy tokens."""
+    model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, use_cache=use_cache)
+
+
+@torch.inference_mode()
+def cached_bytes(model, inputs: dict[str, torch.Tensor]) -> int:
+    """Of everything that a cache holds after the prompt: keys and values of text and images."""
+    cache = model(**inputs, use_cache=True).past_key_values
+    tensors = [part for layer in cache.layers for part in (layer.keys, layer.values)]
+    tensors += [part for part in getattr(cache, "visual_memory", ()) if part is not None]
+    return sum(part.nbytes for part in tensors)
+
+
+def measure(repeats: int) -> dict[str, dict[str, float]]:
+    """Figures of every arm; ``step``, ``token`` and ``uncached`` are seconds."""
+    keep_freed_memory()
+    setting, data = fastest_setting(), OpenMojiScenes("train", size=BATCH_SIZE, kinds=("caption",))
+    rows = [data[i] for i in range(BATCH_SIZE)]
+    steps, answers, facts = {}, {}, {}
+    for name, (kind, settings) in ARMS.items():
+        torch.manual_seed(0)
+        model, processor = build_model(kind=kind, **setting, **settings)
+        batch = AdemVLCollator(processor)(rows)
+        inputs = processor(images=rows[0]["image"], text=rows[0]["prompt"], return_tensors="pt")
+        text = processor(text=rows[0]["prompt"], return_tensors="pt")
+        steps[name] = partial(step, model, batch)
+        for cached in (True, False):
+            for new_tokens in (1, NEW_TOKENS):
+                answers[name, cached, new_tokens] = partial(answer, model, inputs, new_tokens, cached)
+        bare = cached_bytes(model.language_model, {"input_ids": text["input_ids"]})
+        facts[name] = {
+            "flops": measures.counted_flops(steps[name]),
+            "cached_bytes": cached_bytes(model, inputs) - bare,
+        }
+    step_times = measures.interleaved(steps, repeats, "steps")
+    answer_times = measures.interleaved(answers, repeats, "answers")
+    for name, values in facts.items():
+        values["step"] = statistics.median(step_times[name])
+        for key, cached in (("token", True), ("uncached", False)):
+            few, many = (statistics.median(answer_times[name, cached, n]) for n in (1, NEW_TOKENS))
+            values[key] = (many - few) / (NEW_TOKENS - 1)
+    return facts
+
+
+def table(facts: dict[str, dict[str, float]]) -> str:
+    """A row for each arm; times as ratios to ADEM-VL's, from one run."""
+    lines = [
+        "| | FLOPs of a step, G | a step | a generated token | a token without cache | cache of an image, KiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    base = facts["adem_vl"]
+    for name, own in facts.items():
+        times = " | ".join(f"{own[key] / base[key]:.2f}" for key in ("step", "token", "uncached"))
+        lines.append(f"| {name} | {own['flops'] / 1e9:,.0f} | {times} | {own['cached_bytes'] / 1024:,.0f} |")
+    ms = ", ".join(f"{1000 * base[key]:,.0f}" for key in ("step", "token", "uncached"))
+    return "\n".join([*lines, "", f"Times are over ADEM-VL's ({ms} ms; batch {BATCH_SIZE} for a step, 1 for a token)."])
+
+
+def sections() -> dict[str, str]:
+    """What README.md shows of the result file."""
+    saved = tables.load("miniature_cost")
+    return {"miniature cost table": table(saved["arms"]) if saved else ""}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    tables.save("miniature_cost", {"repeats": args.repeats, "arms": measure(args.repeats)})
+    print(sections()["miniature cost table"])
+
+
+if __name__ == "__main__":
+    main()
