@@ -1,7 +1,7 @@
 """The floor: the frozen language model and the same text, without vision. Nothing trains."""
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, CLIPImageProcessor
 
 from adem_vl_hf.bases import resolve_language_model
 from adem_vl_hf.data.pictures import without_marks
@@ -26,7 +26,7 @@ def build(language_model, vision_tower, dtype=None, attn_implementation=None):
     text = resolve_language_model(str(language_model))
     arguments = {"dtype": dtype, "attn_implementation": attn_implementation}
     model = load_language_model(text, **{name: value for name, value in arguments.items() if value is not None})
-    processor = TextOnlyProcessor(image_processor=None, tokenizer=load_tokenizer(text), image_tokens=0)
+    processor = TextOnlyProcessor(CLIPImageProcessor(), load_tokenizer(text), image_tokens=0)  # the first never asked
     return model.requires_grad_(False).eval(), processor
 
 
