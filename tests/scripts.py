@@ -1,5 +1,6 @@
 """The repository's scripts (examples/, benchmarks/) as modules, and their command lines."""
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -25,3 +26,12 @@ def call(module: ModuleType, monkeypatch, *arguments: object) -> None:
     """``main()`` with these arguments on the command line."""
     monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
     module.main()
+
+
+def package(name: str) -> ModuleType:
+    """A package beside the benchmarks, as they import it."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))

@@ -1,0 +1,238 @@
+"""LaVIN (arXiv 2305.15023): mixture-of-modality adapters in both frozen bases, class tokens as words.
+
+Before the attention of every layer of the language model and every block of the tower stands ``A(z) = z + w0 B(Az) +
+w1 D(Az)``: A to 8 channels, B and D back in two groups, zero at the start; w is a softmax of a linear map of one token:
+the tower's class token, and in the text a learned modality embedding (with or without an image), which comes first in
+the row. The text's later tokens do not see it. An image is six tokens of the text, the class tokens of six blocks.
+
+The authors' code takes the tower's routing from batch element 0 for the whole batch (its tensors are [N, B, C] there);
+here every image is routed by its own class token, so that a row does not depend on its neighbours.
+
+Shapes: B batch, T text positions, K positions seen, I images, k class tokens an image, D width of the language model.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig
+
+from adem_vl_hf.modeling.base_configuration_adem_vl import FrozenBasesConfig
+from adem_vl_hf.modeling.distributed_adem_vl import several_processes
+from adem_vl_hf.modeling.frozen_adem_vl import FrozenBasesForConditionalGeneration
+from adem_vl_hf.modeling.fusion_adem_vl import LowRankProjector
+from adem_vl_hf.modeling.inputs_adem_vl import spread
+from adem_vl_hf.modeling.modeling_adem_vl import AdemVLCausalLMOutputWithPast
+from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
+from adem_vl_hf.modeling.vision_adem_vl import tower_blocks
+
+from .arm import of_house
+from .class_tokens import ClassTokenFeatures, spread_levels
+from .layers import bind_layers
+
+
+class LavinConfig(FrozenBasesConfig):
+    """Args: ``adapter_dim`` channels (even), ``routing_temperature`` (10 at 7B, 5 at 13B), ``projector_dim``."""
+
+    model_type = "lavin"
+    lora = None
+    adapter_fields = ("adapter_dim", "adapter_dropout", "routing_temperature", "projector_dim", "vision_feature_layer")
+
+    def __init__(
+        self, text_config=None, vision_config=None, adapter_dim=8, adapter_dropout=0.1, routing_temperature=10.0,
+        projector_dim=128, vision_feature_layer=None, **kwargs,
+    ):  # fmt: skip
+        self.adapter_dim = adapter_dim
+        self.adapter_dropout = adapter_dropout
+        self.routing_temperature = routing_temperature
+        self.projector_dim = projector_dim
+        super().__init__(text_config, vision_config, **kwargs)
+        self.vision_feature_layer = vision_feature_layer or spread_levels(self.vision_config.num_hidden_layers, 6)
+
+    @property
+    def image_tokens(self) -> int:
+        """k."""
+        return len(self.vision_feature_layer)
+
+
+class LavinProcessor(AdemVLProcessor):
+    """Every row begins with an image token, in whose place the model puts the modality embedding."""
+
+    def _pad(self, rows, *args):
+        for row in rows:
+            row.prompt.insert(0, self.image_token_id)
+            row.offsets.insert(0, (0, 0))
+        return super()._pad(rows, *args)
+
+
+class RoutedAdapter(nn.Module):
+    """``z + w0 B(Az) + w1 D(Az)``; B and D are added up before they are applied."""
+
+    def __init__(self, width: int, config) -> None:
+        super().__init__()
+        self.temperature, self.dropout = config.routing_temperature, config.adapter_dropout
+        hidden = config.adapter_dim
+        self.down = nn.Linear(width, hidden)
+        self.up = nn.Parameter(torch.empty(2, 2, hidden // 2, width // 2))  # [expert, group, in, out]
+        self.up_bias = nn.Parameter(torch.empty(2, width))
+        self.router = nn.Linear(width, 2)
+
+    def reset(self) -> None:
+        """A Xavier, B and D zero."""
+        nn.init.xavier_uniform_(self.down.weight)
+        for zero in (self.down.bias, self.up, self.up_bias):
+            nn.init.zeros_(zero)
+        self.router.reset_parameters()
+
+    def route(self, token: torch.Tensor) -> torch.Tensor:
+        """w [B, 2] from [B, D]."""
+        return F.softmax(self.router(token.to(self.router.weight.dtype)) / self.temperature, dim=-1)
+
+    def forward(self, z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """[B, T, D] in and out; weights [B, 2]."""
+        low = F.linear(z, self.down.weight.to(z.dtype), self.down.bias.to(z.dtype))
+        low = F.dropout(low, self.dropout, self.training).unflatten(-1, (2, -1))  # [B, T, groups, in]
+        up = torch.einsum("be,egio->bgio", weights, self.up).to(z.dtype)
+        added = torch.einsum("btgi,bgio->btgo", low, up).flatten(2)  # [B, T, D]
+        return z + added + (weights @ self.up_bias).to(z.dtype)[:, None]
+
+
+class LavinAdapter(nn.Module):
+    """Everything that trains."""
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        text, vision = config.text_config, config.vision_config
+        self.modality = nn.Parameter(torch.empty(2, text.hidden_size))  # without an image, with one
+        self.projector = LowRankProjector(vision.hidden_size, config.projector_dim, text.hidden_size)
+        self.text_adapters = nn.ModuleList(
+            RoutedAdapter(text.hidden_size, config) for _ in range(text.num_hidden_layers)
+        )
+        live = max(config.vision_feature_layer)
+        self.vision_adapters = nn.ModuleList(RoutedAdapter(vision.hidden_size, config) for _ in range(live))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Adapters silent, projector Xavier, modality N(0, 1) as of an embedding."""
+        nn.init.normal_(self.modality)
+        for linear in (self.projector.fc1, self.projector.fc2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        for adapter in (*self.text_adapters, *self.vision_adapters):
+            adapter.reset()
+
+    def forward(self, features: torch.Tensor | None, image_mask: torch.Tensor | None, batch: int) -> torch.Tensor:
+        """Input embeddings [B, 1+k, D] of features [I, k, C]: the modality, then the image's (zero without one)."""
+        if features is None:
+            return self.modality[:1].expand(batch, 1, -1)
+        tokens = spread(self.projector(features.to(self.modality.dtype)), image_mask, batch).flatten(1, 2)  # [B, k, D]
+        has_image = torch.ones(batch, dtype=torch.long, device=tokens.device)
+        if image_mask is not None:
+            has_image = image_mask.any(1).long().to(tokens.device)
+        return torch.cat([self.modality[has_image][:, None], tokens], dim=1)
+
+
+class Routing(NamedTuple):
+    """Where each row's modality token is [B], the layers' w [B, 2] by number, and whether they are known already."""
+
+    place: torch.Tensor
+    weights: dict[int, torch.Tensor]
+    known: bool
+
+
+def _adapt_text(owner, number: int, layer: nn.Module, norm: nn.Module, args: tuple, output: torch.Tensor):
+    routing, adapter = layer.visual_memory, owner.adapter.text_adapters[number]
+    if not routing.known:
+        rows = torch.arange(len(output), device=output.device)
+        routing.weights[number] = adapter.route(output[rows, routing.place.to(output.device)])
+    return adapter(output, routing.weights[number])
+
+
+def _adapt_tower(owner, number: int, norm: nn.Module, args: tuple, output: torch.Tensor):
+    adapter = owner.adapter.vision_adapters[number]
+    return adapter(output, adapter.route(output[:, 0]))
+
+
+class Lavin(ClassTokenFeatures, FrozenBasesForConditionalGeneration):
+    """A frozen language model and a frozen tower with routed adapters. At most one image a row."""
+
+    config_class = LavinConfig
+    adapter_class = LavinAdapter
+    auto_map: dict[str, str] = {}
+    memory_names = names_to_cache = ("image_embeds",)
+
+    def _attach(self) -> None:
+        for number, layer in enumerate(bind_layers(self.language_model)):
+            layer.input_layernorm.register_forward_hook(partial(_adapt_text, self, number, layer))
+        for number, block in enumerate(tower_blocks(self.vision_tower)[: len(self.adapter.vision_adapters)]):
+            block.layer_norm1.register_forward_hook(partial(_adapt_tower, self, number))
+
+    def _tower_trains(self) -> bool:
+        return True
+
+    def _memory_for(self, given, pixel_values=None, image_mask=None, past_key_values=None) -> dict[str, Any]:
+        """``image_embeds`` [B, 1+k, D], once per forward and once per ``generate``."""
+        features, image_mask = self._features_of_rows(pixel_values, image_mask, len(given), several_processes())
+        embeds = self.adapter(features, image_mask, len(given))
+        return {"image_embeds": embeds.to(self.get_input_embeddings().weight.dtype)}
+
+    def _mask(self, attention_mask: torch.Tensor | None, place: torch.Tensor, new: int, seen: int) -> torch.Tensor:
+        """[B, 1, T, K], 0 or the dtype's minimum: causal, and the modality token is seen by itself alone."""
+        keys = torch.arange(seen + new, device=place.device)  # [K]
+        queries = keys[seen:, None]  # [T, 1]
+        there = keys != place[:, None]  # [B, K]
+        if attention_mask is not None:
+            there = there & attention_mask.to(there.device, torch.bool)
+        allowed = ((keys <= queries) & there[:, None]) | (keys == queries)  # [B, T, K]
+        dtype = self.get_input_embeddings().weight.dtype
+        return torch.zeros(allowed.shape, dtype=dtype, device=place.device).masked_fill(
+            ~allowed, torch.finfo(dtype).min
+        )[:, None]
+
+    def forward(
+        self, input_ids=None, pixel_values=None, image_mask=None, attention_mask=None, past_key_values=None,
+        image_embeds=None, labels=None, **kwargs,
+    ):  # fmt: skip
+        """One pass; arguments as of ADEM-VL's. ``input_ids`` [B, T] as :class:`LavinProcessor` makes them.
+
+        Raises:
+            ValueError: a row without its modality token.
+        """
+        return_dict, without_head = kwargs.pop("return_dict", None), kwargs.pop("without_head", False)
+        routing = getattr(past_key_values, "routing", None)
+        if routing is None:
+            marks = input_ids == self.config.image_token_id
+            if not marks.any(1).all():
+                raise ValueError("a row of input_ids has no modality token: let LavinProcessor make it from the text")
+            routing = Routing(marks.int().argmax(1), {}, False)
+            if image_embeds is None:
+                image_embeds = self._memory_for(input_ids, pixel_values, image_mask)["image_embeds"]
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        outputs, loss, logits = self._read(
+            {"image_embeds": image_embeds},
+            {"visual_memory": routing},
+            input_ids=input_ids,
+            attention_mask=self._mask(attention_mask, routing.place, input_ids.shape[1], seen),
+            past_key_values=past_key_values,
+            labels=labels,
+            without_head=without_head,
+            **kwargs,
+        )
+        if without_head:
+            return outputs
+        if outputs.past_key_values is not None:
+            outputs.past_key_values.routing = routing._replace(known=True)
+        out = AdemVLCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return out.to_tuple() if return_dict is False else out
+
+
+AutoConfig.register(LavinConfig.model_type, LavinConfig, exist_ok=True)
+LAVIN = of_house(Lavin, LavinProcessor)
