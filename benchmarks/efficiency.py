@@ -10,7 +10,6 @@ times are ratios of medians within the arm's process.
 """
 
 import argparse
-import copy
 import json
 import statistics
 import subprocess
@@ -27,8 +26,14 @@ import torch
 from arms import ARMS, matched_sizes
 from PIL import Image
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig
-from transformers import LlamaForCausalLM as Llama
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.bases import resolve_language_model
@@ -41,10 +46,11 @@ NEW_TOKENS = 64
 
 
 class Backbone(NamedTuple):
-    """Where the two bases come from, and how many rows a batch has."""
+    """Where the bases come from, the rows of a batch, whether the arms' sizes are matched or as their papers have them."""
 
     bases: Callable[[Path], tuple[str, str]]
     batch_size: int
+    matched: bool
 
 
 def real(folder: Path) -> tuple[str, str]:
@@ -63,7 +69,7 @@ def random_1b(folder: Path) -> tuple[str, str]:
             num_attention_heads=32, num_key_value_heads=4, bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         )  # fmt: skip
-        Llama(config).to(torch.bfloat16).save_pretrained(text)
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(text)
         tokenizer.save_pretrained(text)
         CLIPVisionModel(
             CLIPVisionConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
@@ -73,7 +79,7 @@ def random_1b(folder: Path) -> tuple[str, str]:
     return str(text), str(tower)
 
 
-BACKBONES = {"smollm2": Backbone(real, 4), "random-1.1b": Backbone(random_1b, 1)}
+BACKBONES = {"smollm2": Backbone(real, 4, True), "random-1.1b": Backbone(random_1b, 1, False)}
 TEXTS = {256: "as in ScienceQA", 32: "as in captions"}  # tokens of a row without images
 ANSWER = 8  # of them supervised
 
@@ -105,51 +111,34 @@ def tower_step(tower, pixel_values: torch.Tensor) -> None:
     tower(pixel_values).last_hidden_state.float().square().mean().backward()
 
 
-def generate(model, inputs: dict[str, torch.Tensor], new_tokens: int) -> None:
-    """Prefill and exactly ``new_tokens`` greedy tokens."""
-    with torch.inference_mode():
-        model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, num_beams=1)
-
-
 def measure(arm: str, backbone: str, text: int, repeats: int, folder: Path) -> dict[str, Any]:
     """Everything about one arm; the peak of memory is read before the floor is loaded beside it."""
     keep_freed_memory()
     language_model, tower = BACKBONES[backbone].bases(folder)
     setting = fastest_setting()
-    model, processor = ARMS[arm].build(language_model, tower, **setting, **matched_sizes(language_model, tower)[arm])
+    sizes = matched_sizes(arm) if BACKBONES[backbone].matched else {}
+    model, processor = ARMS[arm].build(language_model, tower, **setting, **sizes)
     batch_size = BACKBONES[backbone].batch_size
     rows = samples(processor.tokenizer, text, batch_size)
     batch = AdemVLCollator(processor)(rows)
     inputs = processor(images=[row["image"] for row in rows], text=[row["prompt"] for row in rows], return_tensors="pt")
     trained = [p for p in model.parameters() if p.requires_grad]
-
-    def step() -> None:
-        model.train()
-        loss = model(**batch).loss
-        if trained:
-            loss.backward()
-        model.zero_grad()
-        model.eval()
-
-    def bare_step() -> None:
-        floor_step(bare, ids)
-
+    step = partial(measures.training_step, model, batch) if trained else partial(floor_step, model, batch["input_ids"])
     step()
-    training_memory = measures.peak_memory()
-    bare = copy.deepcopy(Llama.from_pretrained(language_model, **setting)).requires_grad_(False)
+    memory = measures.peak_memory()
+    bare, blind = ARMS["floor"].build(language_model, tower, **setting)
     own_tower = CLIPVisionModel.from_pretrained(tower, **setting).requires_grad_(False)
-    ids = processor.tokenizer([row["prompt"] + row["answer"] for row in rows], return_tensors="pt")["input_ids"]
-    pixels = batch.get(
-        "pixel_values", torch.zeros(batch_size, 3, own_tower.config.image_size, own_tower.config.image_size)
-    )
-    prompts = processor.tokenizer([row["prompt"] for row in rows], return_tensors="pt")
+    ids = AdemVLCollator(blind)(rows)["input_ids"]
+    prompts = blind(text=[row["prompt"] for row in rows], return_tensors="pt")
+    pixels = torch.zeros(batch_size, 3, own_tower.config.image_size, own_tower.config.image_size)
+    bare_step = partial(floor_step, bare, ids)
     training = measures.interleaved(
         {"floor": bare_step, "tower": partial(tower_step, own_tower, pixels), "arm": step}, repeats, f"{arm}: steps"
     )
     few = 1
     inference = measures.interleaved(
         {
-            f"{who}, {count}": partial(generate, who_model, who_inputs, count)
+            f"{who}, {count}": partial(measures.answer, who_model, who_inputs, count)
             for who, who_model, who_inputs in (("floor", bare, prompts), ("arm", model, inputs))
             for count in (few, NEW_TOKENS)
         },
@@ -170,7 +159,7 @@ def measure(arm: str, backbone: str, text: int, repeats: int, folder: Path) -> d
         "step_with_tower": step_seconds["arm"] / (step_seconds["floor"] + step_seconds["tower"]),
         "answer": answer[f"arm, {NEW_TOKENS}"] / answer[f"floor, {NEW_TOKENS}"],
         "token": per_token["arm"] / per_token["floor"],
-        "memory": training_memory, "seconds": {**step_seconds, **answer}, "repeats": repeats, "batch_size": batch_size,
+        "memory": memory, "seconds": {**step_seconds, **answer}, "repeats": repeats, "batch_size": batch_size,
     }  # fmt: skip
 
 

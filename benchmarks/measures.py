@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -43,3 +44,17 @@ def peak_memory() -> int:
     """Bytes that this process held at most since it began."""
     kilobyte = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
+
+
+def training_step(model: Any, batch: Mapping[str, torch.Tensor]) -> None:
+    """Forward and backward in training mode."""
+    model.train()
+    model(**batch).loss.backward()
+    model.zero_grad()
+    model.eval()
+
+
+@torch.inference_mode()
+def answer(model: Any, inputs: Mapping[str, torch.Tensor], new_tokens: int, **kwargs: Any) -> None:
+    """Prefill and exactly ``new_tokens`` greedy tokens."""
+    model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, **kwargs)

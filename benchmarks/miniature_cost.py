@@ -23,20 +23,6 @@ from adem_vl_hf.training import fastest_setting
 NEW_TOKENS = 33
 
 
-def step(model, batch: dict[str, torch.Tensor]) -> None:
-    """Forward and backward in training mode."""
-    model.train()
-    model(**batch).loss.backward()
-    model.zero_grad()
-    model.eval()
-
-
-@torch.inference_mode()
-def answer(model, inputs: dict[str, torch.Tensor], new_tokens: int, use_cache: bool) -> None:
-    """Prefill and exactly ``new_tokens`` greedy tokens."""
-    model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, use_cache=use_cache)
-
-
 @torch.inference_mode()
 def cached_bytes(model, inputs: dict[str, torch.Tensor]) -> int:
     """Of everything that a cache holds after the prompt: keys and values of text and images."""
@@ -58,10 +44,12 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
         batch = AdemVLCollator(processor)(rows)
         inputs = processor(images=rows[0]["image"], text=rows[0]["prompt"], return_tensors="pt")
         text = processor(text=rows[0]["prompt"], return_tensors="pt")
-        steps[name] = partial(step, model, batch)
+        steps[name] = partial(measures.training_step, model, batch)
         for cached in (True, False):
             for new_tokens in (1, NEW_TOKENS):
-                answers[name, cached, new_tokens] = partial(answer, model, inputs, new_tokens, cached)
+                answers[name, cached, new_tokens] = partial(
+                    measures.answer, model, inputs, new_tokens, use_cache=cached
+                )
         bare = cached_bytes(model.language_model, {"input_ids": text["input_ids"]})
         facts[name] = {
             "flops": measures.counted_flops(steps[name]),

@@ -160,7 +160,14 @@ def test_clips_go_on_from_single_pictures(results, bases, monkeypatch, tmp_path)
     monkeypatch.setattr(script, "test_sets", lambda: few)
     still, _ = build(*folders, "evlm", media_tokens=1)
     tiny.perturb(still).save_pretrained(tmp_path / "start" / "still")
-    arguments = "--start-dir", tmp_path / "start", "--output-dir", tmp_path / "out", "--steps", 2  # the first one warms up
+    arguments = (
+        "--start-dir",
+        tmp_path / "start",
+        "--output-dir",
+        tmp_path / "out",
+        "--steps",
+        2,
+    )  # the first one warms up
     scripts.call(script, monkeypatch, *arguments)
     saved = script.tables.load("moving/evlm_4_media_tokens")
     assert saved["metrics"]["openmoji-videos"].keys() == {"true", "shuffled_frames"}
@@ -174,3 +181,29 @@ def test_clips_go_on_from_single_pictures(results, bases, monkeypatch, tmp_path)
     tiny.build(bases).save_pretrained(wrong)
     with pytest.raises(ValueError, match="no adapter of this shape"):
         script.measure("evlm, 4 media tokens", wrong, tmp_path / "other", 2)
+
+
+def test_the_cost_of_an_arm_beside_the_floor(results, bases, monkeypatch, capsys):
+    script = results("efficiency")
+    tower = script.Backbone(lambda folder: (str(bases / "llama"), str(bases / "clip")), 2, False)
+    monkeypatch.setattr(script, "BACKBONES", {"tiny": tower})
+    monkeypatch.setattr(script, "NEW_TOKENS", 4)
+
+    def in_this_process(command, check):
+        scripts.call(script, monkeypatch, *command[2:])
+
+    monkeypatch.setattr(script.subprocess, "run", in_this_process)
+    arguments = "--arms", "floor", "adem_vl", "--backbones", "tiny", "--texts", 24, "--repeats", 2
+    scripts.call(script, monkeypatch, *arguments)
+    saved = script.tables.load("efficiency")
+    floor, own = saved["tiny/24/floor"], saved["tiny/24/adem_vl"]
+    assert (floor["trained_numbers"], floor["tokens"]) == (0, floor["floor_tokens"])
+    assert floor["training_flops"] == floor["floor_training_flops"] < own["training_flops"]
+    assert own["trained_numbers"] > 0
+    assert own["tokens"] == own["floor_tokens"] + 1 + 3  # the class token and "Image: "
+    assert all(own[key] > 0 for key in ("step", "step_with_tower", "answer", "memory"))
+    assert script.sections()["cost table"].count("\n") == 3
+    saved["tiny/24/floor"]["step"] = 123.0
+    script.tables.save("efficiency", saved)
+    scripts.call(script, monkeypatch, *arguments)  # goes on where it was stopped: nothing is left to measure
+    assert script.tables.load("efficiency")["tiny/24/floor"]["step"] == 123.0
