@@ -46,7 +46,7 @@ NEW_TOKENS = 64
 
 
 class Backbone(NamedTuple):
-    """Where the bases come from, the rows of a batch, whether the arms' sizes are matched or as their papers have them."""
+    """Where the bases come from, rows of a batch, whether the arms' sizes are matched or as published."""
 
     bases: Callable[[Path], tuple[str, str]]
     batch_size: int
