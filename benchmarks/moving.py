@@ -26,7 +26,7 @@ from adem_vl_hf.pretrained import build_model
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 FRAMES = 8
-STEPS, BATCH_SIZE = 300, 16
+STEPS, BATCH_SIZE = 200, 16
 SHARES = {
     ("videos", "order"): 5,
     ("videos", "caption"): 2,

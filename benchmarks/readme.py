@@ -3,6 +3,7 @@
 python benchmarks/readme.py
 """
 
+import compare
 import efficiency
 import fusion_speed
 import growth
@@ -11,7 +12,7 @@ import miniature_cost
 import moving
 import tables
 
-SCRIPTS = (efficiency, fusion_speed, growth, miniature, miniature_cost, moving)
+SCRIPTS = (compare, efficiency, fusion_speed, growth, miniature, miniature_cost, moving)
 
 
 def sections() -> dict[str, str]:

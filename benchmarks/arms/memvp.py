@@ -31,7 +31,8 @@ class MemVPConfig(AdemVLConfig):
     Args:
         memory_slots: S; default a quarter more than there are patches (320 at 7B; the authors take 400 at 13B).
         score_dropout: of the scores, in training.
-        kwargs: ``vision_feature_layer``, ``fusion_scale``, ``visual_scale``, ``projector_dim``, ``vision_adapter_*``.
+        kwargs: ``use_cls_token`` (default False), ``vision_feature_layer``, ``fusion_scale``, ``visual_scale``,
+            ``projector_dim``, ``vision_adapter_*``.
 
     Raises:
         ValueError: fewer slots than patches.
@@ -42,8 +43,8 @@ class MemVPConfig(AdemVLConfig):
     adapter_fields = (*AdemVLConfig.adapter_fields, "memory_slots", "score_dropout")
 
     def __init__(self, text_config=None, vision_config=None, memory_slots=None, score_dropout=0.1, **kwargs):
-        without = {"use_cls_token": False, "drop_ratio": 0.0, "kernel": "none", "visual_token_counts": None}
-        super().__init__(text_config, vision_config, **{**kwargs, **without})
+        without = {"drop_ratio": 0.0, "kernel": "none", "visual_token_counts": None}
+        super().__init__(text_config, vision_config, **{"use_cls_token": False, **kwargs, **without})
         patches = self.grid**2
         self.visual_token_counts = [patches]
         self.memory_slots = memory_slots or patches + patches // 4

@@ -1,0 +1,108 @@
+"""What compare.py compares: the peers, the paper's ladder and its ablation tables, each run a setting of an arm."""
+
+import json
+from typing import Any, NamedTuple
+
+import tables
+from arms import matched_sizes
+
+from adem_vl_hf.demo import RECIPES
+
+OURS = RECIPES["adem_vl"].settings
+
+
+class Run(NamedTuple):
+    """One way to train. ``paper``: what its paper's table says, ScienceQA average, or None."""
+
+    arm: str
+    settings: dict[str, Any]
+    paper: float | None = None
+
+
+def ours(paper: float | None = None, **settings: Any) -> Run:
+    """ADEM-VL with the demo's settings and these; what is a default is left out, so that equal runs look equal."""
+    changed = {name: value for name, value in settings.items() if value != DEFAULTS.get(name)}
+    return Run("adem_vl", {**OURS, **changed}, paper)
+
+
+def peer(name: str, paper: float | None = None) -> Run:
+    """An arm with about as many trained numbers as the others."""
+    return Run(name, matched_sizes(name), paper)
+
+
+WHOLE, HALF, QUARTER = 64, 16, 4  # the tower's grid of 8 x 8, and pooled: what 256, 64 and 16 are to 16 x 16
+DEFAULTS = {
+    "visual_token_counts": [WHOLE, HALF],
+    "pooling": "avg",
+    "input_visual_tokens": 0,
+    "use_cls_token": True,
+    "query_from": "mlp_in",
+    "add_to": "mlp_out",
+    "kernel": "silu",
+}
+MEMVP = {**matched_sizes("memvp"), "memory_slots": WHOLE, "projector_dim": OURS["projector_dim"]}
+ONE_SCALE = {"visual_token_counts": [WHOLE], "drop_ratio": 0.0}
+GROUPS: dict[str, dict[str, Run]] = {
+    "peers": {
+        "language model alone": peer("floor"),
+        "ADEM-VL": peer("adem_vl", 93.85),
+        "MemVP": peer("memvp", 93.07),
+        "LaVIN": peer("lavin", 89.41),
+        "LLaMA-Adapter": peer("llama_adapter", 85.19),
+        "LLaVA-LoRA": peer("llava_lora", 90.85),
+        "EVLM": peer("evlm"),
+    },
+    "ladder": {
+        "baseline": Run("memvp", MEMVP, 92.45),
+        "+ class token": Run("memvp", {**MEMVP, "use_cls_token": True}, 92.61),
+        "+ parameter-free cross-attention": ours(93.37, **ONE_SCALE),
+        "+ multiscale visual prompt": ours(93.47, drop_ratio=0.0),
+        "+ adaptive fusion": ours(93.85),
+    },
+    "placement": {
+        "attn_in, attn_in": ours(92.19, query_from="attn_in", add_to="attn_in"),
+        "attn_in, attn_out": ours(93.18, query_from="attn_in", add_to="attn_out"),
+        "attn_out, attn_out": ours(92.00, query_from="attn_out", add_to="attn_out"),
+        "mlp_in, mlp_in": ours(91.77, query_from="mlp_in", add_to="mlp_in"),
+        "mlp_in, mlp_out": ours(93.85),
+        "mlp_out, mlp_out": ours(92.27, query_from="mlp_out", add_to="mlp_out"),
+    },
+    "kernel": {
+        "none": ours(92.16, kernel="none"),
+        "softmax": ours(79.42, kernel="softmax"),
+        "relu": ours(91.99, kernel="relu"),
+        "elu": ours(92.45, kernel="elu"),
+        "silu": ours(93.85),
+        "silu-min": ours(38.58, kernel="silu-min"),
+    },
+    "scales": {
+        f"{' + '.join(map(str, counts))}{', max' if pooling == 'max' else ''}": ours(
+            paper, visual_token_counts=list(counts), pooling=pooling
+        )
+        for counts, pooling, paper in (
+            ((WHOLE,), "avg", 93.70), ((HALF,), "avg", 92.82), ((QUARTER,), "avg", 91.65),
+            ((HALF, QUARTER), "avg", 93.24),
+            ((WHOLE, QUARTER), "avg", 93.65), ((WHOLE, HALF), "avg", 93.85), ((WHOLE, HALF, QUARTER), "avg", 93.59),
+            ((WHOLE, HALF), "max", 93.55),
+        )
+    },
+    "visual input": {
+        f"{tokens} tokens{', class token' if cls else ''}": ours(paper, input_visual_tokens=tokens, use_cls_token=cls)
+        for tokens, cls, paper in (
+            (0, False, 92.97), (0, True, 93.85), (HALF, False, 92.47), (HALF, True, 92.86), (WHOLE, False, 89.86),
+            (WHOLE, True, 90.17),
+        )
+    },
+}  # fmt: skip
+
+
+def key(run: Run) -> str:
+    """The same for runs of different tables that are the same run."""
+    settings = json.dumps(run.settings, sort_keys=True)
+    same = [
+        f"{group} {name}"
+        for group, runs in GROUPS.items()
+        for name, one in runs.items()
+        if one.arm == run.arm and json.dumps(one.settings, sort_keys=True) == settings
+    ]
+    return tables.file_name(same[0])
