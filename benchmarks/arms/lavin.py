@@ -60,6 +60,8 @@ class LavinConfig(FrozenBasesConfig):
 class LavinProcessor(AdemVLProcessor):
     """Every row begins with an image token, in whose place the model puts the modality embedding."""
 
+    _auto_class = None
+
     def _pad(self, rows, *args):
         for row in rows:
             row.prompt.insert(0, self.image_token_id)
