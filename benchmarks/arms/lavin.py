@@ -99,7 +99,7 @@ def _adapt_tower(owner, number: int, norm: nn.Module, args: tuple, output: torch
     return adapter(output, adapter.route(output[:, 0]))
 
 
-class Lavin(ClassTokenFeatures, FrozenBasesForConditionalGeneration):
+class LavinForConditionalGeneration(ClassTokenFeatures, FrozenBasesForConditionalGeneration):
     """A frozen language model and a frozen tower with routed adapters. At most one image a row."""
 
     config_class = LavinConfig
@@ -179,4 +179,4 @@ class Lavin(ClassTokenFeatures, FrozenBasesForConditionalGeneration):
 
 
 AutoConfig.register(LavinConfig.model_type, LavinConfig, exist_ok=True)
-LAVIN = of_house(Lavin, LavinProcessor)
+LAVIN = of_house(LavinForConditionalGeneration, LavinProcessor)

@@ -110,7 +110,7 @@ for _name, _attention in (("sdpa", ALL_ATTENTION_FUNCTIONS["sdpa"]), ("eager", e
     AttentionMaskInterface.register(f"llama_adapter_{_name}", ALL_MASK_ATTENTION_FUNCTIONS[_name])
 
 
-class LlamaAdapterModel(ClassTokenFeatures, AdemVLForConditionalGeneration):
+class LlamaAdapterForConditionalGeneration(ClassTokenFeatures, AdemVLForConditionalGeneration):
     """A frozen language model with gated visual prompts. The forward is ADEM-VL's: a memory, computed once."""
 
     config_class = LlamaAdapterConfig
@@ -149,4 +149,4 @@ class LlamaAdapterModel(ClassTokenFeatures, AdemVLForConditionalGeneration):
 
 
 AutoConfig.register(LlamaAdapterConfig.model_type, LlamaAdapterConfig, exist_ok=True)
-LLAMA_ADAPTER = of_house(LlamaAdapterModel)
+LLAMA_ADAPTER = of_house(LlamaAdapterForConditionalGeneration)
