@@ -7,7 +7,7 @@ import torch
 from training_runs import samples
 
 from adem_vl_hf.evaluation.run import predict
-from adem_vl_hf.training import build_trainer, training_arguments
+from adem_vl_hf.training import build_trainer, train, training_arguments
 
 # PEFT asks by that name, and versions before 5.23 know no other
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
@@ -79,10 +79,9 @@ def test_the_stock_trainer_changes_what_trains_and_nothing_else(bases, tmp_path,
         tmp_path, len(data), 4, max_steps=2, learning_rate=1e-2, weight_decay=0.0, use_cpu=True, disable_tqdm=True,
         save_strategy="no", logging_steps=1,
     )  # fmt: skip
-    trainer = build_trainer(model, processor, data, arguments)
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert all(0 < loss < 30 for loss in losses)
+    facts = train(build_trainer(model, processor, data, arguments), processor)
+    assert 0 < facts["train_loss"] < 30
+    assert facts["trained_numbers"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
     for key, parameter in model.named_parameters():
         assert torch.equal(parameter, before[key]) != parameter.requires_grad, key
 

@@ -50,6 +50,19 @@ def test_the_matched_sizes_train_about_as_much_as_the_demo(name):
     assert counted["trained"] == pytest.approx(908_416, rel=0.005)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("lavin", {"adapter_dim": 7}, "adapter_dim=7 does not fall into two equal groups; give an even number"),
+        ("llama_adapter", {"prompt_layers": 4}, "prompt_layers=4: the language model has 3; give 1 to 3"),
+        ("memvp", {"memory_slots": 15}, "memory_slots=15 do not hold 16 patches; give at least as many"),
+    ],
+)
+def test_a_size_that_cannot_be_is_named(name, size, message):
+    with pytest.raises(ValueError, match=message):
+        peers.arms.ARMS[name].count(LlamaConfig(num_hidden_layers=3), tiny.clip_config(), **size)
+
+
 # what shows nothing of a picture before training, but for the tokens that stand for it in the text
 SILENT = {"adem_vl": {"visual_scale": 0.0}, "adem_vl_authors": {"visual_scale": 0.0}, "memvp": {"visual_scale": 0.0}}
 

@@ -44,7 +44,7 @@ def fused_term(owner: nn.Module, hidden_states: torch.Tensor, visual: torch.Tens
     return config.fusion_scale * (scores @ value)
 
 
-class AuthorsAdemVL(AdemVLForConditionalGeneration):
+class AuthorsAdemVLForConditionalGeneration(AdemVLForConditionalGeneration):
     """ADEM-VL with the authors' order of computation, for the paper's places (from the MLP's input to its output)."""
 
     adapter_class = VisualPromptAdapter
@@ -64,4 +64,4 @@ def unused_adem_vl(config) -> int:
 
 
 ADEM_VL = of_house(AdemVLForConditionalGeneration, unused=unused_adem_vl)
-ADEM_VL_AUTHORS = of_house(AuthorsAdemVL, unused=unused_adem_vl)
+ADEM_VL_AUTHORS = of_house(AuthorsAdemVLForConditionalGeneration, unused=unused_adem_vl)

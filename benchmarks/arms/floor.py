@@ -15,6 +15,8 @@ from .arm import Arm, count_trained
 class TextOnlyProcessor(AdemVLProcessor):
     """The house's processor, blind: pictures leave no pixels and no trace in the text."""
 
+    _auto_class = None
+
     def __call__(self, images=None, text=None, suffix=None, videos=None, **kwargs):
         """As ``AdemVLProcessor``; ``images`` and ``videos`` are not looked at, marks are taken out of the text."""
         texts = [text] if isinstance(text, str) else text

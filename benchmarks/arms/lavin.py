@@ -8,7 +8,7 @@ the row. The text's later tokens do not see it. An image is six tokens of the te
 The authors' code takes the tower's routing from batch element 0 for the whole batch (its tensors are [N, B, C] there);
 here every image is routed by its own class token, so that a row does not depend on its neighbours.
 
-Shapes: B batch, T text positions, K positions seen, I images, k class tokens an image, D width of the language model.
+Shapes: B batch, T text positions, K positions seen, k class tokens an image, D width of the language model.
 """
 
 from functools import partial
@@ -16,25 +16,32 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import AutoConfig
 
 from adem_vl_hf.modeling.base_configuration_adem_vl import FrozenBasesConfig
 from adem_vl_hf.modeling.distributed_adem_vl import several_processes
 from adem_vl_hf.modeling.frozen_adem_vl import FrozenBasesForConditionalGeneration
-from adem_vl_hf.modeling.fusion_adem_vl import LowRankProjector
-from adem_vl_hf.modeling.inputs_adem_vl import spread
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLCausalLMOutputWithPast
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 from adem_vl_hf.modeling.vision_adem_vl import tower_blocks
 
 from .arm import of_house
 from .class_tokens import ClassTokenFeatures, spread_levels
+from .lavin_adapter import LavinAdapter
 from .layers import bind_layers
 
 
 class LavinConfig(FrozenBasesConfig):
-    """Args: ``adapter_dim`` channels (even), ``routing_temperature`` (10 at 7B, 5 at 13B), ``projector_dim``."""
+    """Fields beside the bases'.
+
+    Args:
+        adapter_dim: channels of the routed adapters, even. routing_temperature: 10 at 7B, 5 at 13B.
+        projector_dim: width of the low-rank projector. vision_feature_layer: hidden states whose class tokens an image
+            becomes, ascending; default six, spread evenly.
+
+    Raises:
+        ValueError: an odd ``adapter_dim``.
+    """
 
     model_type = "lavin"
     lora = None
@@ -50,6 +57,8 @@ class LavinConfig(FrozenBasesConfig):
         self.projector_dim = projector_dim
         super().__init__(text_config, vision_config, **kwargs)
         self.vision_feature_layer = vision_feature_layer or spread_levels(self.vision_config.num_hidden_layers, 6)
+        if adapter_dim < 2 or adapter_dim % 2:
+            raise ValueError(f"adapter_dim={adapter_dim} does not fall into two equal groups; give an even number")
 
     @property
     def image_tokens(self) -> int:
@@ -60,78 +69,13 @@ class LavinConfig(FrozenBasesConfig):
 class LavinProcessor(AdemVLProcessor):
     """Every row begins with an image token, in whose place the model puts the modality embedding."""
 
+    _auto_class = None
+
     def _pad(self, rows, *args):
         for row in rows:
             row.prompt.insert(0, self.image_token_id)
             row.offsets.insert(0, (0, 0))
         return super()._pad(rows, *args)
-
-
-class RoutedAdapter(nn.Module):
-    """``z + w0 B(Az) + w1 D(Az)``; B and D are added up before they are applied."""
-
-    def __init__(self, width: int, config) -> None:
-        super().__init__()
-        self.temperature, self.dropout = config.routing_temperature, config.adapter_dropout
-        hidden = config.adapter_dim
-        self.down = nn.Linear(width, hidden)
-        self.up = nn.Parameter(torch.empty(2, 2, hidden // 2, width // 2))  # [expert, group, in, out]
-        self.up_bias = nn.Parameter(torch.empty(2, width))
-        self.router = nn.Linear(width, 2)
-
-    def reset(self) -> None:
-        """A Xavier, B and D zero."""
-        nn.init.xavier_uniform_(self.down.weight)
-        for zero in (self.down.bias, self.up, self.up_bias):
-            nn.init.zeros_(zero)
-        self.router.reset_parameters()
-
-    def route(self, token: torch.Tensor) -> torch.Tensor:
-        """w [B, 2] from [B, D]."""
-        return F.softmax(self.router(token.to(self.router.weight.dtype)) / self.temperature, dim=-1)
-
-    def forward(self, z: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """[B, T, D] in and out; weights [B, 2]."""
-        low = F.linear(z, self.down.weight.to(z.dtype), self.down.bias.to(z.dtype))
-        low = F.dropout(low, self.dropout, self.training).unflatten(-1, (2, -1))  # [B, T, groups, in]
-        up = torch.einsum("be,egio->bgio", weights, self.up).to(z.dtype)
-        added = torch.einsum("btgi,bgio->btgo", low, up).flatten(2)  # [B, T, D]
-        return z + added + (weights @ self.up_bias).to(z.dtype)[:, None]
-
-
-class LavinAdapter(nn.Module):
-    """Everything that trains."""
-
-    def __init__(self, config) -> None:
-        super().__init__()
-        text, vision = config.text_config, config.vision_config
-        self.modality = nn.Parameter(torch.empty(2, text.hidden_size))  # without an image, with one
-        self.projector = LowRankProjector(vision.hidden_size, config.projector_dim, text.hidden_size)
-        self.text_adapters = nn.ModuleList(
-            RoutedAdapter(text.hidden_size, config) for _ in range(text.num_hidden_layers)
-        )
-        live = max(config.vision_feature_layer)
-        self.vision_adapters = nn.ModuleList(RoutedAdapter(vision.hidden_size, config) for _ in range(live))
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Adapters silent, projector Xavier, modality N(0, 1) as of an embedding."""
-        nn.init.normal_(self.modality)
-        for linear in (self.projector.fc1, self.projector.fc2):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
-        for adapter in (*self.text_adapters, *self.vision_adapters):
-            adapter.reset()
-
-    def forward(self, features: torch.Tensor | None, image_mask: torch.Tensor | None, batch: int) -> torch.Tensor:
-        """Input embeddings [B, 1+k, D] of features [I, k, C]: the modality, then the image's (zero without one)."""
-        if features is None:
-            return self.modality[:1].expand(batch, 1, -1)
-        tokens = spread(self.projector(features.to(self.modality.dtype)), image_mask, batch).flatten(1, 2)  # [B, k, D]
-        has_image = torch.ones(batch, dtype=torch.long, device=tokens.device)
-        if image_mask is not None:
-            has_image = image_mask.any(1).long().to(tokens.device)
-        return torch.cat([self.modality[has_image][:, None], tokens], dim=1)
 
 
 class Routing(NamedTuple):
@@ -155,7 +99,7 @@ def _adapt_tower(owner, number: int, norm: nn.Module, args: tuple, output: torch
     return adapter(output, adapter.route(output[:, 0]))
 
 
-class Lavin(ClassTokenFeatures, FrozenBasesForConditionalGeneration):
+class LavinForConditionalGeneration(ClassTokenFeatures, FrozenBasesForConditionalGeneration):
     """A frozen language model and a frozen tower with routed adapters. At most one image a row."""
 
     config_class = LavinConfig
@@ -235,4 +179,4 @@ class Lavin(ClassTokenFeatures, FrozenBasesForConditionalGeneration):
 
 
 AutoConfig.register(LavinConfig.model_type, LavinConfig, exist_ok=True)
-LAVIN = of_house(Lavin, LavinProcessor)
+LAVIN = of_house(LavinForConditionalGeneration, LavinProcessor)

@@ -33,7 +33,15 @@ LEVELS = 4  # blocks of the tower whose class tokens are concatenated
 
 
 class LlamaAdapterConfig(FrozenBasesConfig):
-    """Args: ``prompt_length`` K, ``prompt_layers`` L (default all but the first two), ``projector_dim``."""
+    """Fields beside the bases'.
+
+    Args:
+        prompt_length: K. prompt_layers: L, the top ones (default all but the first two). projector_dim: width of the
+            bottleneck. vision_feature_layer: hidden states whose class tokens it reads; default four, spread evenly.
+
+    Raises:
+        ValueError: more ``prompt_layers`` than the language model has.
+    """
 
     model_type = "llama_adapter"
     keys_to_ignore_at_inference = ["past_key_values"]
@@ -48,7 +56,10 @@ class LlamaAdapterConfig(FrozenBasesConfig):
         self.prompt_length = prompt_length
         self.projector_dim = projector_dim
         super().__init__(text_config, vision_config, **kwargs)
-        self.prompt_layers = prompt_layers or max(1, self.text_config.num_hidden_layers - 2)
+        layers = self.text_config.num_hidden_layers
+        self.prompt_layers = prompt_layers or max(1, layers - 2)
+        if not 1 <= self.prompt_layers <= layers:
+            raise ValueError(f"prompt_layers={self.prompt_layers}: the language model has {layers}; give 1 to {layers}")
         self.vision_feature_layer = vision_feature_layer or spread_levels(self.vision_config.num_hidden_layers, LEVELS)
 
 
@@ -99,7 +110,7 @@ for _name, _attention in (("sdpa", ALL_ATTENTION_FUNCTIONS["sdpa"]), ("eager", e
     AttentionMaskInterface.register(f"llama_adapter_{_name}", ALL_MASK_ATTENTION_FUNCTIONS[_name])
 
 
-class LlamaAdapterModel(ClassTokenFeatures, AdemVLForConditionalGeneration):
+class LlamaAdapterForConditionalGeneration(ClassTokenFeatures, AdemVLForConditionalGeneration):
     """A frozen language model with gated visual prompts. The forward is ADEM-VL's: a memory, computed once."""
 
     config_class = LlamaAdapterConfig
@@ -138,4 +149,4 @@ class LlamaAdapterModel(ClassTokenFeatures, AdemVLForConditionalGeneration):
 
 
 AutoConfig.register(LlamaAdapterConfig.model_type, LlamaAdapterConfig, exist_ok=True)
-LLAMA_ADAPTER = of_house(LlamaAdapterModel)
+LLAMA_ADAPTER = of_house(LlamaAdapterForConditionalGeneration)

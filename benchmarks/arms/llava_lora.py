@@ -26,6 +26,8 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 class LlavaInputs(AdemVLProcessor):
     """The house's processor with LLaVA's form of pixels: [I, 3, H, W], those of all rows in order, and no mask."""
 
+    _auto_class = None
+
     def __call__(self, *args, **kwargs):
         """As ``AdemVLProcessor``; ``pixel_values`` holds only the images that are there."""
         batch = super().__call__(*args, **kwargs)

@@ -79,7 +79,7 @@ def memory_term(owner: nn.Module, hidden_states: torch.Tensor, key: torch.Tensor
     return F.dropout(scores, owner.config.score_dropout, owner.training) @ value
 
 
-class MemVP(AdemVLForConditionalGeneration):
+class MemVPForConditionalGeneration(AdemVLForConditionalGeneration):
     """A frozen language model with visual entries in its MLPs' memory."""
 
     config_class = MemVPConfig
@@ -99,4 +99,4 @@ def unused(config) -> int:
 
 
 AutoConfig.register(MemVPConfig.model_type, MemVPConfig, exist_ok=True)
-MEMVP = of_house(MemVP, unused=unused)
+MEMVP = of_house(MemVPForConditionalGeneration, unused=unused)
