@@ -83,9 +83,17 @@ def test_unknown_splits_are_named(tmp_path):
 
 
 def test_words_without_java():
-    texts = ["A man's dog, \"Rex\" (old) -- isn't on the T-shirt...", "", "Two dogs."]
-    assert tokenizers.treebank(texts) == ["a man 's dog rex old is n't on the t-shirt", "", "two dogs"]
-    assert tokenizers.simple(texts) == ["a man's dog rex old isn't on the t-shirt", "", "two dogs"]
+    texts = ["A man's dog, \"Rex\" (old) -- isn't on the T-shirt...", "", "Two dogs. One on St. Mary's steps."]
+    assert tokenizers.treebank(texts) == [
+        "a man 's dog rex -lrb- old -rrb- is n't on the t-shirt",
+        "",
+        "two dogs one on st. mary 's steps",
+    ]
+    assert tokenizers.simple(texts) == [
+        "a man's dog rex old isn't on the t-shirt",
+        "",
+        "two dogs one on st mary's steps",
+    ]
 
 
 def rows():

@@ -8,7 +8,9 @@ import glob
 import os
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from .predictions import PredictionFile, read_predictions
 
@@ -24,7 +26,11 @@ class Alone:
 
 def processes() -> PartialState | Alone:
     """This process among those that torchrun or ``accelerate launch`` started."""
-    return PartialState() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else Alone()
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Alone()
+    # asked for a CPU, PartialState takes gloo; not asked, and without another device, it takes this for one process
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu)
 
 
 def part_of(output: Path, process: int) -> Path:

@@ -89,7 +89,7 @@ def predict(
                 prompts = [without_marks(s["prompt"]) if images == "none" else s["prompt"] for _, s in todo]
                 answers = generate_answers(model, processor, pictures, prompts, max_new_tokens)
                 for (_, sample), answer in zip(todo, answers, strict=True):
-                    file.append(_row(sample, answer, images))
+                    file.append(prediction_row(sample, answer, images))
             bar.update(len(batch))
     if state.num_processes == 1:
         return [file.rows[sample_id] for sample_id in ids]
@@ -131,7 +131,8 @@ def generate_answers(
     return [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
 
 
-def _row(sample: Sample, answer: str, images: ImageSource) -> Prediction:
+def prediction_row(sample: Sample, answer: str, images: ImageSource = "true") -> Prediction:
+    """The line of a prediction file for an answer to a sample."""
     row = Prediction(id=sample["id"], kind=sample["kind"], prediction=answer, references=sample["references"])
     if "choices" in sample:
         row["choices"] = sample["choices"]
@@ -150,7 +151,7 @@ def _is_done(sample: Sample, file: PredictionFile, images: ImageSource) -> bool:
     row = file.rows.get(sample["id"])
     if row is None:
         return False
-    expected = _row(sample, "", images)
+    expected = prediction_row(sample, "", images)
     if any(row.get(key) != expected.get(key) for key in ("kind", "references", "choices", "images")):
         raise ValueError(
             f"{file.path}: the prediction of sample {sample['id']!r} was made for another question or other images; "

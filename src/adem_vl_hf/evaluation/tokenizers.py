@@ -10,9 +10,10 @@ from typing import Literal
 
 Name = Literal["ptb", "treebank", "simple"]
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
-# what pycocoevalcap removes after tokenising
-PUNCTUATION = {*"'`.?!,:-;", "''", "``", "-lrb-", "-rrb-", "-lcb-", "-rcb-", "--", "..."}
-BRACKETS = str.maketrans(dict.fromkeys("(){}", " "))  # PTBTokenizer names them "-lrb-" and so on
+# What pycocoevalcap removes after tokenising. Its list has brackets as "-LRB-", but by then words are in lower case:
+# "-lrb-" stays, and counts as a word in every published number.
+PUNCTUATION = {*"'`.?!,:-;", "''", "``", "--", "..."}
+SENTENCE_END = re.compile(r"(?<=\w{3})(?<!\bmrs)\.(?=\s)")  # inside a caption; NLTK looks at the last one only
 REMEDY = "pip install 'adem-vl-hf[evaluation]'"
 
 
@@ -42,7 +43,8 @@ def treebank(texts: Sequence[str]) -> list[str]:
     except ImportError as error:
         raise ImportError(f"COCO captions without Java need 'nltk': {REMEDY}") from error
     split = TreebankWordTokenizer().tokenize
-    return [" ".join(w for w in split(text.lower().translate(BRACKETS)) if w not in PUNCTUATION) for text in texts]
+    found = (split(SENTENCE_END.sub(" .", text.lower()), convert_parentheses=True) for text in texts)
+    return [" ".join(word.lower() for word in words if word not in PUNCTUATION) for words in found]
 
 
 def ptb(texts: Sequence[str]) -> list[str]:
