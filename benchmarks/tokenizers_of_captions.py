@@ -3,8 +3,9 @@
     python benchmarks/tokenizers_of_captions.py [--captions dataset_coco.json]
 
 Every picture's first caption is scored against its others, on the words that each tokenizer finds; the result goes to
-benchmarks/results/tokenizers.json. Without ``--captions`` the captions are those of benchmarks/captions.json: in the
-manner of COCO's, but with far more contractions, hyphens, quotes, brackets and abbreviations than those.
+benchmarks/results/tokenizers.json and from there to docs/evaluation.md. Without ``--captions`` they are those of
+benchmarks/captions.json: in the manner of COCO's, but with far more contractions, hyphens, quotes, brackets and
+abbreviations than those.
 """
 
 import argparse
@@ -31,6 +32,19 @@ def compare(groups: list[list[str]]) -> dict[str, Any]:
     return result
 
 
+def table(result: dict[str, Any]) -> str:
+    """A row for each tokenizer; scores times 100, as papers print them."""
+    labels = {"ptb": "PTBTokenizer (Java)", "treebank": "NLTK's Treebank", "simple": "plain words"}
+    lines = [
+        f"| {result['captions']} captions of {result['source']} | same words, % | BLEU-4 | CIDEr |",
+        "|---|---|---|---|",
+    ]
+    for name, label in labels.items():
+        part = result[name]
+        lines.append(f"| {label} | " + " | ".join(f"{100 * value:.1f}" for value in part.values()) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captions", type=Path, help="COCO's dataset_coco.json: its test pictures are taken")
@@ -42,6 +56,7 @@ def main() -> None:
         groups = [[part["raw"] for part in one["sentences"]] for one in images if one["split"] == "test"]
     result = {"source": "captions.json" if args.captions is None else args.captions.name, **compare(groups)}
     tables.save("tokenizers", result)
+    tables.write_readme({"tokenizers table": table(result)}, tables.ROOT / "docs" / "evaluation.md")
     print(json.dumps(result, indent=1))
 
 
