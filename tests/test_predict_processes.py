@@ -1,10 +1,11 @@
 """Two processes (gloo, CPU) answer one data set: shares, one file in the end, going on from what a stopped run left."""
 
+import contextlib
 import json
 
 import pytest
 import tiny
-from test_distributed import ON_CPU, launch
+from accelerate import PartialState, debug_launcher
 from training_runs import picture_folder, processor_of
 
 from adem_vl_hf.cli import main
@@ -24,22 +25,38 @@ def flags(bases, tmp_path_factory):
             str(folder / "run"), "--max-new-tokens", "5", "--batch-size", "1", "--json", "--output"]  # fmt: skip
 
 
+def command(argv, folder):
+    """What each of the processes does; what it prints goes to a file of its own."""
+    PartialState._reset_state()  # of the process that this one is a copy of
+    state = PartialState(cpu=True)
+    with (folder / f"printed{state.process_index}").open("w") as file, contextlib.redirect_stdout(file):
+        assert main(argv) == 0
+    assert state.num_processes == 2
+
+
+def launch(argv, folder):
+    """The command on two processes; what they printed."""
+    folder.mkdir(exist_ok=True)
+    debug_launcher(command, (argv, folder), num_processes=2)
+    return [(folder / f"printed{rank}").read_text() for rank in range(2)]
+
+
 def test_two_processes_leave_the_file_of_one(flags, tmp_path, capsys):
     alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
     assert main([*flags, str(alone)]) == 0
     scores = json.loads(capsys.readouterr().out)
     rows = read_predictions(alone)
     assert len({row["prediction"] for row in rows}) > 1
-    printed = launch("ddp.yaml", "-m", "adem_vl_hf.cli", *flags, together, **ON_CPU)
-    assert [json.loads(line) for line in printed.splitlines() if line.startswith("{")] == [scores]  # of one of them
+    first, second = launch([*flags, str(together)], tmp_path / "printed")
+    assert (json.loads(first), second) == (scores, "")
     assert together.read_bytes() == alone.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.jsonl", "together.jsonl"]
+    assert sorted(path.name for path in tmp_path.glob("*.json*")) == ["alone.jsonl", "together.jsonl"]
     # of a stopped run: the first process's file is there, the second's part is too
     with PredictionFile(together) as file:
         file._file.truncate(0)
         file.append({**rows[0], "prediction": "kept"})
     part_of(together, 1).write_text(json.dumps({**rows[3], "prediction": "kept, too"}) + '\n{"id": "cut')
-    launch("ddp.yaml", "-m", "adem_vl_hf.cli", *flags, together, **ON_CPU)
+    launch([*flags, str(together)], tmp_path / "printed")
     said = [row["prediction"] for row in read_predictions(together)]
     assert said == ["kept", rows[1]["prediction"], rows[2]["prediction"], "kept, too"]
 

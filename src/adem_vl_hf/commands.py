@@ -144,6 +144,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def _predictions(args: argparse.Namespace, dataset: Any) -> list[Any]:
     """The rows that the checkpoint's model makes of a data set, kept in --output; of mme the result files, too."""
+    from accelerate import PartialState
+
     from .data import MME
     from .evaluation.mme import write_mme_results
     from .evaluation.parts import processes
@@ -157,7 +159,7 @@ def _predictions(args: argparse.Namespace, dataset: Any) -> list[Any]:
     with tempfile.TemporaryDirectory() as scratch:
         model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
         if args.bits is None and state.num_processes > 1:
-            model = model.to(state.device)  # type: ignore[arg-type]  # a module moves itself
+            model = model.to(PartialState().device)  # type: ignore[arg-type]  # a module moves itself
         rows = predict(
             model,
             processor,

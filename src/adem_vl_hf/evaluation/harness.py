@@ -1,6 +1,7 @@
 """Running tasks of ``lmms-eval`` (VQAv2, GQA, MMBench, MMMU and some hundred others) on a checkpoint."""
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,6 @@ def run_lmms_eval(
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    """Metrics without the name of the filter ("exact_match,none") and without what is no number ("N/A")."""
-    pairs = {name.removesuffix(",none"): value for name, value in values.items()}
-    return {name: float(v) for name, v in pairs.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    """Metrics without the name of the filter ("exact_match,none") and without what is no number ("N/A", NaN)."""
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return {name.removesuffix(",none"): float(v) for name, v in numbers.items() if math.isfinite(v)}
