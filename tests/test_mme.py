@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from adem_vl_hf.evaluation.mme import mme_scores, read_yes_or_no
+from adem_vl_hf.data import MME, open_dataset
+from adem_vl_hf.evaluation.mme import mme_prediction_scores, mme_scores, read_yes_or_no, write_mme_results
+from adem_vl_hf.evaluation.scoring import score
 
 
 def write(folder: Path, task: str, *answers: tuple[str, str]) -> None:
@@ -76,3 +79,75 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str):
     (tmp_path / "scene.txt").write_text(text)
     with pytest.raises(ValueError, match=rf"scene\.txt.*{message}"):
         mme_scores(tmp_path)
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path) -> Path:
+    """Two sub-tasks in the official layout, one of each of its two kinds."""
+    folder = tmp_path / "MME_Benchmark_release_version"
+    for below, texts, suffix in (("existence", "", ".jpg"), ("landmark/images", "../questions_answers_YN", ".png")):
+        pictures = folder / below
+        pictures.mkdir(parents=True)
+        (pictures / texts).mkdir(exist_ok=True)
+        for name in ("b", "a"):
+            Image.new("RGB", (4, 4)).save(pictures / f"{name}{suffix}")
+            lines = f"Is it {name}? Please answer yes or no.\tYes\nIs it c? Please answer yes or no.\tNo\n"
+            (pictures / texts / f"{name}.txt").write_text(lines)
+    return folder
+
+
+def test_the_official_folders_become_questions(benchmark: Path):
+    dataset = open_dataset(str(benchmark), "test")
+    assert isinstance(dataset, MME)
+    samples = list(dataset)
+    assert [sample["id"] for sample in samples] == [
+        f"{task}/{picture}/{n}"
+        for task, suffix in (("existence", "jpg"), ("landmark", "png"))
+        for picture in (f"a.{suffix}", f"b.{suffix}")
+        for n in range(2)
+    ]
+    first = samples[0]
+    assert first["prompt"] + first["answer"] == "Instruction: Is it a? Please answer yes or no.\nResponse: Yes"
+    assert (first["kind"], first["references"], first["image"].size) == ("existence", ["Yes"], (4, 4))
+
+
+def test_predictions_are_scored_as_the_result_files_written_from_them(benchmark: Path, tmp_path: Path):
+    dataset = MME(benchmark)
+    said = ["Yes.", "no\tor so\n", "yes", "yes", "no", "no", "", "maybe"]
+    rows = [
+        {"id": sample["id"], "kind": sample["kind"], "prediction": text, "references": sample["references"]}
+        for sample, text in zip(dataset, said, strict=True)
+    ]
+    write_mme_results(rows, dataset.questions, tmp_path / "results")
+    lines = (tmp_path / "results" / "existence.txt").read_text().splitlines()
+    assert lines[1] == "a.jpg\tIs it c? Please answer yes or no.\tNo\tno or so"
+    scores = mme_scores(tmp_path / "results")
+    assert scores == mme_prediction_scores(rows)
+    assert (scores["tasks"]["existence"]["score"], scores["tasks"]["landmark"]["score"]) == (125.0, 25.0)
+    assert score("mme", rows) == score("mme", tmp_path / "results")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Is it?\tYes\n", "expected two lines"),
+        ("Is it?\tYes\nIs it?\tmaybe\n", "expected two lines"),
+        ("Is it?\nIs it not?\n", "expected two lines"),
+    ],
+)
+def test_bad_questions_are_named(benchmark: Path, text: str, message: str):
+    (benchmark / "existence" / "a.txt").write_text(text)
+    with pytest.raises(ValueError, match=rf"a\.txt: {message}"):
+        MME(benchmark)
+
+
+def test_questions_without_a_picture_and_folders_without_questions(benchmark: Path, tmp_path: Path):
+    (benchmark / "landmark" / "images" / "b.png").unlink()
+    with pytest.raises(ValueError, match=r"b\.txt: no picture b "):
+        MME(benchmark)
+    with pytest.raises(ValueError, match="no questions of MME"):
+        MME(tmp_path)
+    with pytest.raises(ValueError, match="'s0' is not of MME"):
+        mme_prediction_scores([{"id": "s0", "kind": "x", "prediction": "yes", "references": ["Yes"]}])
+    with pytest.raises(ValueError, match=r"existence: 1 lines for image 'a\.jpg'"):
+        mme_prediction_scores([{"id": "existence/a.jpg/0", "kind": "x", "prediction": "", "references": ["Yes"]}])

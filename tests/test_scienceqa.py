@@ -8,6 +8,7 @@ from PIL import Image
 
 from adem_vl_hf.data.sample import Sample
 from adem_vl_hf.data.scienceqa import ScienceQA, write_scienceqa
+from adem_vl_hf.evaluation.scienceqa import read_choice
 
 OFFICIAL_FIELDS = {
     *("question", "choices", "answer", "hint", "image", "task", "grade"),
@@ -77,6 +78,29 @@ def test_prompt_formats_and_captions(folder, prompt_format, use_captions, expect
 
 
 @pytest.mark.parametrize(
+    ("prompt_format", "expected"),
+    [
+        ("QCM-A", "The answer is B."),
+        ("QCM-AL", "The answer is B. BECAUSE: Colours differ."),
+        ("QCM-AE", "The answer is B. BECAUSE: Blood has iron."),
+        ("CQM-ALE", "The answer is B. BECAUSE: Colours differ. Blood has iron."),
+        ("CQM-AEL", "The answer is B. BECAUSE: Blood has iron. Colours differ."),
+        ("CQM-LA", "Colours differ. The answer is B."),
+        ("CQM-EA", "Blood has iron. The answer is B."),
+        ("QCM-LEA", "Colours differ. Blood has iron. The answer is B."),
+        ("QCM-ELA", "Blood has iron. Colours differ. The answer is B."),
+    ],
+)
+def test_answers_with_their_reasons_are_read_back(tmp_path, prompt_format, expected):
+    told = problem("train", lecture="Colours\n differ.", solution="Blood has iron.")
+    folder = write(tmp_path, {"1": told, "2": problem("train")}, {"train": ["1", "2"]})
+    sample, untold = ScienceQA(folder, prompt_format=prompt_format)
+    assert sample["answer"] == f" {expected}"
+    assert read_choice(sample["answer"], sample["choices"]) == 1
+    assert untold["answer"] == " The answer is B."
+
+
+@pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"answer": 3}, '"answer" is 3; give the index of the right one of 3 choices'),
@@ -99,8 +123,8 @@ def test_bad_problems_are_named(folder, fields, words):
 
 
 def test_bad_folders_are_named(folder):
-    with pytest.raises(ValueError, match=r"prompt_format 'QCM-ALE': choose one of CQM-A, QCM-A"):
-        ScienceQA(folder, prompt_format="QCM-ALE")
+    with pytest.raises(ValueError, match=r"prompt_format 'QM-A': choose one of CQM-A, CQM-AL, "):
+        ScienceQA(folder, prompt_format="QM-A")
     with pytest.raises(ValueError, match=r"pid_splits\.json: no split 'val'; choose one of train, minitrain, test"):
         ScienceQA(folder, "val")
     (folder / "captions.json").unlink()

@@ -130,7 +130,7 @@ def test_mme_by_its_folder(tmp_path: Path):
     (tmp_path / "count.txt").write_text("a\tq\tYes\tyes\na\tq\tNo\tyes\n")
     scores = score("mme", tmp_path)
     assert (scores["task"], scores["n"], scores["perception"]) == ("mme", 2, 50.0)
-    with pytest.raises(ValueError, match="give its path"):
+    with pytest.raises(ValueError, match="is not of MME"):
         score("mme", MIXED)
 
 

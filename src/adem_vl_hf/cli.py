@@ -59,6 +59,13 @@ def _add_bits(parser: argparse.ArgumentParser) -> None:
                            help=f"the language model in {bits} bits, by bitsandbytes")  # fmt: skip
 
 
+def _add_scienceqa(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt-format", default="CQM-A",
+                        help="of ScienceQA: CQM or QCM, a dash, A, AL, AE, ALE, AEL, LA, EA, LEA or ELA; the authors "
+                             "train with CQM-A and evaluate with QCM-A and --use-captions")  # fmt: skip
+    parser.add_argument("--use-captions", action="store_true", help="of ScienceQA: captions.json adds to the context")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(prog="adem-vl", description="Teach a frozen language model to see (ADEM-VL).")
@@ -75,9 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bases(sub, required=False)
     sub.add_argument("--data", nargs="+", default=["openmoji"],
                      help="openmoji, openmoji-names, openmoji-scenes, openmoji-videos, openmoji-pairs, an image folder "
-                          "with metadata.jsonl, a folder in ScienceQA's format, or a .json file of LLaVA-style "
-                          "conversations")  # fmt: skip
+                          "with metadata.jsonl, a folder of ScienceQA or of COCO (dataset_coco.json), a .json file of "
+                          "LLaVA-style conversations or of Alpaca's instructions; several are mixed")  # fmt: skip
     sub.add_argument("--image-folder", help="where the conversations' pictures are")
+    _add_scienceqa(sub)
     sub.add_argument("--train-size", type=_positive, help="number of samples drawn from the OpenMoji data sets")
     sub.add_argument("--output-dir", type=Path, required=True, help="where checkpoints and the adapter go")
     sub.add_argument("--epochs", type=float, default=1.0)
@@ -108,21 +116,27 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="one JSON object per picture")
 
     sub = command("evaluate", "Measure a trained adapter on a test set, or score a file of predictions.")
-    sub.add_argument("--task", required=True,
-                     help="openmoji-names, openmoji-scenes, openmoji-videos, openmoji-pairs, scienceqa, caption, "
-                          "questions, mme")  # fmt: skip
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--task",
+                      help="openmoji-names, openmoji-scenes, openmoji-videos, openmoji-pairs, scienceqa, coco-caption, "
+                           "mme, caption, questions")  # fmt: skip
+    what.add_argument("--harness", choices=("lmms-eval",), help="run --tasks of this harness instead")
+    sub.add_argument("--tasks", nargs="+", default=[], metavar="NAME", help="of the harness: gqa, mmbench_en_dev, ...")
+    sub.add_argument("--include-path", type=Path, help="a folder with further tasks of the harness, as YAML files")
     sub.add_argument("--predictions", type=Path, help="score these instead of making them")
     sub.add_argument("--problems", type=Path, help="ScienceQA's problems.json, for the columns of its table")
     sub.add_argument("--checkpoint", help="folder or Hub id (default: the adapter that ships with this package)")
     _add_bits(sub)
-    sub.add_argument("--data", help="the data to predict on, for tasks without data of their own")
+    sub.add_argument("--data", "--data-dir", dest="data", help="to predict on, for tasks without data of their own")
     sub.add_argument("--split", default="test")
+    _add_scienceqa(sub)
     sub.add_argument("--size", type=_positive, help="number of test samples of the OpenMoji data sets")
     sub.add_argument("--images", default="true",
                      choices=("true", "shuffled", "none", "shuffled_frames", "swapped_images"),
                      help="true, or as controls: another sample's image, none, the sample's frames or images in "
                           "another order")  # fmt: skip
     sub.add_argument("--output", type=Path, help="where predictions go, JSON lines (default: they are not kept)")
+    sub.add_argument("--result-files", type=Path, metavar="DIR", help="of mme: write the official result files, too")
     sub.add_argument("--batch-size", type=_positive, default=32)
     sub.add_argument("--max-new-tokens", type=_positive, default=24)
     sub.add_argument("--json", action="store_true", help="print one JSON object")

@@ -42,7 +42,12 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
     _check_set(dict(args.set))
     model_fields = config_fields(args, args.model)  # before anything is loaded
-    parts = [open_dataset(name, "train", args.train_size, args.seed, args.image_folder) for name in args.data]
+    parts = [
+        open_dataset(
+            name, "train", args.train_size, args.seed, args.image_folder, args.prompt_format, args.use_captions
+        )
+        for name in args.data
+    ]
     dataset = parts[0] if len(parts) == 1 else ConcatDataset(parts)
     setting = fastest_setting()
     setting |= {"dtype": args.dtype} if args.dtype else {}
@@ -111,32 +116,62 @@ def caption(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Make predictions where none are given, score them, print the scores."""
-    from .evaluation.run import predict
+    from .evaluation.parts import processes
     from .evaluation.scoring import TASKS, format_scores, score
 
+    if args.harness:
+        from .evaluation.harness import run_lmms_eval
+
+        scores = run_lmms_eval(args.checkpoint, args.tasks, args.include_path, args.size, args.batch_size, args.output)
+        print(json.dumps(scores) if args.json else format_scores(scores))
+        return
     if args.task not in TASKS:
         raise ValueError(f"--task {args.task!r} is not one of {', '.join(TASKS)}")
-    if args.predictions is None:
-        data = args.task if args.task in OPENMOJI_TASKS else args.data
-        if data is None:
-            raise ValueError(f"--task {args.task} needs --predictions to score, or --data to predict on")
+    if args.result_files and (args.task != "mme" or args.predictions):
+        raise ValueError("--result-files is for predictions that --task mme makes; leave it out")
+    data = args.task if args.task in OPENMOJI_TASKS else args.data
+    if data is None and args.predictions is None:
+        raise ValueError(f"--task {args.task} needs --predictions to score, or --data to predict on")
+    dataset = None
+    if args.predictions is None or (args.task == "scienceqa" and data is not None):
         size = TEST_SIZE if args.size is None and args.task in OPENMOJI_TASKS[1:] else args.size
-        dataset = open_dataset(data, args.split, size)
-        with tempfile.TemporaryDirectory() as scratch:
-            model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
-            rows = predict(
-                model,
-                processor,
-                dataset,
-                output=args.output or Path(scratch) / "predictions.jsonl",
-                batch_size=args.batch_size,
-                max_new_tokens=args.max_new_tokens,
-                images=args.images,
-            )
-        scores = score(args.task, rows, args.problems)
-    else:
-        scores = score(args.task, args.predictions, args.problems)
-    print(json.dumps(scores) if args.json else format_scores(scores))
+        dataset = open_dataset(data, args.split, size, prompt_format=args.prompt_format, use_captions=args.use_captions)
+    problems = args.problems or (getattr(dataset, "problems", None) if args.task == "scienceqa" else None)
+    scores = score(args.task, args.predictions or _predictions(args, dataset), problems)
+    if processes().is_main_process:
+        print(json.dumps(scores) if args.json else format_scores(scores))
+
+
+def _predictions(args: argparse.Namespace, dataset: Any) -> list[Any]:
+    """The rows that the checkpoint's model makes of a data set, kept in --output; of mme the result files, too."""
+    from accelerate import PartialState
+
+    from .data import MME
+    from .evaluation.mme import write_mme_results
+    from .evaluation.parts import processes
+    from .evaluation.run import predict
+
+    if args.task == "mme" and not isinstance(dataset, MME):
+        raise ValueError(f"--task mme: {args.data} is not MME; give the folder that holds existence, count and so on")
+    state = processes()
+    if state.num_processes > 1 and args.output is None:
+        raise ValueError("several processes write one file of predictions; name it by --output")
+    with tempfile.TemporaryDirectory() as scratch:
+        model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
+        if args.bits is None and state.num_processes > 1:
+            model = model.to(PartialState().device)  # type: ignore[arg-type]  # a module moves itself
+        rows = predict(
+            model,
+            processor,
+            dataset,
+            output=args.output or Path(scratch) / "predictions.jsonl",
+            batch_size=args.batch_size,
+            max_new_tokens=args.max_new_tokens,
+            images=args.images,
+        )
+    if args.result_files and state.is_main_process:
+        write_mme_results(rows, dataset.questions, args.result_files)
+    return rows
 
 
 def convert(args: argparse.Namespace) -> None:

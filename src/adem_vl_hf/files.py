@@ -55,3 +55,29 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(entry, dict):
             raise ValueError(f"{path}, line {number}: {type(entry).__name__} instead of an object in curly brackets")
         yield number, entry
+
+
+def read_entries(path: Path, what: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON list, or of JSON Lines (by the name, or where the text begins with an object).
+
+    Args:
+        what: the entries' format, for the messages: "LLaVA-style entries".
+
+    Raises:
+        ValueError: neither of the two, or an entry that is no object; the message names the file and the entry.
+    """
+    text = read_text(path)
+    if path.suffix == ".jsonl" or text.lstrip()[:1] == "{":
+        for _, entry in read_jsonl(path):
+            yield entry
+        return
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); give a list of {what}") from error
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: {type(entries).__name__} instead of a list of {what}")
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}, entry {place}: {type(entry).__name__} instead of an object in curly brackets")
+        yield entry

@@ -8,6 +8,9 @@ The file is a list (or JSON Lines) of::
 
 ADEM-VL (arXiv 2410.17779, instruction tuning; data preparation from LaVIN) trains every turn as a sample of its own,
 without the turns before it, so a question that refers back to them is asked without its context.
+
+LLaVA-Instruct-150k names COCO's pictures by number (``000000033471.jpg``); in COCO's folder ``train2014`` the same file
+is ``COCO_train2014_000000033471.jpg``. Either is found.
 """
 
 import json
@@ -18,11 +21,12 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from ..files import read_jsonl, read_text
+from ..files import read_entries
 from .images import ImageError, open_image, resolve_image
 from .sample import Sample, continuation
 
 INSTRUCTION_PROMPT = "Instruction: {instruction}\nResponse:"
+COCO_PREFIX = "COCO_train2014_"
 IMAGE_MARK = "<image>"  # stripped: in ADEM-VL the picture has no place inside the question
 
 
@@ -46,13 +50,14 @@ class Conversations(Dataset[Sample]):
         self.image_folder = Path(image_folder) if image_folder is not None else Path(path).parent
         self._turns: list[tuple[str, str | None, str, str]] = []  # sample id, image name, instruction, reply
         seen: set[str] = set()
-        for place, entry in enumerate(_entries(Path(path))):
+        for place, entry in enumerate(read_entries(Path(path), "LLaVA-style entries")):
             name = str(entry.get("id", place))
             where = f"{path}, entry {place} (id {name})"
             unique = f"{name}@{place}" if name in seen else name
             seen.add(name)
             image = _image_name(entry, where)
             if image is not None:
+                image = _name_in_folder(self.image_folder, image)
                 try:
                     resolve_image(self.image_folder, image)
                 except ImageError as error:
@@ -78,22 +83,11 @@ class Conversations(Dataset[Sample]):
         )
 
 
-def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    text = read_text(path)
-    if path.suffix == ".jsonl" or text.lstrip()[:1] == "{":
-        for _, entry in read_jsonl(path):
-            yield entry
-        return
-    try:
-        entries = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); give a list of LLaVA-style entries") from error
-    if not isinstance(entries, list):
-        raise ValueError(f"{path}: {type(entries).__name__} instead of a list of LLaVA-style entries")
-    for place, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise ValueError(f"{path}, entry {place}: {type(entry).__name__} instead of an object in curly brackets")
-        yield entry
+def _name_in_folder(folder: Path, image: str) -> str:
+    """The name as it stands, or with COCO's prefix where only that file is there."""
+    if not (folder / image).is_file() and (folder / f"{COCO_PREFIX}{image}").is_file():
+        return f"{COCO_PREFIX}{image}"
+    return image
 
 
 def _image_name(entry: dict[str, Any], where: str) -> str | None:

@@ -9,7 +9,7 @@
     captions.json     {"captions": {pid: text}}, optional
 
 The prompts are those of ADEM-VL (arXiv 2410.17779). Its published training uses CQM-A without captions and its
-published evaluation QCM-A with captions; both are here, so that the two can be told apart.
+published evaluation QCM-A with captions; both are here (``prompt_format``, ``use_captions``).
 """
 
 import json
@@ -18,15 +18,15 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, Literal, get_args
+from typing import Any
 
+from PIL import Image
 from torch.utils.data import Dataset
 
 from ..files import read_text, replacing, write_text
 from .images import ImageError, open_image, resolve_image
 from .sample import Sample, continuation
-
-PromptFormat = Literal["CQM-A", "QCM-A"]  # Context, Question, Multiple options - Answer (no lecture, no solution)
+from .scienceqa_prompts import check_prompt_format, scienceqa_answer, scienceqa_prompt
 
 # Fields of the format that a choice sample says nothing about; the score tables group by subject and grade.
 UNSTATED_FIELDS = {
@@ -43,7 +43,7 @@ UNSTATED_FIELDS = {
 
 
 class ScienceQA(Dataset[Sample]):
-    """One split as samples of kind "choice": the id is the pid, the answer " The answer is {letter}.".
+    """One split as samples of kind "choice": the id is the pid, the answer " The answer is {letter}." (and reasons).
 
     ``references`` holds the text of the right choice. ``problems`` has the whole entry of each pid of the split, for
     scores by subject, grade and so on.
@@ -51,7 +51,7 @@ class ScienceQA(Dataset[Sample]):
     Args:
         folder: The folder of problems.json.
         split: A key of pid_splits.json.
-        prompt_format: "CQM-A" (context before question) or "QCM-A" (question before context).
+        prompt_format: One of ``scienceqa_prompts.PROMPT_FORMATS``.
         use_captions: Adds the picture's caption of captions.json to the context.
 
     Raises:
@@ -63,11 +63,10 @@ class ScienceQA(Dataset[Sample]):
         self,
         folder: str | os.PathLike[str],
         split: str = "train",
-        prompt_format: PromptFormat = "CQM-A",
+        prompt_format: str = "CQM-A",
         use_captions: bool = False,
     ) -> None:
-        if prompt_format not in get_args(PromptFormat):
-            raise ValueError(f"prompt_format {prompt_format!r}: choose one of {', '.join(get_args(PromptFormat))}")
+        check_prompt_format(prompt_format)
         self.folder = Path(folder)
         self.prompt_format = prompt_format
         splits = _read_json(self.folder / "pid_splits.json")
@@ -81,7 +80,7 @@ class ScienceQA(Dataset[Sample]):
         for pid in self.pids:
             if pid not in problems:
                 raise ValueError(f"{path}: no problem {pid!r}, which split {split!r} names; fetch both files together")
-            _check_problem(problems[pid], f"{path}, problem {pid}")
+            check_problem(problems[pid], f"{path}, problem {pid}")
         self.problems: dict[str, dict[str, Any]] = {pid: problems[pid] for pid in self.pids}
         self._captions: dict[str, str] = {}
         if use_captions:
@@ -97,19 +96,9 @@ class ScienceQA(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         pid = self.pids[index]
-        problem = self.problems[pid]
-        prompt = scienceqa_prompt(problem, self.prompt_format, self._captions.get(pid, ""))
-        image = self._image_path(pid)
-        choices = [choice.strip() for choice in problem["choices"]]
-        return Sample(
-            id=pid,
-            image=None if image is None else open_image(image),
-            prompt=prompt,
-            answer=continuation(prompt, f"The answer is {ascii_uppercase[problem['answer']]}."),
-            references=[choices[problem["answer"]]],
-            kind="choice",
-            choices=choices,
-        )
+        path = self._image_path(pid)
+        image = None if path is None else open_image(path)
+        return scienceqa_sample(pid, self.problems[pid], image, self.prompt_format, self._captions.get(pid, ""))
 
     def _image_path(self, pid: str) -> Path | None:
         problem = self.problems[pid]
@@ -119,15 +108,21 @@ class ScienceQA(Dataset[Sample]):
         return resolve_image(self.folder / "images", f"{problem['split']}/{pid}/{problem['image']}")
 
 
-def scienceqa_prompt(problem: dict[str, Any], prompt_format: PromptFormat = "CQM-A", caption: str = "") -> str:
-    """The text up to and including "Response:", in the authors' words."""
-    hint = f"{problem.get('hint') or ''} {caption}".strip()
-    context = f"Context: {hint or 'N/A'}"
-    question = f"Question: {problem['question']}"
-    lettered = zip(ascii_uppercase, problem["choices"], strict=False)
-    options = " ".join(f"({letter}) {choice.strip()}" for letter, choice in lettered)
-    first, second = (context, question) if prompt_format == "CQM-A" else (question, context)
-    return re.sub(" +", " ", f"{first}\n{second}\nOptions: {options}\nResponse:").strip()
+def scienceqa_sample(
+    name: str, problem: dict[str, Any], image: Image.Image | None, prompt_format: str, caption: str = ""
+) -> Sample:
+    """One problem as a sample."""
+    prompt = scienceqa_prompt(problem, prompt_format, caption)
+    choices = [choice.strip() for choice in problem["choices"]]
+    return Sample(
+        id=name,
+        image=image,
+        prompt=prompt,
+        answer=continuation(prompt, scienceqa_answer(problem, prompt_format)),
+        references=[choices[problem["answer"]]],
+        kind="choice",
+        choices=choices,
+    )
 
 
 def write_scienceqa(
@@ -191,7 +186,8 @@ def _problem(sample: Sample, split: str, question: str | None) -> dict[str, Any]
     }
 
 
-def _check_problem(problem: Any, where: str) -> None:
+def check_problem(problem: Any, where: str) -> None:
+    """Raises ValueError for a problem without what a sample needs; ``where`` begins the message."""
     if not isinstance(problem, dict):
         raise ValueError(f"{where}: {type(problem).__name__} instead of an object in curly brackets")
     missing = [key for key in ("question", "choices", "answer", "split") if key not in problem]

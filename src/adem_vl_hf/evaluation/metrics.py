@@ -1,17 +1,16 @@
 """Caption metrics (exact match, BLEU-4, CIDEr) and question accuracy beside its chance level.
 
 BLEU-4 (Papineni et al. 2002) and CIDEr-D (arXiv 1411.5726) are computed by ``pycocoevalcap``, the COCO caption code, on
-a simple tokenisation: lower-case words, punctuation removed. Official COCO numbers run the Java PTBTokenizer first,
-so values from here compare among themselves and not, in the last digit, with published ones.
+words that ``tokenizers`` finds. Official COCO numbers run the Java PTBTokenizer first ("ptb"); with the others values
+compare among themselves and not, in the last digit, with published ones.
 CIDEr weighs words by how many of the given samples' references hold them: it needs the whole test set at once.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WORD = re.compile(r"\w+(?:['’-]\w+)*")
+from .tokenizers import Name, tokenizer
 
 
 def normalise(text: str) -> str:
@@ -19,8 +18,13 @@ def normalise(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(" .,;:!?")
 
 
-def caption_metrics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+def caption_metrics(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], words: Name = "simple"
+) -> dict[str, float]:
     """Scores of one caption per sample against that sample's true captions.
+
+    Args:
+        words: what finds the words, see ``tokenizers``.
 
     Returns:
         ``exact_match``: share (0 ... 1) of predictions equal to one of their references after ``normalise``;
@@ -29,17 +33,19 @@ def caption_metrics(predictions: Sequence[str], references: Sequence[Sequence[st
 
     Raises:
         ValueError: no predictions, another number of reference lists, or a sample without a reference that has words.
-        ImportError: ``pycocoevalcap`` is not installed.
+        ImportError: ``pycocoevalcap``, or what finds the words, is not installed.
     """
     _check_lengths(predictions, references, "lists of references")
-    truths = [[" ".join(_words(reference)) for reference in group] for group in references]
+    tokenize = tokenizer(words)
+    split = iter(tokenize([*predictions, *(reference for group in references for reference in group)]))
+    guesses = [[next(split)] for _ in predictions]
+    truths = [[next(split) for _ in group] for group in references]
     for index, group in enumerate(truths):
         if not group or not all(group):
             raise ValueError(
                 f"references of prediction {index} ({list(references[index])!r}) hold no words; "
                 "give every sample at least one true caption and no empty one"
             )
-    guesses = [[" ".join(_words(prediction))] for prediction in predictions]
     bleu_scorer, cider_scorer = _scorers()
     bleu, _ = bleu_scorer.compute_score(dict(enumerate(truths)), dict(enumerate(guesses)), verbose=0)
     cider, _ = cider_scorer.compute_score(dict(enumerate(truths)), dict(enumerate(guesses)))
@@ -92,10 +98,6 @@ def _chance(samples: Sequence[Mapping[str, Any]]) -> float:
     if not all(sample.get("choices") for sample in samples):
         return majority
     return max(majority, sum(1 / len(sample["choices"]) for sample in samples) / len(samples))
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
 
 
 def _check_lengths(predictions: Sequence[str], others: Sequence[Any], what: str) -> None:

@@ -1,17 +1,22 @@
 """Running a model over a data set: greedy answers in batches, written to a prediction file as they come."""
 
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from accelerate.utils import gather_object
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from adem_vl_hf.data.pictures import Pictures, processor_arguments, without_marks
 from adem_vl_hf.data.sample import Sample
 
-from .predictions import Prediction, PredictionFile
+from ..files import write_text
+from .parts import part_of, processes, take_in_parts
+from .predictions import Prediction, PredictionFile, read_predictions
 from .shown import ImageSource, donors_of, shown
 
 
@@ -29,7 +34,8 @@ def predict(
     """Greedy answers to every sample of a data set, in its order.
 
     If ``output`` already holds predictions of this data set, only the missing ones are made: give every model a file of
-    its own.
+    its own. Of several processes (torchrun, ``accelerate launch``) each answers its share of the batches; together they
+    leave the one file, and all get its rows.
 
     Args:
         model: a model with ``generate``; put into evaluation mode meanwhile.
@@ -58,30 +64,61 @@ def predict(
         raise ValueError(f"images {images!r}: choose one of {', '.join(get_args(ImageSource))}")
     size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length, ours have one
     donors = donors_of(size) if images == "shuffled" else []
-    ids: dict[str, None] = {}  # a set that keeps its order
-    with PredictionFile(output) as file, tqdm(total=size, disable=not progress, unit="sample") as bar:
-        _check_output(file, dataset, size)
-        for start in range(0, size, batch_size):
+    output, state = Path(output), processes()
+    if state.is_main_process:
+        take_in_parts(output)  # of a run of several processes that was stopped
+    state.wait_for_everyone()
+    before = _read(output) if output.exists() else {}
+    _check_output(output, before, dataset, size)
+    path = output if state.num_processes == 1 else part_of(output, state.process_index)
+    starts = range(batch_size * state.process_index, size, batch_size * state.num_processes)
+    ids: dict[str, int] = {}  # the place of every sample of this process's share
+    bar = tqdm(total=sum(min(batch_size, size - start) for start in starts), unit="sample",
+               disable=not progress or not state.is_main_process)  # fmt: skip
+    with PredictionFile(path) as file, bar:
+        file.rows |= before
+        for start in starts:
             batch = [(index, dataset[index]) for index in range(start, min(start + batch_size, size))]
-            for _, sample in batch:
+            for index, sample in batch:
                 if sample["id"] in ids:
                     raise ValueError(f"two samples have the id {sample['id']!r}; predictions are kept by id")
-                ids[sample["id"]] = None
+                ids[sample["id"]] = index
             todo = [(index, sample) for index, sample in batch if not _is_done(sample, file, images)]
             if todo:
                 pictures = [shown(dataset, index, sample, images, donors) for index, sample in todo]
                 prompts = [without_marks(s["prompt"]) if images == "none" else s["prompt"] for _, s in todo]
-                answers = _answers(model, processor, pictures, prompts, max_new_tokens)
+                answers = generate_answers(model, processor, pictures, prompts, max_new_tokens)
                 for (_, sample), answer in zip(todo, answers, strict=True):
-                    file.append(_row(sample, answer, images))
+                    file.append(prediction_row(sample, answer, images))
             bar.update(len(batch))
+    if state.num_processes == 1:
         return [file.rows[sample_id] for sample_id in ids]
+    return _together(output, ids, size, state)
+
+
+def _together(output: Path, ids: dict[str, int], size: int, state: Any) -> list[Prediction]:
+    """The rows of all processes in the data set's order, in ``output`` too."""
+    places = dict(gather_object(list(ids.items())))  # waits for every process
+    if len(places) < size:
+        raise ValueError(f"{size} samples have {len(places)} different ids; predictions are kept by id")
+    if state.is_main_process:
+        take_in_parts(output)
+        rows = _read(output)
+        ordered = [rows[sample_id] for sample_id in sorted(places, key=lambda sample_id: places[sample_id])]
+        write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
+    state.wait_for_everyone()
+    return read_predictions(output)
+
+
+def _read(output: Path) -> dict[str, Prediction]:
+    return {row["id"]: row for row in read_predictions(output)}
 
 
 @torch.inference_mode()
-def _answers(
+def generate_answers(
     model: Any, processor: Any, pictures: Sequence[Pictures], prompts: list[str], max_new_tokens: int
 ) -> list[str]:
+    """Greedy answers to a batch of prompts, stripped; the model is in evaluation mode meanwhile."""
     inputs = processor(**processor_arguments(pictures), text=prompts, return_tensors="pt")
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     training = model.training
@@ -94,7 +131,8 @@ def _answers(
     return [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
 
 
-def _row(sample: Sample, answer: str, images: ImageSource) -> Prediction:
+def prediction_row(sample: Sample, answer: str, images: ImageSource = "true") -> Prediction:
+    """The line of a prediction file for an answer to a sample."""
     row = Prediction(id=sample["id"], kind=sample["kind"], prediction=answer, references=sample["references"])
     if "choices" in sample:
         row["choices"] = sample["choices"]
@@ -103,17 +141,17 @@ def _row(sample: Sample, answer: str, images: ImageSource) -> Prediction:
     return row
 
 
-def _check_output(file: PredictionFile, dataset: Dataset[Sample], size: int) -> None:
-    """Rows are written in order, so a file of this data set holds its first sample and no more rows than it has."""
-    if file.rows and (size < len(file.rows) or dataset[0]["id"] not in file.rows):
-        raise ValueError(f"{file.path} holds predictions of another data set; remove it or choose another file")
+def _check_output(output: Path, rows: dict[str, Prediction], dataset: Dataset[Sample], size: int) -> None:
+    """A file of this data set holds no more rows than it has samples, and one of the first (processes stop apart)."""
+    if rows and (size < len(rows) or not any(dataset[index]["id"] in rows for index in range(size))):
+        raise ValueError(f"{output} holds predictions of another data set; remove it or choose another file")
 
 
 def _is_done(sample: Sample, file: PredictionFile, images: ImageSource) -> bool:
     row = file.rows.get(sample["id"])
     if row is None:
         return False
-    expected = _row(sample, "", images)
+    expected = prediction_row(sample, "", images)
     if any(row.get(key) != expected.get(key) for key in ("kind", "references", "choices", "images")):
         raise ValueError(
             f"{file.path}: the prediction of sample {sample['id']!r} was made for another question or other images; "

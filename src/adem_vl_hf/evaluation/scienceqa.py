@@ -48,13 +48,14 @@ def read_choice(text: str, choices: Sequence[str]) -> int | None:
 
 
 def scienceqa_scores(
-    predictions: Sequence[Mapping[str, Any]], problems: str | os.PathLike[str] | None = None
+    predictions: Sequence[Mapping[str, Any]],
+    problems: str | os.PathLike[str] | Mapping[str, Problem] | None = None,
 ) -> dict[str, Any]:
     """Accuracy on choice questions, by the columns of the ScienceQA table where ``problems.json`` is given.
 
     Args:
         predictions: rows with ``id`` (the pid), ``prediction``, ``choices`` and ``references`` (the right one's text).
-        problems: path of problems.json; the truth and the columns are then read from it.
+        problems: path of problems.json or its content; the truth and the columns are then read from it.
 
     Returns:
         ``accuracy`` (0 ... 1), ``n``, ``unreadable`` (predictions that name no option, counted as wrong), ``chance``
@@ -66,7 +67,7 @@ def scienceqa_scores(
     """
     if not predictions:
         raise ValueError("no predictions to score; give at least one")
-    known = None if problems is None else _read_problems(Path(problems))
+    known = _read_problems(Path(problems)) if isinstance(problems, str | os.PathLike) else problems
     right, unreadable, chance = [], 0, 0.0
     for row in predictions:
         choices, truth = _truth(row, known)

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .metrics import caption_metrics, question_accuracy
-from .mme import mme_scores
+from .mme import mme_prediction_scores, mme_scores
 from .predictions import Prediction, read_predictions
-from .scienceqa import scienceqa_scores
+from .scienceqa import Problem, scienceqa_scores
+from .tokenizers import available
 
 TASKS = (
     "caption",
@@ -17,6 +19,7 @@ TASKS = (
     "openmoji-videos",
     "openmoji-pairs",
     "scienceqa",
+    "coco-caption",
     "mme",
 )
 
@@ -27,15 +30,16 @@ PER_HUNDRED = {"accuracy", "accuracy_plus", "chance", "exact_match", "bleu4", "c
 def score(
     task: str,
     predictions: str | os.PathLike[str] | Sequence[Prediction],
-    problems: str | os.PathLike[str] | None = None,
+    problems: str | os.PathLike[str] | Mapping[str, Problem] | None = None,
 ) -> dict[str, Any]:
     """Scores of existing predictions.
 
     Args:
         task: one of ``TASKS``. "caption" scores every row as a caption, "questions" every row as an answer, by kind;
-            the "openmoji" tasks hold both, told apart by ``kind``.
-        predictions: a prediction file or its rows; for "mme" the folder of the benchmark's result files.
-        problems: ScienceQA's problems.json, for the columns of its table; no other task takes it.
+            the "openmoji" tasks hold both, told apart by ``kind``; "coco-caption" is "caption" on the words that
+            COCO's evaluation finds where Java is installed, and else on NLTK's (``tokenizer`` says which).
+        predictions: a prediction file or its rows; for "mme" also the folder of the benchmark's result files.
+        problems: ScienceQA's problems.json or its content, for the columns of its table; no other task takes it.
 
     Returns:
         ``{"task", "n", ...}`` with, by task: ``caption`` (of ``caption_metrics``, and ``n``) and ``questions`` (of
@@ -49,18 +53,21 @@ def score(
         raise ValueError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
     if problems is not None and task != "scienceqa":
         raise ValueError(f"problems.json belongs to the task 'scienceqa', not to {task!r}; leave it out")
-    if task == "mme":
-        if not isinstance(predictions, str | os.PathLike):
-            raise ValueError("the task 'mme' scores a folder of the benchmark's result files; give its path")
-        scores = mme_scores(predictions)
-        return {"task": task, "n": sum(part["n"] for part in scores["tasks"].values()), **scores}
+    if task == "mme" and isinstance(predictions, str | os.PathLike) and not Path(predictions).is_file():
+        return _with_total(mme_scores(predictions))
     rows = read_predictions(predictions) if isinstance(predictions, str | os.PathLike) else list(predictions)
     if not rows:
         where = f"{predictions}: " if isinstance(predictions, str | os.PathLike) else ""
         raise ValueError(f"{where}no predictions to score; make some first")
+    if task == "mme":
+        return _with_total(mme_prediction_scores(rows))
     if task == "scienceqa":
         return {"task": task, **scienceqa_scores(rows, problems)}
     result: dict[str, Any] = {"task": task, "n": len(rows)}
+    if task == "coco-caption":
+        words = available()
+        metrics = caption_metrics([r["prediction"] for r in rows], [r["references"] for r in rows], words)
+        return {**result, "caption": {**metrics, "n": len(rows), "tokenizer": words}}
     captions = [row for row in rows if task == "caption" or (task != "questions" and row["kind"] == "caption")]
     questions = [] if task == "caption" else [row for row in rows if task == "questions" or row["kind"] != "caption"]
     if captions:
@@ -69,6 +76,10 @@ def score(
     if questions:
         result["questions"] = question_accuracy([row["prediction"] for row in questions], questions)
     return result
+
+
+def _with_total(scores: dict[str, Any]) -> dict[str, Any]:
+    return {"task": "mme", "n": sum(part["n"] for part in scores["tasks"].values()), **scores}
 
 
 def format_scores(scores: Mapping[str, Any]) -> str:

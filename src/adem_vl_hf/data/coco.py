@@ -1,0 +1,112 @@
+"""COCO captions in Karpathy's split (arXiv 1412.2306): ``dataset_coco.json`` beside COCO's picture folders.
+
+::
+
+    dataset_coco.json   {"images": [{"cocoid": 522418, "filepath": "val2014", "filename": "COCO_val2014_...jpg",
+                                     "split": "train" | "restval" | "val" | "test",
+                                     "sentences": [{"raw": "A woman ..."}, ...]}, ...], ...}
+    train2014/, val2014/   or images/train2014/, images/val2014/
+
+As usual "train" means train and restval, and a picture has one training sample for each of its captions.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from ..files import read_text
+from .images import ImageError, open_image, resolve_image
+from .sample import CAPTION_PROMPT, Sample, continuation
+
+FILE = "dataset_coco.json"
+SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
+MAX_WORDS = 30  # of a training caption
+PUNCTUATION = re.compile(r'[.!"()*#:;~]')
+
+
+class CocoCaptions(Dataset[Sample]):
+    """Samples of kind "caption" that continue "a picture of"; the pictures are opened with their samples.
+
+    For training the captions are those of ADEM-VL's code: lower case, ``. ! " ( ) * # : ; ~`` replaced by a space, at
+    most 30 words; the id is ``cocoid/number``. (That code also repeats the prompt in the answer, "a picture of a
+    picture of two dogs", which is not done here.) For "val" and "test" there is one sample a picture, its id the
+    cocoid, and its references are all captions as they are written.
+
+    Args:
+        folder: The folder of dataset_coco.json.
+        split: "train", "val" or "test".
+
+    Raises:
+        FileNotFoundError: No dataset_coco.json there.
+        ValueError: An unknown split, an entry that cannot be used or a picture that is missing; the message names it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], split: str = "train") -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} of {folder}: choose one of {', '.join(SPLITS)}")
+        path = Path(folder) / FILE
+        self.folder = Path(folder) / "images" if (Path(folder) / "images").is_dir() else Path(folder)
+        self._samples: list[tuple[str, str, list[str]]] = []  # id, picture, captions
+        for place, entry in enumerate(_entries(path)):
+            where = f"{path}, image {place}"
+            name, captions = _checked(entry, where)
+            if entry["split"] not in SPLITS[split]:
+                continue
+            try:
+                resolve_image(self.folder, name)
+            except ImageError as error:
+                raise ValueError(f"{where}: {error}") from error
+            if split == "train":
+                short = [caption for caption in map(training_caption, captions) if caption]
+                self._samples += [(f"{entry['cocoid']}/{n}", name, [caption]) for n, caption in enumerate(short)]
+            else:
+                self._samples.append((str(entry["cocoid"]), name, captions))
+        if not self._samples:
+            raise ValueError(f"{path}: no picture of split {split!r}; fetch the file again")
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        name, file, captions = self._samples[index]
+        return Sample(
+            id=name,
+            image=open_image(resolve_image(self.folder, file)),
+            prompt=CAPTION_PROMPT,
+            answer=continuation(CAPTION_PROMPT, captions[0]),
+            references=list(captions),
+            kind="caption",
+        )
+
+
+def training_caption(text: str) -> str:
+    """The caption as ADEM-VL's code trains it; empty where no word is left."""
+    return " ".join(PUNCTUATION.sub(" ", text.lower()).split()[:MAX_WORDS])
+
+
+def _entries(path: Path) -> list[Any]:
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); fetch it again") from error
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list):
+        raise ValueError(f'{path}: no list "images"; give Karpathy\'s dataset_coco.json')
+    return images
+
+
+def _checked(entry: Any, where: str) -> tuple[str, list[str]]:
+    """The picture's path below the picture folder, and its captions."""
+    needed = ("cocoid", "filepath", "filename", "split", "sentences")
+    if not isinstance(entry, dict) or any(key not in entry for key in needed):
+        raise ValueError(f"{where}: every picture needs {', '.join(needed)}")
+    sentences = entry["sentences"]
+    texts = [part.get("raw") if isinstance(part, dict) else None for part in sentences]
+    captions = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    if not captions or len(captions) != len(sentences):
+        raise ValueError(f'{where}: a sentence without "raw", or none; it holds the text of a caption')
+    return f"{entry['filepath']}/{entry['filename']}", captions
