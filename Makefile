@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 
 OLDEST := $(VENV)/oldest
 V5.0 := $(VENV)/5.0
+LMMS := $(VENV)/lmms-eval
 SUITE := $(VENV)/transformers-tests
 # what the older supported versions of Transformers are tried with: the model, its checkpoints, its training
 CORE := $(addprefix tests/test_,ablations.py chat.py checkpoint.py checkpoint_errors.py collator.py configuration.py \
@@ -21,7 +22,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 # in front of the same torch
-$(OLDEST)/installed $(V5.0)/installed: $(VENV)/%/installed: $(VENV)/installed constraints-%.txt
+$(OLDEST)/installed $(V5.0)/installed $(LMMS)/installed: $(VENV)/%/installed: $(VENV)/installed constraints-%.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/$* -r constraints-$*.txt
 	touch $@
 
@@ -38,11 +39,12 @@ $(SUITE)/installed: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/python -m adem_vl_hf.demo --output-dir runs/demo
 
-test: $(VENV)/installed $(OLDEST)/installed $(SUITE)/installed
+test: $(VENV)/installed $(OLDEST)/installed $(SUITE)/installed $(LMMS)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
+	PYTHONPATH=$(CURDIR)/$(LMMS) $(BIN)/python -m pytest tests/test_lmms_eval.py
 	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest -n 2 $(CORE)
 
 # the first version 5, between the two that `make test` tries

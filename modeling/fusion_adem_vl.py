@@ -74,8 +74,8 @@ def keep_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor |
     # selecting is several times faster than sorting
     if scores.device.type == "cpu" and type(scores) is torch.Tensor and not _is_traced():
         # and NumPy's selection, which is vectorised, than torch's; it knows no bfloat16
-        rows = scores.detach()
-        rows = (rows if rows.dtype in (torch.float32, torch.float64) else rows.float()).numpy()
+        exact = scores.dtype in (torch.float32, torch.float64)
+        rows = (scores.detach() if exact else scores.detach().float()).numpy()
         return torch.from_numpy(rows >= np.partition(rows, most, axis=-1)[..., most, None])
     # the largest of the most + 1 smallest
     return scores >= scores.topk(most + 1, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)

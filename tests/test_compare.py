@@ -39,7 +39,12 @@ def test_every_run_fits_the_embedded_bases(compare):
 def test_the_same_run_of_two_tables_is_made_once(compare):
     groups = compare.GROUPS
     one = groups["peers"]["ADEM-VL"]
-    same = (("ladder", "+ adaptive fusion"), ("placement", "mlp_in, mlp_out"), ("kernel", "silu"), ("scales", "64 + 16"))
+    same = (
+        ("ladder", "+ adaptive fusion"),
+        ("placement", "mlp_in, mlp_out"),
+        ("kernel", "silu"),
+        ("scales", "64 + 16"),
+    )
     assert {compare.key(groups[group][name]) for group, name in same} == {compare.key(one)} == {"peers_ADEM_VL"}
     different = {compare.key(run) for runs in groups.values() for run in runs.values()}
     assert len(different) == sum(map(len, groups.values())) - len(same) - 1  # and of "visual input" one
