@@ -1,5 +1,6 @@
 """The metrics that the ``evaluate`` library loads by path: offline, and equal to this package's own."""
 
+import sys
 from pathlib import Path
 
 import evaluate
@@ -19,6 +20,8 @@ def load(tmp_path_factory):
         patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(folder / "modules"))
         patch.syspath_prepend(str(folder / "modules"))
         yield lambda name: evaluate.load(str(FOLDER / name), cache_dir=str(folder / "cache"))
+    for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
+        del sys.modules[name]  # they belong to that folder
 
 
 def test_captions(load):

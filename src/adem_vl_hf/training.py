@@ -121,7 +121,7 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     arguments = trainer.args
     output = Path(arguments.output_dir)
     checkpoint = get_last_checkpoint(str(output)) if resume and output.is_dir() else None
-    if checkpoint is not None:
+    if checkpoint is not None and isinstance(trainer.model.config, FrozenBasesConfig):
         _check_same_settings(trainer.model.config, checkpoint)
     output.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
