@@ -101,8 +101,10 @@ def floor_step(language_model, input_ids: torch.Tensor) -> None:
     """Forward and backward of the frozen LM to its input embeddings, with the head on the answer alone."""
     embeds = language_model.get_input_embeddings()(input_ids).detach().requires_grad_()  # [B, T, D]
     hidden_states = language_model.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state
-    logits = language_model.get_output_embeddings()(hidden_states[:, -ANSWER - 1 : -1])  # [B, answer, vocabulary]
-    F.cross_entropy(logits.float().flatten(0, 1), input_ids[:, -ANSWER:].flatten()).backward()
+    # flat: a slice of rows would make the product copy the head's weights for every row
+    supervised = hidden_states[:, -ANSWER - 1 : -1].flatten(0, 1)  # [B * answer, D]
+    logits = language_model.get_output_embeddings()(supervised)  # [B * answer, vocabulary]
+    F.cross_entropy(logits.float(), input_ids[:, -ANSWER:].flatten()).backward()
 
 
 def tower_step(tower, pixel_values: torch.Tensor) -> None:
