@@ -3,6 +3,8 @@
 python benchmarks/readme.py
 """
 
+import argparse
+
 import compare
 import efficiency
 import fusion_speed
@@ -20,5 +22,10 @@ def sections() -> dict[str, str]:
     return {name: body for script in SCRIPTS for name, body in script.sections().items()}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     tables.write_readme(sections())
+
+
+if __name__ == "__main__":
+    main()
