@@ -5,6 +5,7 @@ GIF, WebP and APNG are read by Pillow. Video files (MP4, WebM, MOV ...) are deco
 
 import os
 import re
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def _places(size: int, number: int) -> list[int]:
 
 
 # what Pillow raises for files that are cut short or damaged, by where
-DAMAGED = (OSError, SyntaxError, EOFError, IndexError, ValueError)
+DAMAGED = (OSError, SyntaxError, EOFError, IndexError, ValueError, struct.error)
 
 
 def _numbered(folder: Path) -> list[Path]:
