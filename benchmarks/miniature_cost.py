@@ -20,7 +20,7 @@ from adem_vl_hf.demo import BATCH_SIZE
 from adem_vl_hf.pretrained import build_model
 from adem_vl_hf.training import fastest_setting
 
-NEW_TOKENS = 33
+NEW_TOKENS = 17
 
 
 @torch.inference_mode()
