@@ -10,6 +10,7 @@ with another one. The loss on held-out answers tells runs apart that answer alik
 
 import argparse
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,8 @@ def main() -> None:
         for group in args.groups:
             for name, run in GROUPS[group].items():
                 own = f"{key(run)}-{seed}"
-                done = tables.load(f"compare/{own}")
-                if done is None or done["training"]["steps"] != args.steps:
-                    print(f"\n=== {group}: {name}, seed {seed}", flush=True)
-                    tables.save(f"compare/{own}", measure(run, args.output_dir / own, args.steps, seed))
+                once = partial(measure, run, args.output_dir / own, args.steps, seed)
+                tables.measure_once(f"compare/{own}", args.steps, f"{group}: {name}, seed {seed}", once)
     for group in args.groups:
         print(f"\n{group}\n{table(group)}")
 

@@ -7,6 +7,7 @@ python benchmarks/readme.py                     # puts the table of all result f
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,9 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     for name in args.arms:
-        file = f"miniature/{tables.file_name(name)}"
-        done = tables.load(file)
-        if done is None or done["training"]["steps"] != args.steps:
-            print(f"\n=== {name}", flush=True)
-            tables.save(file, measure(name, args.output_dir / tables.file_name(name), args.steps))
+        own = tables.file_name(name)
+        run = partial(measure, name, args.output_dir / own, args.steps)
+        tables.measure_once(f"miniature/{own}", args.steps, name, run)
     results = tables.load_arms("miniature", ARMS)
     print(table(results))
     print(json.dumps({name: result["training"]["seconds"] for name, result in results.items()}))

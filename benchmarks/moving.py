@@ -9,6 +9,7 @@ clips and pairs. Clips with their frames in another order are the control: what 
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +128,9 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     for name in args.arms:
-        done = tables.load(f"moving/{tables.file_name(name)}")
-        if done is None or done["training"]["steps"] != args.steps:
-            print(f"\n=== {name}", flush=True)
-            start, own = args.start_dir / tables.file_name(ARMS[name][2]), tables.file_name(name)
-            tables.save(f"moving/{own}", measure(name, start, args.output_dir / own, args.steps))
+        start, own = args.start_dir / tables.file_name(ARMS[name][2]), tables.file_name(name)
+        run = partial(measure, name, start, args.output_dir / own, args.steps)
+        tables.measure_once(f"moving/{own}", args.steps, name, run)
     print(sections()["moving table"])
 
 

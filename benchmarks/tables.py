@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,14 @@ def load(name: str) -> dict[str, Any] | None:
     """One result file, or None where it was never made."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def measure_once(name: str, steps: int, label: str, measure: Callable[[], dict[str, Any]]) -> None:
+    """Make and keep a result of a training of ``steps``, unless there is one."""
+    done = load(name)
+    if done is None or done["training"]["steps"] != steps:
+        print(f"\n=== {label}", flush=True)
+        save(name, measure())
 
 
 def file_name(arm: str) -> str:
