@@ -5,6 +5,8 @@ import tiny
 import torch
 from tiny import IMAGE_TOKEN_ID
 
+from adem_vl_hf.modeling.fusion_adem_vl import fuse
+
 NUMBERS = [2, 0, 3, 1]  # images of each row
 
 
@@ -65,6 +67,25 @@ def test_the_memory_holds_the_images_one_after_another(model):
     if model.config.frame_embeddings:
         order += model.adapter.frame_embedding[1] - model.adapter.frame_embedding[0]
     torch.testing.assert_close(moved, order, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_fused_term_of_several_images_is_the_mean_of_theirs(bases):
+    """A sum over slots grows with their number; what was learned with one image is to hold for many."""
+    model = tiny.build(bases, drop_ratio=0.3)
+    picture = tiny.pictures(1)[:, None]  # [1, 1, 3, H, W]
+    rows = torch.cat([picture.expand(1, number, -1, -1, -1) for number in (1, 4)], dim=1)
+    hidden = torch.randn(1, 5, model.config.text_config.hidden_size)
+
+    def term(pixels, mask=None):
+        memory = model.get_visual_memory(pixels, mask)
+        slots = memory["visual_mask"]
+        return fuse(hidden, memory["visual_key"], memory["visual_value"], "silu", 0.3, slots)
+
+    one = term(picture)
+    torch.testing.assert_close(term(rows), one, atol=1e-5, rtol=1e-4)
+    there = torch.tensor([[True, True, True, False, False]])
+    torch.testing.assert_close(term(rows, there), one, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

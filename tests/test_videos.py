@@ -239,6 +239,19 @@ def test_questions_of_order_are_true_and_exactly_balanced(split):
             assert {texts["references"][0], other} == set(texts["choices"])
 
 
+@pytest.mark.parametrize("kinds", [("order",), ("order", "caption", "order")])
+def test_questions_of_order_come_in_pairs_that_differ_in_nothing_else(kinds):
+    data = OpenMojiVideos("test", size=20 * len(kinds), kinds=kinds)
+    for index in range(len(data)):
+        turn, place = divmod(index, len(kinds))
+        if kinds[place] == "order" and turn % 2 == 0:
+            one, other = data[index], data[index + len(kinds)]
+            assert (one["prompt"], one["choices"]) == (other["prompt"], other["choices"])
+            assert {one["answer"].strip(), other["answer"].strip()} == set(one["choices"])
+            frames = zip(arrays(one["video"]), arrays(other["video"])[::-1], strict=True)
+            assert all((first == second).all() for first, second in frames)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_presence_and_what_are_true_and_exactly_balanced(split):
     answers, asked = Counter(), {True: Counter(), False: Counter()}

@@ -62,6 +62,7 @@ def ask_order(clip: Clip, form: str, yes: bool, rng: random.Random) -> dict[str,
     both = (clip, opposite(clip))
     words = [f"the {one.names[0]}" if clip.family == "replacement" else WORDS[one.event][2] for one in both]
     answer = words[0]
+    words.sort()  # the opposite clip, with the generator in the same state, is asked in the same words
     rng.shuffle(words)
     return _pair(TWO_WAYS[clip.family].format(*words, thing=clip.names[0]), answer, words)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from .motion import FAMILIES, Clip, draw_clip, random_clip
+from .motion import FAMILIES, Clip, draw_clip, opposite, random_clip
 from .motion_grammar import FORMS, KINDS, ask_caption, ask_order, ask_presence, ask_what
 from .openmoji import sprites_of
 from .sample import Sample, check_arguments
@@ -19,9 +19,10 @@ WHAT = ("horizontal", "size", "angle", "replacement", "vertical", "size", "angle
 class OpenMojiVideos(Dataset[Sample]):
     """Clips with captions and questions (the grammar is in ``motion_grammar``); the frames are in ``video``.
 
-    Answers are balanced exactly and not by chance: of any 20 consecutive samples of kind "order" four ask about each
-    family of events, half of them for one of two directions and half for yes or no, with every answer as often as its
-    opposite; likewise "presence" (of 10) and "what" (of 8). Everything else is drawn.
+    Answers are balanced exactly and not by chance: samples of kind "order" come in pairs, a clip and then the same
+    frames backwards, with one question and opposite answers (all that such a pair teaches is the order); of any 20
+    consecutive ones four ask about each family of events, half of them for one of two directions and half for yes or
+    no. Likewise "presence" (of 10) and "what" (of 8). Everything else is drawn.
 
     Args:
         split: ``"train"`` or ``"test"``; no thing does the same, or the opposite, in both.
@@ -48,9 +49,11 @@ class OpenMojiVideos(Dataset[Sample]):
         """The truth of sample ``index``, the kind asked, the texts, and the generator that goes on to draw."""
         if not 0 <= index < self.size:
             raise IndexError(index)
-        rng = random.Random(f"videos-{self.seed}-{self.split}-{index}")
         turn, place = divmod(index, len(self.kinds))
         kind = self.kinds[place]
+        if kind == "order":
+            return self._order(index, turn)
+        rng = random.Random(f"videos-{self.seed}-{self.split}-{index}")
         if kind == "what":
             clip = random_clip(rng, self.split, WHAT[turn % len(WHAT)], rng.random() < 0.5)
             return clip, kind, ask_what(clip), rng
@@ -60,15 +63,21 @@ class OpenMojiVideos(Dataset[Sample]):
         if kind == "caption":
             clip = random_clip(rng, self.split, family, bool(answer))
             return clip, kind, ask_caption(clip), rng
-        if kind == "order":
-            form = FORMS[turn % 2]
-            clip = random_clip(rng, self.split, family, bool(answer) if form == "two-way" else rng.random() < 0.5)
-            return clip, kind, ask_order(clip, form, bool(answer), rng), rng
         clip = random_clip(rng, self.split, family, rng.random() < 0.5)
         asked = clip
         while not answer and set(asked.things) & set(clip.things):
             asked = random_clip(rng, self.split, family, True)  # things that the family could have shown
         return clip, kind, ask_presence(rng.choice(asked.things), bool(answer)), rng
+
+    def _order(self, index: int, turn: int) -> tuple[Clip, str, dict[str, Any], random.Random]:
+        pair, backwards = divmod(turn, 2)
+        first = index - backwards * len(self.kinds)  # both are drawn as the first one is
+        rng = random.Random(f"videos-{self.seed}-{self.split}-{first}")
+        form, place = divmod(pair, len(FAMILIES))
+        clip = random_clip(rng, self.split, list(FAMILIES)[place], rng.random() < 0.5)
+        yes = (rng.random() < 0.5) != bool(backwards)
+        clip = opposite(clip) if backwards else clip
+        return clip, "order", ask_order(clip, FORMS[form % len(FORMS)], yes, rng), rng
 
     def __getitem__(self, index: int) -> Sample:
         clip, kind, texts, rng = self.clip(index)

@@ -196,9 +196,12 @@ class AdemVLAdapter(nn.Module):
             batch: B.
 
         Returns:
-            key [B, n*S, D] = phi(V + E_key), value [B, n*S, D] = alpha * (V + E_value), which of the slots are there
-            [B, n*S] (None = all), and V [B, n*S, D] (None without images). Rows without an image have V = 0 in the
-            slots of one image: a learned text memory.
+            key [B, n*S, D] = phi(V + E_key), value [B, n*S, D] = alpha / n * (V + E_value), which of the slots are
+            there [B, n*S] (None = all), and V [B, n*S, D] (None without images). Rows without an image have V = 0 in
+            the slots of one image: a learned text memory.
+
+        The fused term is a sum over slots that nothing normalises: dividing by a row's n images makes it their mean,
+        of the size that was learned with one image.
         """
         config = self.config
         visual, mask = None, None
@@ -211,12 +214,13 @@ class AdemVLAdapter(nn.Module):
                 visual = visual + self.frame_embedding[frames][:, None]
             visual = spread(visual, image_mask, batch)  # [B, n, S, D]
             key, value = visual + key, visual + value
+            share = 1 / visual.shape[1]
             if image_mask is not None and image_mask.shape[1] > 1:
                 there = image_mask.index_fill(1, torch.zeros(1, dtype=torch.long, device=image_mask.device), True)
                 if not there.all():
-                    value = value * there[:, :, None, None]
+                    share = (there / there.sum(1, keepdim=True)).to(value)[:, :, None, None]  # [B, n, 1, 1]
                     mask = there.repeat_interleave(visual.shape[2], dim=1)  # [B, n*S]
-            key, value, visual = key.flatten(1, 2), value.flatten(1, 2), visual.flatten(1, 2)
+            key, value, visual = key.flatten(1, 2), (share * value).flatten(1, 2), visual.flatten(1, 2)
         key = kernel_map(key, config.kernel)
         # the same tensor, laid out as the product with its transpose reads it, in every layer and step
         key = key.mT.contiguous().mT.expand(batch, -1, -1)
