@@ -12,9 +12,10 @@ import tables
 import torch
 from torch.nn import functional as F
 
-from adem_vl_hf.modeling.fusion_adem_vl import fuse, kernel_map
+from adem_vl_hf.modeling.fusion_adem_vl import fuse, kernel_map, memory_of_pass
 
-SHAPES = ((1, 256, 320, 4096), (4, 256, 320, 576))  # B, T, S, D: LLaMA-7B and SmolLM2-135M
+# B, T, S, D: LLaMA-7B and SmolLM2-135M, each with a text and with one more token of an answer
+SHAPES = ((1, 256, 320, 4096), (4, 256, 320, 576), (1, 1, 320, 4096), (4, 1, 320, 576))
 DROP_RATIO, SCALE = 0.1, 0.1
 WAYS = ("two matrix products", "fused term", "the authors' way")
 
@@ -43,6 +44,7 @@ def ways(batch: int, text: int, slots: int, width: int, dtype: torch.dtype, back
     with torch.no_grad():  # once for all layers, as the adapter lays them out
         key, value = kernel_map(visual + embeddings[0], "silu"), SCALE * (visual + embeddings[1])
     key, value = leaf(key.mT.contiguous().mT), leaf(value)
+    as_read = memory_of_pass(key, value, None, text)[:2]  # once for all layers, too
     inputs = (hidden_states, visual, *embeddings, key, value)
 
     def call(function: Callable[..., torch.Tensor], *arguments: Any) -> Callable[[], None]:
@@ -60,7 +62,7 @@ def ways(batch: int, text: int, slots: int, width: int, dtype: torch.dtype, back
             WAYS,
             (
                 call(lambda: (hidden_states @ key.mT) @ value),
-                call(fuse, hidden_states, key, value, "silu", DROP_RATIO),
+                call(fuse, hidden_states, *as_read, "silu", DROP_RATIO),
                 call(authors_way, hidden_states, visual, *embeddings),
             ),
             strict=True,
@@ -73,7 +75,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     rows = []
     for shape in SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
-            for backward in (False, True):
+            for backward in (False, True) if shape[1] > 1 else (False,):
                 name = f"{shape} {str(dtype).removeprefix('torch.')}{', backward too' if backward else ''}"
                 times = measures.interleaved(ways(*shape, dtype, backward), repeats, name)
                 rows.append({

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .cross_attention_evlm import GatedCrossAttention, feed_forward
-from .inputs_adem_vl import frame_numbers, spread
+from .inputs_adem_vl import frame_embeds, spread
 from .visibility_evlm import ALWAYS, NOTHING
 
 
@@ -74,8 +74,8 @@ class EvlmAdapter(nn.Module):
         config = self.config
         levels = [norm(features[:, i]) for i, norm in enumerate(self.level_norms)]  # [I, 1+N, C] each
         if config.frame_embeddings:
-            frames = frame_numbers(image_mask, len(features), batch, self.frame_embedding)
-            levels = [level + self.frame_embedding[frames][:, None] for level in levels]
+            frames = frame_embeds(self.frame_embedding, image_mask, len(features), batch)  # [I, 1, C]
+            levels = [level + frames for level in levels]
         if config.level_fusion == "concatenate":
             levels = [torch.cat(levels, dim=-1)]  # [I, 1+N, k * C]
         layers = list(zip(self.cross_attention, config.level_map, strict=True))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .inputs_adem_vl import frame_numbers, spread
+from .inputs_adem_vl import frame_embeds, spread
 from .precision_adem_vl import InputPrecisionLinear
 
 
@@ -103,12 +103,25 @@ def fuse(
 
     Args:
         hidden_states: [B, T, D].
-        key: phi(V + E_key), [B, S, D]. value: alpha * (V + E_value), [B, S, D].
+        key: phi(V + E_key), [B, S, D]. value: alpha * (V + E_value), [B, S, D]. It is computed in their precision.
         slot_mask: [B, S], the slots that are there (the value of the others is zero), or None = all.
     """
-    scores = kernel_map(hidden_states, kernel) @ key.transpose(1, 2)  # [B, T, S]
+    scores = kernel_map(hidden_states.to(key.dtype), kernel) @ key.transpose(1, 2)  # [B, T, S]
     # in place: nothing else needs the scores as they were, nor does the product's backward
-    return adaptive_drop_(scores, drop_ratio, slot_mask) @ value  # [B, T, D]
+    return (adaptive_drop_(scores, drop_ratio, slot_mask) @ value).to(hidden_states.dtype)  # [B, T, D]
+
+
+def memory_of_pass(
+    key: torch.Tensor, value: torch.Tensor, slot_mask: torch.Tensor | None, positions: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The memory as a pass over so many positions reads it fastest.
+
+    A CPU multiplies a single row by 16-bit numbers several times slower than by 32-bit ones: each step of decoding would
+    spend more on two products a layer than on all the rest of the fused term (``benchmarks/fusion_speed.py``).
+    """
+    if positions == 1 and key.device.type == "cpu" and key.dtype.itemsize == 2 and not _is_traced():
+        key, value = key.float(), value.float()
+    return key, value, slot_mask
 
 
 class LowRankProjector(nn.Module):
@@ -210,8 +223,7 @@ class AdemVLAdapter(nn.Module):
             patches = pool_scales(features[:, 1:], config.visual_token_counts, config.pooling)  # [I, S, C]
             visual = config.visual_scale * self.visual_projector(patches)  # [I, S, D]
             if config.frame_embeddings:
-                frames = frame_numbers(image_mask, len(features), batch, self.frame_embedding)
-                visual = visual + self.frame_embedding[frames][:, None]
+                visual = visual + frame_embeds(self.frame_embedding, image_mask, len(features), batch)
             visual = spread(visual, image_mask, batch)  # [B, n, S, D]
             key, value = visual + key, visual + value
             share = 1 / visual.shape[1]

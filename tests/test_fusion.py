@@ -9,7 +9,14 @@ from torch.nn import functional as F
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
 from adem_vl_hf.modeling import fusion_adem_vl
-from adem_vl_hf.modeling.fusion_adem_vl import AdemVLAdapter, adaptive_drop_, fuse, kernel_map, pool_scales
+from adem_vl_hf.modeling.fusion_adem_vl import (
+    AdemVLAdapter,
+    adaptive_drop_,
+    fuse,
+    kernel_map,
+    memory_of_pass,
+    pool_scales,
+)
 
 
 def naive_drop(scores, drop_ratio):
@@ -100,6 +107,21 @@ def test_fuse_is_drop_of_the_scores_times_the_values():
             scores = torch.stack([query @ slot for slot in key[b]])
             kept = scores * (scores >= scores.sort().values[2])
             torch.testing.assert_close(fused[b, t], (kept[:, None] * value[b]).sum(0), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_single_position_reads_the_memory_in_32_bits(dtype):
+    generator = torch.Generator().manual_seed(0)
+    hidden, key, value = (torch.randn(2, n, 8, generator=generator).to(dtype) for n in (1, 10, 10))
+    memory = memory_of_pass(key, value, None, 1)
+    assert [part.dtype for part in memory[:2]] == [torch.float32] * 2
+    fused = fuse(hidden, *memory[:2], "silu", 0.2)
+    assert fused.dtype == dtype
+    exact = fuse(hidden.double(), key.double(), value.double(), "silu", 0.2)
+    torch.testing.assert_close(fused, exact.to(dtype), atol=0.05, rtol=0.02)
+    text = memory_of_pass(key, value, None, 2)
+    assert text[0] is key
+    assert text[1] is value
 
 
 @pytest.fixture

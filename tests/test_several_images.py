@@ -6,6 +6,7 @@ import torch
 from tiny import IMAGE_TOKEN_ID
 
 from adem_vl_hf.modeling.fusion_adem_vl import fuse
+from adem_vl_hf.modeling.inputs_adem_vl import FRAME_SCALE
 
 NUMBERS = [2, 0, 3, 1]  # images of each row
 
@@ -65,7 +66,7 @@ def test_the_memory_holds_the_images_one_after_another(model):
     moved = both["image_hidden_states"][:, slots:] - second  # the same for every slot: which picture it is
     order = torch.zeros_like(moved)
     if model.config.frame_embeddings:
-        order += model.adapter.frame_embedding[1] - model.adapter.frame_embedding[0]
+        order += FRAME_SCALE * (model.adapter.frame_embedding[1] - model.adapter.frame_embedding[0])
     torch.testing.assert_close(moved, order, atol=1e-5, rtol=1e-4)
 
 

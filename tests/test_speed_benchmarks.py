@@ -59,14 +59,14 @@ def test_every_way_of_the_fused_term_computes_the_same(backward, monkeypatch):
 
 def test_the_table_of_the_fused_term(results, monkeypatch, capsys):
     script = results("fusion_speed")
-    monkeypatch.setattr(script, "SHAPES", ((1, 4, 10, 8),))
+    monkeypatch.setattr(script, "SHAPES", ((1, 4, 10, 8), (2, 1, 10, 8)))
     scripts.call(script, monkeypatch, "--repeats", 2)
     saved = script.tables.load("fusion_speed")
-    assert len(saved["rows"]) == 4  # two precisions, forward and both
+    assert len(saved["rows"]) == 6  # two precisions; forward and both, of one more token forward alone
     ratios = saved["rows"][0]["ratios"]
     line = f"| 1, 4, 10, 8 | float32 | forward | {ratios['fused term']:.2f} |"
     assert line in capsys.readouterr().out
-    assert script.sections()["fusion table"].count("\n") == 5
+    assert script.sections()["fusion table"].count("\n") == 7
 
 
 def test_growth_is_measured_and_plotted(results, bases, monkeypatch, tmp_path):
@@ -150,7 +150,7 @@ def test_clips_go_on_from_single_pictures(results, bases, monkeypatch, tmp_path)
     folders = str(bases / "llama"), str(bases / "clip")
     monkeypatch.setattr(script, "build_model", lambda kind, **fields: build(*folders, kind, **fields))
     monkeypatch.setattr(script, "STEPS", 1)
-    monkeypatch.setattr(script, "ARMS", {"evlm, 4 media tokens": ("evlm", {"media_tokens": 1}, "still")})
+    monkeypatch.setattr(script, "ARMS", {"evlm, 4 media tokens": script.Arm("evlm", {"media_tokens": 1}, "still", 1e-3)})
     monkeypatch.setattr(script, "BATCH_SIZE", 2)
     videos, pairs = script.OpenMojiVideos, script.OpenMojiPairs
     few = {

@@ -6,6 +6,10 @@ Shapes: B batch, T text positions, n images a row (at most), I images in the bat
 import torch
 from torch import nn
 
+# at one learning rate a step of Adam moves the frame embeddings as far as any weight: from zero, it would take thousands
+# of steps before frames differ beside features of unit size
+FRAME_SCALE = 10.0
+
 
 def images_of_rows(
     pixel_values: torch.Tensor, image_mask: torch.Tensor | None, batch_size: int | None
@@ -54,10 +58,10 @@ def image_positions(image_mask: torch.Tensor | None, images: int, batch_size: in
     return image_mask.nonzero()[:, 1].to(device)
 
 
-def frame_numbers(
-    image_mask: torch.Tensor | None, images: int, batch_size: int, embedding: torch.Tensor
+def frame_embeds(
+    embedding: torch.Tensor, image_mask: torch.Tensor | None, images: int, batch_size: int
 ) -> torch.Tensor:
-    """Which frame embedding each of the I images gets: [I].
+    """What says of each of the I images which of its row it is, [I, 1, C]; ``embedding``: [most, C], zero at the start.
 
     Raises:
         ValueError: a row has more images than there are embeddings.
@@ -68,7 +72,8 @@ def frame_numbers(
             f"a row has {number} images and the model {most} frame embeddings; give fewer images (or frames), or train "
             "with a larger frame_embeddings"
         )
-    return image_positions(image_mask, images, batch_size, embedding.device)
+    frames = image_positions(image_mask, images, batch_size, embedding.device)
+    return FRAME_SCALE * embedding[frames][:, None]
 
 
 def check_image_tokens(

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from .configuration_adem_vl import AdemVLConfig
 from .distributed_adem_vl import several_processes
 from .frozen_adem_vl import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
-from .fusion_adem_vl import AdemVLAdapter
+from .fusion_adem_vl import AdemVLAdapter, memory_of_pass
 from .inputs_adem_vl import check_image_tokens
 from .layers_adem_vl import attach_fusion
 from .vision_adem_vl import attach_vision_adapters
@@ -181,15 +181,15 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         memory: dict[str, Any] = {"image_embeds": image_embeds}
+        given = input_ids if input_ids is not None else inputs_embeds
         if visual_key is None:
-            given = input_ids if input_ids is not None else inputs_embeds
             memory |= self._memory_for(given, pixel_values, image_mask, past_key_values)
             visual_key, visual_value, visual_mask = (memory[name] for name in self.memory_names[:3])
         seen = (visual_key, visual_value, visual_mask)
         without_head = kwargs.pop("without_head", False)
         outputs, loss, logits = self._read(
             memory,
-            {"visual_memory": seen},
+            {"visual_memory": seen if given is None else memory_of_pass(*seen, given.shape[1])},
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
