@@ -48,7 +48,8 @@ class Arm(NamedTuple):
     learning_rate: float
 
 
-# rates found by short runs. Clipping lets EVLM's gates, whose gradients are the largest, decide how far all the rest goes
+# rates found by short runs; no clipping: the gates of EVLM have the largest gradients and would decide how far the rest
+# goes
 ARMS = {
     "adem_vl": Arm("adem_vl", RECIPES["adem_vl"].settings, None, 2e-3),
     "evlm, 4 media tokens": Arm("evlm", {"media_tokens": 4}, "4 media tokens", 1.5e-3),

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from .inputs_adem_vl import frame_embeds, spread
 from .precision_adem_vl import InputPrecisionLinear
 
+ONE_IN_BITS = {torch.bfloat16: np.int16(0x3F80), torch.float16: np.int16(0x3C00)}
+
 
 def kernel_map(x: torch.Tensor, kernel: str) -> torch.Tensor:
     """The feature map of the parameter-free cross-attention (Table "kernel map"), over the last dimension."""
@@ -54,7 +56,7 @@ def pool_scales(patches: torch.Tensor, counts: list[int], pooling: str = "avg") 
 
 @torch.no_grad()
 def keep_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor | None = None) -> torch.Tensor | None:
-    """Which scores [B, T, S] adaptive fusion keeps, bool, or None where the ratio drops none.
+    """Which scores [B, T, S] adaptive fusion keeps: bool, or 1 and 0 in their precision. None where it drops none.
 
     It drops those strictly below the ``int(drop_ratio * S)``-th of each row in ascending order. The ranking is signed
     (the most negative go first), joint over all scales and images, and carries no gradient.
@@ -73,12 +75,25 @@ def keep_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor |
         return scores >= smallest.gather(-1, index)
     # selecting is several times faster than sorting
     if scores.device.type == "cpu" and type(scores) is torch.Tensor and not _is_traced():
-        # and NumPy's selection, which is vectorised, than torch's; it knows no bfloat16
-        exact = scores.dtype in (torch.float32, torch.float64)
-        rows = (scores.detach() if exact else scores.detach().float()).numpy()
-        return torch.from_numpy(rows >= np.partition(rows, most, axis=-1)[..., most, None])
+        return _keep_mask_on_cpu(scores, most)
     # the largest of the most + 1 smallest
     return scores >= scores.topk(most + 1, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
+
+
+def _keep_mask_on_cpu(scores: torch.Tensor, most: int) -> torch.Tensor:
+    """NumPy's selection is vectorised, which torch's is not, and so is its way from bool to a number."""
+    one = ONE_IN_BITS.get(scores.dtype)
+    if one is None:
+        rows = scores.detach().numpy()
+        kept = rows >= np.partition(rows, most, axis=-1)[..., most, None]
+        return torch.from_numpy(kept.astype(rows.dtype))
+    # 16-bit numbers by their bits: as integers they are in the same order once those of the negative ones are turned
+    bits = scores.detach().view(torch.int16).numpy()
+    rows = bits >> 15
+    rows &= 0x7FFF
+    rows ^= bits
+    kept = rows >= np.partition(rows, most, axis=-1)[..., most, None]
+    return torch.from_numpy(kept * one).view(scores.dtype)
 
 
 def _is_traced() -> bool:
@@ -116,8 +131,8 @@ def memory_of_pass(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The memory as a pass over so many positions reads it fastest.
 
-    A CPU multiplies a single row by 16-bit numbers several times slower than by 32-bit ones: each step of decoding would
-    spend more on two products a layer than on all the rest of the fused term (``benchmarks/fusion_speed.py``).
+    A CPU multiplies a single row by 16-bit numbers several times slower than by 32-bit ones: each step of decoding
+    would spend more on two products a layer than on all the rest of the fused term (``benchmarks/fusion_speed.py``).
     """
     if positions == 1 and key.device.type == "cpu" and key.dtype.itemsize == 2 and not _is_traced():
         key, value = key.float(), value.float()
@@ -226,7 +241,7 @@ class AdemVLAdapter(nn.Module):
                 visual = visual + frame_embeds(self.frame_embedding, image_mask, len(features), batch)
             visual = spread(visual, image_mask, batch)  # [B, n, S, D]
             key, value = visual + key, visual + value
-            share = 1 / visual.shape[1]
+            share: float | torch.Tensor = 1 / visual.shape[1]
             if image_mask is not None and image_mask.shape[1] > 1:
                 there = image_mask.index_fill(1, torch.zeros(1, dtype=torch.long, device=image_mask.device), True)
                 if not there.all():

@@ -150,7 +150,9 @@ def test_clips_go_on_from_single_pictures(results, bases, monkeypatch, tmp_path)
     folders = str(bases / "llama"), str(bases / "clip")
     monkeypatch.setattr(script, "build_model", lambda kind, **fields: build(*folders, kind, **fields))
     monkeypatch.setattr(script, "STEPS", 1)
-    monkeypatch.setattr(script, "ARMS", {"evlm, 4 media tokens": script.Arm("evlm", {"media_tokens": 1}, "still", 1e-3)})
+    monkeypatch.setattr(
+        script, "ARMS", {"evlm, 4 media tokens": script.Arm("evlm", {"media_tokens": 1}, "still", 1e-3)}
+    )
     monkeypatch.setattr(script, "BATCH_SIZE", 2)
     videos, pairs = script.OpenMojiVideos, script.OpenMojiPairs
     few = {

@@ -53,7 +53,7 @@ def split_scales(slots: torch.Tensor, counts: Sequence[int]) -> list[torch.Tenso
 def kept_mask(scores: torch.Tensor, drop_ratio: float) -> torch.Tensor:
     """Which of the scores [..., S] ``adaptive_drop_`` keeps, bool; a kept score may be 0 itself."""
     kept = keep_mask(scores, drop_ratio)
-    return torch.ones_like(scores, dtype=torch.bool) if kept is None else kept
+    return torch.ones_like(scores, dtype=torch.bool) if kept is None else kept.bool()
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ Shapes: B batch, T text positions, n images a row (at most), I images in the bat
 import torch
 from torch import nn
 
-# at one learning rate a step of Adam moves the frame embeddings as far as any weight: from zero, it would take thousands
-# of steps before frames differ beside features of unit size
+# at one learning rate a step of Adam moves the frame embeddings as far as any weight: from zero, it would take
+# thousands of steps before frames differ beside features of unit size
 FRAME_SCALE = 10.0
 
 

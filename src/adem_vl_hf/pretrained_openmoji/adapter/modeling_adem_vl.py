@@ -185,6 +185,8 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
         if visual_key is None:
             memory |= self._memory_for(given, pixel_values, image_mask, past_key_values)
             visual_key, visual_value, visual_mask = (memory[name] for name in self.memory_names[:3])
+        assert visual_key is not None
+        assert visual_value is not None
         seen = (visual_key, visual_value, visual_mask)
         without_head = kwargs.pop("without_head", False)
         outputs, loss, logits = self._read(
