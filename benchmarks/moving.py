@@ -21,6 +21,7 @@ from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiPairs, OpenMojiVideos
 from adem_vl_hf.data.mixture import OpenMojiMixture
 from adem_vl_hf.demo import RECIPES
+from adem_vl_hf.evaluation.metrics import is_right
 from adem_vl_hf.evaluation.run import predict
 from adem_vl_hf.evaluation.scoring import score
 from adem_vl_hf.pretrained import CHECKPOINT, build_model
@@ -59,12 +60,23 @@ SOURCES = {"openmoji-videos": ("true", "shuffled_frames"), "openmoji-pairs": ("t
 
 
 def test_sets() -> dict[str, Any]:
-    """Combinations that were never trained; 160 questions of order, every event and answer alike."""
+    """Combinations that were never trained; 320 questions of order, every event and answer alike."""
     videos = ("order", "order", "what", "caption")
     return {
-        "openmoji-videos": OpenMojiVideos("test", size=320, kinds=videos, frames=FRAMES),
+        "openmoji-videos": OpenMojiVideos("test", size=640, kinds=videos, frames=FRAMES),
         "openmoji-pairs": OpenMojiPairs("test", size=240, kinds=("which", "more", "same")),
     }
+
+
+def order_by_family(videos: OpenMojiVideos, rows: list[Any]) -> dict[str, dict[str, Any]]:
+    """Share of right answers on the order of frames, for each family of events and form of question."""
+    right: dict[str, list[bool]] = {}
+    for row in rows:
+        if row["kind"] == "order":
+            clip, *_ = videos.clip(int(row["id"].rsplit("-", 1)[1]))
+            form = "yes or no" if row["choices"] == ["yes", "no"] else "which of two"
+            right.setdefault(f"{clip.family}, {form}", []).append(is_right(row["prediction"], row["references"]))
+    return {key: {"accuracy": sum(values) / len(values), "n": len(values)} for key, values in right.items()}
 
 
 def measure(name: str, start: Path, folder: Path, steps: int) -> dict[str, Any]:
@@ -91,6 +103,8 @@ def measure(name: str, start: Path, folder: Path, steps: int) -> dict[str, Any]:
             output.parent.mkdir(exist_ok=True)
             rows = predict(model, processor, dataset, output=output, batch_size=32, max_new_tokens=20, images=images)  # type: ignore[arg-type]
             metrics.setdefault(task, {})[images] = score(task, rows)
+            if isinstance(dataset, OpenMojiVideos):
+                metrics[task][images]["order"] = order_by_family(dataset, rows)
     return {"training": facts, "image_tokens": model.config.image_tokens, "metrics": metrics}
 
 
@@ -126,10 +140,24 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join([*lines, f"| always the commonest answer | | | {' | '.join(chances)} |"])
 
 
+def order_table(results: dict[str, dict[str, Any]]) -> str:
+    """A row for each family of events and form of question; right order / another order, per cent."""
+    lines = ["| order of | n | " + " | ".join(results) + " |", "|---|---|" + "---|" * len(results)]
+    videos = [result["metrics"]["openmoji-videos"] for result in results.values()]
+    for name, first in sorted(videos[0]["true"]["order"].items()):
+        cells = [
+            " / ".join(f"{100 * part[source]['order'][name]['accuracy']:.1f}" for source in SOURCES["openmoji-videos"])
+            for part in videos
+        ]
+        lines.append(f"| {name} | {first['n']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def sections() -> dict[str, str]:
     """What README.md shows of the result files."""
     results = tables.load_arms("moving", ARMS)
-    return {"moving table": table(results) if results else ""}
+    makers = {"moving table": table, "order table": order_table}
+    return {name: make(results) if results else "" for name, make in makers.items()}
 
 
 def main() -> None:
@@ -145,7 +173,7 @@ def main() -> None:
         start = CHECKPOINT if start is None else args.start_dir / tables.file_name(start)
         run = partial(measure, name, start, args.output_dir / own, args.steps)
         tables.measure_once(f"moving/{own}", args.steps, name, run)
-    print(sections()["moving table"])
+    print("\n\n".join(sections().values()))
 
 
 if __name__ == "__main__":

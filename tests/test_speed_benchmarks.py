@@ -130,18 +130,21 @@ def test_the_table_of_clips_and_pairs(results):
     questions = {
         kind: {"accuracy": 0.75, "chance": 0.5, "n": 10} for kind in ("order", "what", "which", "more", "same")
     }
-    right = {"caption": caption, "questions": questions}
+    families = {"size, yes or no": {"accuracy": 0.875, "n": 8}}
+    right = {"caption": caption, "questions": questions, "order": families}
     control = copy.deepcopy(right)
-    control["questions"]["order"]["accuracy"] = 0.5
+    control["questions"]["order"]["accuracy"] = control["order"]["size, yes or no"]["accuracy"] = 0.5
     metrics = {
         "openmoji-videos": {"true": right, "shuffled_frames": control},
         "openmoji-pairs": {"true": right, "swapped_images": control},
     }
-    assert script.sections() == {"moving table": ""}
+    assert script.sections() == {"moving table": "", "order table": ""}
     result = {"training": {"trained_numbers": 1234}, "image_tokens": 1, "metrics": metrics}
     script.tables.save("moving/evlm_4_media_tokens", result)
     line = script.sections()["moving table"].splitlines()[2]
     assert line.startswith("| evlm, 4 media tokens | 1,234 | 1 | 75.0 / 50.0 | 75.0 / 75.0 | 25.0 / 25.0 |")
+    order = script.sections()["order table"].splitlines()
+    assert order[::2] == ["| order of | n | evlm, 4 media tokens |", "| size, yes or no | 8 | 87.5 / 50.0 |"]
 
 
 def test_clips_go_on_from_single_pictures(results, bases, monkeypatch, tmp_path):
@@ -173,6 +176,7 @@ def test_clips_go_on_from_single_pictures(results, bases, monkeypatch, tmp_path)
     scripts.call(script, monkeypatch, *arguments)
     saved = script.tables.load("moving/evlm_4_media_tokens")
     assert saved["metrics"]["openmoji-videos"].keys() == {"true", "shuffled_frames"}
+    assert saved["metrics"]["openmoji-videos"]["true"]["order"]["horizontal, which of two"]["n"] == 2
     assert saved["metrics"]["openmoji-pairs"]["swapped_images"]["n"] == 3
     trained = EvlmForConditionalGeneration.from_pretrained(tmp_path / "out" / "evlm_4_media_tokens")
     assert trained.config.frame_embeddings == script.FRAMES

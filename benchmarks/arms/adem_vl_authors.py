@@ -56,6 +56,9 @@ class AuthorsAdemVLForConditionalGeneration(AdemVLForConditionalGeneration):
         if self.config.vision_adapter_dim:
             attach_vision_adapters(self.vision_tower, self, self.config.vision_adapter_scale)
 
+    def _memory_of_pass(self, key, value, slot_mask, positions: int) -> tuple:
+        return key, value, slot_mask
+
 
 def unused_adem_vl(config) -> int:
     """Of the tower adapters that the authors count, those on which no feature depends."""

@@ -129,6 +129,9 @@ class LlamaAdapterForConditionalGeneration(ClassTokenFeatures, AdemVLForConditio
     def _tower_trains(self) -> bool:
         return False
 
+    def _memory_of_pass(self, key, value, slot_mask, positions: int) -> tuple:
+        return key, value, slot_mask
+
     def get_visual_memory(self, pixel_values=None, image_mask=None, batch_size=None):
         """``visual_key`` and ``visual_value`` [B, L, H, K, head size] of the prompts, the value times its gate."""
         batch = batch_size or (1 if pixel_values is None else pixel_values.shape[0])

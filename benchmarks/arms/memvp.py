@@ -75,8 +75,8 @@ class MemVPAdapter(AdemVLAdapter):
 
 def memory_term(owner: nn.Module, hidden_states: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *unused):
     """[B, T, D] from the MLP's input [B, T, D] and key and value [B, S, D]."""
-    scores = F.silu(hidden_states @ key.transpose(1, 2))  # [B, T, S]
-    return F.dropout(scores, owner.config.score_dropout, owner.training) @ value
+    scores = F.silu(hidden_states.to(key.dtype) @ key.transpose(1, 2))  # [B, T, S]
+    return (F.dropout(scores, owner.config.score_dropout, owner.training) @ value).to(hidden_states.dtype)
 
 
 class MemVPForConditionalGeneration(AdemVLForConditionalGeneration):

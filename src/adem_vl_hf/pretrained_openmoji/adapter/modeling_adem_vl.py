@@ -147,6 +147,10 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
             check_image_tokens(given, config.image_token_id, config.image_tokens, pixel_values, image_mask)
         return memory
 
+    def _memory_of_pass(self, key, value, slot_mask, positions: int) -> tuple:
+        """``visual_key``, ``visual_value`` and ``visual_mask`` as the layers read them."""
+        return memory_of_pass(key, value, slot_mask, positions)
+
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -185,13 +189,11 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
         if visual_key is None:
             memory |= self._memory_for(given, pixel_values, image_mask, past_key_values)
             visual_key, visual_value, visual_mask = (memory[name] for name in self.memory_names[:3])
-        assert visual_key is not None
-        assert visual_value is not None
         seen = (visual_key, visual_value, visual_mask)
         without_head = kwargs.pop("without_head", False)
         outputs, loss, logits = self._read(
             memory,
-            {"visual_memory": seen if given is None else memory_of_pass(*seen, given.shape[1])},
+            {"visual_memory": seen if given is None else self._memory_of_pass(*seen, given.shape[1])},
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
