@@ -22,7 +22,8 @@ def model(bases, request):
 @pytest.mark.parametrize(
     "options",
     [
-        {"use_cache": False}, {"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 2},
+        # a draft that finds something is looked through for the end, which 4.57 can't do without one
+        {"use_cache": False}, {"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 2, "eos_token_id": -1},
         {"num_beams": 3}, {"num_beams": 3, "use_cache": False}, {"prefill_chunk_size": 3},
     ],
     ids=str,
@@ -35,7 +36,7 @@ def test_however_it_generates_a_batch_is_each_row_alone(model, options):
     if unpadded:
         inputs, rows = evlm.alone(evlm.batch(), 3), [3]
         inputs.pop("labels")
-    together = model.generate(**inputs, **GREEDY, **options)[:, inputs["input_ids"].shape[1] :]
+    together = model.generate(**inputs, **GREEDY | options)[:, inputs["input_ids"].shape[1] :]
     plain = {"num_beams": options["num_beams"]} if "num_beams" in options else {}
     for place, row in enumerate(rows):
         one = evlm.prompt(evlm.alone(evlm.batch(), row))
