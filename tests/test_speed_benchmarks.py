@@ -212,6 +212,8 @@ def test_the_cost_of_an_arm_beside_the_floor(results, bases, monkeypatch, capsys
     saved["tiny/24/floor"]["step"] = 123.0
     saved["tiny/24/lavin"] = own | {"step": 3 * own["step"]}
     script.tables.save("efficiency", saved)
-    assert script.sections()["cost of peers table"].splitlines()[2] == "| tiny, 24 | lavin | 3.00 | 1.56 | 1.00 | 1.11 |"
+    assert (
+        script.sections()["cost of peers table"].splitlines()[2] == "| tiny, 24 | lavin | 3.00 | 1.56 | 1.00 | 1.11 |"
+    )
     scripts.call(script, monkeypatch, *arguments)  # goes on where it was stopped: nothing is left to measure
     assert script.tables.load("efficiency")["tiny/24/floor"]["step"] == 123.0

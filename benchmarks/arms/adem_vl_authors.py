@@ -17,7 +17,7 @@ from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.vision_adem_vl import attach_vision_adapters
 
 from .arm import of_house
-from .layers import attach_beside_mlp
+from .layers import attach_beside_mlp, memory_as_it_is
 
 
 class VisualPromptAdapter(AdemVLAdapter):
@@ -48,6 +48,7 @@ class AuthorsAdemVLForConditionalGeneration(AdemVLForConditionalGeneration):
     """ADEM-VL with the authors' order of computation, for the paper's places (from the MLP's input to its output)."""
 
     adapter_class = VisualPromptAdapter
+    _memory_of_pass = staticmethod(memory_as_it_is)
     _auto_class = None
     _plain_head = False  # the LM head runs on every position
 
@@ -55,9 +56,6 @@ class AuthorsAdemVLForConditionalGeneration(AdemVLForConditionalGeneration):
         attach_beside_mlp(self.language_model, partial(fused_term, self))
         if self.config.vision_adapter_dim:
             attach_vision_adapters(self.vision_tower, self, self.config.vision_adapter_scale)
-
-    def _memory_of_pass(self, key, value, slot_mask, positions: int) -> tuple:
-        return key, value, slot_mask
 
 
 def unused_adem_vl(config) -> int:

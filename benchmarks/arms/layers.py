@@ -40,3 +40,8 @@ def attach_beside_mlp(language_model: nn.Module, term: Callable[..., torch.Tenso
     """Add ``term(MLP input [B, T, D], *visual_memory)`` to the output of every layer's MLP."""
     for layer in bind_layers(language_model):
         layer.mlp.register_forward_hook(partial(_beside_mlp, layer, term))
+
+
+def memory_as_it_is(key, value, slot_mask, positions: int) -> tuple:
+    """For arms whose layers read no memory of ADEM-VL's shape: it stays in the precision that it came in."""
+    return key, value, slot_mask

@@ -28,6 +28,7 @@ from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 
 from .arm import of_house
 from .class_tokens import ClassTokenFeatures, spread_levels
+from .layers import memory_as_it_is
 
 LEVELS = 4  # blocks of the tower whose class tokens are concatenated
 
@@ -115,6 +116,7 @@ class LlamaAdapterForConditionalGeneration(ClassTokenFeatures, AdemVLForConditio
 
     config_class = LlamaAdapterConfig
     adapter_class = LlamaAdapter
+    _memory_of_pass = staticmethod(memory_as_it_is)
     auto_map: dict[str, str] = {}
     _auto_class = None
 
@@ -128,9 +130,6 @@ class LlamaAdapterForConditionalGeneration(ClassTokenFeatures, AdemVLForConditio
 
     def _tower_trains(self) -> bool:
         return False
-
-    def _memory_of_pass(self, key, value, slot_mask, positions: int) -> tuple:
-        return key, value, slot_mask
 
     def get_visual_memory(self, pixel_values=None, image_mask=None, batch_size=None):
         """``visual_key`` and ``visual_value`` [B, L, H, K, head size] of the prompts, the value times its gate."""

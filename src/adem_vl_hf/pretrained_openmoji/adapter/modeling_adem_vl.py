@@ -89,6 +89,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
     }
     memory_names = ("visual_key", "visual_value", "visual_mask", "image_embeds")
     names_to_cache = ("image_embeds",)
+    _memory_of_pass: Any = staticmethod(memory_of_pass)  # as the layers read it
 
     def _attach(self) -> None:
         attach_fusion(self.language_model, self.config)
@@ -146,10 +147,6 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
             config = self.config
             check_image_tokens(given, config.image_token_id, config.image_tokens, pixel_values, image_mask)
         return memory
-
-    def _memory_of_pass(self, key, value, slot_mask, positions: int) -> tuple:
-        """``visual_key``, ``visual_value`` and ``visual_mask`` as the layers read them."""
-        return memory_of_pass(key, value, slot_mask, positions)
 
     def forward(
         self,
