@@ -2,6 +2,7 @@
 
 python benchmarks/compare.py                                  # every run that has no result file, seed after seed
 python benchmarks/compare.py --groups peers ladder --seeds 0  # part of it
+python benchmarks/compare.py --jobs 12                        # so many runs at once, of a machine with a GPU
 python benchmarks/readme.py                                   # puts the tables of all result files into README.md
 
 A run trains on captions and four-way choices of OpenMoji scenes and answers held-out ones, with their own picture and
@@ -9,11 +10,14 @@ with another one. The loss on held-out answers tells runs apart that answer alik
 """
 
 import argparse
+import multiprocessing
 import statistics
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import measures
 import tables
 import torch
 from arms import ARMS
@@ -45,7 +49,7 @@ def held_out_loss(model: Any, processor: Any, dataset: OpenMojiScenes, images: s
             sample = dataset[index]
             sample["image"] = shown(dataset, index, sample, images, donors).pictures[0]  # type: ignore[arg-type]
             rows.append(sample)
-        batch = collate(rows)
+        batch = measures.to_device(collate(rows))
         number = int((batch["labels"] != -100).sum())
         total, tokens = total + float(model(**batch).loss) * number, tokens + number
     return total / tokens
@@ -56,6 +60,7 @@ def measure(run: Run, folder: Path, steps: int, seed: int) -> dict[str, Any]:
     set_seed(seed)
     build = ARMS[run.arm].build
     model, processor = build("embedded", "embedded", **fastest_setting(), **run.settings)
+    model = model.to(measures.DEVICE)
     recipe = RECIPES["evlm" if run.arm in CLIPPED else "adem_vl"]
     dataset = OpenMojiMixture("train", steps * BATCH_SIZE, seed=seed, shares=DEMO_SHARES)
     arguments = training_arguments(
@@ -67,7 +72,7 @@ def measure(run: Run, folder: Path, steps: int, seed: int) -> dict[str, Any]:
     else:
         facts = {"steps": steps, "trained_numbers": 0}
     test = OpenMojiScenes("test", TEST_SIZE, kinds=("caption", "choice"))
-    result: dict[str, Any] = {"training": facts, "metrics": {}, "held_out_loss": {}}
+    result: dict[str, Any] = {"device": measures.device_name(), "training": facts, "metrics": {}, "held_out_loss": {}}
     for images in ("true", "shuffled"):
         output = folder / "predictions" / f"{images}.jsonl"
         output.parent.mkdir(exist_ok=True, parents=True)
@@ -110,6 +115,21 @@ def sections() -> dict[str, str]:
     return {f"{group} table": table(group) or "(Not measured yet.)" for group in GROUPS}
 
 
+def once(group: str, name: str, seed: int, steps: int, output_dir: Path) -> None:
+    """One run, unless its result is there."""
+    run = GROUPS[group][name]
+    own = f"{key(run)}-{seed}"
+    label = f"{group}: {name}, seed {seed}"
+    tables.measure_once(f"compare/{own}", steps, label, partial(measure, run, output_dir / own, steps, seed))
+
+
+def set_up(threads: int | None) -> None:
+    """What a process needs before it trains; several share the processor's cores."""
+    keep_freed_memory()
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -118,14 +138,22 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(SEEDS)))
     parser.add_argument("--output-dir", type=Path, default=Path("runs/compare"), help="checkpoints and predictions")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH_SIZE} samples")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each in a process and a thread of its own")
     args = parser.parse_args()
-    keep_freed_memory()
-    for seed in args.seeds:
-        for group in args.groups:
-            for name, run in GROUPS[group].items():
-                own = f"{key(run)}-{seed}"
-                once = partial(measure, run, args.output_dir / own, args.steps, seed)
-                tables.measure_once(f"compare/{own}", args.steps, f"{group}: {name}, seed {seed}", once)
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs}: give at least 1")
+    # runs that stand in several tables are run once
+    runs = {(key(run), seed): (group, name, seed)
+            for seed in args.seeds for group in args.groups for name, run in GROUPS[group].items()}  # fmt: skip
+    if args.jobs == 1:
+        set_up(None)
+        for run in runs.values():
+            once(*run, args.steps, args.output_dir)
+    else:
+        context = multiprocessing.get_context("spawn")  # a GPU does not survive a fork
+        with ProcessPoolExecutor(args.jobs, mp_context=context, initializer=set_up, initargs=(1,)) as pool:
+            for done in [pool.submit(once, *run, args.steps, args.output_dir) for run in runs.values()]:
+                done.result()
     for group in args.groups:
         print(f"\n{group}\n{table(group)}")
 

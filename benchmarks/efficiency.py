@@ -27,12 +27,12 @@ from arms import ARMS, matched_sizes
 from PIL import Image
 from torch.nn import functional as F
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     CLIPImageProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
-    LlamaForCausalLM,
 )
 
 from adem_vl_hf.allocator import keep_freed_memory
@@ -47,10 +47,11 @@ PAPER = {"llava_lora": (1.96, 1.84), "lavin": (1.56, 1.11), "memvp": (1.12, 1.01
 
 
 class Backbone(NamedTuple):
-    """Where the bases come from, rows of a batch, whether the arms' sizes are matched or as published."""
+    """Where the bases come from, rows of a batch (on a GPU), whether the arms' sizes are matched or as published."""
 
     bases: Callable[[Path], tuple[str, str]]
     batch_size: int
+    batch_size_on_gpu: int
     matched: bool
 
 
@@ -59,28 +60,43 @@ def real(folder: Path) -> tuple[str, str]:
     return resolve_language_model("embedded"), str(TOWER)
 
 
-def random_1b(folder: Path) -> tuple[str, str]:
-    """A Llama of TinyLlama's shape (1.1B) and a tower of ViT-B/16's, with random weights, written to ``folder``."""
-    text, tower = folder / "llama-1.1b", folder / "vit-b-16"
+def random(folder: Path, name: str, text_sizes: dict[str, int], tower_sizes: dict[str, int]) -> tuple[str, str]:
+    """A Llama and a tower of these sizes with random weights, written to ``folder``; SmolLM2's vocabulary."""
+    text, tower = folder / f"{name}-llama", folder / f"{name}-tower"
     if not (tower / "preprocessor_config.json").exists():
         torch.manual_seed(0)
         tokenizer = AutoTokenizer.from_pretrained(resolve_language_model("embedded"))
         config = LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
-            num_attention_heads=32, num_key_value_heads=4, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id, **text_sizes,
         )  # fmt: skip
-        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(text)
+        with measures.DEVICE:
+            AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(text)
         tokenizer.save_pretrained(text)
-        CLIPVisionModel(
-            CLIPVisionConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-                             patch_size=16, image_size=224)
-        ).save_pretrained(tower)  # fmt: skip
+        CLIPVisionModel(CLIPVisionConfig(image_size=224, **tower_sizes)).save_pretrained(tower)
         CLIPImageProcessor().save_pretrained(tower)
     return str(text), str(tower)
 
 
-BACKBONES = {"smollm2": Backbone(real, 4, True), "random-1.1b": Backbone(random_1b, 1, False)}
+TINY_LLAMA = {
+    "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+VIT_B_16 = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 16,
+}  # fmt: skip
+VIT_L_14 = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "patch_size": 14,
+}  # fmt: skip
+BACKBONES = {
+    "smollm2": Backbone(real, 4, 32, True),
+    "random-1.1b": Backbone(partial(random, name="1.1b", text_sizes=TINY_LLAMA, tower_sizes=VIT_B_16), 1, 16, False),
+    "random-7b": Backbone(partial(random, name="7b", text_sizes=LLAMA_7B, tower_sizes=VIT_L_14), 1, 8, False),
+}
+ON_GPU = measures.DEVICE.type == "cuda"
+DEFAULT_BACKBONES = ["random-7b", "random-1.1b"] if ON_GPU else ["smollm2", "random-1.1b"]
 TEXTS = {256: "as in ScienceQA", 32: "as in captions"}  # tokens of a row without images
 ANSWER = 8  # of them supervised
 
@@ -121,19 +137,23 @@ def measure(arm: str, backbone: str, text: int, repeats: int, folder: Path) -> d
     setting = fastest_setting()
     sizes = matched_sizes(arm) if BACKBONES[backbone].matched else {}
     model, processor = ARMS[arm].build(language_model, tower, **setting, **sizes)
-    batch_size = BACKBONES[backbone].batch_size
+    model = model.to(measures.DEVICE)
+    batch_size = BACKBONES[backbone].batch_size_on_gpu if ON_GPU else BACKBONES[backbone].batch_size
     rows = samples(processor.tokenizer, text, batch_size)
-    batch = AdemVLCollator(processor)(rows)
+    batch = measures.to_device(AdemVLCollator(processor)(rows))
     inputs = processor(images=[row["image"] for row in rows], text=[row["prompt"] for row in rows], return_tensors="pt")
+    inputs = measures.to_device(inputs)
     trained = [p for p in model.parameters() if p.requires_grad]
     step = partial(measures.training_step, model, batch) if trained else partial(floor_step, model, batch["input_ids"])
     step()
     memory = measures.peak_memory()
     bare, blind = ARMS["floor"].build(language_model, tower, **setting)
-    own_tower = CLIPVisionModel.from_pretrained(tower, **setting).requires_grad_(False)
-    ids = AdemVLCollator(blind)(rows)["input_ids"]
-    prompts = blind(text=[row["prompt"] for row in rows], return_tensors="pt")
-    pixels = torch.zeros(batch_size, 3, own_tower.config.image_size, own_tower.config.image_size)
+    bare = bare.to(measures.DEVICE)
+    own_tower = CLIPVisionModel.from_pretrained(tower, **setting).requires_grad_(False).to(measures.DEVICE)
+    ids = AdemVLCollator(blind)(rows)["input_ids"].to(measures.DEVICE)
+    prompts = measures.to_device(blind(text=[row["prompt"] for row in rows], return_tensors="pt"))
+    side = own_tower.config.image_size
+    pixels = torch.zeros(batch_size, 3, side, side, device=measures.DEVICE)
     bare_step = partial(floor_step, bare, ids)
     training = measures.interleaved(
         {"floor": bare_step, "tower": partial(tower_step, own_tower, pixels), "arm": step}, repeats, f"{arm}: steps"
@@ -163,6 +183,7 @@ def measure(arm: str, backbone: str, text: int, repeats: int, folder: Path) -> d
         "answer": answer[f"arm, {NEW_TOKENS}"] / answer[f"floor, {NEW_TOKENS}"],
         "token": per_token["arm"] / per_token["floor"],
         "memory": memory, "seconds": {**step_seconds, **answer}, "repeats": repeats, "batch_size": batch_size,
+        "device": measures.device_name(),
     }  # fmt: skip
 
 
@@ -204,16 +225,14 @@ def peers_table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def sections() -> dict[str, str]:
-    """What README.md shows of the result file."""
-    saved = tables.load("efficiency")
-    makers = {"cost table": table, "cost of peers table": peers_table}
-    return {name: make(saved) if saved else "" for name, make in makers.items()}
+    """What README.md shows of the result files."""
+    return tables.of_devices("efficiency", {"cost table": table, "cost of peers table": peers_table})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=DEFAULT_BACKBONES)
     parser.add_argument("--texts", nargs="+", type=int, default=list(TEXTS), help="tokens of a row")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--again", action="store_true", help="measure what has a result, too")
@@ -223,7 +242,7 @@ def main() -> None:
         result = measure(args.arms[0], args.backbones[0], args.texts[0], args.repeats, Path(args.here[1]))
         Path(args.here[0]).write_text(json.dumps(result), encoding="utf-8")
         return
-    results = tables.load("efficiency") or {}
+    results = tables.load(measures.result_file("efficiency")) or {}
     with tempfile.TemporaryDirectory() as folder:
         for backbone in args.backbones:
             for text in args.texts:
@@ -236,7 +255,7 @@ def main() -> None:
                                "--repeats", str(args.repeats), "--here", str(file), folder]  # fmt: skip
                     subprocess.run(command, check=True)
                     results[name] = json.loads(file.read_text(encoding="utf-8"))
-                    tables.save("efficiency", results)
+                    tables.save(measures.result_file("efficiency"), results)
     print("\n\n".join(sections().values()))
 
 

@@ -17,6 +17,7 @@ from adem_vl_hf.modeling.fusion_adem_vl import fuse, kernel_map, memory_of_pass
 # B, T, S, D: LLaMA-7B and SmolLM2-135M, each with a text and with one more token of an answer
 SHAPES = ((1, 256, 320, 4096), (4, 256, 320, 576), (1, 1, 320, 4096), (4, 1, 320, 576))
 DROP_RATIO, SCALE = 0.1, 0.1
+CALLS = {"cpu": 1, "cuda": 50}  # in a measurement: a GPU's are too short for one
 WAYS = ("two matrix products", "fused term", "the authors' way")
 
 
@@ -36,9 +37,10 @@ def ways(batch: int, text: int, slots: int, width: int, dtype: torch.dtype, back
     torch.manual_seed(0)
 
     def leaf(x: torch.Tensor) -> torch.Tensor:
-        return x.to(dtype).requires_grad_(backward)
+        return x.to(measures.DEVICE, dtype).requires_grad_(backward)
 
-    hidden_states, gradient = leaf(torch.randn(batch, text, width)), torch.randn(batch, text, width, dtype=dtype)
+    hidden_states = leaf(torch.randn(batch, text, width))
+    gradient = torch.randn(batch, text, width).to(measures.DEVICE, dtype)
     visual = leaf(torch.randn(batch, slots, width))
     embeddings = [leaf(0.02 * torch.randn(1, slots, width)) for _ in range(2)]
     with torch.no_grad():  # once for all layers, as the adapter lays them out
@@ -77,7 +79,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
         for dtype in (torch.float32, torch.bfloat16):
             for backward in (False, True) if shape[1] > 1 else (False,):
                 name = f"{shape} {str(dtype).removeprefix('torch.')}{', backward too' if backward else ''}"
-                times = measures.interleaved(ways(*shape, dtype, backward), repeats, name)
+                times = measures.interleaved(ways(*shape, dtype, backward), repeats, name, CALLS[measures.DEVICE.type])
                 rows.append({
                     "shape": shape, "dtype": str(dtype).removeprefix("torch."), "backward": backward,
                     "ratios": measures.ratios(times, WAYS[0]),
@@ -100,9 +102,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def sections() -> dict[str, str]:
-    """What README.md shows of the result file."""
-    saved = tables.load("fusion_speed")
-    return {"fusion table": table(saved["rows"]) if saved else ""}
+    """What README.md shows of the result files."""
+    return tables.of_devices("fusion_speed", {"fusion table": lambda saved: table(saved["rows"])})
 
 
 def main() -> None:
@@ -110,8 +111,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
     rows = measure(args.repeats)
-    tables.save("fusion_speed", {"repeats": args.repeats, "threads": torch.get_num_threads(), "rows": rows})
-    print(sections()["fusion table"])
+    saved = {
+        "repeats": args.repeats,
+        "threads": torch.get_num_threads(),
+        "device": measures.device_name(),
+        "rows": rows,
+    }
+    tables.save(measures.result_file("fusion_speed"), saved)
+    print(table(rows))
 
 
 if __name__ == "__main__":

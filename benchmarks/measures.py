@@ -11,19 +11,47 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SUFFIXES = {"cpu": "", "cuda": "_gpu"}  # of result files
 
-def interleaved(functions: Mapping[str, Callable[[], Any]], repeats: int, label: str = "") -> dict[str, list[float]]:
+
+def result_file(name: str) -> str:
+    """The name of this device's result file."""
+    return name + SUFFIXES[DEVICE.type]
+
+
+def device_name() -> str:
+    """Of the GPU, or "cpu"."""
+    return torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
+
+
+def finish() -> None:
+    """Wait until a GPU has done what it was told."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def to_device(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a batch where the model is."""
+    return {name: value.to(DEVICE) for name, value in batch.items()}
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], Any]], repeats: int, label: str = "", calls: int = 1
+) -> dict[str, list[float]]:
     """Seconds of each call; every function once in turn, so that what slows the machine falls on all alike.
 
-    The first turn warms up and is not counted.
+    The first turn warms up and is not counted. ``calls``: of a function, one after another, in one measurement.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for turn in tqdm(range(repeats + 1), desc=label, disable=not label):
         for name, function in functions.items():
             began = time.perf_counter()
-            function()
+            for _ in range(calls):
+                function()
+            finish()
             if turn:
-                times[name].append(time.perf_counter() - began)
+                times[name].append((time.perf_counter() - began) / calls)
     return times
 
 
@@ -41,7 +69,9 @@ def counted_flops(function: Callable[[], Any]) -> int:
 
 
 def peak_memory() -> int:
-    """Bytes that this process held at most since it began."""
+    """Bytes that this process held at most since it began: on the GPU, where there is one."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated()
     kilobyte = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
 

@@ -26,6 +26,15 @@ def load(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+def of_devices(file: str, makers: dict[str, Callable[[Any], str]]) -> dict[str, str]:
+    """Sections of README.md made from a result file, and again, named so, from that of a GPU."""
+    return {
+        section + name: make(saved) if (saved := load(file + suffix)) else "(Not measured yet.)"
+        for suffix, name in (("", ""), ("_gpu", " on a GPU"))
+        for section, make in makers.items()
+    }
+
+
 def measure_once(name: str, steps: int, label: str, measure: Callable[[], dict[str, Any]]) -> None:
     """Make and keep a result of a training of ``steps``, unless there is one."""
     done = load(name)

@@ -191,7 +191,7 @@ def test_clips_go_on_from_single_pictures(results, bases, monkeypatch, tmp_path)
 
 def test_the_cost_of_an_arm_beside_the_floor(results, bases, monkeypatch, capsys):
     script = results("efficiency")
-    tower = script.Backbone(lambda folder: (str(bases / "llama"), str(bases / "clip")), 2, False)
+    tower = script.Backbone(lambda folder: (str(bases / "llama"), str(bases / "clip")), 2, 2, False)
     monkeypatch.setattr(script, "BACKBONES", {"tiny": tower})
     monkeypatch.setattr(script, "NEW_TOKENS", 4)
 

@@ -94,6 +94,16 @@ def _check_set(values: dict[str, Any]) -> None:
             raise ValueError(f"--set {key}: TrainingArguments has no such field{hint}")
 
 
+def _loaded(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Model and processor of the checkpoint, on this process's GPU if there is one."""
+    from accelerate import PartialState
+
+    model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
+    if args.bits is None:  # quantised ones are where they were loaded
+        model = model.to(PartialState().device)  # type: ignore[arg-type]  # a module moves itself
+    return model, processor
+
+
 def caption(args: argparse.Namespace) -> None:
     """Print one line per picture or video."""
     from .data.video_files import open_video
@@ -106,7 +116,7 @@ def caption(args: argparse.Namespace) -> None:
         *(("image", path, {"images": [open_image(path)]}) for path in args.images),
         *(("video", path, {"videos": [open_video(path, args.frames)]}) for path in args.video),
     ]
-    model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
+    model, processor = _loaded(args)
     for kind, path, seen in pictures:
         inputs = processor(**seen, text=[args.prompt]).to(model.device)
         ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
@@ -144,8 +154,6 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def _predictions(args: argparse.Namespace, dataset: Any) -> list[Any]:
     """The rows that the checkpoint's model makes of a data set, kept in --output; of mme the result files, too."""
-    from accelerate import PartialState
-
     from .data import MME
     from .evaluation.mme import write_mme_results
     from .evaluation.parts import processes
@@ -157,9 +165,7 @@ def _predictions(args: argparse.Namespace, dataset: Any) -> list[Any]:
     if state.num_processes > 1 and args.output is None:
         raise ValueError("several processes write one file of predictions; name it by --output")
     with tempfile.TemporaryDirectory() as scratch:
-        model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
-        if args.bits is None and state.num_processes > 1:
-            model = model.to(PartialState().device)  # type: ignore[arg-type]  # a module moves itself
+        model, processor = _loaded(args)
         rows = predict(
             model,
             processor,
