@@ -30,7 +30,7 @@ def of_devices(file: str, makers: dict[str, Callable[[Any], str]]) -> dict[str, 
     """Sections of README.md made from a result file, and again, named so, from that of a GPU."""
     return {
         section + name: make(saved) if (saved := load(file + suffix)) else "(Not measured yet.)"
-        for suffix, name in (("", ""), ("_gpu", " on a GPU"))
+        for suffix, name in (("", ""), ("_gpu", " on a gpu"))
         for section, make in makers.items()
     }
 
