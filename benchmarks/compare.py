@@ -65,7 +65,7 @@ def measure(run: Run, folder: Path, steps: int, seed: int) -> dict[str, Any]:
     dataset = OpenMojiMixture("train", steps * BATCH_SIZE, seed=seed, shares=DEMO_SHARES)
     arguments = training_arguments(
         folder, len(dataset), BATCH_SIZE, max_steps=steps, learning_rate=recipe.learning_rate, seed=seed,
-        max_grad_norm=recipe.max_grad_norm, save_steps=20, **IN_ORDER,
+        max_grad_norm=recipe.max_grad_norm, save_steps=60, **IN_ORDER,
     )  # fmt: skip
     if any(p.requires_grad for p in model.parameters()):
         facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)

@@ -76,6 +76,8 @@ def keep_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor |
     # selecting is several times faster than sorting
     if scores.device.type == "cpu" and type(scores) is torch.Tensor and not _is_traced():
         return _keep_mask_on_cpu(scores, most)
+    if scores.is_cuda and not torch.are_deterministic_algorithms_enabled():  # which refuse it, for its indices' sake
+        return scores >= scores.kthvalue(most + 1, dim=-1, keepdim=True).values
     # the largest of the most + 1 smallest
     return scores >= scores.topk(most + 1, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
 
