@@ -93,7 +93,7 @@ VIT_L_14 = {
 BACKBONES = {
     "smollm2": Backbone(real, 4, 32, True),
     "random-1.1b": Backbone(partial(random, name="1.1b", text_sizes=TINY_LLAMA, tower_sizes=VIT_B_16), 1, 16, False),
-    "random-7b": Backbone(partial(random, name="7b", text_sizes=LLAMA_7B, tower_sizes=VIT_L_14), 1, 8, False),
+    "random-7b": Backbone(partial(random, name="7b", text_sizes=LLAMA_7B, tower_sizes=VIT_L_14), 1, 6, False),
 }
 ON_GPU = measures.DEVICE.type == "cuda"
 DEFAULT_BACKBONES = ["random-7b", "random-1.1b"] if ON_GPU else ["smollm2", "random-1.1b"]

@@ -80,13 +80,19 @@ def peak_memory() -> int:
 
 def training_step(model: Any, batch: Mapping[str, torch.Tensor]) -> None:
     """Forward and backward in training mode."""
-    model.train()
+    _switch(model, True)
     model(**batch).loss.backward()
     model.zero_grad()
-    model.eval()
+
+
+def _switch(model: Any, training: bool) -> None:
+    """Where it is needed alone: it goes through all modules, which a step of training does not."""
+    if model.training != training:
+        model.train(training)
 
 
 @torch.inference_mode()
 def answer(model: Any, inputs: Mapping[str, torch.Tensor], new_tokens: int, **kwargs: Any) -> None:
-    """Prefill and exactly ``new_tokens`` greedy tokens."""
+    """Prefill and exactly ``new_tokens`` greedy tokens, in evaluation mode."""
+    _switch(model, False)
     model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, **kwargs)

@@ -210,6 +210,8 @@ class FrozenBasesForConditionalGeneration(
             raise ValueError("no position of the batch is supervised: every label is -100; give the samples an answer")
         supervised_only = labels is not None and self.training and self._plain_head
         headless = supervised_only or without_head
+        if supervised_only and kwargs.get("use_cache") is None:
+            kwargs["use_cache"] = False  # a cache that nobody reads would copy every layer's keys and values
         outputs = (self.language_model.get_decoder() if headless else self.language_model)(
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,

@@ -54,7 +54,6 @@ def pool_scales(patches: torch.Tensor, counts: list[int], pooling: str = "avg") 
     return torch.cat(scales, dim=1)
 
 
-@torch.no_grad()
 def keep_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor | None = None) -> torch.Tensor | None:
     """Which scores [B, T, S] adaptive fusion keeps: bool, or 1 and 0 in their precision. None where it drops none.
 
@@ -67,6 +66,7 @@ def keep_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor |
     most = int(drop_ratio * scores.shape[-1])
     if most == 0:
         return None
+    scores = scores.detach()
     if slot_mask is not None:
         ranked = scores.masked_fill(~slot_mask[:, None], float("inf"))
         smallest = ranked.topk(most + 1, dim=-1, largest=False).values  # ascending
@@ -86,11 +86,11 @@ def _keep_mask_on_cpu(scores: torch.Tensor, most: int) -> torch.Tensor:
     """NumPy's selection is vectorised, which torch's is not, and so is its way from bool to a number."""
     one = ONE_IN_BITS.get(scores.dtype)
     if one is None:
-        rows = scores.detach().numpy()
+        rows = scores.numpy()
         kept = rows >= np.partition(rows, most, axis=-1)[..., most, None]
         return torch.from_numpy(kept.astype(rows.dtype))
     # 16-bit numbers by their bits: as integers they are in the same order once those of the negative ones are turned
-    bits = scores.detach().view(torch.int16).numpy()
+    bits = scores.view(torch.int16).numpy()
     rows = bits >> 15
     rows &= 0x7FFF
     rows ^= bits
@@ -123,9 +123,11 @@ def fuse(
         key: phi(V + E_key), [B, S, D]. value: alpha * (V + E_value), [B, S, D]. It is computed in their precision.
         slot_mask: [B, S], the slots that are there (the value of the others is zero), or None = all.
     """
-    scores = kernel_map(hidden_states.to(key.dtype), kernel) @ key.transpose(1, 2)  # [B, T, S]
+    # bmm: what the operator @ asks about shapes takes a GPU's host as long as the product
+    scores = torch.bmm(kernel_map(hidden_states.to(key.dtype), kernel), key.transpose(1, 2))  # [B, T, S]
     # in place: nothing else needs the scores as they were, nor does the product's backward
-    return (adaptive_drop_(scores, drop_ratio, slot_mask) @ value).to(hidden_states.dtype)  # [B, T, D]
+    scores = adaptive_drop_(scores, drop_ratio, slot_mask)
+    return torch.bmm(scores, value).to(hidden_states.dtype)  # [B, T, D]
 
 
 def memory_of_pass(
