@@ -6,7 +6,7 @@ python benchmarks/readme.py                                       # puts the tab
 
 An arm is measured in a process of its own, in turns with the floor: the language model alone on the same text, forward
 and backward to its input embeddings in a training step, and with the tower's own forward and backward beside it. All
-times are ratios of medians within the arm's process.
+times are ratios within a turn, and of those the median.
 """
 
 import argparse
@@ -130,7 +130,12 @@ def tower_step(tower, pixel_values: torch.Tensor) -> None:
     tower(pixel_values).last_hidden_state.float().square().mean().backward()
 
 
-def measure(arm: str, backbone: str, text: int, repeats: int, folder: Path) -> dict[str, Any]:
+def default_batch_size(backbone: str) -> int:
+    """Rows of a batch on this machine."""
+    return BACKBONES[backbone].batch_size_on_gpu if ON_GPU else BACKBONES[backbone].batch_size
+
+
+def measure(arm: str, backbone: str, text: int, batch_size: int, repeats: int, folder: Path) -> dict[str, Any]:
     """Everything about one arm; the peak of memory is read before the floor is loaded beside it."""
     keep_freed_memory()
     language_model, tower = BACKBONES[backbone].bases(folder)
@@ -138,7 +143,6 @@ def measure(arm: str, backbone: str, text: int, repeats: int, folder: Path) -> d
     sizes = matched_sizes(arm) if BACKBONES[backbone].matched else {}
     model, processor = ARMS[arm].build(language_model, tower, **setting, **sizes)
     model = model.to(measures.DEVICE)
-    batch_size = BACKBONES[backbone].batch_size_on_gpu if ON_GPU else BACKBONES[backbone].batch_size
     rows = samples(processor.tokenizer, text, batch_size)
     batch = measures.to_device(AdemVLCollator(processor)(rows))
     inputs = processor(images=[row["image"] for row in rows], text=[row["prompt"] for row in rows], return_tensors="pt")
@@ -165,25 +169,25 @@ def measure(arm: str, backbone: str, text: int, repeats: int, folder: Path) -> d
             for who, who_model, who_inputs in (("floor", bare, prompts), ("arm", model, inputs))
             for count in (few, NEW_TOKENS)
         },
-        max(2, repeats // 2),
+        repeats,
         f"{arm}: answers",
     )
-    step_seconds, answer = (
-        {name: statistics.median(values) for name, values in times.items()} for times in (training, inference)
+    few_times, answer_times = (
+        {who: inference[f"{who}, {count}"] for who in ("floor", "arm")} for count in (few, NEW_TOKENS)
     )
-    per_token = {
-        who: (answer[f"{who}, {NEW_TOKENS}"] - answer[f"{who}, {few}"]) / (NEW_TOKENS - few) for who in ("floor", "arm")
-    }
+    tokens = {who: [b - a for a, b in zip(few_times[who], answer_times[who], strict=True)] for who in few_times}
+    both = [a + b for a, b in zip(training["floor"], training["tower"], strict=True)]
     return {
         "trained_numbers": sum(p.numel() for p in trained),
         "tokens": batch["input_ids"].shape[1], "floor_tokens": ids.shape[1],
         "training_flops": measures.counted_flops(step), "floor_training_flops": measures.counted_flops(bare_step),
-        "step": step_seconds["arm"] / step_seconds["floor"],
-        "step_with_tower": step_seconds["arm"] / (step_seconds["floor"] + step_seconds["tower"]),
-        "answer": answer[f"arm, {NEW_TOKENS}"] / answer[f"floor, {NEW_TOKENS}"],
-        "token": per_token["arm"] / per_token["floor"],
-        "memory": memory, "seconds": {**step_seconds, **answer}, "repeats": repeats, "batch_size": batch_size,
-        "device": measures.device_name(),
+        "step": measures.ratio(training["arm"], training["floor"]),
+        "step_with_tower": measures.ratio(training["arm"], both),
+        "answer": measures.ratio(answer_times["arm"], answer_times["floor"]),
+        "token": measures.ratio(tokens["arm"], tokens["floor"]),
+        "memory": memory,
+        "seconds": {name: statistics.median(values) for name, values in {**training, **inference}.items()},
+        "repeats": repeats, "batch_size": batch_size, "device": measures.device_name(),
     }  # fmt: skip
 
 
@@ -234,25 +238,32 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=DEFAULT_BACKBONES)
     parser.add_argument("--texts", nargs="+", type=int, default=list(TEXTS), help="tokens of a row")
+    parser.add_argument("--batch-size", type=int, help="rows; default " + ", ".join(
+        f"{default_batch_size(name)} of {name}" for name in BACKBONES))  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--again", action="store_true", help="measure what has a result, too")
     parser.add_argument("--here", nargs=2, metavar=("RESULT", "BASES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:  # the process of one arm
-        result = measure(args.arms[0], args.backbones[0], args.texts[0], args.repeats, Path(args.here[1]))
+        (arm,), (backbone,), (text,) = args.arms, args.backbones, args.texts
+        result = measure(arm, backbone, text, args.batch_size, args.repeats, Path(args.here[1]))
         Path(args.here[0]).write_text(json.dumps(result), encoding="utf-8")
         return
     results = tables.load(measures.result_file("efficiency")) or {}
     with tempfile.TemporaryDirectory() as folder:
         for backbone in args.backbones:
+            batch_size = args.batch_size or default_batch_size(backbone)
+            label = backbone if batch_size == default_batch_size(backbone) else f"{backbone} x {batch_size}"
             for text in args.texts:
                 for arm in args.arms:
-                    name, file = f"{backbone}/{text}/{arm}", Path(folder) / "result.json"
+                    name, file = f"{label}/{text}/{arm}", Path(folder) / "result.json"
                     if name in results and not args.again:
                         continue
                     print(f"=== {name}", flush=True)
+                    BACKBONES[backbone].bases(Path(folder))  # made here: the arm's process would hold more memory
                     command = [sys.executable, __file__, "--arms", arm, "--backbones", backbone, "--texts", str(text),
-                               "--repeats", str(args.repeats), "--here", str(file), folder]  # fmt: skip
+                               "--batch-size", str(batch_size), "--repeats", str(args.repeats),
+                               "--here", str(file), folder]  # fmt: skip
                     subprocess.run(command, check=True)
                     results[name] = json.loads(file.read_text(encoding="utf-8"))
                     tables.save(measures.result_file("efficiency"), results)

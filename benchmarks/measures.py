@@ -56,10 +56,14 @@ def interleaved(
     return times
 
 
+def ratio(times: list[float], base: list[float]) -> float:
+    """The median of the ratios within a turn: a machine that is slow for a while is slow for both."""
+    return statistics.median(a / b for a, b in zip(times, base, strict=True))
+
+
 def ratios(times: Mapping[str, list[float]], base: str) -> dict[str, float]:
-    """Median seconds of each over the median seconds of ``base``."""
-    floor = statistics.median(times[base])
-    return {name: statistics.median(values) / floor for name, values in times.items()}
+    """Of each over ``base``."""
+    return {name: ratio(values, times[base]) for name, values in times.items()}
 
 
 def counted_flops(function: Callable[[], Any]) -> int:
