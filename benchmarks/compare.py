@@ -12,6 +12,7 @@ with another one. The loss on held-out answers tells runs apart that answer alik
 import argparse
 import multiprocessing
 import statistics
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -87,27 +88,63 @@ def _mean_and_range(values: list[float], digits: int) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
+# heading -> (digits, sign of better, the value of one run)
+MEASURES: dict[str, tuple[int, int, Callable[[dict[str, Any]], float]]] = {
+    "held-out loss": (3, -1, lambda r: r["held_out_loss"]["true"]),
+    "another picture's loss": (3, 0, lambda r: r["held_out_loss"]["shuffled"]),
+    "choice, %": (1, 1, lambda r: 100 * r["metrics"]["true"]["questions"]["choice"]["accuracy"]),
+    "another picture's choice": (1, 0, lambda r: 100 * r["metrics"]["shuffled"]["questions"]["choice"]["accuracy"]),
+    "CIDEr": (1, 1, lambda r: 100 * r["metrics"]["true"]["caption"]["cider"]),
+}
+
+
+def measured(group: str) -> dict[str, list[dict[str, Any]]]:
+    """The results of a group's runs, of all seeds that were measured."""
+    found = {
+        name: [r for seed in range(SEEDS) if (r := tables.load(f"compare/{key(run)}-{seed}")) is not None]
+        for name, run in GROUPS[group].items()
+    }
+    return {name: results for name, results in found.items() if results}
+
+
+def rank_correlation(a: list[float], b: list[float]) -> float:
+    """Spearman's, of values without ties: 1 = the same order, -1 = the reverse."""
+    return statistics.correlation(*([float(sorted(values).index(x)) for x in values] for values in (a, b)))
+
+
+def order(group: str) -> str:
+    """How far the order of a group's means is the paper's; empty where there is too little to order."""
+    found = measured(group)
+    known = {name: paper for name in found if (paper := GROUPS[group][name].paper) is not None}
+    if len(known) < 3:
+        return ""
+    parts = []
+    for heading, (_, sign, value) in MEASURES.items():
+        if sign:
+            means = [sign * statistics.mean(map(value, found[name])) for name in known]
+            parts.append(f"{heading} {rank_correlation(means, list(known.values())):.2f}")
+    return f"Rank correlation with the paper's column (1 = its order, -1 = the reverse): {', '.join(parts)}."
+
+
 def table(group: str) -> str:
     """A row for each run of a group: mean and range over its seeds; empty where nothing was measured."""
+    found = measured(group)
+    if not found:
+        return ""
     lines = [
-        "| | trained numbers | seeds | held-out loss | another picture's | choice, % | another picture's | CIDEr | "
-        "the paper's ScienceQA |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| | trained numbers | seeds | {' | '.join(MEASURES)} | the paper's ScienceQA |",
+        "|---|---|---|" + "---|" * len(MEASURES) + "---|",
     ]
-    for name, run in GROUPS[group].items():
-        results = [r for seed in range(SEEDS) if (r := tables.load(f"compare/{key(run)}-{seed}")) is not None]
-        if not results:
-            continue
-        cells = [f"{results[0]['training']['trained_numbers']:,}", str(len(results))]
-        for images in ("true", "shuffled"):
-            cells.append(_mean_and_range([r["held_out_loss"][images] for r in results], 3))
-        for images in ("true", "shuffled"):
-            values = [100 * r["metrics"][images]["questions"]["choice"]["accuracy"] for r in results]
-            cells.append(_mean_and_range(values, 1))
-        cells.append(_mean_and_range([100 * r["metrics"]["true"]["caption"]["cider"] for r in results], 1))
-        cells.append("" if run.paper is None else f"{run.paper:.2f}")
+    for name, results in found.items():
+        paper = GROUPS[group][name].paper
+        cells = [
+            f"{results[0]['training']['trained_numbers']:,}",
+            str(len(results)),
+            *(_mean_and_range(list(map(value, results)), digits) for digits, _, value in MEASURES.values()),
+            "" if paper is None else f"{paper:.2f}",
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) if len(lines) > 2 else ""
+    return "\n".join([*lines, "", order(group)]).rstrip()
 
 
 def sections() -> dict[str, str]:

@@ -1,5 +1,8 @@
 """The comparison in miniature: every run is one that can be built, and what is measured goes into its table."""
 
+import subprocess
+import sys
+
 import pytest
 import scripts
 from transformers import AutoConfig, CLIPVisionConfig
@@ -93,3 +96,38 @@ def test_the_held_out_loss_counts_every_supervised_token_alike(compare, bases, m
     assert compare.held_out_loss(model, processor, test, "true") == pytest.approx(whole, abs=1e-4)
     batch = compare.AdemVLCollator(processor)([test[i] for i in range(6)])
     assert model(**batch).loss.item() == pytest.approx(whole, abs=1e-4)
+
+
+def test_the_order_of_a_table_beside_the_papers(compare, monkeypatch):
+    assert compare.rank_correlation([1.0, 2.0, 9.0], [0.1, 0.2, 0.3]) == pytest.approx(1)
+    assert compare.rank_correlation([3.0, 2.0, 1.0], [0.1, 0.2, 0.3]) == pytest.approx(-1)
+    runs = {name: compare.Run("adem_vl", {}, paper) for name, paper in (("a", 90.0), ("b", 91.0), ("c", 92.0))}
+    monkeypatch.setattr(compare, "GROUPS", {"kernel": {**runs, "never measured": compare.Run("floor", {}, 1.0)}})
+    values = {"a": (3.0, 0.2), "b": (2.0, 0.3), "c": (1.0, 0.1)}  # loss, share of right choices
+    results = {
+        name: {
+            "training": {"trained_numbers": 1},
+            "held_out_loss": {"true": loss, "shuffled": 5.0},
+            "metrics": {
+                images: {"questions": {"choice": {"accuracy": right}}, "caption": {"cider": right}}
+                for images in ("true", "shuffled")
+            },
+        }
+        for name, (loss, right) in values.items()
+    }
+    monkeypatch.setattr(compare, "measured", lambda group: {name: [result] for name, result in results.items()})
+    assert compare.order("kernel").endswith("held-out loss 1.00, choice, % -0.50, CIDEr -0.50.")
+    assert compare.table("kernel").splitlines()[2] == "| a | 1 | 1 | 3.000 | 5.000 | 20.0 | 20.0 | 20.0 | 90.00 |"
+    del results["c"]
+    assert compare.order("kernel") == ""  # two have one order or the other, by chance
+
+
+def test_several_jobs_go_on_where_one_stopped(compare, monkeypatch):
+    done = subprocess.run(
+        [sys.executable, str(compare.__file__), "--groups", "ladder", "--seeds", "0", "--jobs", "2"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "===" not in done.stdout  # every result of it is in the repository
+    assert "| + adaptive fusion |" in done.stdout
+    with pytest.raises(SystemExit):
+        scripts.call(compare, monkeypatch, "--jobs", 0)
