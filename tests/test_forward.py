@@ -100,6 +100,19 @@ def test_training_mode_gives_the_same_loss_without_logits(model):
     torch.testing.assert_close(summed, expected * 12 / 24, atol=1e-6, rtol=1e-6)
 
 
+def test_training_builds_no_cache_unless_asked(model):
+    inputs = tiny.batch(LENGTHS, IMAGES)
+    assert model(**inputs).past_key_values is not None
+    model.train()
+    try:
+        assert model(**inputs).past_key_values is None
+        assert model(**inputs, use_cache=True).past_key_values.get_seq_length() == inputs["input_ids"].shape[1]
+        del inputs["labels"]
+        assert model(**inputs).past_key_values is not None
+    finally:
+        model.eval()
+
+
 def test_a_copy_is_independent(model):
     inputs = tiny.batch(LENGTHS, IMAGES)
     expected = model(**inputs).logits

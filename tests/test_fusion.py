@@ -31,11 +31,13 @@ def naive_drop(scores, drop_ratio):
     return out
 
 
-@pytest.mark.parametrize("traced", [False, True])  # on other devices, too, as when it is traced
+@pytest.mark.parametrize("way", ["cpu", "gpu", "traced"])  # on other devices, too, as when it is traced
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("drop_ratio", [0.0, 0.04, 0.1, 0.3, 0.5, 0.99])
-def test_adaptive_drop_is_the_sort(drop_ratio, dtype, traced, monkeypatch):
-    monkeypatch.setattr(fusion_adem_vl, "_is_traced", lambda: traced)
+def test_adaptive_drop_is_the_sort(drop_ratio, dtype, way, monkeypatch):
+    monkeypatch.setattr(fusion_adem_vl, "_is_traced", lambda: way == "traced")
+    if way == "gpu":  # which selects in a way that a CPU can do, too
+        monkeypatch.setattr(fusion_adem_vl, "_keep_mask_on_cpu", fusion_adem_vl._keep_mask_on_gpu)
     scores = torch.randn(3, 5, 20, generator=torch.Generator().manual_seed(0)).to(dtype)
     dropped = adaptive_drop_(scores.clone(), drop_ratio)
     assert torch.equal(dropped, naive_drop(scores, drop_ratio))

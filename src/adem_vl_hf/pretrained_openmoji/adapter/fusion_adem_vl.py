@@ -77,7 +77,7 @@ def keep_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor |
     if scores.device.type == "cpu" and type(scores) is torch.Tensor and not _is_traced():
         return _keep_mask_on_cpu(scores, most)
     if scores.is_cuda and not torch.are_deterministic_algorithms_enabled():  # which refuse it, for its indices' sake
-        return scores >= scores.kthvalue(most + 1, dim=-1, keepdim=True).values
+        return _keep_mask_on_gpu(scores, most)
     # the largest of the most + 1 smallest
     return scores >= scores.topk(most + 1, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
 
@@ -96,6 +96,11 @@ def _keep_mask_on_cpu(scores: torch.Tensor, most: int) -> torch.Tensor:
     rows ^= bits
     kept = rows >= np.partition(rows, most, axis=-1)[..., most, None]
     return torch.from_numpy(kept * one).view(scores.dtype)
+
+
+def _keep_mask_on_gpu(scores: torch.Tensor, most: int) -> torch.Tensor:
+    """One launch where the smallest ones and their maximum are two."""
+    return scores >= scores.kthvalue(most + 1, dim=-1, keepdim=True).values
 
 
 def _is_traced() -> bool:
