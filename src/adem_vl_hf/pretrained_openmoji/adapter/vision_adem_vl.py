@@ -166,7 +166,7 @@ def vision_features(
 
 
 def _add_adapter(owner: nn.Module, index: int, scale: float, module: nn.Module, args: tuple, output: torch.Tensor):
-    return torch.add(output, owner.adapter.vision_adapters[index](args[0]), alpha=scale)
+    return output + scale * owner.adapter.vision_adapters[index](args[0])
 
 
 def attach_vision_adapters(tower: nn.Module, owner: nn.Module, scale: float) -> None:
