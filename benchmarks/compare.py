@@ -112,9 +112,8 @@ def rank_correlation(a: list[float], b: list[float]) -> float:
     return statistics.correlation(*([float(sorted(values).index(x)) for x in values] for values in (a, b)))
 
 
-def order(group: str) -> str:
+def order(group: str, found: dict[str, list[dict[str, Any]]]) -> str:
     """How far the order of a group's means is the paper's; empty where there is too little to order."""
-    found = measured(group)
     known = {name: paper for name in found if (paper := GROUPS[group][name].paper) is not None}
     if len(known) < 3:
         return ""
@@ -144,12 +143,12 @@ def table(group: str) -> str:
             "" if paper is None else f"{paper:.2f}",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", order(group)]).rstrip()
+    return "\n".join([*lines, "", order(group, found)]).rstrip()
 
 
 def sections() -> dict[str, str]:
     """What README.md shows of the result files."""
-    return {f"{group} table": table(group) or "(Not measured yet.)" for group in GROUPS}
+    return {f"{group} table": table(group) or tables.NOT_MEASURED for group in GROUPS}
 
 
 def once(group: str, name: str, seed: int, steps: int, output_dir: Path) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from measures import SUFFIXES
+
 from adem_vl_hf.evaluation.shown import ORDER_SOURCES, SOURCES
 from adem_vl_hf.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+NOT_MEASURED = "(Not measured yet.)"
 TASKS = (("openmoji-scenes", "scenes"), ("openmoji-names", "names"))
 SEEN = {source: label for source, label in SOURCES.items() if source not in ORDER_SOURCES.values()}  # one picture each
 
@@ -29,8 +32,8 @@ def load(name: str) -> dict[str, Any] | None:
 def of_devices(file: str, makers: dict[str, Callable[[Any], str]]) -> dict[str, str]:
     """Sections of README.md made from a result file, and again, named so, from that of a GPU."""
     return {
-        section + name: make(saved) if (saved := load(file + suffix)) else "(Not measured yet.)"
-        for suffix, name in (("", ""), ("_gpu", " on a gpu"))
+        section + suffix.replace("_", " on a "): make(saved) if (saved := load(file + suffix)) else NOT_MEASURED
+        for suffix in SUFFIXES.values()
         for section, make in makers.items()
     }
 
