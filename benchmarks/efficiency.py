@@ -99,6 +99,7 @@ ON_GPU = measures.DEVICE.type == "cuda"
 DEFAULT_BACKBONES = ["random-7b", "random-1.1b"] if ON_GPU else ["smollm2", "random-1.1b"]
 TEXTS = {256: "as in ScienceQA", 32: "as in captions"}  # tokens of a row without images
 ANSWER = 8  # of them supervised
+STEP_TURNS = 3  # times as many turns of steps as of answers, which last longer by as much and more
 
 
 def samples(tokenizer: Any, text: int, number: int) -> list[Sample]:
@@ -159,9 +160,8 @@ def measure(arm: str, backbone: str, text: int, batch_size: int, repeats: int, f
     side = own_tower.config.image_size
     pixels = torch.zeros(batch_size, 3, side, side, device=measures.DEVICE)
     bare_step = partial(floor_step, bare, ids)
-    training = measures.interleaved(
-        {"floor": bare_step, "tower": partial(tower_step, own_tower, pixels), "arm": step}, repeats, f"{arm}: steps"
-    )
+    steps = {"floor": bare_step, "tower": partial(tower_step, own_tower, pixels), "arm": step}
+    training = measures.interleaved(steps, STEP_TURNS * repeats, f"{arm}: steps")
     few = 1
     inference = measures.interleaved(
         {
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--texts", nargs="+", type=int, default=list(TEXTS), help="tokens of a row")
     parser.add_argument("--batch-size", type=int, help="rows; default " + ", ".join(
         f"{default_batch_size(name)} of {name}" for name in BACKBONES))  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help=f"turns of answers; of steps, {STEP_TURNS} times as many")
     parser.add_argument("--again", action="store_true", help="measure what has a result, too")
     parser.add_argument("--here", nargs=2, metavar=("RESULT", "BASES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
