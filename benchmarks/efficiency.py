@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--texts", nargs="+", type=int, default=list(TEXTS), help="tokens of a row")
     parser.add_argument("--batch-size", type=int, help="rows; default " + ", ".join(
         f"{default_batch_size(name)} of {name}" for name in BACKBONES))  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=5, help=f"turns of answers; of steps, {STEP_TURNS} times as many")
+    parser.add_argument("--repeats", type=int, default=5, help=f"turns of answers; of steps {STEP_TURNS} times as many")
     parser.add_argument("--again", action="store_true", help="measure what has a result, too")
     parser.add_argument("--here", nargs=2, metavar=("RESULT", "BASES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
