@@ -31,19 +31,23 @@ def naive_drop(scores, drop_ratio):
     return out
 
 
-@pytest.mark.parametrize("way", ["cpu", "gpu", "traced"])  # on other devices, too, as when it is traced
+@pytest.fixture(params=["many", "few", "traced"])  # a GPU selects as among few scores, other devices as traced
+def selection(request, monkeypatch):
+    monkeypatch.setattr(fusion_adem_vl, "MANY", 0 if request.param == "many" else 4096)
+    monkeypatch.setattr(fusion_adem_vl, "_is_traced", lambda: request.param == "traced")
+
+
+@pytest.mark.usefixtures("selection")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("drop_ratio", [0.0, 0.04, 0.1, 0.3, 0.5, 0.99])
-def test_adaptive_drop_is_the_sort(drop_ratio, dtype, way, monkeypatch):
-    monkeypatch.setattr(fusion_adem_vl, "_is_traced", lambda: way == "traced")
-    if way == "gpu":  # which selects in a way that a CPU can do, too
-        monkeypatch.setattr(fusion_adem_vl, "_keep_mask_on_cpu", fusion_adem_vl._keep_mask_on_gpu)
+def test_adaptive_drop_is_the_sort(drop_ratio, dtype):
     scores = torch.randn(3, 5, 20, generator=torch.Generator().manual_seed(0)).to(dtype)
     dropped = adaptive_drop_(scores.clone(), drop_ratio)
     assert torch.equal(dropped, naive_drop(scores, drop_ratio))
     assert ((dropped == 0).sum(-1) == int(drop_ratio * 20)).all()
 
 
+@pytest.mark.usefixtures("selection")
 def test_ties_at_the_threshold_are_kept():
     scores = torch.tensor([[[-1.0, -1.0, -1.0, 2.0, -3.0], [0.5, 0.5, 0.5, 0.5, 0.5], [-2.0, -2.0, 1.0, 1.0, 0.0]]])
     dropped = adaptive_drop_(scores.clone(), 0.5)  # the third smallest is the threshold
@@ -54,6 +58,7 @@ def test_ties_at_the_threshold_are_kept():
         assert torch.equal(adaptive_drop_(whole.clone(), ratio), naive_drop(whole, ratio))
 
 
+@pytest.mark.usefixtures("selection")
 def test_the_most_negative_go_first_and_only_the_kept_get_gradient():
     scores = torch.tensor([[[-5.0, 0.1, -0.2, 4.0]]], requires_grad=True)
     dropped = adaptive_drop_(scores.clone(), 0.25)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .inputs_adem_vl import frame_embeds, spread
 from .precision_adem_vl import InputPrecisionLinear
 
+MANY = 4096  # scores: among fewer, as in decoding, calling NumPy takes longer than selecting
 ONE_IN_BITS = {torch.bfloat16: np.int16(0x3F80), torch.float16: np.int16(0x3C00)}
 
 
@@ -74,16 +75,18 @@ def keep_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor |
         index = dropped[:, None, None].expand(*scores.shape[:2], 1)
         return scores >= smallest.gather(-1, index)
     # selecting is several times faster than sorting
-    if scores.device.type == "cpu" and type(scores) is torch.Tensor and not _is_traced():
-        return _keep_mask_on_cpu(scores, most)
-    if scores.is_cuda and not torch.are_deterministic_algorithms_enabled():  # which refuse it, for its indices' sake
-        return _keep_mask_on_gpu(scores, most)
+    on_cpu = scores.device.type == "cpu" and type(scores) is torch.Tensor and not _is_traced()
+    if on_cpu and scores.numel() >= MANY:
+        return _keep_mask_by_numpy(scores, most)
+    # deterministic algorithms refuse it on a GPU, for its indices' sake
+    if on_cpu or (scores.is_cuda and not torch.are_deterministic_algorithms_enabled()):
+        return _keep_mask_by_kthvalue(scores, most)
     # the largest of the most + 1 smallest
     return scores >= scores.topk(most + 1, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
 
 
-def _keep_mask_on_cpu(scores: torch.Tensor, most: int) -> torch.Tensor:
-    """NumPy's selection is vectorised, which torch's is not, and so is its way from bool to a number."""
+def _keep_mask_by_numpy(scores: torch.Tensor, most: int) -> torch.Tensor:
+    """On a CPU NumPy's selection is vectorised, which torch's is not, and so is its way from bool to a number."""
     one = ONE_IN_BITS.get(scores.dtype)
     if one is None:
         rows = scores.numpy()
@@ -98,8 +101,8 @@ def _keep_mask_on_cpu(scores: torch.Tensor, most: int) -> torch.Tensor:
     return torch.from_numpy(kept * one).view(scores.dtype)
 
 
-def _keep_mask_on_gpu(scores: torch.Tensor, most: int) -> torch.Tensor:
-    """One launch where the smallest ones and their maximum are two."""
+def _keep_mask_by_kthvalue(scores: torch.Tensor, most: int) -> torch.Tensor:
+    """On a GPU one launch where the smallest ones and their maximum are two; in decoding the fewest calls."""
     return scores >= scores.kthvalue(most + 1, dim=-1, keepdim=True).values
 
 
