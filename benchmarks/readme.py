@@ -6,6 +6,7 @@ python benchmarks/readme.py
 import argparse
 
 import compare
+import compiled
 import efficiency
 import fusion_speed
 import growth
@@ -14,7 +15,7 @@ import miniature_cost
 import moving
 import tables
 
-SCRIPTS = (compare, efficiency, fusion_speed, growth, miniature, miniature_cost, moving)
+SCRIPTS = (compare, compiled, efficiency, fusion_speed, growth, miniature, miniature_cost, moving)
 
 
 def sections() -> dict[str, str]:

@@ -1,0 +1,79 @@
+"""Training with ``torch_compile=True``: the stock Trainer's wrapper changes neither the adapter nor its file."""
+
+import architectures
+import numpy as np
+import pytest
+import scripts
+import torch
+from safetensors.torch import load_file
+from training_runs import PLAIN, adapter, blocks, samples, trainer
+
+from adem_vl_hf.training import train
+
+
+@architectures.each()
+def test_a_compiled_training_moves_the_adapter_as_a_plain_one_does(bases, arch, tmp_path):
+    """Batches of other lengths, with and without pictures, and an evaluation in between."""
+    fresh, moved = adapter(arch.build(bases)), {}
+    torch.compiler.reset()
+    for compiled in (False, True):
+        settings = {"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}
+        made, processor = trainer(
+            bases, tmp_path / str(compiled), blocks(8), arch.build(bases), max_steps=4, logging_steps=1,
+            eval_dataset=samples(3), eval_strategy="steps", eval_steps=2, **PLAIN, **settings,
+        )  # fmt: skip
+        train(made, processor)
+        losses = [value for entry in made.state.log_history for key, value in entry.items() if key.endswith("loss")]
+        moved[compiled] = losses, adapter(made.model), load_file(tmp_path / str(compiled) / "model.safetensors")
+    assert moved[True][0] == pytest.approx(moved[False][0], rel=2e-4)  # as logged: rounded
+    assert moved[True][2].keys() == moved[False][2].keys()  # no name of a wrapper
+    for key, tensor in moved[True][1].items():
+        assert (tensor - fresh[key]).abs().max() > 2e-5, key
+        torch.testing.assert_close(tensor, moved[False][1][key], rtol=1e-5, atol=1e-6)
+        assert torch.equal(moved[True][2][f"adapter.{key}" if key not in moved[True][2] else key], tensor)
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch, bases):
+    """The benchmark of compiled passes on tiny bases, with a compiler that is quick because it does nothing."""
+    script = scripts.load("benchmarks/compiled.py")
+    monkeypatch.setattr(script.tables, "RESULTS", tmp_path / "results")
+    tiny_bases = script.BACKBONES["smollm2"]._replace(
+        bases=lambda folder: (str(bases / "llama"), str(bases / "clip")), batch_size=2, matched=False
+    )
+    monkeypatch.setattr(script, "BACKBONES", {"smollm2": tiny_bases})
+    monkeypatch.setattr(script, "default_batch_size", lambda backbone: 2)
+    monkeypatch.setattr(script, "BACKEND", "eager")
+    monkeypatch.setattr(script, "NEW_TOKENS", 4)
+    return script
+
+
+def test_what_compiling_saves(compiled, monkeypatch, capsys):
+    torch.compiler.reset()
+    scripts.call(compiled, monkeypatch, "--texts", 24, "--repeats", 2)
+    saved = compiled.tables.load("compiled")["smollm2/24"]
+    assert saved["compiled_over_plain"]["step"].keys() == {"floor", "tower", "adem_vl"}
+    assert saved["step_with_tower"].keys() == saved["token"].keys() == {"plain", "compiled"}
+    assert all(np.isfinite(value) and value > 0 for value in saved["seconds_of_first_calls"].values())
+    lines = compiled.sections()["compiled table"].splitlines()
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[-1] in capsys.readouterr().out
+
+
+def test_a_compiled_answer_is_the_plain_one(compiled, tmp_path):
+    made = compiled.parts("smollm2", 24, tmp_path)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled.BACKEND = backend
+    said = []
+    for functions in (compiled.answers(made), compiled.compiled_answers(made)):
+        call = functions["adem_vl, 4"]
+        said.append(made.model.generate(**call.args[1], max_new_tokens=4, do_sample=False, **call.keywords).tolist())
+    assert said[0] == said[1]
+    assert graphs
