@@ -127,10 +127,13 @@ def measure(backbone: str, text: int, repeats: int, folder: Path) -> dict[str, A
     plain, compiled = (parts(backbone, text, folder) for _ in range(2))
     for module in (compiled.bare.get_decoder(), compiled.tower, compiled.model):
         module.compile(backend=BACKEND)
+    quick_steps = training_steps(compiled)
+    first = first_calls(quick_steps)
+    steps = in_turns(training_steps(plain), quick_steps, STEP_TURNS * repeats, "steps")
+    torch.compiler.reset()  # shapes of both would make one graph for all shapes, which is slower
     # of the models that are not compiled: of the others, the prefill would be, too
     quick_answers = compiled_answers(plain)
-    first = first_calls(training_steps(compiled) | quick_answers)
-    steps = in_turns(training_steps(plain), training_steps(compiled), STEP_TURNS * repeats, "steps")
+    first |= first_calls(quick_answers)
     answered = in_turns(answers(plain), quick_answers, repeats, "answers")
     tokens = {
         way: {
