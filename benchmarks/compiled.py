@@ -114,11 +114,9 @@ def first_calls(made: Functions) -> dict[str, float]:
 
 def in_turns(plain: Functions, compiled: Functions, repeats: int, label: str) -> dict[str, dict[str, list[float]]]:
     """Seconds of all of both, which take turns."""
-    both = {("plain", name): made for name, made in plain.items()} | {
-        ("compiled", n): made for n, made in compiled.items()
-    }
-    times = measures.interleaved(both, repeats, label)
-    return {way: {name: times[way, name] for name in plain} for way in ("plain", "compiled")}
+    ways = {"plain": plain, "compiled": compiled}
+    times = measures.interleaved({(way, name): ways[way][name] for way in ways for name in plain}, repeats, label)
+    return {way: {name: times[way, name] for name in plain} for way in ways}
 
 
 def measure(backbone: str, text: int, repeats: int, folder: Path) -> dict[str, Any]:
@@ -130,7 +128,7 @@ def measure(backbone: str, text: int, repeats: int, folder: Path) -> dict[str, A
     quick_steps = training_steps(compiled)
     first = first_calls(quick_steps)
     steps = in_turns(training_steps(plain), quick_steps, STEP_TURNS * repeats, "steps")
-    torch.compiler.reset()  # shapes of both would make one graph for all shapes, which is slower
+    torch.compiler.reset()  # both go through the same code: graphs of steps would be in the way of answers
     # of the models that are not compiled: of the others, the prefill would be, too
     quick_answers = compiled_answers(plain)
     first |= first_calls(quick_answers)
