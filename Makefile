@@ -8,10 +8,35 @@ V5.0 := $(VENV)/5.0
 LMMS := $(VENV)/lmms-eval
 SUITE := $(VENV)/transformers-tests
 # what the older supported versions of Transformers are tried with: the model, its checkpoints, its training
-CORE := $(addprefix tests/test_,ablations.py chat.py checkpoint.py checkpoint_errors.py collator.py configuration.py \
-	evlm_forward.py evlm_generation.py experts.py families.py forward.py fusion.py generation.py generation_options.py \
-	gradients.py hub.py lora.py parity.py peft.py pipelines.py processor_options.py processor_pictures.py remote_code.py \
-	resume.py several_images.py training.py training_options.py unfrozen_blocks.py vision.py)
+CORE := tests/modeling/test_ablations.py \
+	tests/modeling/test_chat.py \
+	tests/modeling/test_checkpoint.py \
+	tests/modeling/test_checkpoint_errors.py \
+	tests/data/test_collator.py \
+	tests/modeling/test_configuration.py \
+	tests/modeling/test_evlm_forward.py \
+	tests/modeling/test_evlm_generation.py \
+	tests/modeling/test_experts.py \
+	tests/modeling/test_families.py \
+	tests/modeling/test_forward.py \
+	tests/modeling/test_fusion.py \
+	tests/modeling/test_generation.py \
+	tests/modeling/test_generation_options.py \
+	tests/modeling/test_gradients.py \
+	tests/hub/test_upload.py \
+	tests/modeling/test_lora.py \
+	tests/modeling/test_parity.py \
+	tests/modeling/test_peft.py \
+	tests/modeling/test_pipelines.py \
+	tests/modeling/test_processor_options.py \
+	tests/modeling/test_processor_pictures.py \
+	tests/modeling/test_remote_code.py \
+	tests/training/test_resume.py \
+	tests/modeling/test_several_images.py \
+	tests/training/test_training.py \
+	tests/training/test_training_options.py \
+	tests/modeling/test_unfrozen_blocks.py \
+	tests/modeling/test_vision.py
 
 .PHONY: demo test test-5.0 table clean
 
@@ -44,7 +69,7 @@ test: $(VENV)/installed $(OLDEST)/installed $(SUITE)/installed $(LMMS)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
-	PYTHONPATH=$(CURDIR)/$(LMMS) $(BIN)/python -m pytest tests/test_lmms_eval.py
+	PYTHONPATH=$(CURDIR)/$(LMMS) $(BIN)/python -m pytest tests/evaluation/test_lmms_eval.py
 	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest -n 2 $(CORE)
 
 # the first version 5, between the two that `make test` tries

@@ -15,9 +15,9 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from adem_vl_hf.bases import embedded_language_model
 from adem_vl_hf.data import OpenMojiScenes
-from adem_vl_hf.data.scene_grammar import DIRECTIONS, NUMBER_WORDS, ask
+from adem_vl_hf.data.openmoji.scenes import DIRECTIONS, NUMBER_WORDS, ask
+from adem_vl_hf.embedded.smollm2 import embedded_language_model
 
 ANSWERS = {
     "presence": ("yes", "no"),

@@ -28,11 +28,11 @@ from transformers import set_seed
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.data.collator import AdemVLCollator
-from adem_vl_hf.data.mixture import OpenMojiMixture
+from adem_vl_hf.data.openmoji.mixture import OpenMojiMixture
 from adem_vl_hf.demo import BATCH_SIZE, DEMO_SHARES, RECIPES
-from adem_vl_hf.evaluation.run import predict
-from adem_vl_hf.evaluation.scoring import score
-from adem_vl_hf.evaluation.shown import donors_of, shown
+from adem_vl_hf.evaluation.picture_sources import donors_of, shown
+from adem_vl_hf.evaluation.predict import predict
+from adem_vl_hf.evaluation.score import score
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 STEPS, SEEDS, TEST_SIZE = 240, 3, 400

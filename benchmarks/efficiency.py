@@ -36,10 +36,10 @@ from transformers import (
 )
 
 from adem_vl_hf.allocator import keep_freed_memory
-from adem_vl_hf.bases import resolve_language_model
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.sample import Sample
-from adem_vl_hf.pretrained import TOWER
+from adem_vl_hf.embedded.smollm2 import resolve_language_model
+from adem_vl_hf.loading import TOWER
 from adem_vl_hf.training import fastest_setting
 
 NEW_TOKENS = 64

@@ -12,7 +12,7 @@ import tables
 import torch
 from torch.nn import functional as F
 
-from adem_vl_hf.modeling.fusion_adem_vl import fuse, kernel_map, memory_of_pass
+from adem_vl_hf.modeling.fusion import fuse, kernel_map, memory_of_pass
 
 # B, T, S, D: LLaMA-7B and SmolLM2-135M, each with a text and with one more token of an answer
 SHAPES = ((1, 256, 320, 4096), (4, 256, 320, 576), (1, 1, 320, 4096), (4, 1, 320, 576))

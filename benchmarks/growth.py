@@ -19,7 +19,7 @@ import tables
 import torch
 from tqdm import tqdm
 
-from adem_vl_hf.pretrained import build_model
+from adem_vl_hf.loading import build_model
 from adem_vl_hf.training import fastest_setting
 
 TEXT = (32, 64, 128, 256, 512, 1024, 2048)

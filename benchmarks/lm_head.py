@@ -14,7 +14,7 @@ from tqdm import trange
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.data import open_dataset
 from adem_vl_hf.data.collator import AdemVLCollator
-from adem_vl_hf.pretrained import build_model
+from adem_vl_hf.loading import build_model
 from adem_vl_hf.training import fastest_setting
 
 

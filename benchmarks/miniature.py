@@ -16,7 +16,7 @@ import tables
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes
 from adem_vl_hf.demo import DEMO_SHARES, RECIPES, fine_tune
-from adem_vl_hf.evaluation.controls import evaluate_with_controls
+from adem_vl_hf.evaluation.predict import evaluate_with_controls
 
 STEPS = 240  # of the demo's recipes and data
 # name -> (kind of model, its settings); what is not named is as in the paper

@@ -16,9 +16,9 @@ import tables
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.demo import test_sets
-from adem_vl_hf.evaluation.controls import evaluate_with_controls
-from adem_vl_hf.model_card import write_model_card
-from adem_vl_hf.pretrained import CHECKPOINT, TOWER, load_checkpoint
+from adem_vl_hf.evaluation.predict import evaluate_with_controls
+from adem_vl_hf.hub.model_card import write_model_card
+from adem_vl_hf.loading import CHECKPOINT, TOWER, load_checkpoint
 from adem_vl_hf.training import fastest_setting
 
 

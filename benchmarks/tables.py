@@ -8,7 +8,7 @@ from typing import Any
 
 from measures import SUFFIXES
 
-from adem_vl_hf.evaluation.shown import ORDER_SOURCES, SOURCES
+from adem_vl_hf.evaluation.picture_sources import ORDER_SOURCES, SOURCES
 from adem_vl_hf.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent

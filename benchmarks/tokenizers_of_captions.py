@@ -15,8 +15,7 @@ from typing import Any
 
 import tables
 
-from adem_vl_hf.evaluation.metrics import caption_metrics
-from adem_vl_hf.evaluation.tokenizers import tokenizer
+from adem_vl_hf.evaluation.metrics import caption_metrics, tokenizer
 
 
 def compare(groups: list[list[str]]) -> dict[str, Any]:

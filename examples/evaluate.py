@@ -11,9 +11,9 @@ from pathlib import Path
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import open_dataset
-from adem_vl_hf.evaluation.controls import evaluate_with_controls
-from adem_vl_hf.evaluation.scoring import format_scores
-from adem_vl_hf.pretrained import load_checkpoint
+from adem_vl_hf.evaluation.predict import evaluate_with_controls
+from adem_vl_hf.evaluation.score import format_scores
+from adem_vl_hf.loading import load_checkpoint
 from adem_vl_hf.training import fastest_setting
 
 

@@ -10,7 +10,7 @@ import argparse
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import ImageFolder
-from adem_vl_hf.pretrained import build_model
+from adem_vl_hf.loading import build_model
 from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments
 
 

@@ -8,7 +8,7 @@ Anybody can then load it with `AutoModel.from_pretrained("you/my-adapter", trust
 
 import argparse
 
-from adem_vl_hf.hub import push
+from adem_vl_hf.hub.upload import push
 
 
 def main() -> None:

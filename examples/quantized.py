@@ -11,8 +11,7 @@ import argparse
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import ImageFolder
-from adem_vl_hf.pretrained import build_model, load_checkpoint
-from adem_vl_hf.quantization import bitsandbytes_config
+from adem_vl_hf.loading import bitsandbytes_config, build_model, load_checkpoint
 from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from adem_vl_hf.data import OpenMojiVideos, Sample
-from adem_vl_hf.data.motion_grammar import KINDS
-from adem_vl_hf.data.video_files import save_gif
+from adem_vl_hf.data.media import save_gif
+from adem_vl_hf.data.openmoji.clips import KINDS
 from adem_vl_hf.files import replacing
 
 GAP, LINE = 4, 16  # pixels

@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import ImageFolder
-from adem_vl_hf.pretrained import build_model, load_checkpoint
+from adem_vl_hf.loading import build_model, load_checkpoint
 from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments
 
 

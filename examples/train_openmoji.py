@@ -12,29 +12,39 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from adem_vl_hf.allocator import keep_freed_memory
-from adem_vl_hf.bases import LANGUAGE_MODEL_ID
 from adem_vl_hf.demo import fine_tune
+from adem_vl_hf.embedded.smollm2 import LANGUAGE_MODEL_ID
 from adem_vl_hf.files import write_json
-from adem_vl_hf.model_card import read_record, write_model_card
-from adem_vl_hf.pretrained import CHECKPOINT
+from adem_vl_hf.hub.model_card import read_record, write_model_card
+from adem_vl_hf.loading import CHECKPOINT
+
+
+def without(names: tuple[str, ...], value: Any) -> Any:
+    """A JSON value without these keys, at any depth."""
+    if not isinstance(value, dict):
+        return value
+    return {key: without(names, inner) for key, inner in value.items() if key not in names}
 
 
 def export(trained: Path, target: Path) -> None:
-    """Copy config, adapter, processor and code to ``target``; no path of this machine goes along."""
+    """Copy config, adapter and processor to ``target``, without code and without any path of this machine."""
     with tempfile.TemporaryDirectory(dir=target.parent) as beside:
         new = Path(beside) / target.name
         new.mkdir()
         for file in trained.iterdir():
-            if file.suffix in (".py", ".json", ".safetensors", ".jinja") and file.name != "metrics.json":
+            if file.suffix in (".json", ".safetensors", ".jinja") and file.name != "metrics.json":
                 shutil.copy(file, new)
         config = json.loads((new / "config.json").read_text(encoding="utf-8"))
         config |= {"text_model_name_or_path": LANGUAGE_MODEL_ID, "vision_model_name_or_path": "../tower"}
         config["text_model_fingerprint"]["gguf"] = True  # the embedded copy is of a GGUF file, its embeddings rounded
-        for part in (config, config["text_config"], config["vision_config"]):
-            part.pop("_name_or_path", None)
         write_json(new / "config.json", config)
+        for file in new.glob("*.json"):
+            write_json(
+                file, without(("_name_or_path", "auto_map", "custom_pipelines"), json.loads(file.read_text("utf-8")))
+            )
         write_model_card(new, repo_id="adem-vl-openmoji", metrics=read_record(trained, "metrics.json"))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(new, target)

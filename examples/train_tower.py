@@ -27,20 +27,20 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from adem_vl_hf.allocator import keep_freed_memory
-from adem_vl_hf.data.names import OpenMojiNames
-from adem_vl_hf.data.scene import (
+from adem_vl_hf.data.openmoji.names import OpenMojiNames
+from adem_vl_hf.data.openmoji.scenes import (
     NUMBERS,
     PAIR_NUMBERS,
     RELATIONS,
     THINGS,
     Group,
+    OpenMojiScenes,
     Scene,
+    captions,
     draw_scene,
     is_held_out,
     random_scene,
 )
-from adem_vl_hf.data.scene_grammar import captions
-from adem_vl_hf.data.scenes import OpenMojiScenes
 from adem_vl_hf.files import replacing
 
 VISION = {"layers": 6, "width": 192, "head_width": 64, "patch_size": 12, "image_size": 96}
@@ -224,7 +224,7 @@ def save(model: open_clip.CLIP, folder: Path, scores: dict[str, float], steps: i
     """Write the image tower as a Hugging Face folder, with what it was trained on and reaches in training.json."""
     from transformers import CLIPImageProcessor
 
-    from adem_vl_hf.modeling.vision_adem_vl import clip_vision_from_open_clip
+    from adem_vl_hf.modeling.vision import clip_vision_from_open_clip
 
     clip_vision_from_open_clip(model.visual).save_pretrained(folder)
     # the Hub's layout of names, which every version of Transformers reads (5.16 and newer write a shorter one)

@@ -14,7 +14,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from adem_vl_hf.data import ImageFolder
-from adem_vl_hf.pretrained import build_model
+from adem_vl_hf.loading import build_model
 
 
 def conversation(sample: dict, question: str) -> dict:

@@ -14,8 +14,8 @@ from transformers import set_seed
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiVideos
-from adem_vl_hf.data.video_files import save_gif
-from adem_vl_hf.pretrained import build_model
+from adem_vl_hf.data.media import save_gif
+from adem_vl_hf.loading import build_model
 from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments
 
 PROMPT = "In the video,"  # of the captions that it is taught

@@ -7,9 +7,9 @@ tower, W width of the cross-attention, D width of the language model, m media to
 import torch
 from torch import nn
 
-from .cross_attention_evlm import GatedCrossAttention, feed_forward
-from .inputs_adem_vl import frame_embeds, spread
-from .visibility_evlm import ALWAYS, NOTHING
+from .cross_attention import GatedCrossAttention, feed_forward
+from .image_inputs import frame_embeds, spread
+from .visibility import ALWAYS, NOTHING
 
 
 class LevelNorm(nn.LayerNorm):

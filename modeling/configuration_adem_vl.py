@@ -6,8 +6,7 @@ vision tower, N patches, G = sqrt(N) side of the patch grid.
 
 import math
 
-from .base_configuration_adem_vl import FrozenBasesConfig
-from .lora_adem_vl import complete_lora
+from .configuration_base import FrozenBasesConfig, complete_lora
 
 POOLINGS = ("avg", "max")
 KERNELS = ("none", "softmax", "relu", "elu", "silu", "silu-min")

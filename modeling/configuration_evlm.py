@@ -7,8 +7,7 @@ Notation of the EVLM files: B batch, T text positions, I images, n images a row 
 k levels, S visual slots, D width of the language model, C width of the tower, W width of the cross-attention.
 """
 
-from .base_configuration_adem_vl import FrozenBasesConfig
-from .lora_adem_vl import complete_lora
+from .configuration_base import FrozenBasesConfig, complete_lora
 
 MASK_MODES = ("previous_image", "all_frames")
 LEVEL_FUSIONS = ("route", "concatenate")

@@ -14,34 +14,26 @@ from transformers import GenerationMixin
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from .configuration_adem_vl import AdemVLConfig
-from .distributed_adem_vl import several_processes
-from .frozen_adem_vl import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
-from .fusion_adem_vl import AdemVLAdapter, memory_of_pass
-from .inputs_adem_vl import check_image_tokens
-from .layers_adem_vl import attach_fusion
-from .vision_adem_vl import attach_vision_adapters
+from .fused_layers import attach_fusion
+from .fusion import AdemVLAdapter, memory_of_pass
+from .image_inputs import check_image_tokens
+from .modeling_base import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel, several_processes
+from .vision import attach_vision_adapters
 
 if TYPE_CHECKING:
     # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
-    from .base_configuration_adem_vl import FrozenBasesConfig  # noqa: F401
-    from .bases_adem_vl import base_fingerprint  # noqa: F401
-    from .body_adem_vl import BodyMixin  # noqa: F401
-    from .checkpoint_adem_vl import AdapterCheckpointMixin  # noqa: F401
-    from .decoder_adem_vl import decoder_layers  # noqa: F401
-    from .generation_adem_vl import VisualGenerationMixin  # noqa: F401
-    from .images_adem_vl import open_image  # noqa: F401
-    from .layout_adem_vl import RowLayout  # noqa: F401
-    from .lora_adem_vl import LoraMixin  # noqa: F401
-    from .options_adem_vl import sort_options  # noqa: F401
-    from .pictures_adem_vl import Pictures  # noqa: F401
-    from .pipeline_adem_vl import AdemVLImageToTextPipeline  # noqa: F401
-    from .precision_adem_vl import InputPrecisionLinear  # noqa: F401
+    from .bases import base_fingerprint  # noqa: F401
+    from .checkpoint import AdapterCheckpointMixin  # noqa: F401
+    from .configuration_base import FrozenBasesConfig  # noqa: F401
+    from .decoder import decoder_layers  # noqa: F401
+    from .generation import VisualGenerationMixin  # noqa: F401
+    from .images import open_image  # noqa: F401
+    from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
+    from .precision import InputPrecisionLinear  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
-    from .prompts_adem_vl import prompts_alone  # noqa: F401
-    from .quantized_adem_vl import split_gguf  # noqa: F401
-    from .tokenizer_adem_vl import load_tokenizer  # noqa: F401
-    from .unfrozen_adem_vl import unfrozen_blocks  # noqa: F401
-    from .videos_adem_vl import open_video  # noqa: F401
+    from .row_layout import RowLayout  # noqa: F401
+    from .trained_in_base import LoraMixin  # noqa: F401
+    from .videos import open_video  # noqa: F401
 
 
 @dataclass

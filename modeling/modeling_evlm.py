@@ -1,6 +1,6 @@
 """EVLM (arXiv 2407.14177) for Transformers: gated cross-attention from a frozen LLM to levels of a frozen CLIP tower.
 
-Same house as ADEM-VL (``frozen_adem_vl``). Keys and values of all cross-attention layers are computed once, before the
+Same house as ADEM-VL (``modeling_base``). Keys and values of all cross-attention layers are computed once, before the
 language model runs, and are kept in its cache.
 
 Shapes: B batch, T text positions, n images a row (at most), L cross-attention layers, S visual slots, W width of the
@@ -16,36 +16,27 @@ from transformers.utils import ModelOutput, TransformersKwargs
 
 from .adapter_evlm import EvlmAdapter
 from .configuration_evlm import EvlmConfig
-from .cross_attention_evlm import VisualStates, attach_cross_attention
-from .distributed_adem_vl import several_processes
-from .experts_evlm import balance
-from .frozen_adem_vl import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
-from .inputs_adem_vl import check_image_tokens, image_token_mask
-from .unfrozen_adem_vl import unfreeze_blocks
-from .visibility_evlm import VisualCacheLayer, visibility, visual_cache_layer
+from .cross_attention import VisualStates, attach_cross_attention, balance
+from .image_inputs import check_image_tokens, image_token_mask
+from .modeling_base import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel, several_processes
+from .trained_in_base import unfreeze_blocks
+from .visibility import VisualCacheLayer, visibility, visual_cache_layer
 
 if TYPE_CHECKING:
     # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
-    from .base_configuration_adem_vl import FrozenBasesConfig  # noqa: F401
-    from .bases_adem_vl import base_fingerprint  # noqa: F401
-    from .body_adem_vl import BodyMixin  # noqa: F401
-    from .checkpoint_adem_vl import AdapterCheckpointMixin  # noqa: F401
-    from .decoder_adem_vl import decoder_layers  # noqa: F401
-    from .generation_adem_vl import VisualGenerationMixin  # noqa: F401
-    from .images_adem_vl import open_image  # noqa: F401
-    from .layout_adem_vl import RowLayout  # noqa: F401
-    from .lora_adem_vl import LoraMixin  # noqa: F401
-    from .options_adem_vl import sort_options  # noqa: F401
-    from .pictures_adem_vl import Pictures  # noqa: F401
-    from .pipeline_adem_vl import AdemVLImageToTextPipeline  # noqa: F401
-    from .precision_adem_vl import InputPrecisionLinear  # noqa: F401
+    from .bases import base_fingerprint  # noqa: F401
+    from .checkpoint import AdapterCheckpointMixin  # noqa: F401
+    from .configuration_base import FrozenBasesConfig  # noqa: F401
+    from .decoder import decoder_layers  # noqa: F401
+    from .generation import VisualGenerationMixin  # noqa: F401
+    from .images import open_image  # noqa: F401
+    from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
+    from .precision import InputPrecisionLinear  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
     from .processing_evlm import EvlmProcessor  # noqa: F401
-    from .prompts_adem_vl import prompts_alone  # noqa: F401
-    from .quantized_adem_vl import split_gguf  # noqa: F401
-    from .tokenizer_adem_vl import load_tokenizer  # noqa: F401
-    from .videos_adem_vl import open_video  # noqa: F401
-    from .vision_adem_vl import vision_features  # noqa: F401
+    from .row_layout import RowLayout  # noqa: F401
+    from .videos import open_video  # noqa: F401
+    from .vision import tower_blocks  # noqa: F401
 
 
 @dataclass

@@ -4,16 +4,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .layout_adem_vl import Row
 from .processing_adem_vl import AdemVLProcessor
+from .row_layout import Row
 
 if TYPE_CHECKING:  # never run: 4.57 finds the files that travel together by these lines, and looks no further than here
-    from .images_adem_vl import open_image  # noqa: F401
-    from .options_adem_vl import sort_options  # noqa: F401
-    from .pictures_adem_vl import Pictures  # noqa: F401
-    from .quantized_adem_vl import split_gguf  # noqa: F401
-    from .tokenizer_adem_vl import load_tokenizer  # noqa: F401
-    from .videos_adem_vl import open_video  # noqa: F401
+    from .bases import split_gguf  # noqa: F401
+    from .images import open_image  # noqa: F401
+    from .videos import open_video  # noqa: F401
+    from .vision import tower_blocks  # noqa: F401
 
 
 class EvlmProcessor(AdemVLProcessor):

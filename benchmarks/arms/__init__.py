@@ -1,7 +1,7 @@
 """ADEM-VL and its peers on the same frozen language model and tower.
 
 ``ARMS[name].build(language_model, vision_tower, **sizes)`` gives a model and a processor that
-``adem_vl_hf.training.build_trainer`` trains with the stock ``Trainer`` and ``adem_vl_hf.evaluation.run.predict`` asks;
+``adem_vl_hf.training.build_trainer`` trains and ``adem_vl_hf.evaluation.predict.predict`` asks;
 ``ARMS[name].count(text_config, vision_config, **sizes)`` its trained numbers. :func:`matched_sizes` makes those about
 equal. The files are named for the arms; each says which paper it follows and in what it differs.
 """

@@ -11,10 +11,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from adem_vl_hf.modeling.fusion_adem_vl import AdemVLAdapter, kernel_map
-from adem_vl_hf.modeling.fusion_adem_vl import count_parameters as count_adem_vl
+from adem_vl_hf.modeling.fusion import AdemVLAdapter, kernel_map
+from adem_vl_hf.modeling.fusion import count_parameters as count_adem_vl
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
-from adem_vl_hf.modeling.vision_adem_vl import attach_vision_adapters
+from adem_vl_hf.modeling.vision import attach_vision_adapters
 
 from .arm import of_house
 from .layers import attach_beside_mlp, memory_as_it_is

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from adem_vl_hf.bases import resolve_language_model
+from adem_vl_hf.embedded.smollm2 import resolve_language_model
+from adem_vl_hf.loading import resolve_vision_tower
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
-from adem_vl_hf.pretrained import resolve_vision_tower
 
 
 class Arm(NamedTuple):

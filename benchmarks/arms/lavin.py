@@ -18,12 +18,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from adem_vl_hf.modeling.base_configuration_adem_vl import FrozenBasesConfig
-from adem_vl_hf.modeling.distributed_adem_vl import several_processes
-from adem_vl_hf.modeling.frozen_adem_vl import FrozenBasesForConditionalGeneration
+from adem_vl_hf.modeling.configuration_base import FrozenBasesConfig
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLCausalLMOutputWithPast
+from adem_vl_hf.modeling.modeling_base import FrozenBasesForConditionalGeneration, several_processes
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
-from adem_vl_hf.modeling.vision_adem_vl import tower_blocks
+from adem_vl_hf.modeling.vision import tower_blocks
 
 from .arm import of_house
 from .class_tokens import ClassTokenFeatures, spread_levels

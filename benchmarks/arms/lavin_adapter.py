@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from adem_vl_hf.modeling.fusion_adem_vl import LowRankProjector
-from adem_vl_hf.modeling.inputs_adem_vl import spread
+from adem_vl_hf.modeling.fusion import LowRankProjector
+from adem_vl_hf.modeling.image_inputs import spread
 
 
 class RoutedAdapter(nn.Module):

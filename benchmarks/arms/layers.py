@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from adem_vl_hf.modeling.decoder_adem_vl import SeeingLayer, decoder_layers, extend_layer
+from adem_vl_hf.modeling.decoder import SeeingLayer, decoder_layers, extend_layer
 
 
 class BoundLayerMixin(SeeingLayer):

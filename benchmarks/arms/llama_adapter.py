@@ -19,12 +19,12 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from adem_vl_hf.modeling.base_configuration_adem_vl import FrozenBasesConfig
-from adem_vl_hf.modeling.decoder_adem_vl import decoder_layers
-from adem_vl_hf.modeling.distributed_adem_vl import several_processes
-from adem_vl_hf.modeling.fusion_adem_vl import LowRankProjector
-from adem_vl_hf.modeling.inputs_adem_vl import spread
+from adem_vl_hf.modeling.configuration_base import FrozenBasesConfig
+from adem_vl_hf.modeling.decoder import decoder_layers
+from adem_vl_hf.modeling.fusion import LowRankProjector
+from adem_vl_hf.modeling.image_inputs import spread
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from adem_vl_hf.modeling.modeling_base import several_processes
 
 from .arm import of_house
 from .class_tokens import ClassTokenFeatures, spread_levels

@@ -12,11 +12,11 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration
 
-from adem_vl_hf.bases import resolve_language_model
-from adem_vl_hf.modeling.bases_adem_vl import load_language_model, load_vision_tower
+from adem_vl_hf.embedded.smollm2 import resolve_language_model
+from adem_vl_hf.loading import resolve_vision_tower
+from adem_vl_hf.modeling.bases import load_language_model, load_vision_tower
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
-from adem_vl_hf.modeling.tokenizer_adem_vl import tokenizer_and_image_token
-from adem_vl_hf.pretrained import resolve_vision_tower
+from adem_vl_hf.modeling.row_layout import tokenizer_and_image_token
 
 from .arm import Arm, count_trained
 

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from transformers import AutoConfig
 
 from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
-from adem_vl_hf.modeling.fusion_adem_vl import AdemVLAdapter
-from adem_vl_hf.modeling.inputs_adem_vl import spread
+from adem_vl_hf.modeling.fusion import AdemVLAdapter
+from adem_vl_hf.modeling.image_inputs import spread
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
-from adem_vl_hf.modeling.vision_adem_vl import attach_vision_adapters
+from adem_vl_hf.modeling.vision import attach_vision_adapters
 
 from .adem_vl_authors import unused_adem_vl
 from .arm import of_house

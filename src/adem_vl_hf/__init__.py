@@ -6,15 +6,18 @@ Importing this package registers its classes with the Auto classes, so that chec
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+from . import old_paths
 from .modeling.configuration_adem_vl import AdemVLConfig
 from .modeling.configuration_evlm import EvlmConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.modeling_evlm import EvlmForConditionalGeneration
-from .modeling.pipeline_adem_vl import AdemVLImageToTextPipeline
+from .modeling.pipeline import AdemVLImageToTextPipeline
 from .modeling.processing_adem_vl import AdemVLProcessor
 from .modeling.processing_evlm import EvlmProcessor
 
 __version__ = "0.1.0"
+
+old_paths.install()
 
 for config, model, processor in (
     (AdemVLConfig, AdemVLForConditionalGeneration, AdemVLProcessor),

@@ -17,19 +17,19 @@ from typing import Any, NamedTuple
 from transformers import set_seed
 
 from .allocator import keep_freed_memory
-from .bases import embedded_language_model
 from .data import OpenMojiMixture, OpenMojiNames, OpenMojiScenes
-from .data.mixture import SHARES, Shares
-from .data.openmoji import openmoji
-from .evaluation.controls import evaluate_with_controls
+from .data.openmoji.mixture import SHARES, Shares
+from .data.openmoji.sprites import openmoji
+from .embedded.smollm2 import embedded_language_model
 from .evaluation.metrics import is_right
+from .evaluation.predict import evaluate_with_controls
 from .files import write_json
-from .inspection import kept_visual_tokens
-from .inspection_evlm import attended_patches
-from .model_card import write_model_card
-from .page import Card, write_page
+from .hub.model_card import write_model_card
+from .inspection.attended_patches import attended_patches
+from .inspection.kept_tokens import kept_visual_tokens
+from .inspection.page import Card, write_page
+from .loading import build_model
 from .papers import PAPERS
-from .pretrained import build_model
 from .training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 

@@ -24,8 +24,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .data.collator import AdemVLCollator
 from .files import write_json
-from .modeling.base_configuration_adem_vl import FrozenBasesConfig
-from .modeling.frozen_adem_vl import FrozenBasesForConditionalGeneration
+from .modeling.configuration_base import FrozenBasesConfig
+from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
 
 BASE_LEARNING_RATE = 9e-3  # at a batch of 256

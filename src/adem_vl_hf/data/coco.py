@@ -19,7 +19,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from ..files import read_text
-from .images import ImageError, open_image, resolve_image
+from .media import ImageError, open_image, resolve_image
 from .sample import CAPTION_PROMPT, Sample, continuation
 
 FILE = "dataset_coco.json"

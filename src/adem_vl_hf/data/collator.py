@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from .pictures import Pictures, opened, pictures_of, processor_arguments
-from .sample import Sample
+from .sample import Pictures, Sample, opened, pictures_of, processor_arguments
 
 
 class AdemVLCollator:

@@ -15,8 +15,8 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from ..files import read_text
-from .conversations import INSTRUCTION_PROMPT
-from .images import open_image
+from .instructions import INSTRUCTION_PROMPT
+from .media import open_image
 from .sample import Sample, continuation
 
 PERCEPTION = (

@@ -24,9 +24,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..files import read_text, replacing, write_text
-from .images import ImageError, open_image, resolve_image
+from .media import ImageError, open_image, resolve_image
 from .sample import Sample, continuation
-from .scienceqa_prompts import check_prompt_format, scienceqa_answer, scienceqa_prompt
 
 # Fields of the format that a choice sample says nothing about; the score tables group by subject and grade.
 UNSTATED_FIELDS = {
@@ -216,3 +215,89 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: {type(content).__name__} instead of an object in curly brackets; fetch it again")
     return content
+
+
+INPUTS = ("CQM", "QCM")
+ANSWERS = ("A", "AL", "AE", "ALE", "AEL", "LA", "EA", "LEA", "ELA")
+PROMPT_FORMATS = tuple(f"{asked}-{told}" for asked in INPUTS for told in ANSWERS)
+TEXTS = {"L": "lecture", "E": "solution"}
+
+
+def check_prompt_format(prompt_format: str) -> None:
+    """Raises ValueError for a format that is not among ``PROMPT_FORMATS``."""
+    if prompt_format not in PROMPT_FORMATS:
+        raise ValueError(f"prompt_format {prompt_format!r}: choose one of {', '.join(PROMPT_FORMATS)}")
+
+
+def scienceqa_prompt(problem: dict[str, Any], prompt_format: str = "CQM-A", caption: str = "") -> str:
+    """The text up to and including "Response:"."""
+    hint = f"{problem.get('hint') or ''} {caption}".strip()
+    context = f"Context: {hint or 'N/A'}"
+    question = f"Question: {problem['question']}"
+    lettered = zip(ascii_uppercase, problem["choices"], strict=False)
+    options = " ".join(f"({letter}) {choice.strip()}" for letter, choice in lettered)
+    first, second = (context, question) if prompt_format.startswith("CQM") else (question, context)
+    return re.sub(" +", " ", f"{first}\n{second}\nOptions: {options}\nResponse:").strip()
+
+
+def scienceqa_answer(problem: dict[str, Any], prompt_format: str = "CQM-A") -> str:
+    """ "The answer is B.", with the lecture and the solution before it, or after it behind "BECAUSE:".
+
+    A problem may lack either; line ends inside them become spaces.
+    """
+    told = prompt_format.split("-")[1]
+    answer = f"The answer is {ascii_uppercase[problem['answer']]}."
+    reasons = " ".join(str(problem.get(TEXTS[letter]) or "") for letter in told if letter in TEXTS).split()
+    if not reasons:
+        return answer
+    return f"{answer} BECAUSE: {' '.join(reasons)}" if told[0] == "A" else f"{' '.join(reasons)} {answer}"
+
+
+SPLITS = {"val": "validation"}  # the benchmark's own name
+
+
+class HubScienceQA(Dataset[Sample]):
+    """One split as ``ScienceQA`` gives it, but for the ids: ``split-row``, rows counted from 0.
+
+    Args:
+        name: A Hub id, or a folder.
+        split: "train", "val" (or "validation") or "test".
+        prompt_format: As of ``ScienceQA``.
+
+    Raises:
+        ImportError: ``datasets`` is not installed.
+        ValueError: An unknown split, or a row that cannot be used; the message names it.
+    """
+
+    def __init__(self, name: str | os.PathLike[str], split: str = "train", prompt_format: str = "CQM-A") -> None:
+        check_prompt_format(prompt_format)
+        try:
+            from datasets import Image, load_dataset
+        except ImportError as error:
+            raise ImportError("parquet files need 'datasets': pip install 'adem-vl-hf[evaluation]'") from error
+        self.prompt_format, self.split = prompt_format, split
+        self._rows = load_dataset(str(name), split=SPLITS.get(split, split)).cast_column("image", Image(decode=False))
+        texts = self._rows.remove_columns("image")
+        blind = self._rows.data.column("image").is_null().to_pylist()  # without reading the pictures
+        self.problems: dict[str, dict[str, Any]] = {}
+        for number, (problem, no_image) in enumerate(zip(texts, blind, strict=True)):
+            problem = {**problem, "answer": int(problem["answer"]), "image": None if no_image else "image.png"}
+            problem.setdefault("split", split)
+            check_problem(problem, f"{name}, row {number} of split {split!r}")
+            self.problems[f"{split}-{number}"] = problem
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def __getitem__(self, index: int) -> Sample:
+        name = f"{self.split}-{index}"
+        if name not in self.problems:
+            raise IndexError(index)
+        stored = self._rows[index]["image"]
+        image = None if stored is None else open_image(stored["bytes"] or stored["path"])
+        return scienceqa_sample(name, self.problems[name], image, self.prompt_format)
+
+
+def has_hub_layout(folder: Path) -> bool:
+    """Whether a folder holds parquet files as a data set on the Hub does."""
+    return any(folder.glob("data/*.parquet")) or any(folder.glob("*.parquet"))

@@ -7,11 +7,10 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
-from adem_vl_hf.data.sample import Sample
-from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
-
-from .run import prediction_row
-from .scoring import score
+from ..data.sample import Sample
+from ..modeling.processing_adem_vl import AdemVLProcessor
+from .predict import prediction_row
+from .score import score
 
 
 def answer_metrics(

@@ -1,0 +1,281 @@
+"""The two frozen bases: how each is loaded, recorded and recognised."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import warnings
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM, CLIPVisionModel
+
+from .vision import OpenClipVisionTower
+
+try:
+    from accelerate.utils import align_module_device
+except ImportError:  # nothing is offloaded without it
+    align_module_device = contextlib.nullcontext
+
+# what decides whether an adapter fits a base at all
+SHAPE_FIELDS = (
+    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
+    "image_size", "patch_size",
+)  # fmt: skip
+SAMPLES = 8  # values of each tensor that the fingerprint keeps
+TOLERANCE = 0.01  # relative: half precision rounds by 0.4 %, another fine-tune differs by more
+# of a table of embeddings that went through GGUF: two bits per weight lose a third, another model's numbers differ by
+# more than their own size. GGUF keeps norms in full, so that these tell fine-tunes apart as ever.
+GGUF_TOLERANCE = 0.5
+
+
+# where a dict of attention implementations says which is meant; "" is the model that holds both
+PARTS = ("", "text_config", "vision_config")
+
+
+def attention_by_part(attention: str | dict | None, config=None) -> dict[str, dict[str, str]]:
+    """The argument ``attn_implementation`` for each part (``PARTS``), as the library's composite models read it.
+
+    Args:
+        attention: one for all parts, or a dict by part. config: says what is not given (the Auto classes note there
+            what they were given).
+
+    Raises:
+        ValueError: for a dict that names another part.
+    """
+    if isinstance(attention, dict):
+        if unknown := sorted(set(attention) - set(PARTS)):
+            raise ValueError(f"attn_implementation: no part is called {unknown[0]!r}; take text_config, vision_config")
+        by_part = dict(attention)
+    elif attention is None and config is not None:
+        by_part = {part: (getattr(config, part) if part else config)._attn_implementation for part in PARTS}
+    else:
+        by_part = dict.fromkeys(PARTS, attention)
+    return {part: {"attn_implementation": by_part[part]} if by_part.get(part) else {} for part in PARTS}
+
+
+def _shape(config) -> dict:
+    return {name: getattr(config, name) for name in SHAPE_FIELDS if getattr(config, name, None) is not None}
+
+
+def _load(cls, kind: str, name: str, where: str | None = None, **arguments):
+    """Load through the base's own ``from_pretrained``; a base with a weight missing is an error, not a warning."""
+    try:
+        model, info = cls.from_pretrained(where or name, output_loading_info=True, use_safetensors=True, **arguments)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"the {kind} {name!r} could not be loaded ({reason}); check the id, the revision and the network, "
+            "or name a local folder that holds it as safetensors, or a GGUF file"
+        ) from error
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith("position_ids"))
+    if missing or info["mismatched_keys"]:
+        raise ValueError(
+            f"the {kind} {name!r} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[:3]}; "
+            "was it saved by a newer version of Transformers?"
+        )
+    return model
+
+
+def load_language_model(name: str, **arguments) -> nn.Module:
+    """Any decoder LM by ``AutoModelForCausalLM.from_pretrained``; a GGUF file by its name (see ``split_gguf``)."""
+    where, file = split_gguf(name)
+    file = arguments.pop("gguf_file", None) or file
+    if file is None:
+        return _load(AutoModelForCausalLM, "language model", name, **arguments)
+    name = f"{where}/{file}"
+    model = _load(AutoModelForCausalLM, "language model", name, where, **gguf_arguments(file, arguments))
+    model.name_or_path = model.config.name_or_path = name  # the library notes the folder alone
+    return model
+
+
+def load_vision_tower(name: str, backend: str = "transformers", **arguments) -> nn.Module:
+    """A ``CLIPVisionModel``, or an open_clip tower by its own spelling (see ``OpenClipVisionTower``)."""
+    if backend == "transformers":
+        return _load(CLIPVisionModel, "vision tower", name, **arguments)
+    dtype = arguments.get("dtype")
+    dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    try:
+        return OpenClipVisionTower.from_pretrained(name, dtype=dtype)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"the vision tower {name!r} could not be loaded by open_clip: {error}") from error
+
+
+def pinned_revision(base: nn.Module, asked: str | None) -> str | None:
+    """The commit a base was loaded at where it came from a Hub; else the revision that was asked for."""
+    return getattr(base.config, "_commit_hash", None) or asked
+
+
+def _values(base: nn.Module, key: str) -> list[float]:
+    """A few numbers of one tensor, spread evenly over it; brought from wherever it is offloaded to."""
+    owner, _, name = key.rpartition(".")
+    module = base.get_submodule(owner)
+    with align_module_device(module):
+        flat = getattr(module, name).detach().flatten()
+        if not flat.numel():
+            raise ValueError(
+                f"{type(base).__name__} was loaded in parts (DeepSpeed ZeRO-3), so that it cannot be recognised: "
+                "build the model before TrainingArguments, which turns that on"
+            )
+        index = [i * (flat.numel() - 1) // (SAMPLES - 1) for i in range(SAMPLES)]
+        return [round(value, 6) for value in flat[index].float().tolist()]
+
+
+def sample_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A few values of every tensor, by key; a merged LoRA, which touches every value of a matrix, shows in them.
+
+    Left out are tensors that are not here (meta, or another process's share), classes of their own, and what
+    quantisation keeps beside its weights; on a CPU its weights, too, which the first forward lays out anew.
+    """
+    samples = {}
+    for key, tensor in tensors.items():
+        plain = type(tensor) is torch.Tensor and tensor.numel() and tensor.device.type != "meta"
+        if plain and ".weight." not in key and (tensor.is_floating_point() or tensor.device.type != "cpu"):
+            flat = tensor.detach().reshape(-1)
+            samples[key] = flat[:: -(-flat.numel() // SAMPLES)].to("cpu", copy=True)
+    return samples
+
+
+def changed_weight(before: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> str | None:
+    """The first key whose values are others than when ``before`` was sampled; a change of dtype alone is none."""
+    now = sample_weights({key: tensors[key] for key in before if key in tensors})
+    for key, found in now.items():
+        same_size = found.shape == before[key].shape  # else it is sharded
+        if same_size and not torch.equal(found, before[key].to(found.dtype)):
+            return key
+    return None
+
+
+def _norms_and_tables(base: nn.Module) -> dict[str, str]:
+    """The tensors that no quantisation packs, by the names that every version of Transformers has in common."""
+    found = {}
+    for key, tensor in base.state_dict().items():
+        norm_or_table = "norm" in key or "embed" in key or "ln_" in key
+        if norm_or_table and tensor.is_floating_point():
+            found[key.removeprefix("vision_model.")] = key
+    return found
+
+
+def base_fingerprint(base: nn.Module) -> dict:
+    """What a base looks like: a hash of its shape and a few values of a few tensors that no quantisation packs.
+
+    ``"gguf": True`` is added where the values are those of a GGUF file.
+    """
+    shape = json.dumps(_shape(base.config), sort_keys=True)
+    keys = _norms_and_tables(base)
+    names = sorted(keys.values())
+    chosen = {names[i * (len(names) - 1) // 3] for i in range(4)} if names else set()
+    values = {name: _values(base, key) for name, key in keys.items() if key in chosen}
+    fingerprint = {"config": hashlib.sha256(shape.encode()).hexdigest()[:16], "tensors": dict(sorted(values.items()))}
+    return fingerprint | ({"gguf": True} if from_gguf(base.config) else {})
+
+
+def _alike(expected: list[float], found: list[float]) -> bool:
+    """Each value but for the rounding of half precision."""
+    pairs = zip(expected, found, strict=True)
+    return all(abs(a - b) <= TOLERANCE * max(abs(a), abs(b), 1e-3) for a, b in pairs)
+
+
+def _roughly_alike(expected: list[float], found: list[float]) -> bool:
+    """All values together but for the rounding of a GGUF file."""
+    return math.dist(expected, found) <= GGUF_TOLERANCE * math.hypot(*expected)
+
+
+def check_base(kind: str, checkpoint: str, saved_config, fingerprint: dict | None, base: nn.Module) -> None:
+    """An error for a base of another shape, a warning for one of the same shape that is not the one trained on."""
+    saved, given = _shape(saved_config), _shape(base.config)
+    gguf = bool(fingerprint and fingerprint.get("gguf")) or from_gguf(base.config)
+    if gguf and {saved.get("model_type"), given.get("model_type")} == {"llama", "mistral"}:
+        del saved["model_type"]  # a Mistral's GGUF file says llama, which computes the same
+    differing = [f"{n} {saved.get(n)} / {given.get(n)}" for n in saved if saved[n] != given.get(n)]
+    name = getattr(base.config, "_name_or_path", "") or type(base).__name__
+    if differing:
+        raise ValueError(
+            f"{checkpoint} was trained on a {kind} of another shape than {name!r} (trained / given: "
+            f"{', '.join(differing)}); give the one named in its config.json"
+        )
+    if not fingerprint:
+        return
+    keys = _norms_and_tables(base)
+    for key, expected in fingerprint["tensors"].items():
+        alike = _roughly_alike if gguf and "embed" in key else _alike
+        if key not in keys or not alike(expected, _values(base, keys[key])):
+            warnings.warn(
+                f"the {kind} {name!r} has the shape of the one that {checkpoint} was trained on but other weights "
+                f"(first seen in {key}): expect worse answers",
+                stacklevel=3,
+            )
+            return
+
+
+def split_gguf(name: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """Where a language model is and the name of its GGUF file there.
+
+    ``folder/file.gguf`` becomes ``("folder", "file.gguf")``, ``owner/repository/file.gguf`` on the Hub becomes
+    ``("owner/repository", "file.gguf")``, and any other name stays as it is, with None.
+    """
+    path, name = Path(name), os.fspath(name)
+    if not name.lower().endswith(".gguf") or path.is_dir():
+        return name, None
+    parts = name.split("/")
+    if len(parts) > 2 and not (path.is_file() or path.is_absolute() or name.startswith((".", "~"))):
+        return "/".join(parts[:2]), "/".join(parts[2:])
+    return str(path.parent), path.name
+
+
+def gguf_arguments(file: str, arguments: dict) -> dict:
+    """The arguments under which ``from_pretrained`` loads this GGUF file as a dense model."""
+    config_class = getattr(transformers, "GgufConfig", None)  # older versions know nothing but dense models
+    if config_class is not None:
+        arguments = {"quantization_config": config_class(dequantize=True), **arguments}
+    return {**arguments, "gguf_file": file}
+
+
+def quantization_method(config) -> str | None:
+    """How the model of this configuration is quantised: ``"bitsandbytes"``, ``"gptq"``, ...; None if it is not."""
+    given = getattr(config, "quantization_config", None)
+    method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
+    return getattr(method, "value", method)
+
+
+def from_gguf(config) -> bool:
+    """Whether the model of this configuration was read from a GGUF file: a dense model of rounded numbers."""
+    return quantization_method(config) == "gguf" or str(getattr(config, "_name_or_path", "")).lower().endswith(".gguf")
+
+
+def base_name(base) -> str | None:
+    """Where a loaded model says it came from, the GGUF file included where it says which."""
+    name = getattr(base, "name_or_path", None) or None
+    file = getattr(getattr(base.config, "quantization_config", None), "gguf_file", None)
+    return str(Path(name) / file) if name and file and not name.endswith(".gguf") else name
+
+
+def keep_trainable(language_model) -> None:
+    """Have 4-bit layers of bitsandbytes compute on a CPU in the way that has a backward.
+
+    On a CPU with AVX512-BF16 a ``Linear4bit`` that is used without gradients (for an answer, for an evaluation between
+    two steps) packs its weights anew for a kernel without a backward, and keeps them so: from then on gradients are
+    silently zero or wrong, and its scales are rounded.
+    """
+    for module in language_model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False
+            if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+                module.state_dict()  # which packs them back
+
+
+def check_can_save(language_model) -> None:
+    """Packed weights belong to the library that packed them: refuse to write them into a checkpoint of ours.
+
+    Raises:
+        ValueError: the language model is quantised.
+    """
+    method = quantization_method(language_model.config)
+    if method not in (None, "gguf"):
+        raise ValueError(
+            f"the language model is quantised ({method}), and its weights cannot be saved with the adapter: save the "
+            "adapter alone (save_base=False, with config.text_model_name_or_path naming the language model)"
+        )

@@ -1,0 +1,204 @@
+"""Gated cross-attention (arXiv 2407.14177, Sec. 3.1 and Fig. 2), and how it gets before a decoder layer.
+
+attention -> tanh gate -> feed-forward -> tanh gate, both gates at zero at the start. Keys and values are bias-free
+projections, so that an all-zero visual vector contributes exactly nothing.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .decoder import SeeingLayer, decoder_layers, extend_layer
+from .precision import InputPrecisionLinear, InputPrecisionRMSNorm
+
+
+class FeedForward(nn.Module):
+    """Linear(D, F) -> GELU -> Linear(F, D), without biases (Eq. 2 counts two matrices)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = InputPrecisionLinear(width, hidden, bias=False)
+        self.fc2 = InputPrecisionLinear(hidden, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+    def reset(self) -> None:
+        for linear in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(linear.weight)
+
+
+class MixtureOfExperts(nn.Module):
+    """``world(x) + tanh(gate) * sum of the k experts with the largest router probability``.
+
+    The k probabilities are normalised to add up to m, the number of slices: the m slices of one copy with equal weights
+    are then one whole feed-forward part.
+    """
+
+    def __init__(self, width: int, hidden: int, replicas: int, slices: int, top_k: int) -> None:
+        super().__init__()
+        self.slices, self.top_k = slices, top_k
+        experts = replicas * slices
+        self.world = FeedForward(width, hidden)
+        self.router = nn.Linear(width, experts, bias=False)
+        self.fc1 = nn.Parameter(torch.empty(experts, hidden // slices, width))
+        self.fc2 = nn.Parameter(torch.empty(experts, hidden // slices, width))
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, T, D] in; the same shape and the router's logits [B, T, E] out."""
+        flat = x.reshape(-1, x.shape[-1])  # [P, D]
+        logits = self.router(flat.float())  # [P, E]
+        chosen = logits.softmax(-1).topk(self.top_k)  # [P, k]
+        weights = self.slices * chosen.values / chosen.values.sum(-1, keepdim=True)
+        weights = torch.zeros_like(logits).scatter(-1, chosen.indices, weights).to(x.dtype)  # [P, E]
+        # all experts in one product, and nothing of those that were not chosen: for experts this narrow one large
+        # product is faster than many small ones
+        hidden = F.gelu(F.linear(flat, self.fc1.to(x.dtype).flatten(0, 1))).unflatten(-1, (len(self.fc1), -1))
+        routed = (hidden * weights[..., None]).flatten(1) @ self.fc2.to(x.dtype).flatten(0, 1)  # [P, D]
+        out = self.world(x) + self.gate.tanh().to(x.dtype) * routed.view_as(x)
+        return out, logits.view(*x.shape[:-1], -1)
+
+    def reset(self) -> None:
+        self.world.reset()
+        nn.init.normal_(self.router.weight, std=0.02)
+        for weights in (self.fc1, self.fc2):
+            for expert in weights:
+                nn.init.xavier_uniform_(expert)
+        nn.init.zeros_(self.gate)
+
+    @torch.no_grad()
+    def upcycle(self, dense: FeedForward) -> None:
+        """Start from a trained dense part: same function, experts that are its slices."""
+        self.reset()
+        self.world.load_state_dict(dense.state_dict())
+        replicas = len(self.fc1) // self.slices
+        self.fc1.copy_(torch.stack(dense.fc1.weight.chunk(self.slices, dim=0)).repeat(replicas, 1, 1))
+        self.fc2.copy_(torch.stack(dense.fc2.weight.T.chunk(self.slices, dim=0)).repeat(replicas, 1, 1))
+
+
+def balance(logits: torch.Tensor, seen: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """How evenly the experts are used by the positions [B, T] that see an image.
+
+    Returns:
+        The load-balancing loss, E * sum over the experts of (share of the choices) * (mean probability), 1 where all
+        are used alike (Eqs. 4-6 of the Switch Transformer, arXiv 2101.03961); and the share of the choices that fell on
+        each expert, [E].
+    """
+    logits = logits[seen]  # [P, E]
+    positions = max(1, len(logits))
+    chosen = logits.detach().topk(top_k).indices  # [P, k]
+    load = torch.zeros_like(logits).scatter(-1, chosen, 1.0).sum(0) / (top_k * positions)
+    probability = logits.softmax(-1).sum(0) / positions
+    return logits.shape[-1] * (load * probability).sum(), load
+
+
+class VisualStates:
+    """What the cross-attention layers of one pass attend to.
+
+    Args:
+        key, value: [B, L, S, W], split here into the L layers' [B, S, W].
+        mask: [B, 1, T, S], True = the position may attend to the slot.
+        seen: [B, T], the positions that see an image.
+
+    ``router_logits`` is filled by the layers, [B, T, E] each. No dataclass: FSDP hands its modules copies of those.
+    """
+
+    def __init__(self, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, seen: torch.Tensor) -> None:
+        # at once: the backward of picking one layer after another would fill a tensor of all layers each time
+        self.key, self.value, self.mask, self.seen = key.unbind(1), value.unbind(1), mask, seen
+        self.router_logits: list[torch.Tensor] = []
+
+
+def feed_forward(config) -> FeedForward | MixtureOfExperts:
+    """The feed-forward part that a configuration asks for, with weights that are not drawn yet."""
+    width = config.text_config.hidden_size
+    if config.moe_replicas:
+        return MixtureOfExperts(width, config.ffn_dim, config.moe_replicas, config.moe_slices, config.moe_top_k)
+    return FeedForward(width, config.ffn_dim)
+
+
+def _eager(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """[B, heads, T, head_dim]. On a CPU the backward of this is several times faster than the fused attention's."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # [B, heads, T, S]
+    return scores.masked_fill(~mask, -torch.inf).float().softmax(-1).to(query.dtype) @ value
+
+
+class GatedCrossAttention(nn.Module):
+    """One layer. K and V of its level are computed by the adapter, once a forward and once a ``generate``.
+
+    Attention is computed as the language model's is: ``"eager"``, or fused.
+    """
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        width, inner = config.text_config.hidden_size, config.cross_attention_dim
+        self.head_dim, self.text_config = config.cross_attention_head_dim, config.text_config
+        self.attn_norm = InputPrecisionRMSNorm(width)
+        self.q_proj = InputPrecisionLinear(width, inner, bias=False)
+        self.k_proj = InputPrecisionLinear(config.visual_width, inner, bias=False)
+        self.v_proj = InputPrecisionLinear(config.visual_width, inner, bias=False)
+        self.o_proj = InputPrecisionLinear(inner, width, bias=False)
+        self.attn_gate = nn.Parameter(torch.zeros(1))
+        self.ffn_norm = InputPrecisionRMSNorm(width)
+        self.ffn = feed_forward(config)
+        self.ffn_gate = nn.Parameter(torch.zeros(1))
+
+    def reset(self) -> None:
+        """Xavier matrices, gates at zero."""
+        for linear in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
+            nn.init.xavier_uniform_(linear.weight)
+        for norm in (self.attn_norm, self.ffn_norm):
+            nn.init.ones_(norm.weight)
+        for gate in (self.attn_gate, self.ffn_gate):
+            nn.init.zeros_(gate)
+        self.ffn.reset()
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, heads, positions, head_dim]
+
+    def forward(self, hidden_states: torch.Tensor, states: VisualStates, index: int) -> torch.Tensor:
+        """[B, T, D] in and out; positions that see no image come out as they went in, bit for bit."""
+        like, device = hidden_states.dtype, hidden_states.device
+        key, value = (x[index].to(device, like) for x in (states.key, states.value))  # [B, S, W]
+        query = self.q_proj(self.attn_norm(hidden_states))  # [B, T, W]
+        attend = _eager if self.text_config._attn_implementation == "eager" else F.scaled_dot_product_attention
+        mixed = attend(self._heads(query), self._heads(key), self._heads(value), states.mask.to(device))
+        mixed = self.o_proj(mixed.transpose(1, 2).flatten(2))  # [B, T, D]
+        out = hidden_states + self.attn_gate.tanh().to(like) * mixed
+        y = self.ffn(self.ffn_norm(out))
+        if isinstance(y, tuple):
+            y, logits = y
+            states.router_logits.append(logits)
+        out = out + self.ffn_gate.tanh().to(like) * y
+        return torch.where(states.seen.to(device)[..., None], out, hidden_states)
+
+
+class CrossAttendingLayerMixin(SeeingLayer):
+    """Takes ``visual_states`` out of the layer's keyword arguments and attends to them first."""
+
+    _cross_attend: Callable[[torch.Tensor, VisualStates], torch.Tensor] | None
+
+    def forward(self, hidden_states, *args, visual_states=None, **kwargs):
+        if visual_states is not None and self._cross_attend is not None:
+            hidden_states = self._cross_attend(hidden_states, visual_states)
+        return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
+
+
+def _cross_attend(owner: nn.Module, index: int, hidden_states: torch.Tensor, states: VisualStates) -> torch.Tensor:
+    return owner.adapter.cross_attention[index](hidden_states, states, index)
+
+
+def attach_cross_attention(language_model: nn.Module, owner: nn.Module, interval: int) -> None:
+    """Let every ``interval``-th decoder layer attend first, with the layers of ``owner.adapter``.
+
+    They are looked up there at each call: PEFT's ``modules_to_save`` puts a copy there to train. A partial, not a
+    closure, so that ``copy.deepcopy`` ties the copy's layers to the copy.
+    """
+    for number, layer in enumerate(decoder_layers(language_model)):
+        extend_layer(layer, CrossAttendingLayerMixin)
+        attends = number % interval == 0
+        layer._cross_attend = partial(_cross_attend, owner, number // interval) if attends else None

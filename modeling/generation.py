@@ -1,0 +1,114 @@
+"""Generation: the tower runs once, and what was computed of the images goes on from step to step."""
+
+from functools import wraps
+from typing import Any
+
+import torch
+
+
+def prompts_alone(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor, pad_token_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows cut before their first supervised token and padded on the left.
+
+    Args:
+        input_ids, attention_mask, labels: [B, T], padded on either side; a label of -100 is not supervised.
+
+    Returns:
+        ``input_ids`` and ``attention_mask`` [B, P], P the longest prompt.
+
+    Raises:
+        ValueError: naming a row in which nothing comes before what is supervised.
+    """
+    supervised = (labels != -100).to(input_ids.device)
+    kept = supervised.cumsum(1) == 0  # [B, T]
+    if attention_mask is not None:
+        kept &= attention_mask.to(kept.device).bool()
+    lengths = kept.sum(1)  # [B]
+    if not lengths.all():
+        raise ValueError(
+            f"row {int((lengths == 0).nonzero()[0])} has no prompt: its first token is supervised; "
+            "label prompts -100, or leave labels out to generate from the whole row"
+        )
+    longest = int(lengths.max())
+    order = kept.long().argsort(dim=1, stable=True)[:, -longest:]  # what is kept comes last, in its own order
+    mask = kept.gather(1, order)  # [B, P]
+    return input_ids.gather(1, order).masked_fill(~mask, pad_token_id), mask.long()
+
+
+def answers_labelled_batches(generate):
+    """Let ``generate`` take ``labels``: it then sees the prompts alone and returns the new tokens alone."""
+
+    @wraps(generate)
+    def wrapped(self, inputs=None, *args, labels=None, **kwargs):
+        if labels is None:
+            return generate(self, inputs, *args, **kwargs)
+        ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        prompts, mask = prompts_alone(ids, kwargs.pop("attention_mask", None), labels, _padding(self.config))
+        out = generate(self, prompts, *args, attention_mask=mask, **kwargs)
+        if isinstance(out, torch.Tensor):
+            return out[:, prompts.shape[1] :]
+        out.sequences = out.sequences[:, prompts.shape[1] :]
+        return out
+
+    return wrapped
+
+
+def _padding(config) -> int:
+    """A token to fill up with; the mask hides it. Never the image's own, which may be any other."""
+    for name in ("pad_token_id", "eos_token_id"):
+        found = getattr(config.text_config, name, None)
+        found = found[0] if isinstance(found, (list, tuple)) else found
+        if found is not None and found != config.image_token_id:
+            return found
+    return 0 if config.image_token_id else 1
+
+
+class VisualGenerationMixin:
+    """``generate`` of a model that has ``_memory_for``; stands before Transformers' ``GenerationMixin``."""
+
+    config: Any
+    memory_names: tuple[str, ...] = ()  # what _memory_for gives: arguments of forward that lead with the batch
+    names_to_cache: tuple[str, ...] = ()  # those that the cache holds once the prompt was read
+    image_argument_names: tuple[str, ...] = ("pixel_values", "image_mask")  # what the memory is computed from
+
+    @torch.no_grad()
+    @answers_labelled_batches
+    def generate(self, inputs=None, *args, **kwargs):
+        """Transformers' ``generate``; the tower runs once, and beams expand the memory, not the pixels.
+
+        With ``labels`` [B, T] (a training batch) it answers the prompts alone and returns the answers alone.
+        """
+        images = {name: kwargs.pop(name, None) for name in self.image_argument_names}
+        memory = images  # of which a memory that is handed over may have a part under its own name
+        if kwargs.get("visual_key") is None:
+            given = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+            memory = self._memory_for(given, past_key_values=kwargs.get("past_key_values"), **images)  # type: ignore[attr-defined]
+        # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
+        kwargs |= {name: memory[name] for name in self.memory_names if memory.get(name) is not None}
+        draft = kwargs.get("assistant_model")
+        if draft is not None and draft.config.model_type != self.config.model_type:
+            kwargs["assistant_model"] = TextDraft(draft, self.memory_names)
+        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs):
+        """What is cached needs no image embeddings any more, and an image token that is generated gets none."""
+        if model_kwargs.get("use_cache"):
+            for name in self.names_to_cache:
+                model_kwargs.pop(name, None)
+        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)  # type: ignore[misc]
+
+
+class TextDraft:
+    """A language model that drafts for one that sees: it is asked to go on without the picture."""
+
+    def __init__(self, model, memory_names: tuple[str, ...]) -> None:
+        self.model, self.memory_names = model, memory_names
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def generate(self, *args, **kwargs):
+        for name in self.memory_names:
+            kwargs.pop(name, None)
+        return self.model.generate(*args, **kwargs)

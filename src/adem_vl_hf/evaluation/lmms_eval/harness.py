@@ -1,0 +1,65 @@
+"""Running tasks of ``lmms-eval`` (VQAv2, GQA, MMBench, MMMU and some hundred others) on a checkpoint."""
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+
+def run_lmms_eval(
+    checkpoint: str | None,
+    tasks: Sequence[str],
+    include_path: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    batch_size: int = 32,
+    cache: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """The harness's scores.
+
+    Args:
+        checkpoint: folder or Hub id; None = the adapter that ships with this package.
+        tasks: names of the harness ("gqa", "mmbench_en_dev", "mmmu_val", "vqav2_val", ...).
+        include_path: a folder with further tasks as YAML files.
+        limit: number of questions of each task; None = all.
+        cache: where the harness keeps answers as they are made; interrupted, the same call goes on from them.
+
+    Returns:
+        ``{"harness", "n" (questions), "tasks": {task: {metric: value}}}`` with the harness's own names and scales.
+
+    Raises:
+        ValueError: the harness is not installed, or no task is named.
+    """
+    if find_spec("lmms_eval") is None:
+        raise ValueError("lmms-eval is not installed: pip install 'adem-vl-hf[lmms-eval]'")
+    if not tasks:
+        raise ValueError("no tasks of lmms-eval named; give --tasks gqa mmbench_en_dev or the like")
+    with contextlib.redirect_stdout(sys.stderr):  # the harness logs there; stdout is for the scores
+        from lmms_eval.evaluator import simple_evaluate
+        from lmms_eval.tasks import TaskManager
+
+        from .model import AdemVLModel
+
+        found = simple_evaluate(
+            model=AdemVLModel(checkpoint, batch_size),
+            tasks=list(tasks),
+            task_manager=TaskManager(include_path=None if include_path is None else str(Path(include_path).resolve())),
+            limit=limit,
+            use_cache=None if cache is None else str(cache),
+        )
+    # None on all processes but the first
+    results = (found or {}).get("results", {})
+    return {
+        "harness": "lmms-eval",
+        "n": sum(part["effective"] for part in (found or {}).get("n-samples", {}).values()),
+        "tasks": {task: _numbers(values) for task, values in results.items()},
+    }
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    """Metrics without the name of the filter ("exact_match,none") and without what is no number ("N/A", NaN)."""
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return {name.removesuffix(",none"): float(v) for name, v in numbers.items() if math.isfinite(v)}

@@ -1,0 +1,258 @@
+"""Turn an adapter file of the authors' code (a ``.pth``) into a checkpoint of this package.
+
+The file is ``{"model": {"module.<name>": tensor}, "optimizer", "epoch", "scaler", "args"}``: the tensors whose names
+hold "adapter", among them one that no feature depends on (beside the tower's last block), and the training's settings.
+"""
+
+import argparse
+import os
+import pickle
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPImageProcessor
+
+from ..modeling.configuration_adem_vl import AdemVLConfig
+from ..modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from ..modeling.processing_adem_vl import AdemVLProcessor
+from ..modeling.row_layout import load_tokenizer
+
+# names of the authors' modules and of ours; what follows them (fc1.weight, ...) is the same
+RENAMED = {
+    "adapter_emb1": "adapter.key_embedding",
+    "adapter_emb2": "adapter.value_embedding",
+    "adapter_proj": "adapter.visual_projector",
+    "adapter_proj_cls": "adapter.cls_projector",
+}
+TOWER_BLOCKS = "backbone.visual.transformer.resblocks"
+TOWER_LAYERS = {"fc1": "down", "fc2": "up"}
+
+# the authors' command-line options that are fields of the configuration
+RECORDED_FIELDS = {
+    "down_sample_num": "visual_token_counts",
+    "drop_ratio": "drop_ratio",
+    "alpha": "fusion_scale",
+    "beta": "visual_scale",
+    "hidden_proj": "projector_dim",
+    "adapter_dim": "vision_adapter_dim",
+}
+
+# what each dimension of a tensor is made by
+DIMENSIONS = {
+    "key_embedding": ("", "visual_token_counts", "language_model"),
+    "value_embedding": ("", "visual_token_counts", "language_model"),
+    "fc1.weight": ("projector_dim", "vision_tower"),
+    "fc1.bias": ("projector_dim",),
+    "fc2.weight": ("language_model", "projector_dim"),
+    "fc2.bias": ("language_model",),
+    "down.weight": ("vision_adapter_dim", "vision_tower"),
+    "up.weight": ("vision_tower", "vision_adapter_dim"),
+}
+
+# the authors squeeze pictures to the tower's size; the normalisation goes by the training set
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+OPENAI_CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+NORMALIZATION = {"sqa": IMAGENET, "instruction": IMAGENET, "coco_caption": OPENAI_CLIP}
+
+
+@dataclass
+class ConversionReport:
+    """What became of an official file: printed by ``adem-vl convert``."""
+
+    output_dir: Path
+    tensors: int  # converted
+    numbers: int  # in them
+    dropped: list[str] = field(default_factory=list)  # tensors of the file that the model does not have, and why
+    ignored: list[str] = field(default_factory=list)  # other entries of the file
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.output_dir}: {self.tensors} tensors, {self.numbers:,} numbers"]
+        lines += [f"dropped {entry}" for entry in self.dropped]
+        if self.ignored:
+            lines.append(f"ignored {', '.join(self.ignored)}: state of the authors' training run")
+        return "\n".join(lines + self.notes)
+
+
+def convert_official(
+    checkpoint: str | os.PathLike[str],
+    language_model: Any,
+    vision_tower: Any,
+    output_dir: str | os.PathLike[str],
+    **config_fields: Any,
+) -> ConversionReport:
+    """Read an official adapter file and save it as a checkpoint: model, and processor where there is a tokenizer.
+
+    Args:
+        checkpoint: the authors' ``checkpoint-<epoch>.pth``. Half-precision tensors are saved as float32.
+        language_model, vision_tower: the frozen bases it was trained on (ids, folders or loaded models).
+        output_dir: the folder to write.
+        config_fields: fields of ``AdemVLConfig`` and arguments of ``from_base_pretrained``. Fields that are not given
+            are taken from the settings recorded in the file, where it has any, and else are the paper's.
+
+    Raises:
+        ValueError: the file is not one of these, holds more than tensors and settings, or does not fit the model that
+            the bases and fields make: naming the tensors and the option that is probably wrong.
+    """
+    tensors, others, settings = _read(Path(checkpoint))
+    recorded = _recorded_fields(settings)
+    model = AdemVLForConditionalGeneration.from_base_pretrained(
+        language_model, vision_tower, **(recorded | config_fields)
+    )
+    wanted = model.adapter_state_dict()
+    renamed, dropped = _rename(tensors, wanted, model.config)
+    _check(Path(checkpoint), renamed, wanted, model.config)
+    model.load_state_dict(renamed, strict=False)  # copies into float32 parameters, whatever the file's precision
+    output = Path(output_dir)
+    model.save_pretrained(output)
+    numbers = sum(tensor.numel() for tensor in wanted.values())
+    report = ConversionReport(output, len(wanted), numbers, dropped, sorted(others))
+    used = {name: getattr(model.config, name) for name in recorded}
+    if recorded:
+        report.notes.append(f"settings recorded in the file: {recorded}")
+    for name, value in recorded.items():
+        if used[name] != value:
+            report.notes.append(f"note: {name} is {used[name]} as given, but the file was trained with {value}")
+    report.notes.append(_save_processor(model.config, output, getattr(settings, "dataset", None)))
+    return report
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], list[str], argparse.Namespace]:
+    """The tensors by the authors' names, the names of the other entries, and the recorded settings."""
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; give the authors' checkpoint-<epoch>.pth")
+    try:
+        # A .pth is a pickle, which could run any code; weights_only lets tensors and plain containers through. The
+        # authors' files also hold their parsed command line. An argparse.Namespace only carries attributes, so exactly
+        # this class is allowed besides.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds {found[1]}" if found else "it is no PyTorch file"
+        raise ValueError(
+            f"{path} is refused: {reason}, and only tensors and an argparse.Namespace are read from a pickle; "
+            "fetch the authors' file again, or save its tensors alone"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} cannot be read ({reason}): cut short or no PyTorch file; fetch it again") from error
+    tensors = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise ValueError(f"{path} has no dictionary of tensors under 'model'; give the authors' checkpoint-<epoch>.pth")
+    settings = content.get("args")
+    others = [str(key) for key in content if key != "model"]
+    settings = settings if isinstance(settings, argparse.Namespace) else argparse.Namespace()
+    return {name.removeprefix("module."): value for name, value in tensors.items()}, others, settings
+
+
+def _recorded_fields(settings: argparse.Namespace) -> dict[str, Any]:
+    fields = {ours: getattr(settings, theirs) for theirs, ours in RECORDED_FIELDS.items() if hasattr(settings, theirs)}
+    if isinstance(fields.get("visual_token_counts"), int):
+        fields["visual_token_counts"] = [fields["visual_token_counts"]]
+    if hasattr(settings, "no_cls"):
+        fields["use_cls_token"] = not settings.no_cls
+    return fields
+
+
+def _our_name(name: str) -> str | None:
+    block = re.fullmatch(rf"{re.escape(TOWER_BLOCKS)}\.(\d+)\.adapter_mlp\.(fc1|fc2)\.weight", name)
+    if block:
+        return f"adapter.vision_adapters.{block[1]}.{TOWER_LAYERS[block[2]]}.weight"
+    module, dot, rest = name.partition(".")
+    return RENAMED[module] + dot + rest if module in RENAMED else None
+
+
+def _official_name(key: str) -> str:
+    adapter = re.fullmatch(r"adapter\.vision_adapters\.(\d+)\.(down|up)\.weight", key)
+    if adapter:
+        layer = next(theirs for theirs, ours in TOWER_LAYERS.items() if ours == adapter[2])
+        return f"{TOWER_BLOCKS}.{adapter[1]}.adapter_mlp.{layer}.weight"
+    theirs, ours = next((theirs, ours) for theirs, ours in RENAMED.items() if key.startswith(ours))
+    return theirs + key.removeprefix(ours)
+
+
+def _rename(tensors: dict, wanted: dict, config: AdemVLConfig) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors that the model has, by its names; and a line on each of the others."""
+    renamed: dict[str, torch.Tensor] = {}
+    dropped: list[str] = []
+    for name, tensor in tensors.items():
+        key = _our_name(name)
+        if key is not None and key in wanted:
+            renamed[key] = tensor
+        elif key is None:
+            dropped.append(f"{name}: ADEM-VL has no such part (LaVIN and MemVP files hold others)")
+        elif key.startswith("adapter.vision_adapters") and config.vision_adapter_dim:
+            dropped.append(
+                f"{name}: no feature depends on this block (vision_feature_layer={config.vision_feature_layer})"
+            )
+        else:
+            switch = "vision_adapter_dim=0" if "vision_adapters" in key else f"use_cls_token={config.use_cls_token}"
+            dropped.append(f"{name}: this part is switched off by {switch}")
+    return renamed, dropped
+
+
+def _check(path: Path, given: dict, wanted: dict, config: AdemVLConfig) -> None:
+    missing = [key for key in wanted if key not in given]
+    if missing:
+        names = ", ".join(_official_name(key) for key in missing[:5])
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ValueError(f"{path} lacks {names}{more}{_why_missing(missing)}")
+    for key, tensor in given.items():
+        name = f"{_official_name(key)} in {path}"
+        if tensor.shape != wanted[key].shape:
+            remedy = _why_misshaped(key, tensor.shape, wanted[key].shape, config)
+            raise ValueError(f"{name} is {tuple(tensor.shape)} where {tuple(wanted[key].shape)} is needed: {remedy}")
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(f"{name} holds values that are no finite numbers; fetch the file again")
+
+
+def _why_missing(missing: list[str]) -> str:
+    if all(key.startswith("adapter.cls_projector") for key in missing):
+        return ": it was trained without the class token; convert it with --use-cls-token false"
+    if all(key.startswith("adapter.vision_adapters") for key in missing):
+        return (
+            ": it adapts fewer blocks than this tower's features depend on; was another --vision-tower meant, or "
+            "--vision-adapter-dim 0 (no adapters in the tower)?"
+        )
+    return "; give the authors' whole file"
+
+
+def _why_misshaped(key: str, given: torch.Size, wanted: torch.Size, config: AdemVLConfig) -> str:
+    makers = next(makers for ending, makers in DIMENSIONS.items() if key.endswith(ending))
+    if len(given) != len(wanted):
+        return "it is no tensor of an ADEM-VL adapter"
+    maker, theirs, ours = next(entry for entry in zip(makers, given, wanted, strict=True) if entry[1] != entry[2])
+    flag = f"--{maker.replace('_', '-')}"
+    if maker == "visual_token_counts":
+        counts = " ".join(map(str, config.visual_token_counts))
+        return (
+            f"{theirs} memory slots in the file, and {flag} {counts} gives {ours}; name the scales it was trained with"
+        )
+    if maker in ("language_model", "vision_tower"):
+        return f"it was trained on a {flag} of width {theirs}, and the given one has {ours}"
+    return f"try {flag} {theirs}"
+
+
+def _save_processor(config: AdemVLConfig, output: Path, dataset: str | None) -> str:
+    """Save the processor, and say what was done."""
+    language_model, vision_tower = config.text_model_name_or_path, config.vision_model_name_or_path
+    if language_model is None or vision_tower is None:
+        return "no processor saved: loaded models were given, which do not say where their tokenizer is"
+    try:
+        load_tokenizer(language_model, config.text_model_revision)
+    except ValueError as error:
+        return f"no processor saved: {error}"
+    processor = AdemVLProcessor.from_base_pretrained(language_model, vision_tower, config)
+    own = processor.image_processor
+    normalization = NORMALIZATION.get(str(dataset)) or {"image_mean": own.image_mean, "image_std": own.image_std}
+    side = config.vision_config.image_size
+    processor.image_processor = CLIPImageProcessor(
+        size={"height": side, "width": side}, do_center_crop=False, **normalization
+    )
+    processor.save_pretrained(output)
+    origin = f"as for {dataset}" if str(dataset) in NORMALIZATION else "with the tower's own mean and deviation"
+    return f"processor saved: pictures squeezed to {side} x {side}, normalised {origin}"

@@ -1,0 +1,7 @@
+"""What a model looked at, as arrays and as a page."""
+
+from .attended_patches import attended_patches
+from .kept_tokens import kept_visual_tokens
+from .page import write_page
+
+__all__ = ["attended_patches", "kept_visual_tokens", "write_page"]

@@ -1,0 +1,122 @@
+"""What ships with the package (the small CLIP tower, an adapter trained on OpenMoji), and how checkpoints load."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, BitsAndBytesConfig
+
+from .embedded.smollm2 import LANGUAGE_MODEL_ID, resolve_language_model
+from .modeling.adapter_evlm import count_parameters as count_evlm
+from .modeling.configuration_base import FrozenBasesConfig
+from .modeling.fusion import count_parameters as count_adem_vl
+from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from .modeling.modeling_base import FrozenBasesForConditionalGeneration
+from .modeling.modeling_evlm import EvlmForConditionalGeneration
+from .modeling.processing_adem_vl import AdemVLProcessor
+from .modeling.processing_evlm import EvlmProcessor
+from .modeling.trained_in_base import count_lora_parameters
+
+MODELS: dict[str, tuple[type[FrozenBasesForConditionalGeneration], type[AdemVLProcessor]]] = {
+    "adem_vl": (AdemVLForConditionalGeneration, AdemVLProcessor),
+    "evlm": (EvlmForConditionalGeneration, EvlmProcessor),
+}
+FOLDER = Path(__file__).parent / "embedded"
+TOWER, CHECKPOINT = FOLDER / "tower", FOLDER / "adapter"
+
+
+def resolve_vision_tower(name: str) -> str:
+    """``embedded`` becomes the folder of the small CLIP that ships here; other names stay as they are."""
+    return str(TOWER) if name == "embedded" else name
+
+
+def load_config(folder: str | os.PathLike[str]) -> FrozenBasesConfig:
+    """The configuration of a checkpoint.
+
+    Raises:
+        ValueError: it belongs to no model of this package.
+    """
+    config = AutoConfig.from_pretrained(str(folder))
+    if not isinstance(config, FrozenBasesConfig):
+        raise ValueError(f"{folder} holds a {config.model_type!r}; this package has {' and '.join(MODELS)}")
+    return config
+
+
+def load_checkpoint(
+    checkpoint: str | None = None, **kwargs: Any
+) -> tuple[FrozenBasesForConditionalGeneration, AdemVLProcessor]:
+    """Model and processor of a checkpoint, in evaluation mode.
+
+    Args:
+        checkpoint: a folder or a Hub id; None = the adapter that ships with this package, on the embedded bases.
+        kwargs: for the model's ``from_pretrained``.
+    """
+    name = str(CHECKPOINT if checkpoint is None else checkpoint)
+    if checkpoint is None:
+        kwargs.setdefault("text_model_name_or_path", resolve_language_model("embedded"))
+    model, processor = MODELS[load_config(name).model_type]
+    return model.from_pretrained(name, **kwargs), processor.from_pretrained(name)
+
+
+def build_model(
+    language_model: str = "embedded", vision_tower: str = "embedded", kind: str = "adem_vl", **kwargs: Any
+) -> tuple[FrozenBasesForConditionalGeneration, AdemVLProcessor]:
+    """A model with a fresh adapter, and its processor.
+
+    Args:
+        kind: ``"adem_vl"`` or ``"evlm"``. kwargs: as in ``from_base_pretrained``.
+    """
+    text, vision = resolve_language_model(language_model), resolve_vision_tower(vision_tower)
+    model_class, processor_class = MODELS[kind]
+    model = model_class.from_base_pretrained(text, vision, **kwargs)
+    return model, processor_class.from_base_pretrained(model.config.text_model_name_or_path, vision, model.config)
+
+
+def count_trained(config: FrozenBasesConfig) -> int:
+    """Trained numbers of a configuration."""
+    own = count_adem_vl(config)["trained"] if config.model_type == "adem_vl" else count_evlm(config)
+    return own + count_lora_parameters(config)
+
+
+def describe(checkpoint: str | None = None) -> dict[str, Any]:
+    """What a checkpoint's config says: bases, revisions, the fields that define the adapter, how much was trained."""
+    config = load_config(CHECKPOINT if checkpoint is None else checkpoint)
+    bases = [f"{base}_{part}" for base in ("text_model", "vision_model") for part in ("name_or_path", "revision")]
+    text, vision = config.text_config, config.vision_config
+    return {
+        "checkpoint": str(checkpoint or f"shipped ({LANGUAGE_MODEL_ID})"),
+        **{name: getattr(config, name) for name in (*bases, *config.adapter_fields, "image_token_id")},
+        "language_model": f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}",
+        "tower": f"{vision.num_hidden_layers} blocks of width {vision.hidden_size}, grid {config.grid} x {config.grid}",
+        "trained_numbers": count_trained(config),
+    }
+
+
+def bitsandbytes_config(bits: int, dtype: torch.dtype | str | None = None) -> BitsAndBytesConfig:
+    """What ``from_pretrained`` and ``from_base_pretrained`` take as ``quantization_config``.
+
+    Args:
+        bits: 4 (QLoRA's setting, arXiv 2305.14314: NF4, and the scales quantised once more) or 8 (LLM.int8(),
+            arXiv 2208.07339).
+        dtype: that 4-bit weights are unpacked to and multiplied in; default bfloat16.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(f"{bits} bits need the package bitsandbytes: pip install 'adem-vl-hf[quantized]'")
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype or torch.bfloat16,
+    )
+
+
+def loading_arguments(bits: int | None, dtype: torch.dtype | str | None = None) -> dict[str, Any]:
+    """The keyword argument that asks for so many bits, or none for None."""
+    return {} if bits is None else {"quantization_config": bitsandbytes_config(bits, dtype)}

@@ -1,0 +1,137 @@
+"""``adem-vl``: help, exit codes, and one line on stderr for what a user got wrong."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tiny
+from PIL import Image
+
+from adem_vl_hf.cli import commands
+from adem_vl_hf.cli.parser import build_parser, main
+
+COMMANDS = {
+    "train": "so that a language model you have understands images",
+    "caption": "Describe pictures or videos, or answer a question about them",
+    "evaluate": "Measure a trained adapter on a test set",
+    "convert": "Turn the authors' released adapter file",
+    "info": "Show what a checkpoint is",
+}
+# runs each command line in one process: a marker with the exit code behind what each wrote on stderr
+RUN_EACH = """
+import json, sys
+from adem_vl_hf.cli import main
+for argv in json.loads(sys.argv[1]):
+    code = main(argv)
+    print(f"=== {code}", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_tells_a_stranger(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0
+    assert COMMANDS[command] in " ".join(capsys.readouterr().out.split())
+    assert COMMANDS[command].split()[0] in " ".join(build_parser().format_help().split())
+
+
+def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
+    folder, trained = tmp_path / "pictures", tmp_path / "checkpoint"
+    folder.mkdir()
+    Image.new("RGB", (16, 16)).save(folder / "red.png")
+    (folder / "metadata.jsonl").write_text('{"file_name": "red.png", "text": "red"}')
+    tiny.build(bases).save_pretrained(trained)
+    (tmp_path / "file").write_text("")
+    flags = ["--language-model", str(bases / "llama"), "--vision-tower", str(bases / "clip")]
+    train = ["train", *flags, "--data", str(folder), "--output-dir", str(tmp_path / "out")]
+    cases = {
+        "--task 'poetry' is not one of caption": ["evaluate", "--task", "poetry"],
+        "caption needs --predictions to score, or --data": ["evaluate", "--task", "caption"],
+        "nothing to describe: name picture files, or videos after --video": ["caption"],
+        "--kernel belongs to ADEM-VL; --model is evlm": [*train, "--model", "evlm", "--kernel", "silu"],
+        "--media-tokens belongs to EVLM; --model is adem_vl": [*train, "--media-tokens", "4"],
+        "moe_top_k=9 is more than the 8 experts": [
+            *train,
+            "--model",
+            "evlm",
+            "--moe-replicas",
+            "2",
+            "--moe-top-k",
+            "9",
+        ],
+        "clip.gif": ["caption", "--video", "clip.gif", "--checkpoint", str(trained)],
+        "nowhere.png": ["caption", "nowhere.png", "--checkpoint", str(trained)],
+        "metadata.jsonl": ["caption", str(folder / "metadata.jsonl"), "--checkpoint", str(trained)],
+        "no data set 'nowhere'": [*train, "--data", "nowhere"],
+        "language model": [*train, "--language-model", str(tmp_path / "nowhere")],
+        "vision tower": [*train, "--vision-tower", str(tmp_path / "nowhere")],
+        "file is a file; name a folder": [*train, "--output-dir", str(tmp_path / "file")],
+        "visual_token_counts: 256 does not fit": [*train, "--visual-token-counts", "256", "64"],
+        "kernel is 'gelu'; it must be one of": [*train, "--kernel", "gelu"],
+        "did you mean save_steps?": [*train, "--set", "save_step=3"],
+        "--set seed: use --seed": [*train, "--set", "seed=3"],
+        "no.jsonl": ["evaluate", "--task", "caption", "--predictions", str(tmp_path / "no.jsonl")],
+        str(tmp_path / "nothing"): ["info", str(tmp_path / "nothing")],
+        str(tmp_path / "none"): ["caption", str(folder / "red.png"), "--checkpoint", str(tmp_path / "none")],
+        "no.pth is no file": ["convert", str(tmp_path / "no.pth"), str(tmp_path / "out"), *flags],
+    }
+    argument = json.dumps(list(cases.values()))
+    done = subprocess.run([sys.executable, "-c", RUN_EACH, argument], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    parts = done.stderr.split("=== 2\n")
+    assert len(parts) == len(cases) + 1, done.stderr
+    for part, (words, argv) in zip(parts, cases.items(), strict=False):
+        (line,) = part.splitlines()
+        assert line.startswith(f"adem-vl {argv[0]}: error: ")
+        assert words in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "COMMAND"),
+        (["paint"], "paint"),
+        (["train"], "--output-dir"),
+        (["train", "--output-dir", "x", "--batch-size", "0"], "'0' is not a whole number of at least 1"),
+        (["train", "--output-dir", "x", "--dtype", "int8"], "int8"),
+        (["train", "--output-dir", "x", "--set", "save_steps"], "'save_steps' is not KEY=VALUE"),
+        (["train", "--output-dir", "x", "--use-cls-token", "maybe"], "'maybe' is neither true nor false"),
+        (["evaluate", "--task", "caption", "--images", "some"], "some"),
+        (["convert", "a.pth", "out"], "--language-model"),
+    ],
+)
+def test_bad_usage_is_exit_code_2(argv, words, capsys):
+    with pytest.raises(SystemExit) as done:
+        main(argv)
+    assert done.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("two\nlines"), 1),
+        (KeyboardInterrupt(), 1),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "locked"), 2),
+        (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "gone"), 2),
+        (OSError("folder holds no config.json"), 2),  # as Transformers raises it
+    ],
+)
+def test_the_rest_is_exit_code_1_and_debug_shows_it(monkeypatch, capsys, error, code):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(commands, "info", fail)
+    assert main(["info"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("adem-vl info: ")
+    assert ("error: " in line) == (code == 2)
+    if not isinstance(error, KeyboardInterrupt):
+        with pytest.raises(type(error)):
+            main(["info", "--debug"])

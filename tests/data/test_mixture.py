@@ -1,0 +1,56 @@
+"""The OpenMoji mixture: blocks of one kind, in fixed shares, every sample its own."""
+
+from collections import Counter
+
+from adem_vl_hf.data import OpenMojiMixture
+from adem_vl_hf.data.openmoji.mixture import BLOCK, SHARES
+
+TURN = BLOCK * sum(SHARES.values())
+
+
+def test_a_batch_in_order_is_of_one_kind():
+    data = OpenMojiMixture("train", size=2 * TURN)
+    for block in range(0, TURN, BLOCK):
+        assert len({data[block + place]["kind"] for place in (0, 1, BLOCK // 2, BLOCK - 1)}) == 1
+
+
+def test_a_turn_holds_the_shares_and_no_kind_waits_for_its_end():
+    data = OpenMojiMixture("train", size=TURN)
+    order = [data.turn[block][0] for block in range(TURN // BLOCK)]
+    assert Counter(order) == SHARES
+    for half in (order[: len(order) // 2], order[len(order) // 2 :]):
+        for part, share in SHARES.items():
+            assert abs(half.count(part) - share / 2) <= 1
+
+
+def test_no_sample_comes_twice():
+    data = OpenMojiMixture("train", size=2 * TURN)
+    captions = [block * BLOCK for block in range(2 * TURN // BLOCK)]
+    samples = [data[index] for index in captions]
+    assert len({sample["id"] for sample in samples}) == len(samples)
+    assert len({sample["image"].tobytes() for sample in samples}) == len(samples)
+
+
+def test_every_name_is_captioned_before_any_comes_again():
+    data = OpenMojiMixture("train", size=10**6)
+    part = data.parts["names", "caption"]
+    named, block = [], 0
+    while len(named) < len(part.things):
+        (dataset, kind), _ = data.turn[block % len(data.turn)]
+        if (dataset, kind) == ("names", "caption"):
+            named += [data[block * BLOCK + place]["answer"] for place in range(BLOCK)]
+        block += 1
+    assert len(set(named[: len(part.things)])) == len(part.things)
+
+
+def test_splits_and_seeds_draw_other_pictures():
+    drawn = (("train", 0), ("train", 0), ("train", 1), ("test", 0))
+    one, again, other, test = (OpenMojiMixture(split, size=9, seed=seed) for split, seed in drawn)
+    assert one[8]["image"].tobytes() == again[8]["image"].tobytes()
+    assert len({data[8]["image"].tobytes() for data in (one, other, test)}) == 3
+
+
+def test_a_mixture_takes_shares_of_its_own():
+    mixture = OpenMojiMixture("train", 5 * BLOCK, shares={("scenes", "caption"): 2, ("scenes", "choice"): 3})
+    kinds = [mixture[block * BLOCK]["kind"] for block in range(5)]
+    assert Counter(kinds) == {"caption": 2, "choice": 3}

@@ -1,0 +1,107 @@
+"""One process of several: the training runs that ``test_distributed.py`` starts through ``accelerate launch``.
+
+accelerate launch --config_file ... tests/helpers/distributed_worker.py STRATEGY BASES OUTPUT
+
+BASES is a folder of bases for each family. The whole run is ADEM-VL's on the Llama; one step is taken on each of the
+other families, and by EVLM on the Llama.
+"""
+
+import json
+import sys
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import architectures
+import families
+import scripts
+import tiny
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from training_runs import PLAIN, Interrupted, StopAt, blocks, processor_of
+
+from adem_vl_hf.training import IN_ORDER, build_trainer, train, training_arguments
+
+STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
+ONE_STEP = {"max_steps": 1, "save_strategy": "no"}
+# by the name of its folder: the bases' family and how the model is built on them
+OTHERS = {family: (family, tiny.build) for family in families.TABLE if family != "llama"} | {
+    "evlm": ("llama", architectures.EVLM.build),
+    "experts": ("llama", partial(architectures.EVLM.build, moe_replicas=2)),
+}
+# with so large an epsilon Adam does not turn the last bit of a gradient near zero into a whole step
+ADAM = {**PLAIN, "optim": "adamw_torch", "adam_epsilon": 1.0}
+
+
+def run(bases: Path, folder: Path, batch_size: int, model=None, stop=None, resume=False, fsdp=False, **more):
+    """The same run for one process or for several, on blocks of samples with and without pictures."""
+    model = model or tiny.build(bases)
+    settings = {"use_cpu": True, "disable_tqdm": True, **STEPS, **ADAM, **IN_ORDER, **more}
+    arguments = training_arguments(folder, 16, batch_size, **settings)
+    if fsdp:
+        # accelerate turns FSDP on for GPUs alone; all that it does from there on works on CPUs too
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    trainer = build_trainer(model, processor_of(bases, model), blocks(16), arguments, callbacks=[StopAt(stop)])
+    with suppress(Interrupted):
+        train(trainer, trainer.processing_class, resume=resume)
+    return trainer
+
+
+def others(bases: Path, output: Path, batch_size: int, models=None, **settings) -> None:
+    """One step of each of the others; ``output`` gets a folder for each."""
+    for name, (family, build) in OTHERS.items():
+        model = models[name] if models else build(bases / family)
+        run(bases / family, output / name, batch_size, model, **ONE_STEP, **settings)
+
+
+def ddp(bases: Path, output: Path) -> None:
+    others(bases, output, 2)
+    bases = bases / "llama"
+    trainer = run(bases, output / "plain", 2)
+    facts = {"wrapped": type(trainer.model_wrapped).__name__, "world": trainer.args.world_size}
+    arguments = [output / "pictures", "--output-dir", output / "example", "--epochs", 1, "--batch-size", 2]
+    arguments += ["--language-model", bases / "llama", "--vision-tower", bases / "clip"]
+    sys.argv = ["train.py", *map(str, arguments)]
+    scripts.load("examples/train.py").main()
+    report(output, facts)
+
+
+def fsdp2(bases: Path, output: Path) -> None:
+    others(bases, output, 2, fsdp=True)
+    bases = bases / "llama"
+    whole = run(bases, output / "whole", 2, fsdp=True)
+    names = {type(module).__name__ for module in whole.model.modules() if type(module).__name__.startswith("FSDP")}
+    local = sum(getattr(p, "_local_tensor", p).numel() for p in whole.model.parameters())
+    run(bases, output / "cut", 2, stop=3, fsdp=True)
+    run(bases, output / "cut", 2, resume=True, fsdp=True)
+    total = sum(p.numel() for p in whole.model.parameters())
+    dtypes = sorted({str(p.dtype) for n, p in whole.model.named_parameters() if n.startswith("adapter.")})
+    report(output, {"wrapped": sorted(names), "share": local / total, "dtypes": dtypes, "world": whole.args.world_size})
+
+
+def zero3(bases: Path, output: Path) -> None:
+    """All models come first: DeepSpeed's settings, once read, have Transformers load weights in parts."""
+    import deepspeed
+
+    # its own collectives for CPUs would be compiled first, which takes a minute; gloo has them too
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    models = {name: build(bases / family) for name, (family, build) in OTHERS.items()}
+    first, before, after = (tiny.build(bases / "llama") for _ in range(3))
+    trainer = run(bases / "llama", output / "whole", 2, first)
+    local = sum(parameter.ds_tensor.numel() for parameter in trainer.model.parameters())
+    total = sum(parameter.ds_numel for parameter in trainer.model.parameters())
+    run(bases / "llama", output / "cut", 2, before, stop=3)
+    run(bases / "llama", output / "cut", 2, after, resume=True)
+    others(bases, output, 2, models)
+    report(output, {"wrapped": type(trainer.model_wrapped).__name__, "share": local / total})
+
+
+def report(output: Path, facts: dict) -> None:
+    (output / f"rank{PartialState().process_index}.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    strategy, bases, output = sys.argv[1], *map(Path, sys.argv[2:])
+    {"ddp": ddp, "fsdp2": fsdp2, "zero3": zero3}[strategy](bases, output)

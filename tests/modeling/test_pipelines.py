@@ -1,0 +1,128 @@
+"""Transformers' own image-text-to-text and any-to-any pipelines, and ours, on a model in hand.
+
+What the library's suite for pipelines (``PipelineTesterMixin``) asks: one row, batches, batches with a remainder, chats
+with and without a picture, and half precision. Its own tests fetch small models from the Hub.
+"""
+
+import copy
+
+import pytest
+import tiny
+import torch
+import transformers
+from transformers import ImageTextToTextPipeline, pipeline
+
+from adem_vl_hf import AdemVLProcessor
+from adem_vl_hf.modeling.pipeline import AdemVLImageToTextPipeline
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+# any-to-any came with Transformers 5
+TASKS = ["image-text-to-text", *(["any-to-any"] if hasattr(transformers, "AnyToAnyPipeline") else [])]
+FEW = {"max_new_tokens": 4, "do_sample": False}
+
+
+@pytest.fixture(scope="module")
+def processor(bases, model):
+    made = AdemVLProcessor.from_base_pretrained(str(bases / "llama"), str(bases / "clip"), model.config)
+    made.tokenizer.chat_template = TEMPLATE
+    return AdemVLProcessor(made.image_processor, made.tokenizer, image_token=made.image_token)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(2):
+        tiny.picture(seed).save(folder / f"{seed}.png")
+    return [str(folder / f"{seed}.png") for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def stock(model, processor):
+    return pipeline("image-text-to-text", model=model, processor=processor)
+
+
+def continued(model, processor, picture, text) -> str:
+    """What the model alone makes of it: the prompt and the answer, as the pipeline joins them."""
+    inputs = processor(images=None if picture is None else [picture], text=[text])
+    answer = model.generate(**inputs, **FEW)[:, inputs["input_ids"].shape[1] :]
+    return text + processor.batch_decode(answer, skip_special_tokens=True)[0]
+
+
+def chat(text, picture=None):
+    parts = [] if picture is None else [{"type": "image", "image": picture}]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def test_the_task_finds_the_librarys_pipeline(stock):
+    assert type(stock) is ImageTextToTextPipeline
+
+
+@pytest.mark.parametrize("text", ["a photo of", "<image>a photo of", "a photo <image> of"])
+def test_a_picture_and_a_text(stock, model, processor, paths, text):
+    (row,) = stock(paths[0], text=text, generate_kwargs=FEW, return_full_text=False)
+    assert row["input_text"] == text
+    assert row["generated_text"]
+    assert text + row["generated_text"] == continued(model, processor, paths[0], text)
+
+
+def test_batches_answer_as_single_rows(stock, paths):
+    rows = [{"images": paths[i % 2], "text": text} for i, text in enumerate(["a photo of", "two birds", "hello"])]
+    given = {"generate_kwargs": FEW, "return_full_text": False}
+    single = [stock(row["images"], text=row["text"], **given)[0]["generated_text"] for row in rows]
+    pictures, texts = [row["images"] for row in rows], [row["text"] for row in rows]
+    together = stock(pictures, text=texts, batch_size=2, **given)
+    assert [row["generated_text"] for row in together] == single
+    assert len(set(single)) > 1
+    streamed = list(stock(copy.deepcopy(row) for row in rows * 2))
+    assert len(streamed) == 6
+
+
+@pytest.mark.parametrize("with_picture", [True, False])
+def test_chats(stock, model, processor, paths, with_picture):
+    message = chat("hello", paths[0] if with_picture else None)
+    prompt = f"<s>user: {'<image>' * with_picture}hello\nassistant: "
+    (row,) = stock(text=message, generate_kwargs=FEW)
+    answered = row["generated_text"][-1]
+    assert [part["role"] for part in row["generated_text"]] == ["user", "assistant"]
+    expected = continued(model, processor, paths[0] if with_picture else None, prompt)
+    assert prompt + answered["content"] == expected
+    assert answered["content"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_chats_in_a_batch(task, model, processor, paths):
+    made = pipeline(task, model=model, processor=processor)
+    chats = [chat("hello", paths[0]), chat("two birds", paths[1])]
+    rows = made(text=copy.deepcopy(chats), generate_kwargs=FEW)
+    alone = [made(text=one, generate_kwargs=FEW)[0]["generated_text"][-1]["content"] for one in chats]
+    assert [row[0]["generated_text"][-1]["content"] for row in rows] == alone
+
+
+def test_the_picture_reaches_the_answer(stock, paths):
+    answers = [stock(path, text="a photo of", generate_kwargs={"max_new_tokens": 8})[0] for path in paths]
+    assert answers[0]["generated_text"] != answers[1]["generated_text"]
+
+
+def test_half_precision(bases, processor, paths):
+    half = pipeline("image-text-to-text", model=tiny.build(bases).to(torch.float16), processor=processor)
+    (row,) = half(paths[0], text="a photo of", generate_kwargs=FEW)
+    assert row["generated_text"].startswith("a photo of")
+
+
+@pytest.mark.skipif("any-to-any" not in TASKS, reason="came with Transformers 5")
+def test_any_to_any_takes_rows_as_dicts(model, processor, paths):
+    made = pipeline("any-to-any", model=model, processor=processor)
+    rows = [{"images": path, "text": "a photo of"} for path in paths]
+    answers = [made(copy.deepcopy(row), generate_kwargs=FEW)[0]["generated_text"] for row in rows]
+    assert answers == [continued(model, processor, path, "a photo of") for path in paths]
+    assert [row[0]["generated_text"] for row in made(rows, generate_kwargs=FEW)] == answers
+
+
+def test_ours_captions(model, processor, paths):
+    made = AdemVLImageToTextPipeline(model=model, processor=processor)
+    alone = [made(path, prompt="a photo of", **FEW)[0]["generated_text"] for path in paths]
+    assert alone == [continued(model, processor, path, "a photo of").removeprefix("a photo of") for path in paths]
+    assert [row[0]["generated_text"] for row in made(paths, prompt="a photo of", **FEW)] == alone

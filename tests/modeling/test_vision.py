@@ -1,0 +1,188 @@
+"""The tower's features: from either backend, from any block, with and without adapters."""
+
+import json
+from types import SimpleNamespace
+
+import open_clip
+import pytest
+import tiny
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import QuickGELU, VisionTransformer
+from safetensors.torch import save_file
+from torch import nn
+
+from adem_vl_hf import AdemVLForConditionalGeneration, EvlmForConditionalGeneration
+from adem_vl_hf.modeling.fusion import VisionAdapter
+from adem_vl_hf.modeling.vision import (
+    OpenClipVisionTower,
+    attach_vision_adapters,
+    clip_vision_from_open_clip,
+    open_clip_vision_config,
+    vision_features,
+)
+
+
+@torch.no_grad()
+def randomize(module, std=0.2):
+    generator = torch.Generator().manual_seed(4)
+    for parameter in module.parameters():
+        parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+    return module.eval()
+
+
+def open_clip_vit(activation=nn.GELU):
+    return randomize(
+        VisionTransformer(
+            image_size=16, patch_size=4, width=24, layers=3, heads=3, mlp_ratio=2, output_dim=16, act_layer=activation
+        )
+    )
+
+
+def adapters(number=2):
+    return randomize(nn.ModuleList(VisionAdapter(24, 4, 0.0) for _ in range(number)), std=0.5)
+
+
+def owner(vision_adapters):
+    """What the hooks ask for the adapters, in the place of a model."""
+    return SimpleNamespace(adapter=SimpleNamespace(vision_adapters=vision_adapters))
+
+
+@pytest.mark.parametrize("activation", [nn.GELU, QuickGELU])
+@pytest.mark.parametrize("layer", [-1, -2, 2])
+def test_both_backends_give_the_same_features(activation, layer):
+    visual, pixels = open_clip_vit(activation), tiny.pictures(2)
+    clip, tower = clip_vision_from_open_clip(visual), OpenClipVisionTower(visual)
+    assert clip.config.hidden_act == ("gelu" if activation is nn.GELU else "quick_gelu")
+    with torch.no_grad():
+        plain = vision_features(tower, pixels, layer).pooler_output
+        assert plain.shape == (2, 17, 24)
+        torch.testing.assert_close(vision_features(clip, pixels, layer).pooler_output, plain, atol=1e-5, rtol=1e-5)
+        number = 3 if layer == -1 else 2
+        for one in (clip, tower):
+            attach_vision_adapters(one, owner(adapters(number)), 0.5)
+        adapted = vision_features(tower, pixels, layer).pooler_output
+        torch.testing.assert_close(vision_features(clip, pixels, layer).pooler_output, adapted, atol=1e-5, rtol=1e-5)
+    assert (adapted - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("layer", [-1, -2, -3, 1, 2, 3])
+def test_the_feature_layer_is_the_output_of_a_block_through_the_post_norm(layer):
+    visual, pixels = open_clip_vit(), tiny.pictures(2)
+    blocks = layer if layer > 0 else 4 + layer
+    with torch.no_grad():
+        x = visual.conv1(pixels).flatten(2).mT
+        x = torch.cat([visual.class_embedding.expand(2, 1, -1), x], 1) + visual.positional_embedding
+        x = visual.ln_pre(x)
+        for block in visual.transformer.resblocks[:blocks]:
+            x = block(x)
+        expected = visual.ln_post(x)
+        for tower in (OpenClipVisionTower(visual), clip_vision_from_open_clip(visual)):
+            torch.testing.assert_close(
+                vision_features(tower, pixels, layer).pooler_output, expected, atol=1e-5, rtol=1e-5
+            )
+
+
+def test_an_adapter_stands_beside_its_mlp():
+    visual, pixels = open_clip_vit(), tiny.pictures(1)
+    tower, beside = clip_vision_from_open_clip(visual), adapters(1)
+    attach_vision_adapters(tower, owner(beside), 0.25)
+    with torch.no_grad():
+        x = visual.ln_pre(
+            torch.cat([visual.class_embedding.expand(1, 1, -1), visual.conv1(pixels).flatten(2).mT], 1)
+            + visual.positional_embedding
+        )
+        block = visual.transformer.resblocks[0]
+        x = x + block.attention(block.ln_1(x))
+        n = block.ln_2(x)
+        bottleneck = nn.functional.gelu(n @ beside[0].down.weight.T) @ beside[0].up.weight.T
+        expected = visual.ln_post(x + block.mlp(n) + 0.25 * bottleneck)
+        torch.testing.assert_close(vision_features(tower, pixels, 1).pooler_output, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_towers_that_are_no_plain_vit_are_refused():
+    resnet = ModifiedResNet(layers=(1, 1, 1, 1), output_dim=16, heads=2, image_size=32, width=8)
+    with pytest.raises(ValueError, match="ModifiedResNet is not a plain ViT"):
+        OpenClipVisionTower(resnet)
+    pooled = VisionTransformer(
+        image_size=16, patch_size=4, width=24, layers=1, heads=3, mlp_ratio=2, output_dim=16, attentional_pool=True,
+        attn_pooler_queries=4, attn_pooler_heads=2,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="without attentional pooling"):
+        open_clip_vision_config(pooled)
+    with pytest.raises(ValueError, match="ViT-B-32.*names no weights"):
+        OpenClipVisionTower.from_pretrained("ViT-B-32")
+
+
+def open_clip_folder(folder):
+    """A whole tiny open_clip model as ``local-dir:`` reads it; returns its image tower."""
+    vision = {"image_size": 16, "patch_size": 4, "width": 24, "layers": 3, "head_width": 8, "mlp_ratio": 2}
+    text = {"context_length": 8, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+    model = randomize(open_clip.CLIP(**config))
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    return model.visual
+
+
+def test_a_model_on_an_open_clip_tower_equals_one_on_its_clip_and_survives_saving(bases, tmp_path):
+    visual = open_clip_folder(tmp_path / "tower")
+    fields = {"projector_dim": 8, "vision_adapter_dim": 4, "image_token_id": tiny.IMAGE_TOKEN_ID, **tiny.SHOWING}
+    tower = f"local-dir:{tmp_path / 'tower'}"
+    model = AdemVLForConditionalGeneration.from_base_pretrained(
+        bases / "llama", tower, vision_backend="open_clip", **fields
+    )
+    clip = clip_vision_from_open_clip(visual)
+    same = AdemVLForConditionalGeneration.from_base_pretrained(bases / "llama", clip, **fields)
+    inputs = tiny.batch([6, 5], [True, True])
+    with torch.no_grad():
+        expected = tiny.perturb(model)(**inputs).logits
+        torch.testing.assert_close(tiny.perturb(same)(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
+        model.save_pretrained(tmp_path / "saved")
+        loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "saved")
+        assert torch.equal(loaded(**inputs).logits, expected)
+        # the tower frozen and in evaluation mode whatever the model's mode
+        assert not any(module.training for module in loaded.train().vision_tower.modules())
+    assert not any(p.requires_grad for p in loaded.vision_tower.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [[1], [1, 3], [-3, 2, -1]], ids=str)
+def test_both_backends_give_the_same_levels(layers):
+    """Of several levels each is a block's output as it is."""
+    visual, pixels = open_clip_vit(), tiny.pictures(2)
+    x = visual.ln_pre(
+        torch.cat([visual.class_embedding.expand(2, 1, -1), visual.conv1(pixels).flatten(2).mT], 1)
+        + visual.positional_embedding
+    )
+    states = [x]
+    for block in visual.transformer.resblocks:
+        states.append(block(states[-1]))
+    expected = torch.stack([states[layer] for layer in layers], dim=1)
+    for tower in (OpenClipVisionTower(visual), clip_vision_from_open_clip(visual)):
+        found = vision_features(tower, pixels, layers).pooler_output
+        assert found.shape == (2, len(layers), 17, 24)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_evlm_on_an_open_clip_tower_equals_one_on_its_clip_and_survives_saving(bases, tmp_path):
+    visual = open_clip_folder(tmp_path / "tower")
+    fields = {"vision_feature_layer": [1, 2, 3], "media_tokens": 1, "image_token_id": tiny.IMAGE_TOKEN_ID}
+    tower = f"local-dir:{tmp_path / 'tower'}"
+    model = EvlmForConditionalGeneration.from_base_pretrained(
+        bases / "llama", tower, vision_backend="open_clip", **fields
+    )
+    same = EvlmForConditionalGeneration.from_base_pretrained(
+        bases / "llama", clip_vision_from_open_clip(visual), **fields
+    )
+    inputs = tiny.batch([6, 5], [True, True])
+    with torch.no_grad():
+        expected = tiny.perturb(model)(**inputs).logits
+        torch.testing.assert_close(tiny.perturb(same)(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
+        model.save_pretrained(tmp_path / "saved")
+        loaded = EvlmForConditionalGeneration.from_pretrained(tmp_path / "saved")
+        assert torch.equal(loaded(**inputs).logits, expected)

@@ -1,0 +1,133 @@
+"""What users turn on in ``TrainingArguments``: accumulation, bfloat16 autocast, metrics of generated answers."""
+
+import architectures
+import numpy as np
+import pytest
+import tiny
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from training_runs import PLAIN, adapter, assert_equal, blocks, samples, trainer
+
+from adem_vl_hf import training
+from adem_vl_hf.modeling.generation import prompts_alone
+from adem_vl_hf.training import train, training_arguments
+
+
+@pytest.fixture(autouse=True)
+def no_precision_left_over(monkeypatch):
+    """Transformers 4.57 leaves the precision of a process's last TrainingArguments in its environment."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@architectures.each()
+def test_a_batch_in_parts_moves_the_adapter_as_the_whole_does(bases, arch, tmp_path):
+    """The answers differ in length: each token has to count the same, whichever part it is in."""
+    fresh, moved = adapter(arch.build(bases)), {}
+    for parts in (1, 2, 4):
+        made, processor = trainer(
+            bases, tmp_path / str(parts), blocks(8), arch.build(bases), batch_size=4 // parts,
+            gradient_accumulation_steps=parts, max_steps=2, logging_steps=1, **PLAIN,
+        )  # fmt: skip
+        train(made, processor)
+        losses = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+        moved[parts] = losses, {key: tensor - fresh[key] for key, tensor in adapter(made.model).items()}
+    for parts in (2, 4):
+        assert moved[parts][0] == pytest.approx(moved[1][0], rel=2e-4)  # as logged: rounded
+        for key, tensor in moved[1][1].items():
+            assert tensor.abs().max() > 2e-5, key
+            torch.testing.assert_close(moved[parts][1][key], tensor, rtol=1e-5, atol=1e-6)
+
+
+@architectures.each()
+def test_autocast_computes_in_bfloat16_and_trains_float32(bases, arch, tmp_path):
+    fresh, moved = adapter(arch.build(bases)), {}
+    for bf16 in (False, True):
+        made, processor = trainer(
+            bases, tmp_path / str(bf16), samples(4, "some"), arch.build(bases), batch_size=4, max_steps=3, bf16=bf16,
+            **PLAIN | {"learning_rate": 0.1},
+        )  # fmt: skip
+        computed = set()
+        layer = made.model.get_decoder().layers[1].mlp.up_proj
+        layer.register_forward_hook(lambda module, args, out, seen=computed: seen.add(out.dtype))
+        assert np.isfinite(train(made, processor)["train_loss"])
+        assert computed == {torch.bfloat16 if bf16 else torch.float32}
+        assert {p.dtype for p in made.model.parameters()} == {torch.float32}
+        saved = load_file(tmp_path / str(bf16) / "model.safetensors")
+        assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+        moved[bf16] = torch.cat([(saved[key] - fresh[key]).flatten() for key in fresh])
+    assert not torch.equal(moved[True], moved[False])
+    assert torch.cosine_similarity(moved[True], moved[False], dim=0) > 0.95
+
+
+@architectures.each()
+def test_metrics_of_generated_answers_choose_the_model(bases, arch, tmp_path):
+    held_out, seen = samples(5, images="some"), []
+
+    def compute_metrics(prediction):
+        texts = []
+        for ids in (prediction.predictions, prediction.label_ids):
+            ids = np.where(ids < 0, processor.pad_token_id, ids)
+            texts.append([text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)])
+        seen.append(texts)
+        return {"worth": -len(seen)}  # the first evaluation is the best
+
+    model = arch.build(bases)
+    model.generation_config.max_new_tokens = 6
+    made, processor = trainer(
+        bases, tmp_path, samples(4), model, eval_dataset=held_out, max_steps=4, learning_rate=3e-2,
+        eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, load_best_model_at_end=True,
+        metric_for_best_model="worth", predict_with_generate=True, compute_metrics=compute_metrics,
+    )  # fmt: skip
+    train(made, processor)
+    assert [entry["eval_worth"] for entry in made.state.log_history if "eval_worth" in entry] == [-1, -2]
+    assert_equal(adapter(model), load_file(tmp_path / "checkpoint-2" / "model.safetensors"))
+    assert made.evaluate()["eval_loss"] > 0
+    said, true = seen[-1]
+    assert true == [sample["references"][0] for sample in held_out]
+    assert said == seen[0][0]
+    assert said == [answer(model, processor, sample) for sample in held_out]
+    assert len(set(said)) > 1
+
+
+def answer(model, processor, sample):
+    """What the model says to one prompt alone."""
+    inputs = processor(images=None if sample["image"] is None else [sample["image"]], text=[sample["prompt"]])
+    ids = model.generate(**inputs, do_sample=False)
+    return processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
+
+
+@architectures.each()
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_training_batch_is_answered_from_its_prompts(model, side):
+    inputs = tiny.batch([9, 6, 8], [True, False, True], side=side)
+    labels = inputs.pop("labels")
+    prompts, mask = prompts_alone(inputs["input_ids"], inputs["attention_mask"], labels, pad_token_id=3)
+    assert mask.tolist() == [[1] * 6, [0] * 3 + [1] * 3, [0] + [1] * 5]
+    for row in range(3):
+        kept = inputs["attention_mask"][row].bool()
+        assert prompts[row][mask[row].bool()].tolist() == inputs["input_ids"][row][kept][:-3].tolist()
+    assert (prompts[mask == 0] == 3).all()
+    images = {name: inputs[name] for name in ("pixel_values", "image_mask")}
+    expected = model.generate(prompts, attention_mask=mask, **images, max_new_tokens=4, do_sample=False)[:, 6:]
+    found = model.generate(**inputs, labels=labels, max_new_tokens=4, do_sample=False)
+    assert found.tolist() == expected.tolist()
+    whole = model.generate(**inputs, labels=labels, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+    assert whole.sequences.tolist() == expected.tolist()
+
+
+def test_a_row_that_is_all_answer_is_named():
+    labels = torch.tensor([[-100, 5, 6], [4, 5, 6]])
+    with pytest.raises(ValueError, match="row 1 has no prompt"):
+        prompts_alone(labels.clamp(min=1), None, labels, 0)
+
+
+def test_the_recipe_counts_the_samples_of_all_processes(tmp_path, monkeypatch):
+    alone = training_arguments(tmp_path, samples=1000, batch_size=16, epochs=20)
+    monkeypatch.setattr(training, "PROCESSES", 4)
+    together = training_arguments(tmp_path, samples=1000, batch_size=16, epochs=20)
+    assert together.learning_rate == pytest.approx(4 * alone.learning_rate) == pytest.approx(9e-3 * 64 / 256)
+    assert (alone.warmup_steps, together.warmup_steps) == (126, 32)
+    assert training.fastest_setting() == training.fastest_setting()  # nothing that each would measure for itself
+    assert training.fastest_setting(0)["dtype"] in (torch.float32, torch.bfloat16)
