@@ -38,7 +38,7 @@ CORE := tests/modeling/test_ablations.py \
 	tests/modeling/test_unfrozen_blocks.py \
 	tests/modeling/test_vision.py
 
-.PHONY: demo test test-5.0 table clean
+.PHONY: demo check test test-5.0 table clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -64,10 +64,14 @@ $(SUITE)/installed: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/python -m adem_vl_hf.demo --output-dir runs/demo
 
-test: $(VENV)/installed $(OLDEST)/installed $(SUITE)/installed $(LMMS)/installed
+# style, docstrings and types: no test runs
+check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/flake8 src modeling
 	$(BIN)/mypy
+
+test: check $(OLDEST)/installed $(SUITE)/installed $(LMMS)/installed
 	$(BIN)/python -m pytest -n 2
 	PYTHONPATH=$(CURDIR)/$(LMMS) $(BIN)/python -m pytest tests/evaluation/test_lmms_eval.py
 	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest -n 2 $(CORE)
