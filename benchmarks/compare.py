@@ -48,7 +48,7 @@ def held_out_loss(model: Any, processor: Any, dataset: OpenMojiScenes, images: s
         rows = []
         for index in range(start, min(start + BATCH_SIZE, len(dataset))):
             sample = dataset[index]
-            sample["image"] = shown(dataset, index, sample, images, donors).pictures[0]  # type: ignore[arg-type]
+            sample["image"] = shown(dataset, index, sample, images, donors).images[0]  # type: ignore[arg-type]
             rows.append(sample)
         batch = measures.to_device(collate(rows))
         number = int((batch["labels"] != -100).sum())

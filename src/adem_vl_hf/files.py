@@ -8,6 +8,15 @@ from pathlib import Path
 from typing import Any
 
 
+def cache_folder() -> Path:
+    """Return the folder where this package keeps what it made once.
+
+    Returns:
+        Path: ``$ADEM_VL_HF_CACHE``, or ``~/.cache/adem_vl_hf`` if that is not set.
+    """
+    return Path(os.environ.get("ADEM_VL_HF_CACHE") or Path.home() / ".cache" / "adem_vl_hf")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, renamed to it when the block ends well and removed when it does not."""

@@ -39,12 +39,12 @@ def test_training_captions():
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        ([{"cocoid": 1}], "image 0: every picture needs cocoid, filepath"),
+        ([{"cocoid": 1}], "image 0: every image needs cocoid, filepath"),
         ([entry(1, "test")], 'image 0: a sentence without "raw", or none'),
         ([entry(1, "test") | {"sentences": [{}]}], 'image 0: a sentence without "raw"'),
         ([entry(1, "test", "a") | {"filename": "none.jpg"}], "image 0: .*no such image file"),
         ([entry(1, "test", "a") | {"filepath": ".."}], "image 0: .*leads out of"),
-        ([entry(1, "val", "a")], "no picture of split 'test'"),
+        ([entry(1, "val", "a")], "no image of split 'test'"),
         (None, 'no list "images"'),
     ],
 )

@@ -254,7 +254,7 @@ def test_every_frame_is_opened_and_the_unusable_one_named(tmp_path):
 def test_two_sorts_of_pictures_or_an_empty_list_name_the_sample():
     with pytest.raises(ValueError, match="^sample 'bad': both 'image' and 'video'; give one"):
         handed_over(sample("bad", picture(), video=[picture()]))
-    with pytest.raises(ValueError, match="^sample 'bad': no pictures in 'images'; give some or leave the field out"):
+    with pytest.raises(ValueError, match="^sample 'bad': no images in 'images'; give some or leave the field out"):
         handed_over(sample("good"), sample("bad", images=[]))
 
 

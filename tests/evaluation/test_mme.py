@@ -133,7 +133,7 @@ def test_bad_questions_are_named(benchmark: Path, text: str, message: str):
 
 def test_questions_without_a_picture_and_folders_without_questions(benchmark: Path, tmp_path: Path):
     (benchmark / "landmark" / "images" / "b.png").unlink()
-    with pytest.raises(ValueError, match=r"b\.txt: no picture b "):
+    with pytest.raises(ValueError, match=r"b\.txt: no image b "):
         MME(benchmark)
     with pytest.raises(ValueError, match="no questions of MME"):
         MME(tmp_path)

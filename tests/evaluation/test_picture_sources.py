@@ -119,7 +119,7 @@ def test_another_s_pictures_are_of_the_same_sort():
         "p7": ("images", [80, 81, 82]),
         "p8": ("images", [70, 71, 72]),
     }
-    assert {name: (one.field, greys(one.pictures)) for name, one in found.items()} == expected
+    assert {name: (one.field, greys(one.images)) for name, one in found.items()} == expected
     assert shown(MIXED, 1, MIXED[1], "shuffled") == found["v1"]
     with pytest.raises(ValueError, match="sample 'v1' has the only video of the data set"):
         shown(MIXED[:4], 1, MIXED[1], "shuffled")
@@ -127,9 +127,9 @@ def test_another_s_pictures_are_of_the_same_sort():
 
 def test_own_pictures_none_and_other_orders():
     pair, video, text = MIXED[2], MIXED[4], MIXED[3]
-    assert greys(shown(MIXED, 2, pair, "true").pictures) == [20, 21]
-    assert greys(shown(MIXED, 2, pair, "swapped_images").pictures) == [21, 20]
-    assert greys(shown(MIXED, 4, video, "shuffled_frames").pictures) == greys(shuffled_frames(video))
+    assert greys(shown(MIXED, 2, pair, "true").images) == [20, 21]
+    assert greys(shown(MIXED, 2, pair, "swapped_images").images) == [21, 20]
+    assert greys(shown(MIXED, 4, video, "shuffled_frames").images) == greys(shuffled_frames(video))
     for source in ("true", "shuffled", "none", "shuffled_frames", "swapped_images"):
         assert shown(MIXED, 3, text, source).field is None
     assert shown(MIXED, 4, video, "none").field is None

@@ -14,7 +14,7 @@ from adem_vl_hf import AdemVLProcessor, EvlmProcessor
 from adem_vl_hf.data import OpenMojiPairs, OpenMojiVideos
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.media import save_gif
-from adem_vl_hf.data.sample import pictures_of, processor_arguments
+from adem_vl_hf.data.sample import images_of, processor_arguments
 
 GREYS = (0, 60, 120, 180, 240)
 
@@ -303,7 +303,7 @@ def test_a_batch_of_the_data_sets_trains_both_models(models, kind, processor, na
 def test_answers_are_asked_for_with_what_predict_hands_over(models, kind, processor):
     """``images`` of empty lists beside ``videos``, rows without a video among them."""
     rows = samples("videos")
-    arguments = processor_arguments([pictures_of(row) for row in rows])
+    arguments = processor_arguments([images_of(row) for row in rows])
     assert arguments["images"] == [[], [], [], []]
     inputs = processor(**arguments, text=[row["prompt"] for row in rows])
     ids = models[kind].generate(**inputs, max_new_tokens=3, do_sample=False)

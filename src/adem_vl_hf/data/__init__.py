@@ -1,4 +1,4 @@
-"""Data sets: all of them yield ``Sample`` dictionaries, and open or draw their pictures lazily."""
+"""Data sets for training and testing. All of them yield ``Sample`` dictionaries, and open or draw images lazily."""
 
 from .by_name import open_dataset
 from .coco import CocoCaptions

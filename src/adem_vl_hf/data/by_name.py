@@ -1,4 +1,4 @@
-"""Data sets: all of them yield ``Sample`` dictionaries, and open or draw their pictures lazily."""
+"""Opens a data set by its name or by the path of its files, for the command line and for scripts."""
 
 import re
 from pathlib import Path
@@ -12,6 +12,7 @@ from .instructions import Alpaca, Conversations
 from .mme import MME
 from .mme import TASKS as MME_TASKS
 from .openmoji.clips import OpenMojiVideos
+from .openmoji.common import DEFAULT_SIZE
 from .openmoji.mixture import OpenMojiMixture
 from .openmoji.names import OpenMojiNames
 from .openmoji.pairs import OpenMojiPairs
@@ -19,9 +20,8 @@ from .openmoji.scenes import OpenMojiScenes
 from .sample import Sample
 from .scienceqa import HubScienceQA, ScienceQA, has_hub_layout
 
-# captions say most about a picture: as many of them as of all questions but one
+# A caption says more about an image than an answer does, so three of seven training samples are captions.
 SCENE_KINDS = ("caption", "caption", "caption", "presence", "count", "relation", "choice")
-SIZE = 20_000  # of a drawn data set where none is given
 
 
 def open_dataset(
@@ -33,29 +33,36 @@ def open_dataset(
     prompt_format: str = "CQM-A",
     use_captions: bool = False,
 ) -> Dataset[Sample]:
-    """One data set by name or path.
+    """Open a data set by its name or path.
 
     Args:
-        name: ``openmoji-names``, ``openmoji-scenes``, ``openmoji`` (both), ``openmoji-videos``,
-            ``openmoji-pairs`` (two pictures a sample); a folder with ``metadata.jsonl``, with ScienceQA's
-            ``problems.json``, with COCO's ``dataset_coco.json``, or of MME; ScienceQA as the Hub has it, a folder with
-            parquet files or an id like ``derek-thomas/ScienceQA``; a ``.json`` or ``.jsonl`` file of LLaVA-style
-            conversations or of Alpaca's instructions.
-        split: ``train`` or ``test`` (ScienceQA and COCO also ``val``; folders by their own convention; the files of
-            instructions and MME have one only).
-        size: number of samples, for the drawn data sets.
-        seed: of the drawn data sets.
-        image_folder: where the conversations' pictures are; default the file's folder.
-        prompt_format: of ScienceQA, see ``scienceqa_prompts``.
-        use_captions: of ScienceQA: whether the context holds the picture's caption.
+        name (str): One of these:
+
+            - ``openmoji-names``, ``openmoji-scenes``, ``openmoji`` (both together), ``openmoji-videos`` or
+              ``openmoji-pairs`` (two images per sample), which are drawn on demand.
+            - A folder with ``metadata.jsonl``, with ``problems.json`` (ScienceQA), with ``dataset_coco.json`` (COCO) or
+              with the sub-tasks of MME.
+            - ScienceQA as the Hub has it: a folder with parquet files, or an id such as ``derek-thomas/ScienceQA``.
+            - A ``.json`` or ``.jsonl`` file of conversations (LLaVA) or of instructions (Alpaca).
+        split (str): ``train`` or ``test``, for ScienceQA and COCO also ``val``. Folders have the splits that they
+            name. Files of instructions and MME have no splits and ignore it.
+        size (int | None): The number of samples of a drawn data set. None means 20,000, or every name once per kind for
+            ``openmoji-names``.
+        seed (int): The seed of a drawn data set.
+        image_folder (str | None): The folder with the images of conversations. None means the folder of the file.
+        prompt_format (str): The prompt format of ScienceQA, one of ``PROMPT_FORMATS`` in ``data.scienceqa``.
+        use_captions (bool): Whether the context in ScienceQA's prompt has the caption of the image.
+
+    Returns:
+        Dataset[Sample]: The data set.
 
     Raises:
-        ValueError: for a name that is none of these.
+        ValueError: The name is none of these.
     """
     kinds = SCENE_KINDS if split == "train" else None
     if name == "openmoji-names":
         return OpenMojiNames(split, size=size, seed=seed)
-    size = SIZE if size is None else size
+    size = DEFAULT_SIZE if size is None else size
     if name == "openmoji-scenes":
         return OpenMojiScenes(split, size=size, seed=seed, kinds=kinds)
     if name == "openmoji":
@@ -64,7 +71,7 @@ def open_dataset(
         return OpenMojiVideos(split, size=size, seed=seed)
     if name == "openmoji-pairs":
         return OpenMojiPairs(split, size=size, seed=seed)
-    found = open_path(name, split, image_folder, prompt_format, use_captions)
+    found = _open_path(name, split, image_folder, prompt_format, use_captions)
     if found is None:
         raise ValueError(
             f"no data set {name!r}: give openmoji, openmoji-names, openmoji-scenes, openmoji-videos, openmoji-pairs, a "
@@ -74,21 +81,10 @@ def open_dataset(
     return found
 
 
-def open_path(
-    name: str,
-    split: str,
-    image_folder: str | None = None,
-    prompt_format: str = "CQM-A",
-    use_captions: bool = False,
+def _open_path(
+    name: str, split: str, image_folder: str | None, prompt_format: str, use_captions: bool
 ) -> Dataset[Sample] | None:
-    """The data set of a file, a folder or a Hub id that ends in ``/ScienceQA``; None where it is none of these.
-
-    Args:
-        image_folder: of conversations. prompt_format, use_captions: of ScienceQA.
-
-    Raises:
-        ValueError: captions for ScienceQA from the Hub, which has none.
-    """
+    """Open the data set of a file, a folder or a Hub id that ends in ``/ScienceQA``; return None for any other name."""
     path = Path(name)
     if path.is_file() and path.suffix in (".json", ".jsonl"):
         return Alpaca(path) if _first_key(path) == "instruction" else Conversations(path, image_folder)
@@ -108,7 +104,7 @@ def open_path(
 
 
 def _first_key(path: Path) -> str | None:
-    """Whether a file of instructions is Alpaca's ("instruction") or LLaVA's ("conversations"), by its beginning."""
+    """Return the key that tells Alpaca's files ("instruction") from LLaVA's ("conversations"), whichever is first."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         found = re.search(r'"(instruction|conversations)"\s*:', file.read(1 << 16))
     return found[1] if found else None

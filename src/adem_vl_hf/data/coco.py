@@ -1,4 +1,4 @@
-"""COCO captions in Karpathy's split (arXiv 1412.2306): ``dataset_coco.json`` beside COCO's picture folders.
+"""Reads COCO captions in Karpathy's split (arXiv 1412.2306): ``dataset_coco.json`` beside COCO's image folders.
 
 ::
 
@@ -7,7 +7,7 @@
                                      "sentences": [{"raw": "A woman ..."}, ...]}, ...], ...}
     train2014/, val2014/   or images/train2014/, images/val2014/
 
-As usual "train" means train and restval, and a picture has one training sample for each of its captions.
+As usual, "train" means Karpathy's "train" and "restval". An image has one training sample for each of its captions.
 """
 
 import json
@@ -24,25 +24,27 @@ from .sample import CAPTION_PROMPT, Sample, continuation
 
 FILE = "dataset_coco.json"
 SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
-MAX_WORDS = 30  # of a training caption
+MAX_WORDS = 30  # in a training caption
 PUNCTUATION = re.compile(r'[.!"()*#:;~]')
 
 
 class CocoCaptions(Dataset[Sample]):
-    """Samples of kind "caption" that continue "a picture of"; the pictures are opened with their samples.
+    """Reads COCO captions as samples of kind "caption" that continue "a picture of".
 
-    For training the captions are those of ADEM-VL's code: lower case, ``. ! " ( ) * # : ; ~`` replaced by a space, at
-    most 30 words; the id is ``cocoid/number``. (That code also repeats the prompt in the answer, "a picture of a
-    picture of two dogs", which is not done here.) For "val" and "test" there is one sample a picture, its id the
-    cocoid, and its references are all captions as they are written.
+    An image is opened when its sample is.
+
+    In "train", captions are prepared as ADEM-VL's code does, see ``training_caption``, and the id of a sample is
+    ``cocoid/number``. (That code also repeats the prompt in the answer, "a picture of a picture of two dogs". This data
+    set does not.) In "val" and "test" there is one sample per image, its id is the cocoid, and its references are all
+    captions of the image as they are written.
 
     Args:
-        folder: The folder of dataset_coco.json.
-        split: "train", "val" or "test".
+        folder (str | os.PathLike[str]): The folder of ``dataset_coco.json``.
+        split (str): "train", "val" or "test".
 
     Raises:
-        FileNotFoundError: No dataset_coco.json there.
-        ValueError: An unknown split, an entry that cannot be used or a picture that is missing; the message names it.
+        FileNotFoundError: There is no ``dataset_coco.json``.
+        ValueError: The split is unknown, an entry cannot be used, or an image is missing. The message names it.
     """
 
     def __init__(self, folder: str | os.PathLike[str], split: str = "train") -> None:
@@ -50,9 +52,9 @@ class CocoCaptions(Dataset[Sample]):
             raise ValueError(f"split {split!r} of {folder}: choose one of {', '.join(SPLITS)}")
         path = Path(folder) / FILE
         self.folder = Path(folder) / "images" if (Path(folder) / "images").is_dir() else Path(folder)
-        self._samples: list[tuple[str, str, list[str]]] = []  # id, picture, captions
-        for place, entry in enumerate(_entries(path)):
-            where = f"{path}, image {place}"
+        self._samples: list[tuple[str, str, list[str]]] = []  # id, image name, captions
+        for position, entry in enumerate(_entries(path)):
+            where = f"{path}, image {position}"
             name, captions = _checked(entry, where)
             if entry["split"] not in SPLITS[split]:
                 continue
@@ -66,7 +68,7 @@ class CocoCaptions(Dataset[Sample]):
             else:
                 self._samples.append((str(entry["cocoid"]), name, captions))
         if not self._samples:
-            raise ValueError(f"{path}: no picture of split {split!r}; fetch the file again")
+            raise ValueError(f"{path}: no image of split {split!r}; fetch the file again")
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -84,11 +86,21 @@ class CocoCaptions(Dataset[Sample]):
 
 
 def training_caption(text: str) -> str:
-    """The caption as ADEM-VL's code trains it; empty where no word is left."""
+    """Prepare a caption for training as ADEM-VL's code does.
+
+    The caption becomes lower case, each of ``. ! " ( ) * # : ; ~`` becomes a space, and 30 words are kept.
+
+    Args:
+        text (str): The caption as it is written.
+
+    Returns:
+        str: The prepared caption. It is empty if no word is left.
+    """
     return " ".join(PUNCTUATION.sub(" ", text.lower()).split()[:MAX_WORDS])
 
 
 def _entries(path: Path) -> list[Any]:
+    """Read the entries of ``dataset_coco.json``, one per image."""
     try:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -100,10 +112,10 @@ def _entries(path: Path) -> list[Any]:
 
 
 def _checked(entry: Any, where: str) -> tuple[str, list[str]]:
-    """The picture's path below the picture folder, and its captions."""
+    """Return the path of an image below the image folder and its captions; ``where`` begins the message of an error."""
     needed = ("cocoid", "filepath", "filename", "split", "sentences")
     if not isinstance(entry, dict) or any(key not in entry for key in needed):
-        raise ValueError(f"{where}: every picture needs {', '.join(needed)}")
+        raise ValueError(f"{where}: every image needs {', '.join(needed)}")
     sentences = entry["sentences"]
     texts = [part.get("raw") if isinstance(part, dict) else None for part in sentences]
     captions = [text.strip() for text in texts if isinstance(text, str) and text.strip()]

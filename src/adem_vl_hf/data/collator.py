@@ -1,7 +1,8 @@
-"""From samples to a training batch, for the stock ``Trainer``.
+"""Collates samples into a training batch for the stock ``Trainer``.
 
-The processor does the work (tokens, pixels, -100 outside the answers); what this adds is that every complaint names the
-sample. An answer that is silently cut away or empty trains nothing and shows only as a loss of 0 or NaN.
+The processor does the work: token ids, pixels, and labels that leave the prompt out. The collator adds error messages
+that name the sample. An answer that is empty or silently cut away would train nothing, and the only sign of it would be
+a loss of 0 or NaN.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,19 +10,21 @@ from typing import Any
 
 import torch
 
-from .sample import Pictures, Sample, opened, pictures_of, processor_arguments
+from ..modeling.processing_adem_vl import IGNORED
+from .sample import Sample, Shown, images_of, opened, processor_arguments
 
 
 class AdemVLCollator:
-    """Collates samples of any data set of this package: with a picture, with several, with a video, without, or mixed.
+    """Collates samples of any data set of this package, in any mixture of image, images, video and text alone.
 
-    Pass it as ``Trainer(data_collator=...)`` with ``TrainingArguments(remove_unused_columns=False)``: otherwise Trainer
-    takes every field away from the samples before they arrive here.
+    Pass it as ``Trainer(data_collator=...)`` together with ``TrainingArguments(remove_unused_columns=False)``.
+    Otherwise ``Trainer`` removes every field of the samples before they arrive here.
 
     Args:
-        processor: An ``AdemVLProcessor``. Called with ``text``, ``suffix`` and ``images``, one picture or None per
-            sample; if any sample of the batch has ``images`` or ``video``, as ``processor_arguments`` says.
-        max_length: Longest sequence in tokens, image prefix and end of text included; None = the tokenizer's limit.
+        processor (Callable[..., Mapping[str, torch.Tensor]]): An ``AdemVLProcessor``. It is called with ``text``,
+            ``suffix`` and the images, as ``processor_arguments`` returns them.
+        max_length (int | None): The greatest length of a sequence in tokens, with the image prefix and the end of text.
+            None means the limit of the tokenizer.
     """
 
     def __init__(self, processor: Callable[..., Mapping[str, torch.Tensor]], max_length: int | None = None) -> None:
@@ -29,32 +32,39 @@ class AdemVLCollator:
         self.max_length = max_length
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        """Returns what the processor makes of B samples.
+        """Collate B samples.
 
-        ``input_ids``, ``attention_mask`` and ``labels`` are [B, T]; with at most one picture a sample ``pixel_values``
-        is [B, 3, H, W] and ``image_mask`` [B]. ``labels`` is -100 wherever nothing is supervised: prompt, padding.
+        Args:
+            samples (Sequence[Sample]): The B samples.
+
+        Returns:
+            dict[str, torch.Tensor]: The output of the processor. ``input_ids``, ``attention_mask`` and ``labels`` are
+            [B, T]. With at most one image per sample, ``pixel_values`` is [B, 3, H, W] and ``image_mask`` is [B].
+            ``labels`` is -100 at every position that is not supervised, such as the prompt and the padding.
 
         Raises:
-            ValueError: A sample without an answer, one too long, one with an unusable image; named by its id.
+            ValueError: A sample has no answer, is too long, or has an image that cannot be used. The message names
+                the sample by its id.
         """
         if not samples:
             raise ValueError("no samples in the batch; give at least one")
-        for place, sample in enumerate(samples):
-            _check(sample, place)
-        pictures = [opened(pictures_of(sample), sample["id"]) for sample in samples]
+        for position, sample in enumerate(samples):
+            _check(sample, position)
+        rows = [opened(images_of(sample), sample["id"]) for sample in samples]
         try:
-            batch = self._encode(samples, pictures)
+            batch = self._encode(samples, rows)
         except ValueError:
-            self._name_the_culprit(samples, pictures)
+            self._raise_for_one_sample(samples, rows)
             raise
-        supervised = (batch["labels"] != -100).any(dim=1).tolist()  # [B]
+        supervised = (batch["labels"] != IGNORED).any(dim=1).tolist()  # [B]
         for sample, has_labels in zip(samples, supervised, strict=True):
             if not has_labels:
                 raise ValueError(f"sample {sample['id']!r}: no token of its answer is supervised; check its answer")
         return batch
 
-    def _encode(self, samples: Sequence[Sample], pictures: Sequence[Pictures]) -> dict[str, torch.Tensor]:
-        arguments: dict[str, Any] = processor_arguments(pictures)
+    def _encode(self, samples: Sequence[Sample], rows: Sequence[Shown]) -> dict[str, torch.Tensor]:
+        """Call the processor with the texts and the images of all samples."""
+        arguments: dict[str, Any] = processor_arguments(rows)
         if not any(arguments["images"]):
             arguments["images"] = None
         return dict(
@@ -67,21 +77,25 @@ class AdemVLCollator:
             )
         )
 
-    def _name_the_culprit(self, samples: Sequence[Sample], pictures: Sequence[Pictures]) -> None:
-        """The processor knows rows of a batch, the user knows ids: after a refusal each sample is tried alone."""
-        for sample, own in zip(samples, pictures, strict=True):
+    def _raise_for_one_sample(self, samples: Sequence[Sample], rows: Sequence[Shown]) -> None:
+        """Encode each sample alone, and raise the error of the first that fails, with its id.
+
+        The processor knows only the rows of a batch, but the user knows the samples by their ids.
+        """
+        for sample, row in zip(samples, rows, strict=True):
             try:
-                self._encode([sample], [own])
+                self._encode([sample], [row])
             except ValueError as error:
-                reason = str(error).removeprefix("sample 0: ")  # its row in a batch of one
+                reason = str(error).removeprefix("sample 0: ")  # the name of its row in a batch of one
                 raise ValueError(f"sample {sample['id']!r}: {reason}") from error
 
 
-def _check(sample: Sample, place: int) -> None:
+def _check(sample: Sample, position: int) -> None:
+    """Raise ValueError for a sample without the fields that are needed, or with an empty answer."""
     for key in ("id", "prompt", "answer"):
         if key not in sample:
             raise ValueError(
-                f"sample {place} of the batch has no {key!r} but {sorted(sample)}; with Trainer, set "
+                f"sample {position} of the batch has no {key!r} but {sorted(sample)}; with Trainer, set "
                 "TrainingArguments(remove_unused_columns=False)"
             )
     if not sample["answer"].strip():

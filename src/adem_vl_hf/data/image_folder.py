@@ -1,6 +1,6 @@
-"""A folder of pictures with a ``metadata.jsonl``: the "imagefolder" convention of Hugging Face ``datasets``.
+"""Reads a folder of images with a ``metadata.jsonl``, the "imagefolder" convention of Hugging Face ``datasets``.
 
-One JSON object per line, ``file_name`` relative to the folder that holds the metadata file::
+The metadata has one JSON object per line. ``file_name`` is relative to the folder of the metadata file::
 
     {"file_name": "0001.png", "text": "two dogs on the grass"}
     {"file_name": "sub/0002.png", "prompt": "Question: how many dogs? Answer:", "answer": "two", "kind": "count"}
@@ -20,21 +20,24 @@ from .sample import CAPTION_PROMPT, Sample, continuation
 
 
 class ImageFolder(Dataset[Sample]):
-    """Pictures with their texts. The metadata is read and checked at once, a picture is opened when its sample is.
+    """Reads images with their texts from a folder.
 
-    A line has ``file_name`` and ``text`` (or ``answer``, another name for it), and may have ``prompt`` (in place of the
-    folder's), ``kind`` (default "caption"), ``references`` (or ``captions``: a list of further true answers) and
-    ``choices`` (a list that contains the answer). Other keys are ignored. A sample's id is its ``file_name``, with
-    ``:line`` added where the same file was named before.
+    The metadata is read and checked at once. An image is opened when its sample is.
+
+    Each line has ``file_name`` and ``text`` (or ``answer``, another name for it). It may have ``prompt``, which
+    replaces the prompt of the folder, ``kind`` (default "caption"), ``references`` or ``captions`` (lists of further
+    true answers) and ``choices`` (a list that contains the answer). Other keys are ignored. The id of a sample is its
+    ``file_name``, with ``:line`` added if an earlier line names the same file.
 
     Args:
-        folder: The folder, or with ``split`` the parent of one folder per split.
-        prompt: What the model is asked where a line has no ``prompt``.
-        split: "train", say, for ``folder/train/metadata.jsonl``.
+        folder (str | os.PathLike[str]): The folder, or with ``split`` the parent of one folder per split.
+        prompt (str): The prompt of every line without a ``prompt`` of its own.
+        split (str | None): The name of a split: "train" reads ``folder/train/metadata.jsonl``. None reads
+            ``folder/metadata.jsonl``.
 
     Raises:
-        FileNotFoundError: No ``metadata.jsonl`` there.
-        ValueError: A line that cannot be used; the message names the file and the line.
+        FileNotFoundError: There is no ``metadata.jsonl``.
+        ValueError: A line cannot be used. The message names the file and the line.
     """
 
     def __init__(self, folder: str | os.PathLike[str], prompt: str = CAPTION_PROMPT, split: str | None = None) -> None:
@@ -48,7 +51,7 @@ class ImageFolder(Dataset[Sample]):
                 else 'write one line {"file_name": ..., "text": ...} per image'
             )
             raise FileNotFoundError(f"{metadata}: no such file; {remedy}")
-        self._samples: list[Sample] = []  # without the pictures
+        self._samples: list[Sample] = []  # without their images
         self._files: list[str] = []
         seen: set[str] = set()
         for number, entry in read_jsonl(metadata):
@@ -77,6 +80,7 @@ class ImageFolder(Dataset[Sample]):
 
 
 def _sample(entry: dict[str, Any], name: str, default_prompt: str, where: str) -> Sample:
+    """Make a sample without its image of one line; ``where`` begins the message of an error."""
     given = [key for key in ("text", "answer") if entry.get(key) is not None]
     if len(given) != 1:
         raise ValueError(
@@ -84,7 +88,7 @@ def _sample(entry: dict[str, Any], name: str, default_prompt: str, where: str) -
         )
     text = (_text(entry, given[0], where) or "").strip()
     if not text:
-        raise ValueError(f'{where}: "{given[0]}" is empty; write what the model shall answer, or remove the line')
+        raise ValueError(f'{where}: "{given[0]}" is empty; write what the model should answer, or remove the line')
     prompt = _text(entry, "prompt", where)
     if prompt is None:
         prompt = default_prompt
@@ -106,6 +110,7 @@ def _sample(entry: dict[str, Any], name: str, default_prompt: str, where: str) -
 
 
 def _text(entry: dict[str, Any], key: str, where: str) -> str | None:
+    """Return the text under a key, or None if it is missing."""
     value = entry.get(key)
     if value is not None and not isinstance(value, str):
         raise ValueError(f'{where}: "{key}" is {json.dumps(value)[:100]}; it must be a text in quotes')
@@ -113,6 +118,7 @@ def _text(entry: dict[str, Any], key: str, where: str) -> str | None:
 
 
 def _texts(entry: dict[str, Any], key: str, where: str) -> list[str]:
+    """Return the list of texts under a key, without surrounding spaces; it is empty if the key is missing."""
     values = entry.get(key) or []
     if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
         raise ValueError(f'{where}: "{key}" is {json.dumps(values)[:100]}; it must be a list of non-empty texts')

@@ -1,4 +1,8 @@
-"""The images and videos that a data file names, opened by the code that travels with the model, and GIF writing."""
+"""Finds the image files that a data file names, and writes GIFs.
+
+Images and videos are opened by the code that travels with the model, so that training and use see the same pixels. Its
+functions are importable from here.
+"""
 
 import os
 from collections.abc import Sequence
@@ -23,12 +27,21 @@ __all__ = [
 
 
 def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
-    """The path of picture ``name`` inside ``folder``. A data file must not reach other files of the machine.
+    """Find an image that a data file names, inside its image folder and nowhere else.
+
+    A data file may come from anywhere, so its names must not reach other files of this machine.
+
+    Args:
+        folder (str | os.PathLike[str]): The image folder.
+        name (str): The path of the image, relative to the folder.
+
+    Returns:
+        Path: The path of the image file.
 
     Raises:
-        ImageError: ``name`` is absolute, climbs out with ``..``, or names no file there.
+        ImageError: The name is absolute, leaves the folder with ``..``, or is not the name of a file there.
     """
-    parsed = PureWindowsPath(name)  # knows both kinds of separator
+    parsed = PureWindowsPath(name)  # understands both kinds of path separator
     if parsed.drive or parsed.root or ".." in parsed.parts:
         raise ImageError(f"{name}: leads out of the image folder {folder}; give a path relative to that folder")
     path = Path(folder) / name
@@ -38,14 +51,21 @@ def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
 
 
 def save_gif(frames: Sequence[Image.Image], path: str | os.PathLike[str], milliseconds: int = 150) -> None:
-    """Writes the frames as a GIF that repeats for ever; its palette of 256 colours changes the pixels a little.
+    """Write frames as a GIF that repeats for ever.
+
+    A GIF has a palette of 256 colours for each frame, which changes the pixels a little.
+
+    Args:
+        frames (Sequence[Image.Image]): The frames in order, all of one size.
+        path (str | os.PathLike[str]): The file to write. Missing folders are made.
+        milliseconds (int): How long each frame is shown.
 
     Raises:
-        ValueError: No frames.
+        ValueError: There are no frames.
     """
     if not frames:
         raise ValueError(f"{path}: no frames to write; give at least one")
-    # a palette for each frame: Pillow's common one lets colours flicker
+    # one palette for each frame, because colours flicker with the common palette that Pillow makes
     first, *others = [frame.convert("RGB").quantize(256, dither=Image.Dither.NONE) for frame in frames]
-    with replacing(Path(path)) as beside:
-        first.save(beside, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    with replacing(Path(path)) as temporary:
+        first.save(temporary, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)

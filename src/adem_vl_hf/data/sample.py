@@ -1,4 +1,7 @@
-"""What one training or test example is, for every data set of this package."""
+"""Defines a sample, the one format of all data sets of this package, and turns the images in it into model inputs.
+
+In reading order: the sample itself, the text of its answer, and the images, several images or video that it shows.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,125 +9,169 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from PIL import Image
 
+from ..modeling.pipeline import DEFAULT_PROMPT as CAPTION_PROMPT
+from ..modeling.row_layout import IMAGE_MARK, VIDEO_MARK
 from .media import ImageError, open_image
 
-CAPTION_PROMPT = "a picture of"  # the authors' prompt for captions
-CHOICES = 4
+__all__ = [
+    "CAPTION_PROMPT",
+    "FIELDS",
+    "IMAGE_MARK",
+    "VIDEO_MARK",
+    "Field",
+    "Sample",
+    "Shown",
+    "continuation",
+    "images_of",
+    "opened",
+    "processor_arguments",
+    "without_marks",
+]
 
-
-class Sample(TypedDict):
-    """One example. ``prompt + answer`` are concatenated as they stand, so an answer usually starts with a space.
-
-    It shows at most one of ``image``, ``images`` and ``video``. Where the prompt has marks, one ``<image>`` for each of
-    ``images`` or one ``<video>`` for the whole of ``video``, they say where the pictures stand; without, all stand
-    before the prompt.
-    """
-
-    id: str  # names the sample in error messages and prediction files
-    image: Image.Image | None  # RGB; None = several pictures (below), or a text-only sample
-    images: NotRequired[list[Image.Image]]  # RGB: several pictures, in order
-    video: NotRequired[list[Image.Image]]  # RGB: the frames of one video, in order, all of one size
-    prompt: str
-    answer: str  # the text that is supervised
-    references: list[str]  # every true answer, stripped; the first is the preferred one
-    kind: str  # "caption", "presence", "count", "relation", "choice", ...: accuracy is reported by kind
-    choices: NotRequired[list[str]]  # of questions with few possible answers: those, in the order asked
-
-
-def check_arguments(name: str, split: str, size: int | None, kinds: Sequence[str], known: Sequence[str]) -> None:
-    """What every drawn data set asks of its arguments.
-
-    Raises:
-        ValueError: a split, a size (None = all there is) or a kind that cannot be; ``name`` is the data set's.
-    """
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    if not kinds or set(kinds) - set(known):
-        raise ValueError(f"unknown kinds {sorted(set(kinds) - set(known))}: the {name} data set has {list(known)}")
-    if size is not None and size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
-
-
-def continuation(prompt: str, text: str) -> str:
-    """``text`` as the answer that follows ``prompt``, its first word with a space before it.
-
-    Byte-level BPE tokenizers make one token of a space and the word behind it; without the space the answer would begin
-    with the rarer token of a word's inside, which the frozen language model never writes there.
-    """
-    return text.strip() if prompt[-1:].isspace() else f" {text.strip()}"
-
-
-def choice_prompt(choices: Sequence[str]) -> str:
-    """The multiple-choice question: the options stand in it, and the answer is the text of one of them."""
-    return f"Which is there: {', '.join(choices[:-1])} or {choices[-1]}?"
-
-
-IMAGE_MARK, VIDEO_MARK = "<image>", "<video>"
 Field = Literal["image", "images", "video"]
 FIELDS: tuple[Field, ...] = ("image", "images", "video")
 
 
+class Sample(TypedDict):
+    """Holds one training or test example.
+
+    The model reads ``prompt + answer``, concatenated as they stand, so an answer usually starts with a space.
+
+    A sample shows at most one of ``image``, ``images`` and ``video``. Marks in the prompt say where the images stand:
+    one ``<image>`` for each of ``images``, or one ``<video>`` for the whole of ``video``. Without marks all images
+    stand before the prompt.
+
+    Attributes:
+        id (str): The name of the sample in error messages and prediction files.
+        image (Image.Image | None): One image in mode RGB. None means several images, a video or no image at all.
+        images (NotRequired[list[Image.Image]]): Several images in mode RGB, in order.
+        video (NotRequired[list[Image.Image]]): The frames of one video in mode RGB, in order and all of one size.
+        prompt (str): The text before the answer. It is not supervised.
+        answer (str): The text that is supervised.
+        references (list[str]): Every true answer, without surrounding spaces. The first is the preferred one.
+        kind (str): The kind of question: "caption", "presence", "count", "relation", "choice" and so on. Accuracy is
+            reported by kind.
+        choices (NotRequired[list[str]]): The possible answers in the order asked, for questions with few of them.
+    """
+
+    id: str
+    image: Image.Image | None
+    images: NotRequired[list[Image.Image]]
+    video: NotRequired[list[Image.Image]]
+    prompt: str
+    answer: str
+    references: list[str]
+    kind: str
+    choices: NotRequired[list[str]]
+
+
+def continuation(prompt: str, text: str) -> str:
+    """Turn a text into the answer that continues a prompt, with a space before its first word.
+
+    Byte-level BPE tokenizers make one token of a space and the word behind it. Without the space, the answer would
+    begin with the rarer token for the inside of a word, which the frozen language model never writes after a prompt.
+
+    Args:
+        prompt (str): The text before the answer. No space is added if it ends with one.
+        text (str): The answer. Surrounding spaces are removed.
+
+    Returns:
+        str: The text to append to the prompt.
+    """
+    return text.strip() if prompt[-1:].isspace() else f" {text.strip()}"
+
+
 @dataclass(frozen=True)
-class Pictures:
-    """The pictures of one row in order, and the field of the sample that holds them; None = it shows nothing."""
+class Shown:
+    """Holds the images that a sample shows, and names the field of the sample that has them.
+
+    Args:
+        field (Field | None): The field, or None if the sample shows nothing.
+        images (tuple[Image.Image, ...]): The image, the images or the frames, in order. Empty if there are none.
+    """
 
     field: Field | None = None
-    pictures: tuple[Image.Image, ...] = ()
+    images: tuple[Image.Image, ...] = ()
 
 
-def pictures_of(sample: Sample) -> Pictures:
-    """What the sample shows.
+def images_of(sample: Sample) -> Shown:
+    """Collect the images that a sample shows.
+
+    Args:
+        sample (Sample): The sample. Its images are not opened.
+
+    Returns:
+        Shown: The images and the field that has them.
 
     Raises:
-        ValueError: two of the fields, or a list without pictures; the message names the sample.
+        ValueError: Two of the fields are given, or a list without images. The message names the sample.
     """
     given = [field for field in FIELDS if sample.get(field) is not None]
     if len(given) > 1:
         raise ValueError(f"sample {sample['id']!r}: both {given[0]!r} and {given[1]!r}; give one, and None for 'image'")
     if not given:
-        return Pictures()
+        return Shown()
     found: Any = sample[given[0]]
-    pictures = (found,) if given[0] == "image" else tuple(found)
-    if not pictures:
-        raise ValueError(f"sample {sample['id']!r}: no pictures in {given[0]!r}; give some or leave the field out")
-    return Pictures(given[0], pictures)
+    images = (found,) if given[0] == "image" else tuple(found)
+    if not images:
+        raise ValueError(f"sample {sample['id']!r}: no images in {given[0]!r}; give some or leave the field out")
+    return Shown(given[0], images)
 
 
-def opened(shown: Pictures, sample_id: str) -> Pictures:
-    """The same with every picture upright, decoded and in mode RGB.
+def opened(shown: Shown, sample_id: str) -> Shown:
+    """Decode images, turn them upright and convert them to mode RGB.
+
+    Args:
+        shown (Shown): The images, as ``images_of`` returns them.
+        sample_id (str): The name of the sample, for error messages.
+
+    Returns:
+        Shown: The same field with images that are ready for the processor.
 
     Raises:
-        ValueError: one that cannot be used; the message names the sample and the picture's place.
+        ValueError: An image cannot be used. The message names the sample and the position of the image.
     """
-    pictures = []
-    for place, picture in enumerate(shown.pictures):
-        # exactly Image: its subclass ImageFile is a file not yet decoded, perhaps damaged, perhaps lying on its side
-        if type(picture) is not Image.Image or picture.mode != "RGB":
+    images = []
+    for position, image in enumerate(shown.images):
+        # Exactly Image: an object of its subclass ImageFile is a file that is not decoded yet, and may be damaged or
+        # lie on its side.
+        if type(image) is not Image.Image or image.mode != "RGB":
             try:
-                picture = open_image(picture)
+                image = open_image(image)
             except ImageError as error:
-                where = "" if shown.field == "image" else f"{shown.field}[{place}]: "
+                where = "" if shown.field == "image" else f"{shown.field}[{position}]: "
                 raise ValueError(f"sample {sample_id!r}: {where}{error}") from error
-        pictures.append(picture)
-    return Pictures(shown.field, tuple(pictures))
+        images.append(image)
+    return Shown(shown.field, tuple(images))
 
 
-def processor_arguments(rows: Sequence[Pictures]) -> dict[str, list[Any]]:
-    """The keyword arguments that hand B rows to a processor.
+def processor_arguments(rows: Sequence[Shown]) -> dict[str, list[Any]]:
+    """Make the keyword arguments that give the images of B rows to a processor.
 
-    ``images`` alone, with one picture or None per row, where no row has several pictures or a video. Otherwise a list
-    of pictures per row, empty where it has none; and with a video among the rows, ``videos``: a list of frames per row,
-    None where it has none.
+    Args:
+        rows (Sequence[Shown]): The B rows, each with the images of one sample.
+
+    Returns:
+        dict[str, list[Any]]: ``images`` alone with one image or None per row, if no row has several images or a
+        video. Otherwise ``images`` has a list per row, which is empty for a row without images. If a row has a video,
+        ``videos`` is there, too: a list of frames per row, or None for a row without a video.
     """
     fields = {row.field for row in rows}
     if not fields & {"images", "video"}:
-        return {"images": [row.pictures[0] if row.pictures else None for row in rows]}
-    arguments: dict[str, list[Any]] = {"images": [[] if row.field == "video" else list(row.pictures) for row in rows]}
+        return {"images": [row.images[0] if row.images else None for row in rows]}
+    arguments: dict[str, list[Any]] = {"images": [[] if row.field == "video" else list(row.images) for row in rows]}
     if "video" in fields:
-        arguments["videos"] = [list(row.pictures) if row.field == "video" else None for row in rows]
+        arguments["videos"] = [list(row.images) if row.field == "video" else None for row in rows]
     return arguments
 
 
 def without_marks(prompt: str) -> str:
-    """The prompt of a sample whose pictures are not shown."""
+    """Remove the image and video marks from a prompt, for a sample whose images are not shown.
+
+    Args:
+        prompt (str): The prompt.
+
+    Returns:
+        str: The prompt without ``<image>`` and ``<video>``.
+    """
     return prompt.replace(IMAGE_MARK, "").replace(VIDEO_MARK, "")

@@ -1,6 +1,6 @@
-"""ScienceQA (arXiv 2209.09513) in its own folder format: reading it, and writing other choice questions in it.
+"""Reads ScienceQA (arXiv 2209.09513), and writes other choice questions in its format.
 
-::
+The benchmark's own folder format, read by ``ScienceQA`` and written by ``write_scienceqa``::
 
     problems.json     {pid: {"question", "choices", "answer" (an index), "hint", "image" ("image.png" or null),
                              "task", "grade", "subject", "topic", "category", "skill", "lecture", "solution", "split"}}
@@ -8,8 +8,11 @@
     images/{split}/{pid}/image.png
     captions.json     {"captions": {pid: text}}, optional
 
-The prompts are those of ADEM-VL (arXiv 2410.17779). Its published training uses CQM-A without captions and its
-published evaluation QCM-A with captions; both are here (``prompt_format``, ``use_captions``).
+The Hub has the same problems as parquet files, which ``HubScienceQA`` reads.
+
+The prompts are those of ADEM-VL (arXiv 2410.17779), named by their parts as in the benchmark: CQM-A asks with context,
+question and multiple choices, and answers with the answer alone. ADEM-VL's published training uses CQM-A without
+captions, and its published evaluation uses QCM-A with captions.
 """
 
 import json
@@ -27,7 +30,14 @@ from ..files import read_text, replacing, write_text
 from .media import ImageError, open_image, resolve_image
 from .sample import Sample, continuation
 
-# Fields of the format that a choice sample says nothing about; the score tables group by subject and grade.
+INPUTS = ("CQM", "QCM")  # context, question and multiple choices, in one of two orders
+ANSWERS = ("A", "AL", "AE", "ALE", "AEL", "LA", "EA", "LEA", "ELA")  # answer, lecture and explanation
+PROMPT_FORMATS = tuple(f"{asked}-{told}" for asked in INPUTS for told in ANSWERS)
+REASONS = {"L": "lecture", "E": "solution"}  # the letters of a format and the fields of a problem
+
+HUB_SPLITS = {"val": "validation"}  # the benchmark's name of a split and the Hub's, where they differ
+
+# The fields of the format that a choice sample says nothing about. Score tables group by subject and grade.
 UNSTATED_FIELDS = {
     "hint": "",
     "task": "closed choice",
@@ -41,21 +51,92 @@ UNSTATED_FIELDS = {
 }
 
 
-class ScienceQA(Dataset[Sample]):
-    """One split as samples of kind "choice": the id is the pid, the answer " The answer is {letter}." (and reasons).
-
-    ``references`` holds the text of the right choice. ``problems`` has the whole entry of each pid of the split, for
-    scores by subject, grade and so on.
+def scienceqa_prompt(problem: dict[str, Any], prompt_format: str = "CQM-A", caption: str = "") -> str:
+    """Build the prompt of a problem, up to and including "Response:".
 
     Args:
-        folder: The folder of problems.json.
-        split: A key of pid_splits.json.
-        prompt_format: One of ``scienceqa_prompts.PROMPT_FORMATS``.
-        use_captions: Adds the picture's caption of captions.json to the context.
+        problem (dict[str, Any]): The problem, an entry of ``problems.json``.
+        prompt_format (str): One of ``PROMPT_FORMATS``. Only the part before the hyphen matters here.
+        caption (str): The caption of the image, which is appended to the context.
+
+    Returns:
+        str: The prompt.
+    """
+    hint = f"{problem.get('hint') or ''} {caption}".strip()
+    context = f"Context: {hint or 'N/A'}"
+    question = f"Question: {problem['question']}"
+    lettered = zip(ascii_uppercase, problem["choices"], strict=False)
+    options = " ".join(f"({letter}) {choice.strip()}" for letter, choice in lettered)
+    first, second = (context, question) if prompt_format.startswith("CQM") else (question, context)
+    return re.sub(" +", " ", f"{first}\n{second}\nOptions: {options}\nResponse:").strip()
+
+
+def scienceqa_answer(problem: dict[str, Any], prompt_format: str = "CQM-A") -> str:
+    """Build the answer to a problem: "The answer is B.", with or without reasons.
+
+    The reasons are the lecture and the solution of the problem, in the order of the format. They stand before the
+    answer, or after it behind "BECAUSE:". Line breaks inside them become spaces.
+
+    Args:
+        problem (dict[str, Any]): The problem, an entry of ``problems.json``. It may lack the lecture or the solution.
+        prompt_format (str): One of ``PROMPT_FORMATS``. Only the part after the hyphen matters here.
+
+    Returns:
+        str: The answer, without a space before it.
+    """
+    told = prompt_format.split("-")[1]
+    answer = f"The answer is {ascii_uppercase[problem['answer']]}."
+    reasons = " ".join(str(problem.get(REASONS[letter]) or "") for letter in told if letter in REASONS).split()
+    if not reasons:
+        return answer
+    return f"{answer} BECAUSE: {' '.join(reasons)}" if told[0] == "A" else f"{' '.join(reasons)} {answer}"
+
+
+def scienceqa_sample(
+    name: str, problem: dict[str, Any], image: Image.Image | None, prompt_format: str, caption: str = ""
+) -> Sample:
+    """Make a sample of one problem.
+
+    Args:
+        name (str): The id of the sample.
+        problem (dict[str, Any]): The problem, an entry of ``problems.json``.
+        image (Image.Image | None): The image of the problem in mode RGB, if it has one.
+        prompt_format (str): One of ``PROMPT_FORMATS``.
+        caption (str): The caption of the image, which is appended to the context.
+
+    Returns:
+        Sample: A sample of kind "choice", whose only reference is the text of the right choice.
+    """
+    prompt = scienceqa_prompt(problem, prompt_format, caption)
+    choices = [choice.strip() for choice in problem["choices"]]
+    return Sample(
+        id=name,
+        image=image,
+        prompt=prompt,
+        answer=continuation(prompt, scienceqa_answer(problem, prompt_format)),
+        references=[choices[problem["answer"]]],
+        kind="choice",
+        choices=choices,
+    )
+
+
+class ScienceQA(Dataset[Sample]):
+    """Reads one split of the benchmark's folder as samples of kind "choice".
+
+    The id of a sample is its pid, its answer is " The answer is {letter}." with reasons if the format asks for them,
+    and its reference is the text of the right choice. The attribute ``problems`` has the whole entry of each pid of the
+    split, for scores by subject, grade and so on.
+
+    Args:
+        folder (str | os.PathLike[str]): The folder of ``problems.json``.
+        split (str): A key of ``pid_splits.json``.
+        prompt_format (str): One of ``PROMPT_FORMATS``.
+        use_captions (bool): Whether the context has the caption of the image, from ``captions.json``.
 
     Raises:
         FileNotFoundError: A file of the format is missing.
-        ValueError: An unknown split or a problem that cannot be used; the message names the file and the pid.
+        ValueError: The split or the format is unknown, or a problem cannot be used. The message names the file and the
+            pid.
     """
 
     def __init__(
@@ -65,7 +146,7 @@ class ScienceQA(Dataset[Sample]):
         prompt_format: str = "CQM-A",
         use_captions: bool = False,
     ) -> None:
-        check_prompt_format(prompt_format)
+        _check_prompt_format(prompt_format)
         self.folder = Path(folder)
         self.prompt_format = prompt_format
         splits = _read_json(self.folder / "pid_splits.json")
@@ -79,7 +160,7 @@ class ScienceQA(Dataset[Sample]):
         for pid in self.pids:
             if pid not in problems:
                 raise ValueError(f"{path}: no problem {pid!r}, which split {split!r} names; fetch both files together")
-            check_problem(problems[pid], f"{path}, problem {pid}")
+            _check_problem(problems[pid], f"{path}, problem {pid}")
         self.problems: dict[str, dict[str, Any]] = {pid: problems[pid] for pid in self.pids}
         self._captions: dict[str, str] = {}
         if use_captions:
@@ -100,46 +181,89 @@ class ScienceQA(Dataset[Sample]):
         return scienceqa_sample(pid, self.problems[pid], image, self.prompt_format, self._captions.get(pid, ""))
 
     def _image_path(self, pid: str) -> Path | None:
+        """Return the path of the image of a problem, or None if it has no image."""
         problem = self.problems[pid]
         if not problem.get("image"):
             return None
-        # the problem's own split: "minitrain" and "trainval" have no image folders
+        # The folder is that of the problem's own split: "minitrain" and "trainval" have no image folders.
         return resolve_image(self.folder / "images", f"{problem['split']}/{pid}/{problem['image']}")
 
 
-def scienceqa_sample(
-    name: str, problem: dict[str, Any], image: Image.Image | None, prompt_format: str, caption: str = ""
-) -> Sample:
-    """One problem as a sample."""
-    prompt = scienceqa_prompt(problem, prompt_format, caption)
-    choices = [choice.strip() for choice in problem["choices"]]
-    return Sample(
-        id=name,
-        image=image,
-        prompt=prompt,
-        answer=continuation(prompt, scienceqa_answer(problem, prompt_format)),
-        references=[choices[problem["answer"]]],
-        kind="choice",
-        choices=choices,
-    )
+class HubScienceQA(Dataset[Sample]):
+    """Reads one split of ScienceQA as the Hub has it, in parquet files.
+
+    The samples are those of ``ScienceQA`` without captions, but the files have no pids: the id of a sample is
+    ``split-row``, with rows counted from 0.
+
+    Args:
+        name (str | os.PathLike[str]): A Hub id, or a folder.
+        split (str): "train", "val" (or "validation") or "test".
+        prompt_format (str): One of ``PROMPT_FORMATS``.
+
+    Raises:
+        ImportError: ``datasets`` is not installed.
+        ValueError: The split or the format is unknown, or a row cannot be used. The message names it.
+    """
+
+    def __init__(self, name: str | os.PathLike[str], split: str = "train", prompt_format: str = "CQM-A") -> None:
+        _check_prompt_format(prompt_format)
+        try:
+            from datasets import Image, load_dataset
+        except ImportError as error:
+            raise ImportError("parquet files need 'datasets': pip install 'adem-vl-hf[evaluation]'") from error
+        self.prompt_format, self.split = prompt_format, split
+        rows = load_dataset(str(name), split=HUB_SPLITS.get(split, split))
+        self._rows = rows.cast_column("image", Image(decode=False))
+        texts = self._rows.remove_columns("image")
+        without_image = self._rows.data.column("image").is_null().to_pylist()  # does not read the images
+        self.problems: dict[str, dict[str, Any]] = {}
+        for number, (problem, no_image) in enumerate(zip(texts, without_image, strict=True)):
+            problem = {**problem, "answer": int(problem["answer"]), "image": None if no_image else "image.png"}
+            problem.setdefault("split", split)
+            _check_problem(problem, f"{name}, row {number} of split {split!r}")
+            self.problems[f"{split}-{number}"] = problem
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def __getitem__(self, index: int) -> Sample:
+        name = f"{self.split}-{index}"
+        if name not in self.problems:
+            raise IndexError(index)
+        stored = self._rows[index]["image"]
+        image = None if stored is None else open_image(stored["bytes"] or stored["path"])
+        return scienceqa_sample(name, self.problems[name], image, self.prompt_format)
+
+
+def has_hub_layout(folder: Path) -> bool:
+    """Tell whether a folder has parquet files where a data set on the Hub has them.
+
+    Args:
+        folder (Path): The folder, which need not exist.
+
+    Returns:
+        bool: Whether there are parquet files in the folder or in ``data`` below it.
+    """
+    return any(folder.glob("data/*.parquet")) or any(folder.glob("*.parquet"))
 
 
 def write_scienceqa(
     samples: Iterable[Sample], folder: str | os.PathLike[str], split: str, question: str | None = None
 ) -> None:
-    """Writes choice samples as ScienceQA problems; a folder that already holds some is extended.
+    """Write choice samples as ScienceQA problems, or add them to a folder that has some.
 
-    The pid is the sample's id, the right choice its first reference; the other fields are ``UNSTATED_FIELDS``.
-    Each file is replaced in one step and pid_splits.json last, so an interrupted call can simply be repeated.
+    The pid is the id of the sample, and the right choice is its first reference. The other fields are
+    ``UNSTATED_FIELDS``. Each file is replaced in one step, and ``pid_splits.json`` last, so that an interrupted call
+    can be repeated.
 
     Args:
-        samples: Samples of kind "choice" with ``choices``; read once, one picture in memory at a time.
-        folder: Made if it is not there.
-        split: The split they belong to.
-        question: The ``question`` field of all of them; by default each sample's prompt, stripped.
+        samples (Iterable[Sample]): Samples of kind "choice" with ``choices``. They are read once, one at a time.
+        folder (str | os.PathLike[str]): The folder to write. It is made if it is not there.
+        split (str): The split that the samples belong to.
+        question (str | None): The ``question`` of all of them. None means the prompt of each sample.
 
     Raises:
-        ValueError: A sample that is no choice question, or an id that cannot name a folder or is taken.
+        ValueError: A sample is not a choice question, or its id is taken or cannot be the name of a folder.
     """
     folder = Path(folder)
     _check_name(split, "split")
@@ -155,8 +279,8 @@ def write_scienceqa(
         problems[pid] = _problem(sample, split, question)
         if sample["image"] is not None:
             path = folder / "images" / split / pid / "image.png"
-            with replacing(path) as beside:
-                sample["image"].save(beside, "PNG")
+            with replacing(path) as temporary:
+                sample["image"].save(temporary, "PNG")
         taken.add(pid)
         written.append(pid)
     if not written:
@@ -167,6 +291,7 @@ def write_scienceqa(
 
 
 def _problem(sample: Sample, split: str, question: str | None) -> dict[str, Any]:
+    """Make the entry of ``problems.json`` for a choice sample."""
     where = f"sample {sample['id']!r}"
     choices = sample.get("choices", [])
     if sample["kind"] != "choice" or not 2 <= len(choices) <= len(ascii_uppercase):
@@ -185,8 +310,14 @@ def _problem(sample: Sample, split: str, question: str | None) -> dict[str, Any]
     }
 
 
-def check_problem(problem: Any, where: str) -> None:
-    """Raises ValueError for a problem without what a sample needs; ``where`` begins the message."""
+def _check_prompt_format(prompt_format: str) -> None:
+    """Raise ValueError for a format that is not among ``PROMPT_FORMATS``."""
+    if prompt_format not in PROMPT_FORMATS:
+        raise ValueError(f"prompt_format {prompt_format!r}: choose one of {', '.join(PROMPT_FORMATS)}")
+
+
+def _check_problem(problem: Any, where: str) -> None:
+    """Raise ValueError for a problem without the fields that a sample needs; ``where`` begins the message."""
     if not isinstance(problem, dict):
         raise ValueError(f"{where}: {type(problem).__name__} instead of an object in curly brackets")
     missing = [key for key in ("question", "choices", "answer", "split") if key not in problem]
@@ -201,6 +332,7 @@ def check_problem(problem: Any, where: str) -> None:
 
 
 def _check_name(name: str, what: str) -> None:
+    """Raise ValueError for a name that cannot be the name of a folder on every system."""
     if not re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII):
         raise ValueError(
             f"{what} {name!r}: names a folder of the format, so use letters, digits, '.', '_' and '-' only"
@@ -208,6 +340,7 @@ def _check_name(name: str, what: str) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file."""
     try:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -215,89 +348,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: {type(content).__name__} instead of an object in curly brackets; fetch it again")
     return content
-
-
-INPUTS = ("CQM", "QCM")
-ANSWERS = ("A", "AL", "AE", "ALE", "AEL", "LA", "EA", "LEA", "ELA")
-PROMPT_FORMATS = tuple(f"{asked}-{told}" for asked in INPUTS for told in ANSWERS)
-TEXTS = {"L": "lecture", "E": "solution"}
-
-
-def check_prompt_format(prompt_format: str) -> None:
-    """Raises ValueError for a format that is not among ``PROMPT_FORMATS``."""
-    if prompt_format not in PROMPT_FORMATS:
-        raise ValueError(f"prompt_format {prompt_format!r}: choose one of {', '.join(PROMPT_FORMATS)}")
-
-
-def scienceqa_prompt(problem: dict[str, Any], prompt_format: str = "CQM-A", caption: str = "") -> str:
-    """The text up to and including "Response:"."""
-    hint = f"{problem.get('hint') or ''} {caption}".strip()
-    context = f"Context: {hint or 'N/A'}"
-    question = f"Question: {problem['question']}"
-    lettered = zip(ascii_uppercase, problem["choices"], strict=False)
-    options = " ".join(f"({letter}) {choice.strip()}" for letter, choice in lettered)
-    first, second = (context, question) if prompt_format.startswith("CQM") else (question, context)
-    return re.sub(" +", " ", f"{first}\n{second}\nOptions: {options}\nResponse:").strip()
-
-
-def scienceqa_answer(problem: dict[str, Any], prompt_format: str = "CQM-A") -> str:
-    """ "The answer is B.", with the lecture and the solution before it, or after it behind "BECAUSE:".
-
-    A problem may lack either; line ends inside them become spaces.
-    """
-    told = prompt_format.split("-")[1]
-    answer = f"The answer is {ascii_uppercase[problem['answer']]}."
-    reasons = " ".join(str(problem.get(TEXTS[letter]) or "") for letter in told if letter in TEXTS).split()
-    if not reasons:
-        return answer
-    return f"{answer} BECAUSE: {' '.join(reasons)}" if told[0] == "A" else f"{' '.join(reasons)} {answer}"
-
-
-SPLITS = {"val": "validation"}  # the benchmark's own name
-
-
-class HubScienceQA(Dataset[Sample]):
-    """One split as ``ScienceQA`` gives it, but for the ids: ``split-row``, rows counted from 0.
-
-    Args:
-        name: A Hub id, or a folder.
-        split: "train", "val" (or "validation") or "test".
-        prompt_format: As of ``ScienceQA``.
-
-    Raises:
-        ImportError: ``datasets`` is not installed.
-        ValueError: An unknown split, or a row that cannot be used; the message names it.
-    """
-
-    def __init__(self, name: str | os.PathLike[str], split: str = "train", prompt_format: str = "CQM-A") -> None:
-        check_prompt_format(prompt_format)
-        try:
-            from datasets import Image, load_dataset
-        except ImportError as error:
-            raise ImportError("parquet files need 'datasets': pip install 'adem-vl-hf[evaluation]'") from error
-        self.prompt_format, self.split = prompt_format, split
-        self._rows = load_dataset(str(name), split=SPLITS.get(split, split)).cast_column("image", Image(decode=False))
-        texts = self._rows.remove_columns("image")
-        blind = self._rows.data.column("image").is_null().to_pylist()  # without reading the pictures
-        self.problems: dict[str, dict[str, Any]] = {}
-        for number, (problem, no_image) in enumerate(zip(texts, blind, strict=True)):
-            problem = {**problem, "answer": int(problem["answer"]), "image": None if no_image else "image.png"}
-            problem.setdefault("split", split)
-            check_problem(problem, f"{name}, row {number} of split {split!r}")
-            self.problems[f"{split}-{number}"] = problem
-
-    def __len__(self) -> int:
-        return len(self.problems)
-
-    def __getitem__(self, index: int) -> Sample:
-        name = f"{self.split}-{index}"
-        if name not in self.problems:
-            raise IndexError(index)
-        stored = self._rows[index]["image"]
-        image = None if stored is None else open_image(stored["bytes"] or stored["path"])
-        return scienceqa_sample(name, self.problems[name], image, self.prompt_format)
-
-
-def has_hub_layout(folder: Path) -> bool:
-    """Whether a folder holds parquet files as a data set on the Hub does."""
-    return any(folder.glob("data/*.parquet")) or any(folder.glob("*.parquet"))

@@ -30,7 +30,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..data.openmoji.sprites import cache_folder
+from ..files import cache_folder
 from ..modeling.row_layout import name_tokenizer_class
 
 LANGUAGE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub's name of the same model, with unquantised weights

@@ -8,7 +8,7 @@ from typing import Literal
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..data.sample import Pictures, Sample, pictures_of
+from ..data.sample import Sample, Shown, images_of
 
 ImageSource = Literal["true", "shuffled", "none", "shuffled_frames", "swapped_images"]
 # what readers are told in their place
@@ -24,7 +24,7 @@ ORDER_SOURCES = {"video": "shuffled_frames", "images": "swapped_images"}  # by t
 
 def sources_of(dataset: Dataset[Sample]) -> list[str]:
     """Every source that says something about a data set, judged by its first sample."""
-    more = ORDER_SOURCES.get(pictures_of(dataset[0]).field or "")
+    more = ORDER_SOURCES.get(images_of(dataset[0]).field or "")
     return [source for source in SOURCES if source not in ORDER_SOURCES.values() or source == more]
 
 
@@ -39,7 +39,7 @@ def donors_of(size: int) -> list[int]:
 
 def shown(
     dataset: Dataset[Sample], index: int, sample: Sample, source: ImageSource, donors: list[int] | None = None
-) -> Pictures:
+) -> Shown:
     """What stands for the pictures of sample ``index``; a sample without any stays without.
 
     Args:
@@ -52,20 +52,20 @@ def shown(
         ValueError: no other sample that fits, or a source that needs a video or several pictures and a sample with
             something else; the message names the sample.
     """
-    own = pictures_of(sample)
+    own = images_of(sample)
     if source == "none" or own.field is None:
-        return Pictures()
+        return Shown()
     if source == "true":
         return own
     if source == "shuffled_frames":
-        return Pictures("video", tuple(shuffled_frames(sample)))
+        return Shown("video", tuple(shuffled_frames(sample)))
     if source == "swapped_images":
-        return Pictures("images", tuple(swapped_images(sample)))
+        return Shown("images", tuple(swapped_images(sample)))
     donors = donors_of(len(dataset)) if donors is None else donors  # type: ignore[arg-type]
     donor = donors[index]
     while donor != index:
-        other = pictures_of(dataset[donor])
-        if other.field == own.field and (own.field == "video" or len(other.pictures) == len(own.pictures)):
+        other = images_of(dataset[donor])
+        if other.field == own.field and (own.field == "video" or len(other.images) == len(own.images)):
             return other
         donor = donors[donor]
     raise ValueError(f"sample {sample['id']!r} has the only {own.field} of the data set; there is no other to give it")

@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..data.sample import Pictures, Sample, processor_arguments, without_marks
+from ..data.sample import Sample, Shown, processor_arguments, without_marks
 from ..files import write_text
 from .picture_sources import ImageSource, donors_of, shown, sources_of
 from .predictions import Prediction, PredictionFile, part_of, processes, read_predictions, take_in_parts
@@ -114,7 +114,7 @@ def _read(output: Path) -> dict[str, Prediction]:
 
 @torch.inference_mode()
 def generate_answers(
-    model: Any, processor: Any, pictures: Sequence[Pictures], prompts: list[str], max_new_tokens: int
+    model: Any, processor: Any, pictures: Sequence[Shown], prompts: list[str], max_new_tokens: int
 ) -> list[str]:
     """Greedy answers to a batch of prompts, stripped; the model is in evaluation mode meanwhile."""
     inputs = processor(**processor_arguments(pictures), text=prompts, return_tensors="pt")

@@ -1,1 +1,1 @@
-"""Data sets drawn from OpenMoji pictograms: names, scenes, clips and pairs of images."""
+"""Data sets drawn on demand from OpenMoji pictograms: names, scenes, videos and pairs of images."""

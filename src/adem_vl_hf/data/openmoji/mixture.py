@@ -1,7 +1,7 @@
-"""The OpenMoji data sets together, in blocks of one kind.
+"""Mixes the OpenMoji data sets in blocks of one kind.
 
-Rows of one kind are about as long as one another. Taken in order, a batch then holds little padding (a third of its
-tokens when the kinds are mixed); taken at random, the samples are the same.
+Sequences of one kind have about the same length. Taken in order, a batch then has little padding. With the kinds mixed,
+a third of its tokens would be padding. Taken at random, the samples are the same.
 """
 
 from collections.abc import Mapping
@@ -11,20 +11,21 @@ from torch.utils.data import Dataset
 
 from ..sample import Sample
 from .clips import OpenMojiVideos
+from .common import DEFAULT_SIZE
 from .names import OpenMojiNames
 from .pairs import OpenMojiPairs
 from .scenes import OpenMojiScenes
 
 Shares = Mapping[tuple[str, str], int]
 
-BLOCK = 32  # samples of one kind, one after another
-PARTS: dict[str, type] = {
+BLOCK = 32  # consecutive samples of one kind
+DATASETS: dict[str, type] = {
     "names": OpenMojiNames,
     "scenes": OpenMojiScenes,
     "videos": OpenMojiVideos,
     "pairs": OpenMojiPairs,
 }
-# (data set, kind) -> blocks in each turn of the mixture: captions say most about a picture, yes or no least
+# (data set, kind) -> number of blocks in each turn. A caption says most about an image, and a yes or no least.
 SHARES = {
     ("names", "caption"): 6,
     ("names", "choice"): 1,
@@ -36,32 +37,34 @@ SHARES = {
 }
 
 
-def _turn(shares: Shares) -> list[tuple[tuple[str, str], int]]:
-    """The order of the blocks in one turn, each part's spread evenly; with each its number among its part's own."""
-    total = sum(shares.values())
-    dates = [((i + 0.5) * total / share, part, i) for part, share in shares.items() for i in range(share)]
-    return [(part, i) for _, part, i in sorted(dates)]
-
-
-class OpenMojiMixture(Dataset):
-    """What the shipped adapter trains on, and the demo with shares of its own.
+class OpenMojiMixture(Dataset[Sample]):
+    """Mixes the OpenMoji data sets. The shipped adapter trains on it, and the demo does with shares of its own.
 
     Args:
-        split: ``"train"`` or ``"test"``.
-        size: number of samples.
-        seed: all randomness follows from ``(seed, split, index)``.
-        shares: how many blocks each part (data set of ``PARTS``, kind) has in a turn.
+        split (str): "train" or "test".
+        size (int): The number of samples.
+        seed (int): The seed. All randomness follows from ``(seed, split, index)``.
+        shares (Shares): The number of blocks in each turn for every part of the mixture. A part is a data set of
+            ``DATASETS`` and one of its kinds.
+
+    Raises:
+        ValueError: An argument has none of these values.
+        ImportError: A package of the extra ``demo`` is not installed.
     """
 
     def __init__(
-        self, split: str = "train", size: int = 20_000, seed: int = 0, shares: Shares = MappingProxyType(SHARES)
+        self,
+        split: str = "train",
+        size: int = DEFAULT_SIZE,
+        seed: int = 0,
+        shares: Shares = MappingProxyType(SHARES),
     ) -> None:
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         self.split, self.size, self.shares, self.turn = split, size, shares, _turn(shares)
-        # a seed for each part: samples of different kinds do not share their drawings
+        # Each part has a seed of its own, so that samples of different kinds do not share their drawings.
         self.parts = {
-            part: PARTS[part[0]](split, size=size + BLOCK, seed=seed * len(shares) + i, kinds=part[1:])
+            part: DATASETS[part[0]](split, size=size + BLOCK, seed=seed * len(shares) + i, kinds=part[1:])
             for i, part in enumerate(shares)
         }
 
@@ -71,9 +74,20 @@ class OpenMojiMixture(Dataset):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.size:
             raise IndexError(index)
-        block, place = divmod(index, BLOCK)
+        block, position = divmod(index, BLOCK)
         turn, number = divmod(block, len(self.turn))
-        part, own = self.turn[number]
-        sample: Sample = self.parts[part][(turn * self.shares[part] + own) * BLOCK + place]
+        part, number_in_part = self.turn[number]
+        sample: Sample = self.parts[part][(turn * self.shares[part] + number_in_part) * BLOCK + position]
         sample["id"] = f"openmoji-{self.split}-{index}"
         return sample
+
+
+def _turn(shares: Shares) -> list[tuple[tuple[str, str], int]]:
+    """Order the blocks of one turn so that those of each part are spread evenly.
+
+    Returns:
+        For each block its part, and its number among the blocks of that part.
+    """
+    total = sum(shares.values())
+    dates = [((i + 0.5) * total / share, part, i) for part, share in shares.items() for i in range(share)]
+    return [(part, i) for _, part, i in sorted(dates)]

@@ -1,6 +1,6 @@
-"""OpenMoji *names*: one plain emoji per picture, drawn at random; what is it called?
+"""Draws OpenMoji *names*: images of one pictogram, and the question for its name.
 
-Training and test show the same things; what differs is the drawing (size, tilt, place, background), whose random
+Both splits show the same things. They differ in the drawing (size, angle, position and background), whose random
 numbers are never shared between the splits.
 """
 
@@ -10,28 +10,27 @@ from functools import lru_cache
 
 from torch.utils.data import Dataset
 
-from ..sample import CAPTION_PROMPT, CHOICES, Sample, check_arguments, choice_prompt
+from ..sample import CAPTION_PROMPT, Sample
+from .common import CHOICES, check_arguments, choice_prompt, text_fields
 from .drawing import CANVAS, COLOURS, canvas, place
 from .sprites import openmoji
 
 KINDS = ("caption", "choice")
 
 
-@lru_cache(maxsize=64)
-def _order(seed: str, number: int) -> list[int]:
-    order = list(range(number))
-    random.Random(seed).shuffle(order)
-    return order
-
-
-class OpenMojiNames(Dataset):
-    """Names under random rendering.
+class OpenMojiNames(Dataset[Sample]):
+    """Draws single pictograms at random and asks for their names.
 
     Args:
-        split: ``"train"`` or ``"test"``: the same things, never the same drawing.
-        size: number of samples; ``None`` = every thing once per kind.
-        seed: all randomness follows from ``(seed, split, index)``.
-        kinds: the kinds asked, in turn: ``"caption"`` (say its name) and ``"choice"`` (which of four names).
+        split (str): "train" or "test". Both have the same things but never the same drawing.
+        size (int | None): The number of samples. None means every thing once for each kind.
+        seed (int): The seed. All randomness follows from ``(seed, split, index)``.
+        kinds (Sequence[str]): The kinds asked, in turn: "caption" (say its name) and "choice" (choose one of four
+            names).
+
+    Raises:
+        ValueError: An argument has none of these values.
+        ImportError: A package of the extra ``demo`` is not installed.
     """
 
     def __init__(
@@ -46,7 +45,14 @@ class OpenMojiNames(Dataset):
         return self.size
 
     def thing_index(self, index: int) -> int:
-        """Which thing sample ``index`` shows: every thing once, in a fresh order, before any comes again."""
+        """Choose the thing that a sample shows: each thing once, in a random order, before any is shown again.
+
+        Args:
+            index (int): The index of the sample.
+
+        Returns:
+            int: The position of the thing in ``things``.
+        """
         turn, place_in_turn = divmod(index // len(self.kinds), len(self.things))
         return _order(f"names-order-{self.seed}-{self.split}-{turn}", len(self.things))[place_in_turn]
 
@@ -56,23 +62,25 @@ class OpenMojiNames(Dataset):
         rng = random.Random(f"names-{self.seed}-{self.split}-{index}")
         number = self.thing_index(index)
         name = self.things[number].name
-        picture = canvas(rng.choice(list(COLOURS)), rng)
+        image = canvas(rng.choice(list(COLOURS)), rng)
         size = rng.uniform(0.45, 0.98) * CANVAS
-        room = (CANVAS - size) / 2 + 4  # up to four pixels may leave the canvas
+        room = (CANVAS - size) / 2 + 4  # up to four pixels of the pictogram may leave the canvas
         centre = (CANVAS / 2 + rng.uniform(-room, room), CANVAS / 2 + rng.uniform(-room, room))
-        place(picture, self.sprites[number], centre, size, rng, tilt=25)
+        place(image, self.sprites[number], centre, size, rng, tilt=25)
         kind = self.kinds[index % len(self.kinds)]
-        sample = Sample(
-            id=f"names-{self.split}-{index}",
-            image=picture,
-            prompt=CAPTION_PROMPT,
-            answer=f" {name}",
-            references=[name],
-            kind=kind,
-        )
-        if kind == "choice":
+        if kind == "caption":
+            texts = text_fields(CAPTION_PROMPT, name)
+        else:
             others = rng.sample(range(len(self.things)), CHOICES)
             choices = [self.things[i].name for i in others if i != number][: CHOICES - 1]
             choices.insert(rng.randrange(CHOICES), name)
-            sample |= {"prompt": choice_prompt(choices), "choices": choices}
-        return sample
+            texts = text_fields(choice_prompt(choices), name, choices=choices)
+        return Sample(id=f"names-{self.split}-{index}", image=image, kind=kind, **texts)  # type: ignore[typeddict-item]
+
+
+@lru_cache(maxsize=64)
+def _order(seed: str, number: int) -> list[int]:
+    """Shuffle the numbers below ``number``."""
+    order = list(range(number))
+    random.Random(seed).shuffle(order)
+    return order

