@@ -30,6 +30,7 @@ CORE := tests/modeling/test_ablations.py \
 	tests/modeling/test_pipelines.py \
 	tests/modeling/test_processor_options.py \
 	tests/modeling/test_processor_pictures.py \
+	tests/modeling/test_published.py \
 	tests/modeling/test_remote_code.py \
 	tests/training/test_resume.py \
 	tests/modeling/test_several_images.py \
