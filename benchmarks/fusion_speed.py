@@ -12,7 +12,8 @@ import tables
 import torch
 from torch.nn import functional as F
 
-from adem_vl_hf.modeling.fusion import fuse, kernel_map, memory_of_pass
+from adem_vl_hf.modeling.fusion import fuse, kernel_map, memory_for_one_position
+from adem_vl_hf.modeling.visual_memory import VisualMemory
 
 # B, T, S, D: LLaMA-7B and SmolLM2-135M, each with a text and with one more token of an answer
 SHAPES = ((1, 256, 320, 4096), (4, 256, 320, 576), (1, 1, 320, 4096), (4, 1, 320, 576))
@@ -46,7 +47,8 @@ def ways(batch: int, text: int, slots: int, width: int, dtype: torch.dtype, back
     with torch.no_grad():  # once for all layers, as the adapter lays them out
         key, value = kernel_map(visual + embeddings[0], "silu"), SCALE * (visual + embeddings[1])
     key, value = leaf(key.mT.contiguous().mT), leaf(value)
-    as_read = memory_of_pass(key, value, None, text)[:2]  # once for all layers, too
+    memory = VisualMemory(key, value)
+    as_read = (memory_for_one_position(memory) if text == 1 else memory)[:2]  # once for all layers, too
     inputs = (hidden_states, visual, *embeddings, key, value)
 
     def call(function: Callable[..., torch.Tensor], *arguments: Any) -> Callable[[], None]:

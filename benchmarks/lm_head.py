@@ -29,7 +29,7 @@ def main() -> None:
     batch = AdemVLCollator(processor)([data[i] for i in range(args.batch_size)])
 
     def step(plain_head: bool) -> float:
-        with patch.object(AdemVLForConditionalGeneration, "_plain_head", plain_head):
+        with patch.object(AdemVLForConditionalGeneration, "has_plain_head", plain_head):
             began = time.perf_counter()
             model(**batch).loss.backward()
             seconds = time.perf_counter() - began

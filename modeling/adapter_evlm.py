@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from .cross_attention import GatedCrossAttention, feed_forward
-from .image_inputs import frame_embeds, spread
+from .image_inputs import ImageRows
 from .visibility import ALWAYS, NOTHING
+from .visual_memory import VisualMemory
 
 
 class LevelNorm(nn.LayerNorm):
@@ -55,18 +56,16 @@ class EvlmAdapter(nn.Module):
             layer.ffn = feed_forward(self.config).to(dense.fc1.weight.device)
             layer.ffn.upcycle(dense)
 
-    def forward(
-        self, features: torch.Tensor, image_mask: torch.Tensor | None, batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """What the text reads of the images; the layers' keys and values among it, computed once.
+    def forward(self, features: torch.Tensor, rows: ImageRows) -> VisualMemory:
+        """Compute what the text reads of the images, the keys and values of all layers among it.
 
         Args:
-            features: [I, k, 1+N, C], the levels of the I images. image_mask: [B, n] the places of the images in the
-                rows; None = each row has as many. batch: B.
+            features (Tensor): [I, k, 1+N, C], the levels of the I images.
+            rows (ImageRows): the rows that the images belong to.
 
         Returns:
-            key and value [B, L, S, W]; slots [B, S], the image that each slot belongs to; the media tokens' embeddings
-            [B, n, m, D] or None.
+            Key and value [B, L, S, W]; slots [B, S], the image that each slot belongs to; embeds [B, n, m, D], the
+            media tokens, or None.
 
         Raises:
             ValueError: more images in a row than frame embeddings.
@@ -74,34 +73,36 @@ class EvlmAdapter(nn.Module):
         config = self.config
         levels = [norm(features[:, i]) for i, norm in enumerate(self.level_norms)]  # [I, 1+N, C] each
         if config.frame_embeddings:
-            frames = frame_embeds(self.frame_embedding, image_mask, len(features), batch)  # [I, 1, C]
+            frames = rows.frame_embeds(self.frame_embedding, len(features))  # [I, 1, C]
             levels = [level + frames for level in levels]
         if config.level_fusion == "concatenate":
             levels = [torch.cat(levels, dim=-1)]  # [I, 1+N, k * C]
-        layers = list(zip(self.cross_attention, config.level_map, strict=True))
-        key = torch.stack([layer.k_proj(levels[level]) for layer, level in layers], dim=1)  # [I, L, 1+N, W]
-        value = torch.stack([layer.v_proj(levels[level]) for layer, level in layers], dim=1)
-        key, value = (self._slots(x, image_mask, batch) for x in (key, value))
-        slots = self._slot_numbers(image_mask, batch, len(features), features.shape[2], key.device)
+        pairs = [
+            layer.keys_and_values(levels[level])
+            for layer, level in zip(self.cross_attention, config.level_map, strict=True)
+        ]
+        key, value = rows.spread(
+            *(torch.stack(parts, dim=1) for parts in zip(*pairs, strict=True))
+        )  # [B, n, L, 1+N, W]
+        number, tokens = key.shape[1], key.shape[3]
         embeds = None
         if config.media_tokens:
-            number = len(features) // batch if image_mask is None else image_mask.shape[1]
-            embeds = self.media_tokens.expand(batch, number, -1, -1)
-        return key, value, slots, embeds
+            embeds = self.media_tokens.expand(rows.batch, number, -1, -1)
+        slots = self._slot_numbers(rows, number, tokens, key.device)
+        return VisualMemory(self._behind_one_another(key), self._behind_one_another(value), slots, embeds)
 
-    def _slots(self, x: torch.Tensor, image_mask: torch.Tensor | None, batch: int) -> torch.Tensor:
-        """[I, L, 1+N, W] -> [B, L, S, W]: the images of a row one after another, then the zero vectors."""
-        x = spread(x, image_mask, batch).transpose(1, 2).flatten(2, 3)
+    def _behind_one_another(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, n, L, 1+N, W] -> [B, L, S, W]: the images of a row one after another, then the zero vectors."""
+        x = x.transpose(1, 2).flatten(2, 3)
         zeros = x.new_zeros(*x.shape[:2], self.config.zero_vectors, x.shape[3])
         return torch.cat([x, zeros], dim=2)
 
-    def _slot_numbers(self, image_mask, batch: int, images: int, tokens: int, device) -> torch.Tensor:
-        number = images // batch if image_mask is None else image_mask.shape[1]
-        slots = torch.arange(number, device=device).expand(batch, -1)  # [B, n]
-        if image_mask is not None:
-            slots = torch.where(image_mask.to(device), slots, NOTHING)
+    def _slot_numbers(self, rows: ImageRows, number: int, tokens: int, device) -> torch.Tensor:
+        slots = torch.arange(number, device=device).expand(rows.batch, -1)  # [B, n]
+        if rows.mask is not None:
+            slots = torch.where(rows.mask.to(device), slots, NOTHING)
         slots = slots.repeat_interleave(tokens, dim=1)
-        return torch.cat([slots, slots.new_full((batch, self.config.zero_vectors), ALWAYS)], dim=1)
+        return torch.cat([slots, slots.new_full((rows.batch, self.config.zero_vectors), ALWAYS)], dim=1)
 
 
 def count_parameters(config) -> int:

@@ -12,7 +12,26 @@ from torch import nn
 from torch.nn import functional as F
 
 from .decoder import SeeingLayer, decoder_layers, extend_layer
-from .precision import InputPrecisionLinear, InputPrecisionRMSNorm
+from .visual_memory import VisualMemory
+
+
+class InputPrecisionLinear(nn.Linear):
+    """Computes in its input's precision."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class InputPrecisionRMSNorm(nn.Module):
+    """RMSNorm that computes in float32 and returns its input's precision."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 
 class FeedForward(nn.Module):
@@ -96,23 +115,6 @@ def balance(logits: torch.Tensor, seen: torch.Tensor, top_k: int) -> tuple[torch
     return logits.shape[-1] * (load * probability).sum(), load
 
 
-class VisualStates:
-    """What the cross-attention layers of one pass attend to.
-
-    Args:
-        key, value: [B, L, S, W], split here into the L layers' [B, S, W].
-        mask: [B, 1, T, S], True = the position may attend to the slot.
-        seen: [B, T], the positions that see an image.
-
-    ``router_logits`` is filled by the layers, [B, T, E] each. No dataclass: FSDP hands its modules copies of those.
-    """
-
-    def __init__(self, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, seen: torch.Tensor) -> None:
-        # at once: the backward of picking one layer after another would fill a tensor of all layers each time
-        self.key, self.value, self.mask, self.seen = key.unbind(1), value.unbind(1), mask, seen
-        self.router_logits: list[torch.Tensor] = []
-
-
 def feed_forward(config) -> FeedForward | MixtureOfExperts:
     """The feed-forward part that a configuration asks for, with weights that are not drawn yet."""
     width = config.text_config.hidden_size
@@ -160,36 +162,40 @@ class GatedCrossAttention(nn.Module):
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, heads, positions, head_dim]
 
-    def forward(self, hidden_states: torch.Tensor, states: VisualStates, index: int) -> torch.Tensor:
+    def keys_and_values(self, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Project a level [I, 1+N, C], in its own precision, to keys and values [I, 1+N, W]."""
+        return self.k_proj(level), self.v_proj(level)
+
+    def forward(self, hidden_states: torch.Tensor, memory: VisualMemory, index: int) -> torch.Tensor:
         """[B, T, D] in and out; positions that see no image come out as they went in, bit for bit."""
-        like, device = hidden_states.dtype, hidden_states.device
-        key, value = (x[index].to(device, like) for x in (states.key, states.value))  # [B, S, W]
+        like, device, visible = hidden_states.dtype, hidden_states.device, memory.slots
+        key, value = (x[index].to(device, like) for x in (memory.key, memory.value))  # [B, S, W]
         query = self.q_proj(self.attn_norm(hidden_states))  # [B, T, W]
         attend = _eager if self.text_config._attn_implementation == "eager" else F.scaled_dot_product_attention
-        mixed = attend(self._heads(query), self._heads(key), self._heads(value), states.mask.to(device))
+        mixed = attend(self._heads(query), self._heads(key), self._heads(value), visible.mask.to(device))
         mixed = self.o_proj(mixed.transpose(1, 2).flatten(2))  # [B, T, D]
         out = hidden_states + self.attn_gate.tanh().to(like) * mixed
         y = self.ffn(self.ffn_norm(out))
         if isinstance(y, tuple):
             y, logits = y
-            states.router_logits.append(logits)
+            visible.router_logits.append(logits)
         out = out + self.ffn_gate.tanh().to(like) * y
-        return torch.where(states.seen.to(device)[..., None], out, hidden_states)
+        return torch.where(visible.seen.to(device)[..., None], out, hidden_states)
 
 
 class CrossAttendingLayerMixin(SeeingLayer):
-    """Takes ``visual_states`` out of the layer's keyword arguments and attends to them first."""
+    """Takes ``visual_memory`` (a ``VisualMemory``) out of the layer's arguments and attends to it first."""
 
-    _cross_attend: Callable[[torch.Tensor, VisualStates], torch.Tensor] | None
+    _cross_attend: Callable[[torch.Tensor, VisualMemory], torch.Tensor] | None
 
-    def forward(self, hidden_states, *args, visual_states=None, **kwargs):
-        if visual_states is not None and self._cross_attend is not None:
-            hidden_states = self._cross_attend(hidden_states, visual_states)
+    def forward(self, hidden_states, *args, visual_memory=None, **kwargs):
+        if visual_memory is not None and self._cross_attend is not None:
+            hidden_states = self._cross_attend(hidden_states, visual_memory)
         return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
 
 
-def _cross_attend(owner: nn.Module, index: int, hidden_states: torch.Tensor, states: VisualStates) -> torch.Tensor:
-    return owner.adapter.cross_attention[index](hidden_states, states, index)
+def _cross_attend(owner: nn.Module, index: int, hidden_states: torch.Tensor, memory: VisualMemory) -> torch.Tensor:
+    return owner.adapter.cross_attention[index](hidden_states, memory, index)
 
 
 def attach_cross_attention(language_model: nn.Module, owner: nn.Module, interval: int) -> None:

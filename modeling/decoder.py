@@ -6,6 +6,7 @@ arguments. Nothing stays behind between calls, so checkpointing (which replays `
 backward, beams and threads see what they were called with.
 """
 
+import inspect
 from types import MethodType
 
 import torch
@@ -58,12 +59,15 @@ def extend_layer(layer: nn.Module, mixin: type[SeeingLayer]) -> None:
         layer._old_forward = MethodType(type(layer).forward, layer)
 
 
-def decoder_input_scale(language_model: nn.Module) -> float:
-    """What the decoder multiplies its input embeddings by: Gemma 1 and 2 did so themselves before Transformers 5."""
-    config = language_model.config
-    if config.model_type in ("gemma", "gemma2") and not hasattr(language_model.get_input_embeddings(), "embed_scale"):
-        return config.hidden_size**0.5
-    return 1.0
+def cache_argument(language_model: nn.Module) -> str:
+    """Name the argument in which a language model takes its key-value cache.
+
+    Transformers 5.24 renamed ``past_key_values`` to ``cache``; a language model with code of its own may not have.
+
+    Args:
+        language_model (nn.Module): a causal LM.
+    """
+    return "cache" if "cache" in inspect.signature(type(language_model).forward).parameters else "past_key_values"
 
 
 def computing_device(module: nn.Module) -> torch.device:

@@ -17,7 +17,7 @@ _BOUND = threading.local()  # .visual_memory and .fused: of the layer that this 
 
 
 class FusedLayerMixin(SeeingLayer):
-    """Takes ``visual_memory`` (key, value: [B, S, D]; slot mask: [B, S] or None) out of the layer's arguments."""
+    """Takes ``visual_memory`` (a ``VisualMemory``) out of the layer's arguments."""
 
     def forward(self, hidden_states, *args, visual_memory=None, **kwargs):
         _BOUND.visual_memory, _BOUND.fused = visual_memory, None
@@ -39,8 +39,8 @@ def _fused_term(hidden_states: torch.Tensor, config) -> torch.Tensor | None:
     if memory is None:
         return None
     key, value = (part.to(hidden_states.device) for part in memory[:2])
-    mask = None if memory[2] is None else memory[2].to(hidden_states.device)
-    return fuse(hidden_states, key, value, config.kernel, config.drop_ratio, mask)
+    slots = None if memory.slots is None else memory.slots.to(hidden_states.device)
+    return fuse(hidden_states, key, value, config.kernel, config.drop_ratio, slots)
 
 
 def _query(config, args: tuple, kwargs: dict, output) -> torch.Tensor:

@@ -1,17 +1,13 @@
-"""The mathematics of ADEM-VL (arXiv 2410.17779, Sec. III and Algorithm 1) and all of its trained tensors.
+"""The fused term of ADEM-VL (arXiv 2410.17779, Sec. III and Algorithm 1): attention without parameters, adaptive drop.
 
-Shapes: B batch, T text positions, S memory slots, D width of the language model, C of the tower, G side of the grid.
+Shapes: B batch, T text positions, S memory slots, D width of the language model.
 """
-
-import math
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from .image_inputs import frame_embeds, spread
-from .precision import InputPrecisionLinear
+from .visual_memory import VisualMemory
 
 MANY = 4096  # scores: among fewer, as in decoding, calling NumPy takes longer than selecting
 ONE_IN_BITS = {torch.bfloat16: np.int16(0x3F80), torch.float16: np.int16(0x3C00)}
@@ -32,27 +28,6 @@ def kernel_map(x: torch.Tensor, kernel: str) -> torch.Tensor:
     if kernel == "silu-min":  # as the table prints it: silu(x) - min(x)
         return F.silu(x) - x.amin(-1, keepdim=True)
     raise ValueError(f"unknown kernel {kernel!r}")
-
-
-def pool_scales(patches: torch.Tensor, counts: list[int], pooling: str = "avg") -> torch.Tensor:
-    """The multiscale visual prompt: the patch grid pooled to each scale, one after another.
-
-    Args:
-        patches: [B, G*G, C], row by row.
-        counts: tokens per scale, each a square of at most G*G.
-        pooling: ``"avg"`` or ``"max"``.
-
-    Returns:
-        [B, sum(counts), C].
-    """
-    batch, number, width = patches.shape
-    side = math.isqrt(number)
-    grid = patches.transpose(1, 2).reshape(batch, width, side, side)  # [B, C, G, G]
-    pool = F.adaptive_avg_pool2d if pooling == "avg" else F.adaptive_max_pool2d
-    scales = [
-        patches if count == number else pool(grid, math.isqrt(count)).flatten(2).transpose(1, 2) for count in counts
-    ]
-    return torch.cat(scales, dim=1)
 
 
 def keep_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -138,153 +113,19 @@ def fuse(
     return torch.bmm(scores, value).to(hidden_states.dtype)  # [B, T, D]
 
 
-def memory_of_pass(
-    key: torch.Tensor, value: torch.Tensor, slot_mask: torch.Tensor | None, positions: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The memory as a pass over so many positions reads it fastest.
+def memory_for_one_position(memory: VisualMemory) -> VisualMemory:
+    """Hold the memory in the precision that a step of decoding reads fastest.
 
     A CPU multiplies a single row by 16-bit numbers several times slower than by 32-bit ones: each step of decoding
     would spend more on two products a layer than on all the rest of the fused term (``benchmarks/fusion_speed.py``).
+
+    Args:
+        memory (VisualMemory): key and value in the language model's dtype.
+
+    Returns:
+        The same memory, in float32 where it is in 16 bits on a CPU.
     """
-    if positions == 1 and key.device.type == "cpu" and key.dtype.itemsize == 2 and not _is_traced():
-        key, value = key.float(), value.float()
-    return key, value, slot_mask
-
-
-class LowRankProjector(nn.Module):
-    """Linear(C, r) -> SiLU -> Linear(r, D)."""
-
-    def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(in_features, hidden)
-        self.fc2 = nn.Linear(hidden, out_features)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.silu(self.fc1(x)))
-
-
-class VisionAdapter(nn.Module):
-    """The bottleneck beside a tower MLP: C -> 12 -> C, GELU, no bias, silent at the start (up-projection zero)."""
-
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.down = InputPrecisionLinear(width, hidden, bias=False)
-        self.up = InputPrecisionLinear(hidden, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.up(self.dropout(F.gelu(self.down(x))))
-
-
-class AdemVLAdapter(nn.Module):
-    """Everything that trains = everything that is saved. Computes the visual memory, once for all layers and steps."""
-
-    def __init__(self, config) -> None:
-        super().__init__()
-        self.config = config
-        text_width, vision_width = config.text_config.hidden_size, config.vision_config.hidden_size
-        self.key_embedding = nn.Parameter(torch.empty(1, config.memory_size, text_width))
-        self.value_embedding = nn.Parameter(torch.empty(1, config.memory_size, text_width))
-        self.visual_projector = LowRankProjector(vision_width, config.projector_dim, text_width)
-        if config.frame_embeddings:
-            self.frame_embedding = nn.Parameter(torch.empty(config.frame_embeddings, text_width))
-        if config.use_cls_token:
-            self.cls_projector = LowRankProjector(vision_width, config.projector_dim, text_width)
-        if config.vision_adapter_dim:
-            self.vision_adapters = nn.ModuleList(
-                VisionAdapter(vision_width, config.vision_adapter_dim, config.vision_adapter_dropout)
-                for _ in range(config.num_vision_adapters)
-            )
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """The authors' initialisation: E_key ~ N(0, 0.02^2), E_value = 0, projectors Xavier, tower adapters silent."""
-        nn.init.normal_(self.key_embedding, std=0.02)
-        nn.init.zeros_(self.value_embedding)
-        if self.config.frame_embeddings:
-            nn.init.zeros_(self.frame_embedding)
-        for part in self.modules():
-            if isinstance(part, LowRankProjector):
-                for linear in (part.fc1, part.fc2):
-                    nn.init.xavier_uniform_(linear.weight)
-                    nn.init.zeros_(linear.bias)
-            elif isinstance(part, VisionAdapter):
-                nn.init.kaiming_uniform_(part.down.weight, a=5**0.5)
-                nn.init.zeros_(part.up.weight)
-
-    def forward(
-        self, features: torch.Tensor | None, image_mask: torch.Tensor | None, batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """:meth:`memory` and :meth:`image_embeds` of features in any precision.
-
-        One call of this module, because ZeRO-3 has a module's tensors at hand only while the module is called.
-        """
-        embeds = None
-        if features is not None:
-            features = features.to(self.key_embedding.dtype)
-            embeds = self.image_embeds(features, image_mask, batch)
-        return *self.memory(features, image_mask, batch), embeds
-
-    def memory(
-        self, features: torch.Tensor | None, image_mask: torch.Tensor | None, batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """The memory that every layer attends to.
-
-        Args:
-            features: [I, 1+N, C] tower features of the I images, class token first, or None where there is no image.
-            image_mask: [B, n] the places of the images in the rows of the batch; None = each row has as many.
-            batch: B.
-
-        Returns:
-            key [B, n*S, D] = phi(V + E_key), value [B, n*S, D] = alpha / n * (V + E_value), which of the slots are
-            there [B, n*S] (None = all), and V [B, n*S, D] (None without images). Rows without an image have V = 0 in
-            the slots of one image: a learned text memory.
-
-        The fused term is a sum over slots that nothing normalises: dividing by a row's n images makes it their mean,
-        of the size that was learned with one image.
-        """
-        config = self.config
-        visual, mask = None, None
-        key, value = self.key_embedding, self.value_embedding
-        if features is not None:
-            patches = pool_scales(features[:, 1:], config.visual_token_counts, config.pooling)  # [I, S, C]
-            visual = config.visual_scale * self.visual_projector(patches)  # [I, S, D]
-            if config.frame_embeddings:
-                visual = visual + frame_embeds(self.frame_embedding, image_mask, len(features), batch)
-            visual = spread(visual, image_mask, batch)  # [B, n, S, D]
-            key, value = visual + key, visual + value
-            share: float | torch.Tensor = 1 / visual.shape[1]
-            if image_mask is not None and image_mask.shape[1] > 1:
-                there = image_mask.index_fill(1, torch.zeros(1, dtype=torch.long, device=image_mask.device), True)
-                if not there.all():
-                    share = (there / there.sum(1, keepdim=True)).to(value)[:, :, None, None]  # [B, n, 1, 1]
-                    mask = there.repeat_interleave(visual.shape[2], dim=1)  # [B, n*S]
-            key, value, visual = key.flatten(1, 2), (share * value).flatten(1, 2), visual.flatten(1, 2)
-        key = kernel_map(key, config.kernel)
-        # the same tensor, laid out as the product with its transpose reads it, in every layer and step
-        key = key.mT.contiguous().mT.expand(batch, -1, -1)
-        value = (config.fusion_scale * value).expand(batch, -1, -1)
-        return key, value, mask, visual
-
-    def image_embeds(self, features: torch.Tensor, image_mask: torch.Tensor | None, batch: int) -> torch.Tensor | None:
-        """The input embeddings of the images, [B, n, m, D]: the class token, then the pooled patches (no beta)."""
-        config, parts = self.config, []
-        if config.use_cls_token:
-            parts.append(self.cls_projector(features[:, :1]))  # [I, 1, D]
-        if config.input_visual_tokens:
-            pooled = pool_scales(features[:, 1:], [config.input_visual_tokens], config.pooling)
-            parts.append(self.visual_projector(pooled))
-        return spread(torch.cat(parts, dim=1), image_mask, batch) if parts else None
-
-
-def count_parameters(config) -> dict[str, int]:
-    """Trained numbers of a configuration: those that really train, and as the authors count them.
-
-    The published counts include an adapter on every tower block behind the features, which gets no gradient.
-    """
-    with torch.device("meta"):
-        adapter = AdemVLAdapter(config)
-    trained = sum(p.numel() for p in adapter.parameters())
-    unused = config.vision_config.num_hidden_layers - config.num_vision_adapters
-    dead = unused * 2 * config.vision_config.hidden_size * config.vision_adapter_dim
-    return {"trained": trained, "as_published": trained + dead}
+    key, value = memory.key, memory.value
+    if key.device.type == "cpu" and key.dtype.itemsize == 2 and not _is_traced():
+        return memory._replace(key=key.float(), value=value.float())
+    return memory

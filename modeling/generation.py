@@ -1,9 +1,12 @@
 """Generation: the tower runs once, and what was computed of the images goes on from step to step."""
 
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import torch
+
+from .visual_memory import CACHE, VisualMemory
 
 
 def prompts_alone(
@@ -65,12 +68,12 @@ def _padding(config) -> int:
 
 
 class VisualGenerationMixin:
-    """``generate`` of a model that has ``_memory_for``; stands before Transformers' ``GenerationMixin``."""
+    """``generate`` of a model that has ``memory_for``; stands before Transformers' ``GenerationMixin``."""
 
     config: Any
-    memory_names: tuple[str, ...] = ()  # what _memory_for gives: arguments of forward that lead with the batch
-    names_to_cache: tuple[str, ...] = ()  # those that the cache holds once the prompt was read
-    image_argument_names: tuple[str, ...] = ("pixel_values", "image_mask")  # what the memory is computed from
+    memory_for: Callable[..., VisualMemory | None]
+    memory_arguments: dict[str, str] = {}  # argument of forward -> field of the memory
+    image_arguments: tuple[str, ...] = ("pixel_values", "image_mask")  # what a memory is computed from
 
     @torch.no_grad()
     @answers_labelled_batches
@@ -79,22 +82,37 @@ class VisualGenerationMixin:
 
         With ``labels`` [B, T] (a training batch) it answers the prompts alone and returns the answers alone.
         """
-        images = {name: kwargs.pop(name, None) for name in self.image_argument_names}
-        memory = images  # of which a memory that is handed over may have a part under its own name
+        images = {name: kwargs.pop(name, None) for name in self.image_arguments}
+        cache = kwargs.pop("past_key_values", kwargs.pop("cache", None))  # either of the library's names
+        if cache is not None:
+            kwargs[CACHE] = cache
         if kwargs.get("visual_key") is None:
             given = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-            memory = self._memory_for(given, past_key_values=kwargs.get("past_key_values"), **images)  # type: ignore[attr-defined]
-        # tensors that lead with the batch are repeated for beams, and handed on at every step under these names
-        kwargs |= {name: memory[name] for name in self.memory_names if memory.get(name) is not None}
+            kwargs |= self.as_arguments(self.memory_for(given, cache, **images))
+        else:  # video_mask is both an image argument and part of a memory that is handed over
+            kwargs |= {name: images[name] for name in self.memory_arguments if images.get(name) is not None}
         draft = kwargs.get("assistant_model")
         if draft is not None and draft.config.model_type != self.config.model_type:
-            kwargs["assistant_model"] = TextDraft(draft, self.memory_names)
+            kwargs["assistant_model"] = TextDraft(draft, tuple(self.memory_arguments))
         return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
+    def as_arguments(self, memory: VisualMemory | None) -> dict[str, torch.Tensor]:
+        """Name the parts of a memory as ``forward`` takes them.
+
+        The library repeats tensors that lead with the batch for beams, and hands them on from step to step.
+
+        Args:
+            memory (VisualMemory | None): the memory; None gives no arguments.
+        """
+        if memory is None:
+            return {}
+        parts = {name: getattr(memory, field) for name, field in self.memory_arguments.items()}
+        return {name: part for name, part in parts.items() if part is not None}
+
     def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs):
-        """What is cached needs no image embeddings any more, and an image token that is generated gets none."""
+        """The cache keeps the memory from now on, and an image token that is generated gets no embedding."""
         if model_kwargs.get("use_cache"):
-            for name in self.names_to_cache:
+            for name in self.memory_arguments:
                 model_kwargs.pop(name, None)
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)  # type: ignore[misc]
 

@@ -3,6 +3,8 @@
 Shapes: B batch, T text positions, n images a row (at most), I images in the batch, D width of the language model.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -11,119 +13,152 @@ from torch import nn
 FRAME_SCALE = 10.0
 
 
-def images_of_rows(
-    pixel_values: torch.Tensor, image_mask: torch.Tensor | None, batch_size: int | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The images that are there, [I, 3, H, W] in reading order, and the mask [B, n] of their places (None = all).
+class ImageRows:
+    """The images of a batch, and the rows of text that they belong to.
 
     Args:
-        pixel_values: [B, n, 3, H, W], or [B, 3, H, W] for one image a row. image_mask: [B, n], or [B] with n = 1; the
-            images of a row come first in it. batch_size: B, the rows of text, where there are any.
-
-    Raises:
-        ValueError: images and rows that do not pair up.
+        pixels (Tensor | None): [I, 3, H, W], the images that exist, in reading order; None = no images were given.
+        mask (Tensor | None): [B, n] bool, their places in the rows; None = every row has as many.
+        batch (int): B, the number of rows.
     """
-    if pixel_values.dim() == 4:
-        pixel_values = pixel_values[:, None]
-    rows, number = pixel_values.shape[:2]
-    if batch_size is not None and rows != batch_size:
-        raise ValueError(
-            f"pixel_values has {rows} rows and the text {batch_size}: pass [B, 3, H, W] or [B, images, 3, H, W], as "
-            "many rows as there are of text, of zeros where image_mask is false"
+
+    def __init__(self, pixels: torch.Tensor | None, mask: torch.Tensor | None, batch: int) -> None:
+        self.pixels, self.mask, self.batch = pixels, mask, batch
+
+    @classmethod
+    def pair(cls, pixel_values: torch.Tensor | None, image_mask: torch.Tensor | None, batch: int) -> "ImageRows":
+        """Pair the images of a call with its rows of text.
+
+        Args:
+            pixel_values (Tensor | None): [B, n, 3, H, W], or [B, 3, H, W] for one image a row.
+            image_mask (Tensor | None): [B, n], or [B] with n = 1, True where there is an image; the images of a row
+                come first in it. None = all of them exist.
+            batch (int): B, the number of rows of text.
+
+        Returns:
+            The pairs.
+
+        Raises:
+            ValueError: images and rows do not pair up.
+        """
+        if pixel_values is None:
+            return cls(None, None, batch)
+        if pixel_values.dim() == 4:
+            pixel_values = pixel_values[:, None]
+        rows, number = pixel_values.shape[:2]
+        if rows != batch:
+            raise ValueError(
+                f"pixel_values has {rows} rows and the text {batch}: pass [B, 3, H, W] or [B, images, 3, H, W], as "
+                "many rows as there are of text, of zeros where image_mask is false"
+            )
+        if image_mask is None:
+            return cls(pixel_values.flatten(0, 1), None, batch)
+        image_mask = image_mask.reshape(image_mask.shape[0], -1).to(pixel_values.device, torch.bool)
+        if image_mask.shape != (rows, number):
+            raise ValueError(
+                f"image_mask is {tuple(image_mask.shape)} for {rows} rows of {number} images: pass one entry for each"
+            )
+        if number > 1 and (image_mask[:, 1:] & ~image_mask[:, :-1]).any():
+            raise ValueError(
+                "image_mask has a gap: the images of a row come first, and what fills the row up after them"
+            )
+        return cls(pixel_values[image_mask], image_mask, batch)
+
+    def most(self, images: int) -> int:
+        """n, the largest number of images in a row, of a batch with so many images."""
+        return images // self.batch if self.mask is None else self.mask.shape[1]
+
+    def spread(self, *of_images: torch.Tensor | None) -> tuple[Any, ...]:
+        """Put what was computed of the images at their places in the rows.
+
+        Args:
+            of_images (Tensor | None): [I, ...] each, or None.
+
+        Returns:
+            For each [B, n, ...], zero where there is no image; None for None.
+        """
+        if self.mask is None:
+            return tuple(x if x is None else x.unflatten(0, (self.batch, -1)) for x in of_images)
+        index = self.mask.flatten().nonzero().flatten()  # [I]
+        shape, size = self.mask.shape, self.mask.numel()
+        return tuple(
+            x if x is None else x.new_zeros(size, *x.shape[1:]).index_copy(0, index, x).unflatten(0, shape)
+            for x in of_images
         )
-    if image_mask is None:
-        return pixel_values.flatten(0, 1), None
-    image_mask = image_mask.reshape(image_mask.shape[0], -1).to(pixel_values.device, torch.bool)
-    if image_mask.shape != (rows, number):
-        raise ValueError(
-            f"image_mask is {tuple(image_mask.shape)} for {rows} rows of {number} images: pass one entry for each"
-        )
-    if number > 1 and (image_mask[:, 1:] & ~image_mask[:, :-1]).any():
-        raise ValueError("image_mask has a gap: the images of a row come first, and what fills the row up after them")
-    return pixel_values[image_mask], image_mask
 
+    def frame_embeds(self, embedding: torch.Tensor, images: int) -> torch.Tensor:
+        """Look up the learned embedding of each image's place in its row.
 
-def spread(x: torch.Tensor, image_mask: torch.Tensor | None, batch_size: int) -> torch.Tensor:
-    """What was computed of the I images, [I, ...], at their places: [B, n, ...], zero where there is none."""
-    if image_mask is None:
-        return x.unflatten(0, (batch_size, -1))
-    index = image_mask.flatten().nonzero().flatten()
-    return x.new_zeros(image_mask.numel(), *x.shape[1:]).index_copy(0, index, x).unflatten(0, image_mask.shape)
+        Args:
+            embedding (Tensor): [largest n, C], zero at the start of training.
+            images (int): I.
 
+        Returns:
+            [I, 1, C].
 
-def image_positions(image_mask: torch.Tensor | None, images: int, batch_size: int, device) -> torch.Tensor:
-    """Which image of its row each of the I images is, counted from 0: [I]."""
-    if image_mask is None:
-        return torch.arange(images // batch_size, device=device).repeat(batch_size)
-    return image_mask.nonzero()[:, 1].to(device)
+        Raises:
+            ValueError: a row has more images than there are embeddings.
+        """
+        number, most = self.most(images), len(embedding)
+        if number > most:
+            raise ValueError(
+                f"a row has {number} images and the model {most} frame embeddings; give fewer images (or frames), or "
+                "train with a larger frame_embeddings"
+            )
+        if self.mask is None:
+            frames = torch.arange(number, device=embedding.device).repeat(self.batch)  # [I]
+        else:
+            frames = self.mask.nonzero()[:, 1].to(embedding.device)
+        return FRAME_SCALE * embedding[frames][:, None]
 
+    def input_embeds(
+        self, embeds: torch.Tensor | None, embed: nn.Module, image_token_id: int | None, scale: float, ids=None
+    ) -> torch.Tensor | None:
+        """Turn the images' embeddings into what stands in the text for them.
 
-def frame_embeds(
-    embedding: torch.Tensor, image_mask: torch.Tensor | None, images: int, batch_size: int
-) -> torch.Tensor:
-    """What says of each of the I images which of its row it is, [I, 1, C]; ``embedding``: [most, C], zero at the start.
+        Args:
+            embeds (Tensor | None): [B, n, m, D], as the adapter gives them.
+            embed (nn.Module): the language model's embedding.
+            image_token_id (int | None): the image token.
+            scale (float): what the language model multiplies its input embeddings by.
+            ids (Tensor | None): [B, T], the text, to check that every image has its place in it; None = unchecked.
 
-    Raises:
-        ValueError: a row has more images than there are embeddings.
-    """
-    number, most = images // batch_size if image_mask is None else image_mask.shape[1], len(embedding)
-    if number > most:
-        raise ValueError(
-            f"a row has {number} images and the model {most} frame embeddings; give fewer images (or frames), or train "
-            "with a larger frame_embeddings"
-        )
-    frames = image_positions(image_mask, images, batch_size, embedding.device)
-    return FRAME_SCALE * embedding[frames][:, None]
+        Returns:
+            [B, n*m, D] in the language model's dtype. An image token without an image is a token like any other.
 
+        Raises:
+            ValueError: a row of ``ids`` has too few image tokens for its images.
+        """
+        if embeds is None:
+            return None
+        if ids is not None:
+            self._check_image_tokens(ids, image_token_id, *embeds.shape[1:3])
+        embeds = embeds / scale
+        if self.mask is not None and image_token_id is not None:
+            own = _token_embed(embed, image_token_id, embeds)  # [D]
+            embeds = torch.where(self.mask[:, :, None, None].to(embeds.device), embeds, own)
+        return embeds.flatten(1, 2).to(embed.weight.dtype)
 
-def check_image_tokens(
-    input_ids: torch.Tensor, image_token_id: int | None, image_tokens: int, pixel_values: torch.Tensor,
-    image_mask: torch.Tensor | None,
-) -> None:  # fmt: skip
-    """An image without a place in the text would train and answer as if nothing were wrong.
-
-    Args:
-        input_ids: [B, T]. image_tokens: how many of them stand for one image. pixel_values, image_mask: as for
-            :func:`images_of_rows`.
-
-    Raises:
-        ValueError: naming the first row with too few image tokens for its images.
-    """
-    if image_token_id is None or torch.compiler.is_compiling():
-        return
-    found = (input_ids == image_token_id).sum(1)  # [B]
-    if image_mask is None:
-        images = torch.full_like(found, 1 if pixel_values.dim() == 4 else pixel_values.shape[1])
-    else:
-        images = image_mask.reshape(len(found), -1).sum(1).to(found.device)
-    missing = found < images * image_tokens
-    if missing.any():
-        row = int(missing.nonzero()[0])
-        have = "an image" if int(images[row]) == 1 else f"{int(images[row])} images"
-        tokens = "no image token" if int(found[row]) == 0 else f"{int(found[row])} image tokens"
-        raise ValueError(
-            f"row {row} has {have} and {tokens} (config.image_token_id {image_token_id}, {image_tokens} for each image)"
-            " in input_ids: let the processor make both from the images and the text"
-        )
+    def _check_image_tokens(self, input_ids, image_token_id: int | None, number: int, image_tokens: int) -> None:
+        """An image without a place in the text would train and answer as if nothing were wrong."""
+        if image_token_id is None or self.pixels is None or torch.compiler.is_compiling():
+            return
+        found = (input_ids == image_token_id).sum(1)  # [B]
+        images = torch.full_like(found, number) if self.mask is None else self.mask.sum(1).to(found.device)
+        missing = found < images * image_tokens
+        if missing.any():
+            row = int(missing.nonzero()[0])
+            have = "an image" if int(images[row]) == 1 else f"{int(images[row])} images"
+            tokens = "no image token" if int(found[row]) == 0 else f"{int(found[row])} image tokens"
+            raise ValueError(
+                f"row {row} has {have} and {tokens} (config.image_token_id {image_token_id}, {image_tokens} for each "
+                "image) in input_ids: let the processor make both from the images and the text"
+            )
 
 
 def _token_embed(embed: nn.Module, token: int, like: torch.Tensor) -> torch.Tensor:
     """[D], as the embedding gives it (Gemma's scales its table, an offloaded one comes when it is called)."""
     return embed(torch.tensor(token, device=like.device)).to(like)
-
-
-def keep_own_embeds(
-    image_embeds: torch.Tensor, image_mask: torch.Tensor, embed: nn.Module, image_token_id: int | None
-) -> torch.Tensor:
-    """Where there is no image an image token is a token like any other.
-
-    Args:
-        image_embeds: [B, n, m, D]. image_mask: [B, n]. embed: the language model's embedding.
-    """
-    if image_token_id is None:
-        return image_embeds
-    own = _token_embed(embed, image_token_id, image_embeds)
-    return torch.where(image_mask[:, :, None, None].to(image_embeds.device), image_embeds, own)
 
 
 def image_token_mask(

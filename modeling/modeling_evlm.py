@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from transformers import GenerationMixin
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import TransformersKwargs
 
 from .adapter_evlm import EvlmAdapter
 from .configuration_evlm import EvlmConfig
-from .cross_attention import VisualStates, attach_cross_attention, balance
-from .image_inputs import check_image_tokens, image_token_mask
-from .modeling_base import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel, several_processes
+from .cross_attention import attach_cross_attention, balance
+from .image_inputs import ImageRows, image_token_mask
+from .modeling_base import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
 from .trained_in_base import unfreeze_blocks
-from .visibility import VisualCacheLayer, visibility, visual_cache_layer
+from .visibility import SlotVisibility, append_images, visibility
+from .visual_memory import CACHE, VisualMemory
 
 if TYPE_CHECKING:
     # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
@@ -28,10 +30,10 @@ if TYPE_CHECKING:
     from .checkpoint import AdapterCheckpointMixin  # noqa: F401
     from .configuration_base import FrozenBasesConfig  # noqa: F401
     from .decoder import decoder_layers  # noqa: F401
+    from .forward_pass import ForwardPass  # noqa: F401
     from .generation import VisualGenerationMixin  # noqa: F401
     from .images import open_image  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
-    from .precision import InputPrecisionLinear  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
     from .processing_evlm import EvlmProcessor  # noqa: F401
     from .row_layout import RowLayout  # noqa: F401
@@ -40,32 +42,26 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class EvlmCausalLMOutputWithPast(ModelOutput):
-    """Outputs of the model.
+class EvlmCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """Outputs of the model: Transformers' own of a causal LM, and what the router of the experts did.
+
+    ``loss`` has the weighted ``aux_loss`` in it. ``logits`` are None in training with labels, where only supervised
+    positions are computed.
 
     Args:
-        loss: next-token cross-entropy over the supervised positions, plus the weighted ``aux_loss`` where there are
-            experts, when ``labels`` are given.
-        logits: [B, T, vocabulary]; None in training with labels, where only supervised positions are computed.
-        past_key_values: the language model's cache, with the visual keys and values behind its own layers.
-        hidden_states, attentions: the language model's, when asked for.
-        aux_loss: load-balancing loss, mean over the layers; 1 = all experts are used alike.
-        router_logits: a tensor [B, T, E] for each cross-attention layer, with ``output_router_logits=True``.
-        router_load: [L, E], the share of the choices that fell on each expert.
+        aux_loss (FloatTensor | None): load-balancing loss, mean over the layers; 1 = all experts are used alike.
+        router_logits (tuple[FloatTensor, ...] | None): [B, T, E] for each cross-attention layer, with
+            ``output_router_logits=True``.
+        router_load (FloatTensor | None): [L, E], the share of the choices that fell on each expert.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    past_key_values: Any = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     aux_loss: torch.FloatTensor | None = None
     router_logits: tuple[torch.FloatTensor, ...] | None = None
     router_load: torch.FloatTensor | None = None
 
 
 class EvlmPreTrainedModel(FrozenBasesPreTrainedModel):
-    """What Transformers needs to know of every EVLM model."""
+    """Declare to Transformers what every EVLM model is made of."""
 
     config_class = EvlmConfig
     adapter_class = EvlmAdapter
@@ -78,8 +74,9 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
     Build a fresh one with :meth:`from_base_pretrained`, load a trained one with :meth:`from_pretrained`.
 
     Args:
-        config: an ``EvlmConfig``.
-        language_model, vision_tower: loaded bases to adopt; built from the config with fresh weights when None.
+        config (EvlmConfig): the configuration.
+        language_model (PreTrainedModel | None): a loaded language model to adopt; None = built with fresh weights.
+        vision_tower (nn.Module | None): a loaded vision tower to adopt; None = built with fresh weights.
     """
 
     auto_map = {
@@ -88,11 +85,17 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         "AutoModelForImageTextToText": "modeling_evlm.EvlmForConditionalGeneration",
         "AutoProcessor": "processing_evlm.EvlmProcessor",
     }
-    memory_names = ("visual_key", "visual_value", "visual_slots", "video_mask", "image_embeds")
-    names_to_cache = memory_names
-    image_argument_names = ("pixel_values", "image_mask", "video_mask")
+    memory_arguments = {
+        "visual_key": "key",
+        "visual_value": "value",
+        "visual_slots": "slots",
+        "video_mask": "all_frames",
+        "image_embeds": "embeds",
+    }
+    image_arguments = ("pixel_values", "image_mask", "video_mask")
 
-    def _attach(self) -> None:
+    def attach(self) -> None:
+        """Put a cross-attention layer before every n-th decoder layer."""
         attach_cross_attention(self.language_model, self, self.config.cross_attention_interval)
 
     def upcycle(self, moe_replicas: int = 4, moe_slices: int = 4, moe_top_k: int = 4) -> "EvlmForConditionalGeneration":
@@ -138,6 +141,72 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         unfreeze_blocks(self, number)
         return self
 
+    def tower_always_runs(self) -> bool:
+        """Say whether the tower runs for batches without images, too: in training such a batch would train nothing."""
+        return (self.training and torch.is_grad_enabled()) or super().tower_always_runs()
+
+    def see(
+        self, features: torch.Tensor | None, rows: ImageRows, video_mask: torch.Tensor | None = None
+    ) -> VisualMemory | None:
+        """Compute the keys and values of all cross-attention layers.
+
+        Args:
+            features (Tensor | None): [I, k, 1+N, C], the levels of the I images; None where there is no image.
+            rows (ImageRows): the rows that the images belong to.
+            video_mask (Tensor | None): [B] bool, rows whose images are the frames of a video.
+
+        Returns:
+            The memory, with ``all_frames`` [B]; None where there is no image.
+        """
+        if features is None:
+            return None
+        memory = self.adapter(features, rows)
+        every = torch.full_like(memory.slots[:, 0], self.config.mask_mode == "all_frames", dtype=torch.bool)  # [B]
+        return memory._replace(all_frames=every if video_mask is None else every | video_mask.to(every.device))
+
+    def join(self, before: VisualMemory, new: VisualMemory) -> VisualMemory:
+        """Append new images to those that the text in the cache was read with.
+
+        Args:
+            before (VisualMemory): what the cache holds.
+            new (VisualMemory): what this call gives.
+
+        Returns:
+            Both.
+        """
+        return append_images(before, new)
+
+    def for_layers(
+        self,
+        memory: VisualMemory,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        tokens_read: torch.Tensor | None,
+    ) -> tuple[dict[str, Any], torch.Tensor | None]:
+        """Split keys and values by layer, and say which slots each position sees.
+
+        Args:
+            memory (VisualMemory): what this pass reads.
+            input_ids (Tensor | None): [B, T], the text.
+            inputs_embeds (Tensor | None): [B, T, D], the text where ``input_ids`` is None.
+            tokens_read (Tensor | None): [B], image tokens of the text in the cache; None = no text is there.
+
+        Returns:
+            The layers' argument ``visual_memory``, and the image tokens read after this pass, [B].
+        """
+        slots = memory.slots  # [B, S]
+        embed, token = self.language_model.get_input_embeddings(), self.config.image_token_id
+        marks = image_token_mask(input_ids, inputs_embeds, embed, token)  # [B, T]
+        read = torch.zeros_like(slots[:, 0]) if tokens_read is None else tokens_read
+        mask, seen, read = visibility(
+            marks.to(slots.device), slots, read, self.config.image_tokens, memory.all_frames
+        )  # [B, 1, T, S], [B, T], [B]
+        # at once: the backward of picking one layer after another would fill a tensor of all layers each time
+        split = memory._replace(
+            key=memory.key.unbind(1), value=memory.value.unbind(1), slots=SlotVisibility(mask, seen), embeds=None
+        )
+        return {"visual_memory": split}, read
+
     def get_visual_memory(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -145,69 +214,27 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         video_mask: torch.Tensor | None = None,
         batch_size: int | None = None,
     ) -> dict[str, torch.Tensor | None]:
-        """What the cross-attention layers attend to, computed once per forward and once per ``generate``.
+        """Compute what the layers attend to; ``forward`` and ``generate`` do so once, unless it is given to them.
 
         Args:
-            pixel_values: [B, n, 3, H, W], or [B, 3, H, W] for one image a row. image_mask: [B, n] or [B] bool, images
-                that are there (default all; the others never reach the tower). video_mask: [B] bool, rows whose images
-                are the frames of a video. batch_size: B, the rows of text.
+            pixel_values (Tensor | None): [B, n, 3, H, W], or [B, 3, H, W] for one image a row.
+            image_mask (Tensor | None): [B, n] or [B] bool, images that exist (None = all); the others never reach the
+                tower.
+            video_mask (Tensor | None): [B] bool, rows whose images are the frames of a video.
+            batch_size (int | None): B, the rows of text; None = 1, or as many as there are in ``pixel_values``.
 
         Returns:
             ``visual_key`` and ``visual_value`` [B, L, S, W] in the language model's dtype, ``visual_slots`` [B, S],
             ``video_mask`` [B], ``image_embeds`` [B, n*m, D] or None. An empty dict where there is no image at all.
 
         Raises:
-            ValueError: images and rows that do not pair up, more images than frame embeddings.
+            ValueError: images and rows do not pair up, or a row has more images than frame embeddings.
         """
         batch_size = batch_size or (1 if pixel_values is None else pixel_values.shape[0])
-        # a batch without images trains nothing, and other processes may have one
-        always = several_processes() or (self.training and torch.is_grad_enabled())
-        features, image_mask = self._features_of_rows(pixel_values, image_mask, batch_size, always)
-        if features is None:
+        memory = self.look(pixel_values, image_mask, batch_size, video_mask=video_mask)
+        if memory is None:
             return {}
-        key, value, slots, embeds = self.adapter(features, image_mask, batch_size)
-        dtype = self.get_input_embeddings().weight.dtype
-        every = torch.full_like(slots[:, 0], self.config.mask_mode == "all_frames", dtype=torch.bool)
-        return {
-            "visual_key": key.to(dtype),
-            "visual_value": value.to(dtype),
-            "visual_slots": slots,
-            "video_mask": every if video_mask is None else every | video_mask.to(slots.device),
-            "image_embeds": self._for_the_text(embeds, image_mask),
-        }
-
-    def _memory_for(
-        self, given, pixel_values=None, image_mask=None, video_mask=None, past_key_values=None
-    ) -> dict[str, Any]:
-        """What is new to see in a pass over ``given`` ([B, T] ids or [B, T, D] embeddings; None = one row).
-
-        Nothing without pixels where the cache has what the text in it was read with.
-        """
-        if pixel_values is None and visual_cache_layer(past_key_values) is not None:
-            return {}
-        memory = self.get_visual_memory(pixel_values, image_mask, video_mask, None if given is None else given.shape[0])
-        if pixel_values is not None and past_key_values is None and given is not None and given.dim() == 2:
-            config = self.config
-            check_image_tokens(given, config.image_token_id, config.image_tokens, pixel_values, image_mask)
-        return memory
-
-    def _visual_states(self, memory, past_key_values, input_ids, inputs_embeds):
-        """What the layers are handed, and what the cache is to keep; None and None where there is nothing to see."""
-        kept = visual_cache_layer(past_key_values)
-        new: list[Any] = [memory.get(name) for name in ("visual_key", "visual_value", "visual_slots", "video_mask")]
-        if new[0] is not None and kept is not None:
-            if kept.newest is not new[0]:  # a prompt that is read in parts comes with the same images each time
-                kept.append(*new)
-        elif new[0] is not None:
-            kept = VisualCacheLayer(*new, torch.zeros_like(new[2][:, 0]))
-        if kept is None:
-            return None, None
-        embed, token = self.get_input_embeddings(), self.config.image_token_id
-        marks = image_token_mask(input_ids, inputs_embeds, embed, token).to(kept.slots.device)
-        mask, seen, kept.tokens_read = visibility(
-            marks, kept.slots, kept.tokens_read, self.config.image_tokens, kept.all_frames
-        )
-        return VisualStates(kept.keys, kept.values, mask, seen), kept
+        return {name: getattr(memory, field) for name, field in self.memory_arguments.items()}
 
     def forward(
         self,
@@ -227,19 +254,38 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_router_logits: bool = False,
+        cache: Any = None,
+        without_head: bool = False,
         **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> EvlmCausalLMOutputWithPast | tuple:
-        """One pass.
+        """Run one pass.
 
         Args:
-            input_ids: [B, T]; ``config.image_token_id`` marks where an image's media tokens go.
-            pixel_values, image_mask, video_mask: as for :meth:`get_visual_memory`. With ``past_key_values`` they are
-                images behind those that were seen before.
-            attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, logits_to_keep: the library's.
-            visual_key, visual_value, visual_slots, image_embeds: a memory computed before (:meth:`get_visual_memory`;
-                ``video_mask`` is then the one from there). The cache keeps it: pass it once.
-            labels: [B, T], -100 = not supervised. In training mode the LM head runs on supervised positions only.
-            output_router_logits: return them (with experts).
+            input_ids (LongTensor | None): [B, T]; ``config.image_token_id`` marks where an image's media tokens go.
+            pixel_values (FloatTensor | None): [B, n, 3, H, W] or [B, 3, H, W]. With a cache they are images behind
+                those that were seen before.
+            image_mask (BoolTensor | None): [B, n] or [B], images that exist.
+            video_mask (BoolTensor | None): [B], rows whose images are the frames of a video.
+            attention_mask (Tensor | None): the library's.
+            position_ids (LongTensor | None): the library's.
+            past_key_values (Any): the key-value cache, by the library's name before Transformers 5.24.
+            inputs_embeds (Tensor | None): [B, T, D], in place of ``input_ids``.
+            visual_key (Tensor | None): with the next three, a memory that :meth:`get_visual_memory` computed before
+                (``video_mask`` is then the one from there). The cache keeps it: pass it once.
+            visual_value (Tensor | None): see ``visual_key``.
+            visual_slots (Tensor | None): see ``visual_key``.
+            image_embeds (Tensor | None): see ``visual_key``.
+            labels (LongTensor | None): [B, T], -100 = not supervised. In training mode the LM head runs on supervised
+                positions only.
+            use_cache (bool | None): the library's.
+            logits_to_keep (int | Tensor): the library's.
+            output_router_logits (bool): return them (with experts).
+            cache (Any): the key-value cache, by the library's name since Transformers 5.24.
+            without_head (bool): leave out the LM head and return the decoder's outputs, as ``base_model`` does.
+            kwargs (Any): the library's, and the loss function's.
+
+        Returns:
+            The outputs; a tuple with ``return_dict=False``.
 
         Raises:
             ValueError: labels without a single supervised position, images that do not pair up with the rows, a row
@@ -247,35 +293,28 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         """
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        given = input_ids if input_ids is not None else inputs_embeds
-        memory: dict[str, Any] = {
-            "visual_key": visual_key, "visual_value": visual_value, "visual_slots": visual_slots,
-            "video_mask": video_mask, "image_embeds": image_embeds,
-        }  # fmt: skip
+        cache = past_key_values if cache is None else cache
         if visual_key is None:
-            memory = self._memory_for(given, pixel_values, image_mask, video_mask, past_key_values)
-        states, kept = self._visual_states(memory, past_key_values, input_ids, inputs_embeds)
-        without_head = kwargs.pop("without_head", False)
-        outputs, loss, logits = self._read(
+            text = inputs_embeds if input_ids is None else input_ids
+            memory = self.memory_for(text, cache, pixel_values, image_mask, video_mask=video_mask)
+        else:
+            memory = VisualMemory(visual_key, visual_value, visual_slots, image_embeds, video_mask)
+        outputs, loss, logits, read = self.read(
             memory,
-            {} if states is None else {"visual_states": states},
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
+            cache=cache,
             labels=labels,
             logits_to_keep=logits_to_keep,
             without_head=without_head,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=use_cache,
             **kwargs,
         )
-        cache = getattr(outputs, "past_key_values", None)
-        if kept is not None and cache is not None and visual_cache_layer(cache) is None:
-            cache.layers.append(kept)
         if without_head:
             return outputs
-        routed = self._routing(states, attention_mask)
+        routed = {} if read is None else self._routing(read.slots, attention_mask)
         if loss is not None and routed:
             loss = loss + self.config.router_aux_loss_coef * routed["aux_loss"]
         if not output_router_logits:
@@ -283,18 +322,18 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         out = EvlmCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             **routed,
+            **{CACHE: outputs.get(CACHE)},
         )
         return out if return_dict else out.to_tuple()
 
-    def _routing(self, states: VisualStates | None, attention_mask: torch.Tensor | None) -> dict[str, Any]:
-        if states is None or not states.router_logits:
+    def _routing(self, visible: SlotVisibility, attention_mask: torch.Tensor | None) -> dict[str, Any]:
+        if not visible.router_logits:
             return {}
-        top_k, all_logits = self.config.moe_top_k, states.router_logits
-        seen = states.seen.to(all_logits[0].device)
+        top_k, all_logits = self.config.moe_top_k, visible.router_logits
+        seen = visible.seen.to(all_logits[0].device)
         if attention_mask is not None and attention_mask.dim() == 2:  # padding behind an image sees it
             seen = seen & attention_mask[:, -seen.shape[1] :].to(seen.device, torch.bool)
         losses, loads = zip(*(balance(logits, seen, top_k) for logits in all_logits), strict=True)

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -163,6 +164,26 @@ def vision_features(
         hidden_states=out.hidden_states if output_hidden_states or tower.config.output_hidden_states else None,
         attentions=out.attentions,
     )
+
+
+class VisionAdapter(nn.Module):
+    """The bottleneck beside a tower MLP: C -> 12 -> C, GELU, no bias, silent at the start (up-projection zero)."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(hidden, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def reset(self) -> None:
+        """Kaiming down-projection, up-projection zero."""
+        nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[I, 1+N, C] in and out; computes in its input's precision, as under the authors' autocast."""
+        hidden = self.dropout(F.gelu(F.linear(x, self.down.weight.to(x.dtype))))  # [I, 1+N, hidden]
+        return F.linear(hidden, self.up.weight.to(x.dtype))
 
 
 def _add_adapter(owner: nn.Module, index: int, scale: float, module: nn.Module, args: tuple, output: torch.Tensor):

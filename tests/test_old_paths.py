@@ -7,8 +7,8 @@ import pytest
 from adem_vl_hf.old_paths import BUNDLE, MOVED
 
 USED = {
-    "fusion_adem_vl": "AdemVLAdapter fuse kernel_map count_parameters",
-    "inputs_adem_vl": "spread merge_image_embeds",
+    "fusion_adem_vl": "AdemVLAdapter VisionAdapter fuse kernel_map count_parameters",
+    "inputs_adem_vl": "merge_image_embeds",
     "frozen_adem_vl": "FrozenBasesForConditionalGeneration",
     "distributed_adem_vl": "several_processes own_class",
     "base_configuration_adem_vl": "FrozenBasesConfig",

@@ -11,29 +11,32 @@ from functools import partial
 import torch
 from torch import nn
 
-from adem_vl_hf.modeling.fusion import AdemVLAdapter, kernel_map
-from adem_vl_hf.modeling.fusion import count_parameters as count_adem_vl
+from adem_vl_hf.modeling.adapter_adem_vl import AdemVLAdapter
+from adem_vl_hf.modeling.adapter_adem_vl import count_parameters as count_adem_vl
+from adem_vl_hf.modeling.fusion import kernel_map
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.vision import attach_vision_adapters
+from adem_vl_hf.modeling.visual_memory import VisualMemory
 
 from .arm import of_house
-from .layers import attach_beside_mlp, memory_as_it_is
+from .layers import MemoryAsItIs, attach_beside_mlp
 
 
 class VisualPromptAdapter(AdemVLAdapter):
     """The same trained tensors; what the layers are handed is the visual prompt V, not the memory."""
 
-    def memory(self, features, image_mask, batch):
+    def memory(self, prompt, rows):
         """V [B, S, D], of zeros without images, in the places of key, value and visual prompt. One image a row."""
-        *_, visual = super().memory(features, image_mask, batch)
-        if visual is None:
-            visual = torch.zeros_like(self.key_embedding).expand(batch, -1, -1)
-        return visual, visual, None, visual
+        if prompt is None:
+            visual = torch.zeros_like(self.key_embedding).expand(rows.batch, -1, -1)
+        else:
+            visual = prompt.flatten(1, 2)
+        return VisualMemory(visual, visual, prompt=visual)
 
 
-def fused_term(owner: nn.Module, hidden_states: torch.Tensor, visual: torch.Tensor, *unused) -> torch.Tensor:
+def fused_term(owner: nn.Module, hidden_states: torch.Tensor, memory: VisualMemory) -> torch.Tensor:
     """[B, T, D] from the MLP's input [B, T, D] and V [B, S, D]."""
-    adapter, config = owner.adapter, owner.config
+    adapter, config, visual = owner.adapter, owner.config, memory.key
     key = kernel_map(visual + adapter.key_embedding, config.kernel).to(hidden_states.dtype)
     value = (visual + adapter.value_embedding).to(hidden_states.dtype)
     scores = kernel_map(hidden_states, config.kernel) @ key.transpose(1, 2)  # [B, T, S]
@@ -44,18 +47,18 @@ def fused_term(owner: nn.Module, hidden_states: torch.Tensor, visual: torch.Tens
     return config.fusion_scale * (scores @ value)
 
 
-class AuthorsAdemVLForConditionalGeneration(AdemVLForConditionalGeneration):
+class AuthorsAdemVLForConditionalGeneration(MemoryAsItIs, AdemVLForConditionalGeneration):
     """ADEM-VL with the authors' order of computation, for the paper's places (from the MLP's input to its output)."""
 
     adapter_class = VisualPromptAdapter
-    _memory_of_pass = staticmethod(memory_as_it_is)
     _auto_class = None
-    _plain_head = False  # the LM head runs on every position
+    has_plain_head = False  # the LM head runs on every position
 
-    def _attach(self) -> None:
+    def attach(self) -> None:
         attach_beside_mlp(self.language_model, partial(fused_term, self))
         if self.config.vision_adapter_dim:
             attach_vision_adapters(self.vision_tower, self, self.config.vision_adapter_scale)
+            self.adapts_tower = True
 
 
 def unused_adem_vl(config) -> int:

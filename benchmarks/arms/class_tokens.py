@@ -16,12 +16,12 @@ class ClassTokenFeatures:
 
     config: Any
     vision_tower: Any
-    _tower_trains: Any
+    tower_trains: Any
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """[I, 3, H, W] through the tower; ``pooler_output`` [I, k, C] of the k ``config.vision_feature_layer``."""
         tower = self.vision_tower
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_trains()):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_trains()):
             out = tower(pixel_values.to(tower.device, tower.dtype), output_hidden_states=True, return_dict=True)
             tokens = [out.hidden_states[level][:, 0] for level in self.config.vision_feature_layer]
             return BaseModelOutputWithPooling(out.last_hidden_state, torch.stack(tokens, dim=1))

@@ -12,17 +12,19 @@ Shapes: B batch, T text positions, K positions seen, k class tokens an image, D 
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers import AutoConfig
 
 from adem_vl_hf.modeling.configuration_base import FrozenBasesConfig
+from adem_vl_hf.modeling.image_inputs import ImageRows
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLCausalLMOutputWithPast
-from adem_vl_hf.modeling.modeling_base import FrozenBasesForConditionalGeneration, several_processes
+from adem_vl_hf.modeling.modeling_base import FrozenBasesForConditionalGeneration
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 from adem_vl_hf.modeling.vision import tower_blocks
+from adem_vl_hf.modeling.visual_memory import CACHE, VisualMemory
 
 from .arm import of_house
 from .class_tokens import ClassTokenFeatures, spread_levels
@@ -104,22 +106,25 @@ class LavinForConditionalGeneration(ClassTokenFeatures, FrozenBasesForConditiona
     config_class = LavinConfig
     adapter_class = LavinAdapter
     auto_map: dict[str, str] = {}
-    memory_names = names_to_cache = ("image_embeds",)
+    memory_arguments = {"image_embeds": "embeds"}
+    adapts_tower = True
 
-    def _attach(self) -> None:
+    def attach(self) -> None:
+        """Put the routed adapters behind the norm of every layer's and every live block's attention."""
         for number, layer in enumerate(bind_layers(self.language_model)):
             layer.input_layernorm.register_forward_hook(partial(_adapt_text, self, number, layer))
         for number, block in enumerate(tower_blocks(self.vision_tower)[: len(self.adapter.vision_adapters)]):
             block.layer_norm1.register_forward_hook(partial(_adapt_tower, self, number))
 
-    def _tower_trains(self) -> bool:
-        return True
+    def look(self, pixel_values, image_mask, batch, ids=None):
+        """Only input embeddings, [B, 1+k, D], the modality's among them: the layers read no memory."""
+        rows = ImageRows.pair(pixel_values, image_mask, batch)
+        embeds = self.adapter(self.features_of(rows), rows)
+        return VisualMemory(None, None, embeds=embeds.to(self.get_input_embeddings().weight.dtype))
 
-    def _memory_for(self, given, pixel_values=None, image_mask=None, past_key_values=None) -> dict[str, Any]:
-        """``image_embeds`` [B, 1+k, D], once per forward and once per ``generate``."""
-        features, image_mask = self._features_of_rows(pixel_values, image_mask, len(given), several_processes())
-        embeds = self.adapter(features, image_mask, len(given))
-        return {"image_embeds": embeds.to(self.get_input_embeddings().weight.dtype)}
+    def for_layers(self, memory, *text) -> tuple:
+        """The layers read the routing, which ``forward`` hands over."""
+        return {}, None
 
     def _mask(self, attention_mask: torch.Tensor | None, place: torch.Tensor, new: int, seen: int) -> torch.Tensor:
         """[B, 1, T, K], 0 or the dtype's minimum: causal, and the modality token is seen by itself alone."""
@@ -136,43 +141,46 @@ class LavinForConditionalGeneration(ClassTokenFeatures, FrozenBasesForConditiona
 
     def forward(
         self, input_ids=None, pixel_values=None, image_mask=None, attention_mask=None, past_key_values=None,
-        image_embeds=None, labels=None, **kwargs,
+        image_embeds=None, labels=None, cache=None, without_head=False, **kwargs,
     ):  # fmt: skip
         """One pass; arguments as of ADEM-VL's. ``input_ids`` [B, T] as :class:`LavinProcessor` makes them.
 
         Raises:
             ValueError: a row without its modality token.
         """
-        return_dict, without_head = kwargs.pop("return_dict", None), kwargs.pop("without_head", False)
-        routing = getattr(past_key_values, "routing", None)
+        return_dict = kwargs.pop("return_dict", None)
+        cache = past_key_values if cache is None else cache
+        memory = None if image_embeds is None else VisualMemory(None, None, embeds=image_embeds)
+        routing = getattr(cache, "routing", None)
         if routing is None:
             marks = input_ids == self.config.image_token_id
             if not marks.any(1).all():
                 raise ValueError("a row of input_ids has no modality token: let LavinProcessor make it from the text")
             routing = Routing(marks.int().argmax(1), {}, False)
-            if image_embeds is None:
-                image_embeds = self._memory_for(input_ids, pixel_values, image_mask)["image_embeds"]
-        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
-        outputs, loss, logits = self._read(
-            {"image_embeds": image_embeds},
-            {"visual_memory": routing},
+            if memory is None:
+                memory = self.memory_for(input_ids, cache, pixel_values, image_mask)
+        seen = 0 if cache is None else cache.get_seq_length()
+        outputs, loss, logits, _ = self.read(
+            memory,
             input_ids=input_ids,
             attention_mask=self._mask(attention_mask, routing.place, input_ids.shape[1], seen),
-            past_key_values=past_key_values,
+            cache=cache,
             labels=labels,
             without_head=without_head,
+            visual_memory=routing,
             **kwargs,
         )
         if without_head:
             return outputs
-        if outputs.past_key_values is not None:
-            outputs.past_key_values.routing = routing._replace(known=True)
+        cache = outputs.get(CACHE)
+        if cache is not None:
+            cache.routing = routing._replace(known=True)
         out = AdemVLCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: cache},
         )
         return out.to_tuple() if return_dict is False else out
 

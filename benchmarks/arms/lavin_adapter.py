@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from adem_vl_hf.modeling.fusion import LowRankProjector
-from adem_vl_hf.modeling.image_inputs import spread
+from adem_vl_hf.modeling.adapter_adem_vl import LowRankProjector
+from adem_vl_hf.modeling.image_inputs import ImageRows
 
 
 class RoutedAdapter(nn.Module):
@@ -67,12 +67,13 @@ class LavinAdapter(nn.Module):
         for adapter in (*self.text_adapters, *self.vision_adapters):
             adapter.reset()
 
-    def forward(self, features: torch.Tensor | None, image_mask: torch.Tensor | None, batch: int) -> torch.Tensor:
+    def forward(self, features: torch.Tensor | None, rows: ImageRows) -> torch.Tensor:
         """Input embeddings [B, 1+k, D] of features [I, k, C]: the modality, then the image's (zero without one)."""
         if features is None:
-            return self.modality[:1].expand(batch, 1, -1)
-        tokens = spread(self.projector(features.to(self.modality.dtype)), image_mask, batch).flatten(1, 2)  # [B, k, D]
-        has_image = torch.ones(batch, dtype=torch.long, device=tokens.device)
-        if image_mask is not None:
-            has_image = image_mask.any(1).long().to(tokens.device)
+            return self.modality[:1].expand(rows.batch, 1, -1)
+        (tokens,) = rows.spread(self.projector(features.to(self.modality.dtype)))  # [B, n, k, D]
+        tokens = tokens.flatten(1, 2)  # [B, k, D]: one image a row
+        has_image = torch.ones(rows.batch, dtype=torch.long, device=tokens.device)
+        if rows.mask is not None:
+            has_image = rows.mask.any(1).long().to(tokens.device)
         return torch.cat([self.modality[has_image][:, None], tokens], dim=1)

@@ -33,15 +33,18 @@ def bind_layers(language_model: nn.Module) -> list[nn.Module]:
 
 
 def _beside_mlp(layer: nn.Module, term: Callable, mlp: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-    return output if layer.visual_memory is None else output + term(args[0], *layer.visual_memory)
+    return output if layer.visual_memory is None else output + term(args[0], layer.visual_memory)
 
 
 def attach_beside_mlp(language_model: nn.Module, term: Callable[..., torch.Tensor]) -> None:
-    """Add ``term(MLP input [B, T, D], *visual_memory)`` to the output of every layer's MLP."""
+    """Add ``term(MLP input [B, T, D], visual_memory)`` to the output of every layer's MLP."""
     for layer in bind_layers(language_model):
         layer.mlp.register_forward_hook(partial(_beside_mlp, layer, term))
 
 
-def memory_as_it_is(key, value, slot_mask, positions: int) -> tuple:
-    """For arms whose layers read no memory of ADEM-VL's shape: it stays in the precision that it came in."""
-    return key, value, slot_mask
+class MemoryAsItIs:
+    """Stands before a model's base class: its layers read the memory in the precision in which it was computed."""
+
+    def for_layers(self, memory, *text) -> tuple:
+        """Hand the memory itself to the layers."""
+        return {"visual_memory": memory}, None

@@ -19,16 +19,16 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
+from adem_vl_hf.modeling.adapter_adem_vl import LowRankProjector
 from adem_vl_hf.modeling.configuration_base import FrozenBasesConfig
 from adem_vl_hf.modeling.decoder import decoder_layers
-from adem_vl_hf.modeling.fusion import LowRankProjector
-from adem_vl_hf.modeling.image_inputs import spread
+from adem_vl_hf.modeling.image_inputs import ImageRows
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
-from adem_vl_hf.modeling.modeling_base import several_processes
+from adem_vl_hf.modeling.visual_memory import VisualMemory
 
 from .arm import of_house
 from .class_tokens import ClassTokenFeatures, spread_levels
-from .layers import memory_as_it_is
+from .layers import MemoryAsItIs
 
 LEVELS = 4  # blocks of the tower whose class tokens are concatenated
 
@@ -84,12 +84,13 @@ class LlamaAdapter(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, features: torch.Tensor | None, image_mask: torch.Tensor | None, batch: int):
+    def forward(self, features: torch.Tensor | None, rows: ImageRows):
         """Prompts [B, L, K, D] and tanh of the gates [L, H] for features [I, k, C]; without an image, P_l alone."""
-        prompts = self.prompts.expand(batch, -1, -1, -1)
+        prompts = self.prompts.expand(rows.batch, -1, -1, -1)
         if features is not None:
             seen = self.projector(features.flatten(1).to(self.prompts.dtype))  # [I, D]
-            prompts = prompts + spread(seen, image_mask, batch).sum(1)[:, None, None]
+            (seen,) = rows.spread(seen)  # [B, n, D]
+            prompts = prompts + seen.sum(1)[:, None, None]
         return prompts, self.gates.tanh()
 
 
@@ -98,7 +99,7 @@ def _attend(attention, module, query, key, value, attention_mask, *args, visual_
     output, weights = attention(module, query, key, value, attention_mask, *args, scaling=scaling, **kwargs)
     if visual_memory is None:
         return output, weights
-    prompt_key, gated_value, _ = visual_memory  # [B, L, H, K, head size]
+    prompt_key, gated_value, *_ = visual_memory  # [B, L, H, K, head size]
     number = module.layer_idx - module.config.num_hidden_layers + prompt_key.shape[1]
     if number < 0:
         return output, weights
@@ -111,16 +112,15 @@ for _name, _attention in (("sdpa", ALL_ATTENTION_FUNCTIONS["sdpa"]), ("eager", e
     AttentionMaskInterface.register(f"llama_adapter_{_name}", ALL_MASK_ATTENTION_FUNCTIONS[_name])
 
 
-class LlamaAdapterForConditionalGeneration(ClassTokenFeatures, AdemVLForConditionalGeneration):
+class LlamaAdapterForConditionalGeneration(MemoryAsItIs, ClassTokenFeatures, AdemVLForConditionalGeneration):
     """A frozen language model with gated visual prompts. The forward is ADEM-VL's: a memory, computed once."""
 
     config_class = LlamaAdapterConfig
     adapter_class = LlamaAdapter
-    _memory_of_pass = staticmethod(memory_as_it_is)
     auto_map: dict[str, str] = {}
     _auto_class = None
 
-    def _attach(self) -> None:
+    def attach(self) -> None:
         """Raises ValueError for a language model whose attention is neither ``sdpa`` nor ``eager``."""
         decoder_layers(self.language_model)  # complains where there are none
         name = self.language_model.config._attn_implementation
@@ -128,21 +128,16 @@ class LlamaAdapterForConditionalGeneration(ClassTokenFeatures, AdemVLForConditio
             raise ValueError(f"attn_implementation is {name!r}; load the language model with 'sdpa' or 'eager'")
         self.language_model.set_attn_implementation(f"llama_adapter_{name}")
 
-    def _tower_trains(self) -> bool:
-        return False
-
-    def get_visual_memory(self, pixel_values=None, image_mask=None, batch_size=None):
-        """``visual_key`` and ``visual_value`` [B, L, H, K, head size] of the prompts, the value times its gate."""
-        batch = batch_size or (1 if pixel_values is None else pixel_values.shape[0])
-        features, image_mask = self._features_of_rows(pixel_values, image_mask, batch, several_processes())
-        prompts, gates = self.adapter(features, image_mask, batch)
+    def see(self, features, rows):
+        """Key and value [B, L, H, K, head size] of the prompts, the value times its gate."""
+        prompts, gates = self.adapter(features, rows)
         prompts = prompts.to(self.get_input_embeddings().weight.dtype)
         attention = [layer.self_attn for layer in decoder_layers(self.language_model)[-prompts.shape[1] :]]
         key = torch.stack([part.k_proj(prompts[:, i]) for i, part in enumerate(attention)], dim=1)
         value = torch.stack([part.v_proj(prompts[:, i]) for i, part in enumerate(attention)], dim=1)
         key, value = (self._heads(x, attention[0]) for x in (key, value))
         value = value * gates[:, :, None, None].to(value.dtype)
-        return {"visual_key": key, "visual_value": value, "visual_mask": None, "image_embeds": None}
+        return VisualMemory(key, value)
 
     def _heads(self, x: torch.Tensor, attention: nn.Module) -> torch.Tensor:
         """[B, L, K, key-value heads x size] -> [B, L, H, K, size]."""

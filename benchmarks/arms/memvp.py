@@ -14,11 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig
 
+from adem_vl_hf.modeling.adapter_adem_vl import AdemVLAdapter
 from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
-from adem_vl_hf.modeling.fusion import AdemVLAdapter
-from adem_vl_hf.modeling.image_inputs import spread
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.vision import attach_vision_adapters
+from adem_vl_hf.modeling.visual_memory import VisualMemory
 
 from .adem_vl_authors import unused_adem_vl
 from .arm import of_house
@@ -61,20 +61,24 @@ class MemVPConfig(AdemVLConfig):
 class MemVPAdapter(AdemVLAdapter):
     """ADEM-VL's tensors without the class token's projector; the memory of one image a row."""
 
-    def memory(self, features, image_mask, batch):
-        """Key V + E_key and value 0.1 (V + E_value), [B, S, D] each; no mask; V."""
-        config, visual = self.config, None
+    def visual_prompt(self, features, rows):
+        """V [I, S, D]: the patches, and zeros in the slots behind them."""
+        visual = self.config.visual_scale * self.visual_projector(features[:, 1:])  # [I, N, D]
+        return F.pad(visual, (0, 0, 0, self.config.memory_slots - visual.shape[1]))
+
+    def memory(self, prompt, rows):
+        """Key V + E_key and value 0.1 (V + E_value), [B, S, D] each."""
         key, value = self.key_embedding, self.value_embedding  # [1, S, D]
-        if features is not None:
-            visual = config.visual_scale * self.visual_projector(features[:, 1:])  # [I, N, D]
-            visual = F.pad(visual, (0, 0, 0, config.memory_slots - visual.shape[1]))  # [I, S, D]
-            visual = spread(visual, image_mask, batch).flatten(1, 2)  # [B, S, D]
-            key, value = visual + key, visual + value
-        return key.expand(batch, -1, -1), (config.fusion_scale * value).expand(batch, -1, -1), None, visual
+        if prompt is not None:
+            prompt = prompt.flatten(1, 2)  # [B, S, D]
+            key, value = prompt + key, prompt + value
+        value = self.config.fusion_scale * value
+        return VisualMemory(key.expand(rows.batch, -1, -1), value.expand(rows.batch, -1, -1), prompt=prompt)
 
 
-def memory_term(owner: nn.Module, hidden_states: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *unused):
+def memory_term(owner: nn.Module, hidden_states: torch.Tensor, memory: VisualMemory) -> torch.Tensor:
     """[B, T, D] from the MLP's input [B, T, D] and key and value [B, S, D]."""
+    key, value = memory.key, memory.value
     scores = F.silu(hidden_states.to(key.dtype) @ key.transpose(1, 2))  # [B, T, S]
     return (F.dropout(scores, owner.config.score_dropout, owner.training) @ value).to(hidden_states.dtype)
 
@@ -87,10 +91,11 @@ class MemVPForConditionalGeneration(AdemVLForConditionalGeneration):
     auto_map: dict[str, str] = {}
     _auto_class = None
 
-    def _attach(self) -> None:
+    def attach(self) -> None:
         attach_beside_mlp(self.language_model, partial(memory_term, self))
         if self.config.vision_adapter_dim:
             attach_vision_adapters(self.vision_tower, self, self.config.vision_adapter_scale)
+            self.adapts_tower = True
 
 
 def unused(config) -> int:

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoConfig, BitsAndBytesConfig
 
 from .embedded.smollm2 import LANGUAGE_MODEL_ID, resolve_language_model
+from .modeling.adapter_adem_vl import count_parameters as count_adem_vl
 from .modeling.adapter_evlm import count_parameters as count_evlm
 from .modeling.configuration_base import FrozenBasesConfig
-from .modeling.fusion import count_parameters as count_adem_vl
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.modeling_evlm import EvlmForConditionalGeneration

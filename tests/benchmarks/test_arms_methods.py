@@ -107,7 +107,7 @@ def test_untrained_lavin_is_the_bare_language_model_that_never_saw_the_modality_
     inputs = peers.batch(processor)
     assert (inputs["input_ids"][:, 0] == tiny.IMAGE_TOKEN_ID).all()
     with torch.no_grad():
-        seen = model._memory_for(inputs["input_ids"], inputs["pixel_values"], inputs["image_mask"])["image_embeds"]
+        seen = model.memory_for(inputs["input_ids"], None, inputs["pixel_values"], inputs["image_mask"]).embeds
     assert torch.equal(seen[:, 0], model.adapter.modality[[1, 0, 1]])
     embed = bare.get_input_embeddings()
     embeds, _ = merge_image_embeds(inputs["input_ids"][:, 1:], None, seen[:, 1:], embed, tiny.IMAGE_TOKEN_ID)

@@ -8,7 +8,9 @@ from transformers import CLIPVisionConfig, GPT2Config, LlamaConfig
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from adem_vl_hf import EvlmConfig
-from adem_vl_hf.modeling.cross_attention import GatedCrossAttention, VisualStates
+from adem_vl_hf.modeling.cross_attention import GatedCrossAttention
+from adem_vl_hf.modeling.visibility import SlotVisibility
+from adem_vl_hf.modeling.visual_memory import VisualMemory
 
 FLOPS = scripts.load("benchmarks/flops.py")
 BATCH, IMAGE, TEXT, MEDIA, WIDTH, VISION = 2, 40, 24, 16, 160, 48
@@ -41,7 +43,8 @@ def test_the_formula_for_cross_attention_is_what_our_layers_count():
     length = MEDIA + TEXT
     key = torch.randn(BATCH, 1, IMAGE, width)
     mask = torch.ones(BATCH, 1, length, IMAGE, dtype=torch.bool)
-    states = VisualStates(key, key, mask, mask[:, 0].any(-1))
+    slots = SlotVisibility(mask, mask[:, 0].any(-1))
+    states = VisualMemory(key.unbind(1), key.unbind(1), slots)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         cross = counted(lambda: layer(torch.randn(BATCH, length, WIDTH), states, 0))
     features = torch.randn(BATCH, IMAGE, VISION)

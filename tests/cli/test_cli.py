@@ -12,7 +12,7 @@ from adem_vl_hf import AdemVLConfig, EvlmConfig, training
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.data import OpenMojiVideos
 from adem_vl_hf.data.media import save_gif
-from adem_vl_hf.modeling.fusion import count_parameters
+from adem_vl_hf.modeling.adapter_adem_vl import count_parameters
 
 
 @pytest.fixture(scope="module")

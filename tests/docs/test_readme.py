@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration, AdemVLProcessor, EvlmConfig
 from adem_vl_hf.cli.parser import build_parser
-from adem_vl_hf.modeling.fusion import count_parameters
+from adem_vl_hf.modeling.adapter_adem_vl import count_parameters
 
 ROOT = scripts.ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")

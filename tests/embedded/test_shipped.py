@@ -13,8 +13,8 @@ from adem_vl_hf import AdemVLConfig, AdemVLProcessor
 from adem_vl_hf.embedded.smollm2 import LANGUAGE_MODEL_ID
 from adem_vl_hf.hub.upload import stage
 from adem_vl_hf.loading import CHECKPOINT, FOLDER, TOWER, describe
+from adem_vl_hf.modeling.adapter_adem_vl import AdemVLAdapter, count_parameters
 from adem_vl_hf.modeling.bases import base_fingerprint
-from adem_vl_hf.modeling.fusion import AdemVLAdapter, count_parameters
 
 TEXT_FILES = {".json", ".jsonl", ".md", ".txt", ".py", ".jinja"}
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work|Users|mnt|data)(?:/|\b)|[A-Za-z]:\\\\")

@@ -24,7 +24,8 @@ from adem_vl_hf import (
 FILES = {path.name for path in Path(adem_vl_hf.modeling.__file__).parent.glob("*.py")} - {"__init__.py"}
 OF_EVLM_ALONE = {f"{n}_evlm.py" for n in ("adapter", "configuration", "modeling", "processing")}
 OF_EVLM_ALONE |= {"cross_attention.py", "visibility.py"}
-OF_ADEM_VL_ALONE = {"configuration_adem_vl.py", "fused_layers.py", "fusion.py", "modeling_adem_vl.py"}
+OF_ADEM_VL_ALONE = {f"{n}_adem_vl.py" for n in ("adapter", "configuration", "modeling")}
+OF_ADEM_VL_ALONE |= {"fused_layers.py", "fusion.py"}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from library_suite import suite
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
+from adem_vl_hf.modeling.visual_memory import VisualCacheLayer
 
 common = suite("test_modeling_common")
 GenerationTesterMixin = suite("generation.test_utils").GenerationTesterMixin
@@ -58,6 +59,14 @@ class AdemVLModelTest(common.ModelTesterMixin, GenerationTesterMixin, unittest.T
     def setUp(self):
         self.model_tester = AdemVLModelTester(self)
         self.config_tester = ConfigTester(self, config_class=AdemVLConfig, has_text_modality=False)
+
+    def _check_past_key_values_for_generate(self, batch_size, past_key_values, *args, **kwargs):
+        """The suite counts the layers of the cache; the last of ours has what is seen."""
+        texts = copy.copy(past_key_values)
+        *texts.layers, seen = past_key_values.layers
+        assert isinstance(seen, VisualCacheLayer)
+        assert len(seen.keys) == batch_size
+        super()._check_past_key_values_for_generate(batch_size, texts, *args, **kwargs)
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         """The suite knows by name which of the library's classes take which labels."""

@@ -7,8 +7,9 @@ import torch
 from test_configuration import ALLOWED_PLACES
 from torch import nn
 
+from adem_vl_hf.modeling.adapter_adem_vl import pool_scales
 from adem_vl_hf.modeling.configuration_adem_vl import KERNELS
-from adem_vl_hf.modeling.fusion import fuse, kernel_map, pool_scales
+from adem_vl_hf.modeling.fusion import fuse, kernel_map
 
 # families that normalise the attention's output before the residual sum
 RESCALED = {"gemma2", "gemma3_text"}

@@ -9,6 +9,7 @@ import torch
 from tiny import IMAGE_TOKEN_ID
 
 from adem_vl_hf import EvlmForConditionalGeneration
+from adem_vl_hf.modeling.image_inputs import ImageRows
 
 
 @pytest.fixture(scope="module")
@@ -139,20 +140,20 @@ def test_levels_go_to_their_layers(bases):
     """A change of one level's hidden states reaches the layers that the map sends it to."""
     model = evlm.build(bases, vision_feature_layer=[1, 2, 3], level_map=[2, 0, 1])
     features = torch.randn(1, 3, 17, tiny.VISION_WIDTH)
-    key, value, _, _ = model.adapter(features, None, 1)
+    key, value, *_ = model.adapter(features, ImageRows(None, None, 1))
     for level in range(3):
         moved = features.clone()
         moved[:, level] += torch.randn(17, tiny.VISION_WIDTH)
-        key_moved, value_moved, _, _ = model.adapter(moved, None, 1)
+        key_moved, value_moved, *_ = model.adapter(moved, ImageRows(None, None, 1))
         for before, after in ((key, key_moved), (value, value_moved)):
             changed = ((after - before).abs().amax((0, 2, 3)) > 1e-5).tolist()
             assert changed == [wanted == level for wanted in (2, 0, 1)]
     together = evlm.build(bases, vision_feature_layer=[1, 3], level_fusion="concatenate")
     assert together.adapter.cross_attention[0].k_proj.in_features == 2 * tiny.VISION_WIDTH
     features = torch.randn(1, 2, 17, tiny.VISION_WIDTH)
-    before = together.adapter(features, None, 1)[0]
+    before = together.adapter(features, ImageRows(None, None, 1))[0]
     features[:, 0] += torch.randn(17, tiny.VISION_WIDTH)
-    assert ((together.adapter(features, None, 1)[0] - before).abs().amax((0, 2, 3)) > 1e-5).all()
+    assert ((together.adapter(features, ImageRows(None, None, 1))[0] - before).abs().amax((0, 2, 3)) > 1e-5).all()
 
 
 @torch.no_grad()

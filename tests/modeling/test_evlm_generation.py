@@ -7,7 +7,8 @@ import torch
 import transformers
 from transformers import DynamicCache, StaticCache
 
-from adem_vl_hf.modeling.visibility import VisualCacheLayer, visual_cache_layer
+from adem_vl_hf.modeling.visibility import append_images
+from adem_vl_hf.modeling.visual_memory import VisualCacheLayer, VisualMemory, visual_cache_layer
 
 OLD = int(transformers.__version__.split(".")[0]) < 5
 GREEDY = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
@@ -106,23 +107,35 @@ def test_a_conversation_goes_on_with_another_image(bases, static):
 def test_the_visual_layer_follows_the_cache():
     keys = torch.arange(2.0)[:, None, None, None].expand(2, 3, 4, 5)
     slots = torch.tensor([[0, 0, 1, -2], [0, 0, -1, -2]])
-    layer = VisualCacheLayer(keys, -keys, slots, torch.tensor([True, False]), torch.tensor([4, 2]))
+    memory = VisualMemory(keys, -keys, slots, all_frames=torch.tensor([True, False]))
+    layer = VisualCacheLayer(memory)
+    layer.tokens_read = torch.tensor([4, 2])
     layer.crop(1)
     layer.batch_repeat_interleave(2)
     assert layer.keys[:, 0, 0, 0].tolist() == [0, 0, 1, 1]
     assert layer.tokens_read.tolist() == [4, 4, 2, 2]
     layer.reorder_cache(torch.tensor([3, 0]))
     assert layer.values[:, 0, 0, 0].tolist() == [-1, 0]
-    assert layer.slots.tolist() == [slots[1].tolist(), slots[0].tolist()]
+    assert layer.memory.slots.tolist() == [slots[1].tolist(), slots[0].tolist()]
     layer.batch_select_indices(torch.tensor([1]))
-    assert layer.all_frames.tolist() == [True]
-    new = torch.full((1, 3, 3, 5), 7.0)
-    layer.append(new, new, torch.tensor([[0, 0, -2]]), torch.tensor([False]))
-    assert layer.slots.tolist() == [[0, 0, 1, -2, 2, 2]]  # one zero vector, and the next image's number
-    assert layer.get_seq_length() == 6
+    assert layer.memory.all_frames.tolist() == [True]
+    assert layer.max_batch_size == 1
     layer.reset()
-    layer.append(new, new, torch.tensor([[0, 0, -2]]), torch.tensor([False]))
-    assert layer.slots.tolist() == [[0, 0, -2]]
+    assert layer.memory is layer.keys is layer.tokens_read is None
+
+
+def test_new_images_come_behind_the_old_ones():
+    keys = torch.arange(2.0)[:, None, None, None].expand(2, 3, 4, 5)
+    slots = torch.tensor([[0, 0, 1, -2], [0, 0, -1, -2]])
+    before = VisualMemory(keys, -keys, slots, all_frames=torch.tensor([True, False]))
+    new = VisualMemory(
+        *torch.full((2, 2, 3, 3, 5), 7.0), torch.tensor([[0, 0, -2]]).expand(2, -1), all_frames=torch.zeros(2) > 0
+    )
+    both = append_images(before, new)
+    # one zero vector, and the next image's number
+    assert both.slots.tolist() == [[0, 0, 1, -2, 2, 2], [0, 0, -1, -2, 1, 1]]
+    assert both.key.shape == both.value.shape == (2, 3, 6, 5)
+    assert both.all_frames.tolist() == [True, False]
 
 
 @torch.no_grad()

@@ -9,7 +9,10 @@ from torch.nn import functional as F
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
 from adem_vl_hf.modeling import fusion
-from adem_vl_hf.modeling.fusion import AdemVLAdapter, adaptive_drop_, fuse, kernel_map, memory_of_pass, pool_scales
+from adem_vl_hf.modeling.adapter_adem_vl import AdemVLAdapter, pool_scales
+from adem_vl_hf.modeling.fusion import adaptive_drop_, fuse, kernel_map, memory_for_one_position
+from adem_vl_hf.modeling.image_inputs import ImageRows
+from adem_vl_hf.modeling.visual_memory import VisualMemory
 
 
 def naive_drop(scores, drop_ratio):
@@ -113,15 +116,19 @@ def test_fuse_is_drop_of_the_scores_times_the_values():
 def test_a_single_position_reads_the_memory_in_32_bits(dtype):
     generator = torch.Generator().manual_seed(0)
     hidden, key, value = (torch.randn(2, n, 8, generator=generator).to(dtype) for n in (1, 10, 10))
-    memory = memory_of_pass(key, value, None, 1)
+    memory = memory_for_one_position(VisualMemory(key, value))
     assert [part.dtype for part in memory[:2]] == [torch.float32] * 2
     fused = fuse(hidden, *memory[:2], "silu", 0.2)
     assert fused.dtype == dtype
     exact = fuse(hidden.double(), key.double(), value.double(), "silu", 0.2)
     torch.testing.assert_close(fused, exact.to(dtype), atol=0.05, rtol=0.02)
-    text = memory_of_pass(key, value, None, 2)
-    assert text[0] is key
-    assert text[1] is value
+
+
+def test_only_a_pass_of_one_position_reads_another_copy(model):
+    memory = VisualMemory(*torch.randn(2, 1, 10, tiny.TEXT_WIDTH).bfloat16())
+    one, two = (model.for_layers(memory, torch.ones(1, n, dtype=torch.long), None, None)[0] for n in (1, 2))
+    assert one["visual_memory"].key.dtype == torch.float32
+    assert two["visual_memory"] is memory
 
 
 @pytest.fixture
@@ -139,7 +146,8 @@ def adapter():
 
 def test_the_memory_adds_each_embedding_to_its_own_part(adapter):
     features = torch.randn(2, 17, tiny.VISION_WIDTH)
-    key, value, mask, visual = adapter.memory(features, torch.tensor([[True], [False], [True]]), 3)
+    rows = ImageRows(None, torch.tensor([[True], [False], [True]]), 3)
+    key, value, mask, *_, visual = adapter(features, rows)
     assert mask is None
     projector = adapter.visual_projector
     for row, image in ((0, 0), (2, 1)):
@@ -153,7 +161,7 @@ def test_the_memory_adds_each_embedding_to_its_own_part(adapter):
     assert (visual[1] == 0).all()
     torch.testing.assert_close(key[1:2], F.silu(adapter.key_embedding))
     torch.testing.assert_close(value[1:2], 0.5 * adapter.value_embedding)
-    key, value, _, visual = adapter.memory(None, None, 2)
+    key, value, *_, visual = adapter(None, ImageRows(None, None, 2))
     assert visual is None
     torch.testing.assert_close(value, 0.5 * adapter.value_embedding.expand(2, -1, -1))
 

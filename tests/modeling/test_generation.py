@@ -6,7 +6,7 @@ import tiny
 import torch
 from transformers import DynamicCache, StaticCache
 
-from adem_vl_hf.modeling.visibility import visual_cache_layer
+from adem_vl_hf.modeling.visual_memory import visual_cache_layer
 
 pytestmark = architectures.each_family()
 STEPS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}

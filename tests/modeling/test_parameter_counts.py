@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
-from adem_vl_hf.modeling.fusion import count_parameters
+from adem_vl_hf.modeling.adapter_adem_vl import count_parameters
 
 LLAMA_13B = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40}
 UNUSED = 2 * 1024 * 12  # the authors' adapter beside the tower's last block, on which no feature depends

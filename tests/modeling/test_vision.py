@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from adem_vl_hf import AdemVLForConditionalGeneration, EvlmForConditionalGeneration
-from adem_vl_hf.modeling.fusion import VisionAdapter
 from adem_vl_hf.modeling.vision import (
     OpenClipVisionTower,
+    VisionAdapter,
     attach_vision_adapters,
     clip_vision_from_open_clip,
     open_clip_vision_config,

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from training_runs import picture_folder
 
 from adem_vl_hf import AdemVLForConditionalGeneration
-from adem_vl_hf.modeling.modeling_base import several_processes
+from adem_vl_hf.modeling import forward_pass
+from adem_vl_hf.modeling.forward_pass import several_processes
 
 ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 CONFIGS = scripts.ROOT / "examples" / "accelerate"
@@ -168,7 +169,7 @@ class OnlyWhileCalled(dict):
 @pytest.mark.parametrize("images", [[True, False], [False, False]])
 def test_tensors_are_read_only_while_their_module_is_called(bases, arch, monkeypatch, images):
     model = arch.build(bases).train()
-    monkeypatch.setattr(sys.modules[type(model).__module__], "several_processes", lambda: True)
+    monkeypatch.setattr(forward_pass, "several_processes", lambda: True)
     for module in model.adapter.modules():
         module._parameters = OnlyWhileCalled(module)
     name = next(iter(model.adapter._parameters))
@@ -198,7 +199,7 @@ def test_a_process_without_images_computes_what_one_alone_does(arch, model, monk
     inputs = tiny.batch([6, 7], [False, False])
     assert not several_processes()
     expected = model(**inputs)
-    monkeypatch.setattr(sys.modules[type(model).__module__], "several_processes", lambda: True)
+    monkeypatch.setattr(forward_pass, "several_processes", lambda: True)
     model.train()
     found = model(**inputs)
     found.loss.backward()
