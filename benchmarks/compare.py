@@ -30,7 +30,7 @@ from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.openmoji.mixture import OpenMojiMixture
 from adem_vl_hf.demo import BATCH_SIZE, DEMO_SHARES, RECIPES
-from adem_vl_hf.evaluation.picture_sources import donors_of, shown
+from adem_vl_hf.evaluation.image_conditions import choose_images, donors_of
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
@@ -48,7 +48,7 @@ def held_out_loss(model: Any, processor: Any, dataset: OpenMojiScenes, images: s
         rows = []
         for index in range(start, min(start + BATCH_SIZE, len(dataset))):
             sample = dataset[index]
-            sample["image"] = shown(dataset, index, sample, images, donors).images[0]  # type: ignore[arg-type]
+            sample["image"] = choose_images(dataset, index, sample, images, donors).images[0]  # type: ignore[arg-type]
             rows.append(sample)
         batch = measures.to_device(collate(rows))
         number = int((batch["labels"] != -100).sum())

@@ -8,14 +8,14 @@ from typing import Any
 
 from measures import SUFFIXES
 
-from adem_vl_hf.evaluation.picture_sources import ORDER_SOURCES, SOURCES
+from adem_vl_hf.evaluation.image_conditions import CONDITION_LABELS, ORDER_CONDITIONS
 from adem_vl_hf.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 NOT_MEASURED = "(Not measured yet.)"
 TASKS = (("openmoji-scenes", "scenes"), ("openmoji-names", "names"))
-SEEN = {source: label for source, label in SOURCES.items() if source not in ORDER_SOURCES.values()}  # one picture each
+SEEN = {name: label for name, label in CONDITION_LABELS.items() if name not in ORDER_CONDITIONS.values()}
 
 
 def save(name: str, data: dict[str, Any]) -> None:

@@ -167,7 +167,7 @@ def test_the_greedy_continuation_is_the_likeliest(plugin, checkpoint, rows):
 def test_what_is_no_picture_is_named(plugin, checkpoint, rows):
     model = plugin(str(checkpoint), device="cpu")
     model.task_dict["task"] = {"test": rows}
-    with pytest.raises(ValueError, match="task, test 1: shows something other than pictures"):
+    with pytest.raises(ValueError, match="task, test 1: shows something other than images"):
         model.generate_until([request(1, "Q", {}, lambda doc: ["clip.mp4"])])
     with pytest.raises(ValueError, match=r"prompt 'x' has no \{instruction\}"):
         plugin(str(checkpoint), prompt="x")

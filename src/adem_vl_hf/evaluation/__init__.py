@@ -1,1 +1,1 @@
-"""Predictions, scores and controls."""
+"""Evaluation: predictions, scores, and controls that show what a model owes to the images."""

@@ -1,4 +1,4 @@
-"""``compute_metrics`` for a ``Seq2SeqTrainer`` that evaluates by generation: what ``adem-vl evaluate`` scores."""
+"""Makes a ``compute_metrics`` with the scores of ``adem-vl evaluate``, for a trainer that evaluates by generation."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,20 +16,19 @@ from .score import score
 def answer_metrics(
     processor: AdemVLProcessor, dataset: Dataset[Sample], task: str = "caption"
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """A function for ``Seq2SeqTrainer(compute_metrics=...)`` with ``predict_with_generate=True``.
+    """Make a function for ``Seq2SeqTrainer(compute_metrics=...)`` with ``predict_with_generate=True``.
 
     Args:
-        processor: decodes what was generated.
-        dataset: the trainer's ``eval_dataset``: its references count, all of them. Read once, here; pictures are not
-            kept.
-        task: of ``scoring.TASKS``, such as "caption", "questions", "scienceqa".
+        processor (AdemVLProcessor): The processor, which decodes the generated token ids.
+        dataset (Dataset[Sample]): The ``eval_dataset`` of the trainer. It is read once, during this call. All its
+            references are used, and its images are not kept.
+        task (str): One of ``score.TASKS``, such as "caption", "questions" or "scienceqa".
 
     Returns:
-        From an ``EvalPrediction`` (ids [N, T], padded with anything negative or the padding token) to one flat
-        dictionary: ``caption_bleu4``, ``caption_cider``, ``count_accuracy``, ...; the trainer adds "eval_".
-
-    Raises:
-        ValueError: when called with another number of predictions than ``dataset`` has samples.
+        Callable[[EvalPrediction], dict[str, float]]: A function that turns an ``EvalPrediction`` (token ids [N, T],
+        padded with the padding token or any negative number) into one flat dictionary: ``caption_bleu4``,
+        ``caption_cider``, ``count_accuracy`` and so on, to which the trainer adds "eval_". It raises ValueError if
+        there are not as many predictions as samples.
     """
     size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length, ours have one
     rows = [prediction_row(dataset[index], "") for index in range(size)]
@@ -46,6 +45,7 @@ def answer_metrics(
 
 
 def _flat(scores: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers in nested scores, named by the groups that they are in."""
     for key, value in scores.items():
         if isinstance(value, Mapping):
             yield from _flat(value, "" if key == "questions" else f"{key}_")

@@ -1,9 +1,10 @@
-"""MME (arXiv 2306.13394): its official result files, and the scores of a folder of them or of predictions.
+"""Scores answers to MME (arXiv 2306.13394), and reads and writes its official result files.
 
-One file per sub-task, ``existence.txt`` and so on, with one line per question: image, question, true answer and the
-model's answer, separated by tabs. Every image has two questions, one whose answer is yes and one no. As in the
-benchmark's own calculation, an answer counts as yes or no by its first four characters, accuracy is over questions,
-accuracy+ over images (both questions right), and a sub-task's score is the sum of the two in percent (0 ... 200).
+There is one result file per sub-task (``existence.txt`` and so on), with one line per question: image, question, true
+answer and the answer of the model, separated by tabs. Every image has two questions. The answer to one is yes, and to
+the other no. As in the benchmark's own calculation, an answer counts as yes or no by its first four characters.
+Accuracy is the share of right answers, and accuracy+ the share of images with two right answers. The score of a
+sub-task is the sum of the two in per cent (0 ... 200).
 """
 
 import os
@@ -18,15 +19,20 @@ from .predictions import Prediction
 
 
 def mme_scores(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Scores of the sub-tasks in a folder and their two sums.
+    """Score the result files in a folder.
+
+    Args:
+        folder (str | os.PathLike[str]): The folder. Files of sub-tasks may be missing.
 
     Returns:
-        ``perception`` (sum of up to ten sub-task scores) and ``cognition`` (of up to four), null where no file of that
-        group is there; ``missing``: the sub-tasks without a file, which the sums lack; ``tasks``: by sub-task
-        ``accuracy``, ``accuracy_plus`` (0 ... 1), ``score`` (0 ... 200) and ``n``, the number of questions.
+        dict[str, Any]: ``perception`` (the sum of up to ten sub-task scores) and ``cognition`` (of up to four), each
+        None if no file of the group is there; ``missing``, the sub-tasks without a file, which the sums lack; and
+        ``tasks``, which has ``accuracy`` and ``accuracy_plus`` (0 ... 1), ``score`` (0 ... 200) and ``n`` (the number
+        of questions) by sub-task.
 
     Raises:
-        ValueError: no folder, no result file in it, or a file that is not in the format; the message names the line.
+        ValueError: There is no such folder, no result file in it, or a file is not in the format. The message names the
+            line.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -41,16 +47,22 @@ def mme_scores(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def mme_prediction_scores(rows: Sequence[Prediction]) -> dict[str, Any]:
-    """The same of the rows of a prediction file that was made on the data set ``MME``.
+    """Score predictions that were made on the data set ``MME``.
+
+    Args:
+        rows (Sequence[Prediction]): The rows of a prediction file.
+
+    Returns:
+        dict[str, Any]: The scores, as ``mme_scores`` returns them.
 
     Raises:
-        ValueError: a row whose id is not ``sub-task/picture/number``, or a picture without two answers.
+        ValueError: The id of a row is not ``sub-task/image/number``, or an image does not have two answers.
     """
-    right: dict[str, dict[str, list[bool]]] = {}  # by sub-task and picture
+    right: dict[str, dict[str, list[bool]]] = {}  # by sub-task and image
     for row in rows:
         parts = row["id"].split("/")
         if len(parts) != 3 or parts[0] not in TASKS or not row["references"]:
-            raise ValueError(f"prediction {row['id']!r} is not of MME; its ids are sub-task/picture/number")
+            raise ValueError(f"prediction {row['id']!r} is not of MME; its ids are sub-task/image/number")
         answers = right.setdefault(parts[0], defaultdict(list))
         answers[parts[1]].append(read_yes_or_no(row["prediction"]) == row["references"][0].lower())
     return _summed({name: _task_scores(right[name], name) for name in TASKS if name in right})
@@ -60,25 +72,35 @@ def write_mme_results(rows: Sequence[Prediction], questions: Mapping[str, str], 
     """Write the official result files, which the benchmark's own ``calculation.py`` reads.
 
     Args:
-        rows: predictions on the data set ``MME``. questions: its ``questions``, by sample id.
-        folder: where ``existence.txt`` and so on go; files that are there are replaced.
+        rows (Sequence[Prediction]): Predictions that were made on the data set ``MME``.
+        questions (Mapping[str, str]): The text of each question by sample id, the attribute ``questions`` of the data
+            set.
+        folder (str | os.PathLike[str]): The folder for ``existence.txt`` and so on. Existing files are replaced.
     """
     lines: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        task, picture, _ = row["id"].split("/")
-        answer = " ".join(row["prediction"].split())  # one line, and no tab
-        lines[task].append("\t".join([picture, questions[row["id"]], row["references"][0], answer]) + "\n")
+        task, image, _ = row["id"].split("/")
+        answer = " ".join(row["prediction"].split())  # one line without tabs
+        lines[task].append("\t".join([image, questions[row["id"]], row["references"][0], answer]) + "\n")
     for task, own in lines.items():
         write_text(Path(folder) / f"{task}.txt", "".join(own))
 
 
 def read_yes_or_no(answer: str) -> str:
-    """ "yes", "no" or "other", by the first four characters ("Yes, there is" and " no." are meant to be read)."""
+    """Read an answer by its first four characters, so that "Yes, there is" and " no." count.
+
+    Args:
+        answer (str): The answer of the model.
+
+    Returns:
+        str: "yes", "no" or "other".
+    """
     start = answer.strip().lower()[:4]
     return "yes" if "yes" in start else "no" if "no" in start else "other"
 
 
 def _summed(tasks: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Sum the scores of the sub-tasks by group."""
     groups = {"perception": PERCEPTION, "cognition": COGNITION}
     found = {group: [tasks[name]["score"] for name in names if name in tasks] for group, names in groups.items()}
     sums = {group: sum(scores) if scores else None for group, scores in found.items()}
@@ -86,7 +108,7 @@ def _summed(tasks: dict[str, dict[str, float]]) -> dict[str, Any]:
 
 
 def _read_results(path: Path) -> dict[str, list[bool]]:
-    """Which answers of a result file are right, by image."""
+    """Read a result file, and tell for each image which of its answers are right."""
     right: dict[str, list[bool]] = defaultdict(list)
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
@@ -106,6 +128,7 @@ def _read_results(path: Path) -> dict[str, list[bool]]:
 
 
 def _task_scores(right: Mapping[str, list[bool]], where: str) -> dict[str, float]:
+    """Score one sub-task; ``where`` begins the message of an error."""
     for image, answers in right.items():
         if len(answers) != 2:
             raise ValueError(

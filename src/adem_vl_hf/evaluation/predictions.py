@@ -1,7 +1,10 @@
-"""Prediction files that several processes write: each its own part, one file in the end.
+"""Reads and writes prediction files: JSON Lines with one answer per line, which an interrupted run can continue.
 
-A part lies beside the file as ``NAME.part3``. Parts that an interrupted run left are taken into the file by the next
-run, whatever its number of processes.
+With several processes, each writes a part of its own beside the file, named ``NAME.part3``, and the parts become one
+file in the end. Parts that an interrupted run left are taken into the file by the next run, whatever its number of
+processes.
+
+In reading order: the file and its rows, then the processes and their parts.
 """
 
 import glob
@@ -16,88 +19,77 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 
-class Alone:
-    """What ``predict`` asks of ``PartialState``, where there is one process."""
-
-    process_index, num_processes, is_main_process = 0, 1, True
-
-    def wait_for_everyone(self) -> None:
-        """Nobody to wait for."""
-
-
-def processes() -> PartialState | Alone:
-    """This process among those that torchrun or ``accelerate launch`` started."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return Alone()
-    # asked for a CPU, PartialState takes gloo; not asked, and without another device, it takes this for one process
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=on_cpu)
-
-
-def part_of(output: Path, process: int) -> Path:
-    """The part of one process."""
-    return output.with_name(f"{output.name}.part{process}")
-
-
-def take_in_parts(output: Path) -> None:
-    """Append to ``output`` every row of its parts that it lacks, then remove them."""
-    parts = sorted(output.parent.glob(f"{glob.escape(output.name)}.part*"))
-    if not parts:
-        return
-    with PredictionFile(output) as file:
-        for path in parts:
-            for row in read_predictions(path):
-                if row["id"] not in file.rows:
-                    file.append(row)
-    for path in parts:
-        path.unlink()
-
-
 class Prediction(TypedDict):
-    """One line of a prediction file."""
+    """Holds one line of a prediction file.
+
+    Attributes:
+        id (str): The id of the sample.
+        kind (str): The kind of question.
+        prediction (str): The answer of the model.
+        references (list[str]): Every true answer.
+        choices (NotRequired[list[str]]): The possible answers, for questions with few of them.
+        images (NotRequired[str]): The image condition, if the model was not shown the sample's own images.
+    """
 
     id: str
     kind: str
     prediction: str
     references: list[str]
     choices: NotRequired[list[str]]
-    images: NotRequired[str]  # "shuffled" or "none" where the model did not see the sample's own image
+    images: NotRequired[str]
 
 
 def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
-    """The rows of a prediction file in the order in which their ids first appear; of equal ids the last row counts.
+    """Read the rows of a prediction file.
 
-    A last line that is cut off (it does not end, and is no JSON) is what a killed run leaves, and is dropped.
+    A killed run may leave a last line that is cut off: it has no line end and is not JSON. Such a line is dropped.
+
+    Args:
+        path (str | os.PathLike[str]): The file.
+
+    Returns:
+        list[Prediction]: The rows, in the order in which their ids first appear. Of rows with the same id, the last one
+        counts.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a line that is no prediction; the message names the file and the line.
+        FileNotFoundError: There is no such file.
+        ValueError: A line is not a prediction. The message names the file and the line.
     """
     return _read(Path(path))[0]
 
 
 class PredictionFile:
-    """A prediction file opened for going on: ``rows`` (by id) is what it holds, ``append`` adds to it.
+    """Opens a prediction file in order to continue it, as a context manager.
 
-    The cut-off last line of a killed run is removed; every added row is on disk before the next is made.
-    A context manager. Raises as ``read_predictions``, but a file that is not there is a new one.
+    The attribute ``rows`` has the rows of the file by their ids. A last line that is cut off is removed. Each added row
+    is on disk before the next one is made.
+
+    Args:
+        path (str | os.PathLike[str]): The file. It is made if it is not there.
+
+    Raises:
+        ValueError: A line is not a prediction. The message names the file and the line.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.rows: dict[str, Prediction] = {}
-        whole, ends = 0, True
+        length, is_ended = 0, True
         if self.path.exists():
-            rows, whole, ends = _read(self.path)
+            rows, length, is_ended = _read(self.path)
             self.rows = {row["id"]: row for row in rows}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("ab")
-        self._file.truncate(whole)
-        if not ends:
+        self._file.truncate(length)
+        if not is_ended:
             self._file.write(b"\n")
 
     def append(self, row: Prediction) -> None:
-        """Write one row and flush it."""
+        """Add a row and flush the file.
+
+        Args:
+            row (Prediction): The row.
+        """
         self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         self._file.flush()
         self.rows[row["id"]] = row
@@ -112,9 +104,9 @@ class PredictionFile:
 
 
 def _read(path: Path) -> tuple[list[Prediction], int, bool]:
-    """The rows, how many bytes of the file hold them, and whether the last of them has its line end."""
+    """Return the rows, the number of bytes that hold them, and whether the last row has its line end."""
     content = path.read_bytes()
-    *lines, tail = content.split(b"\n")  # not by str.splitlines: a caption may hold other line separators
+    *lines, tail = content.split(b"\n")  # not str.splitlines, because a caption may have other line separators
     rows: dict[str, Prediction] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -123,13 +115,14 @@ def _read(path: Path) -> tuple[list[Prediction], int, bool]:
         return list(rows.values()), len(content), True
     try:
         json.loads(tail)
-    except ValueError:  # of JSON or of UTF-8
+    except ValueError:  # the line is cut off, inside its JSON or inside a character
         return list(rows.values()), len(content) - len(tail), True
     _add(rows, tail, path, len(lines) + 1)
     return list(rows.values()), len(content), False
 
 
 def _add(rows: dict[str, Prediction], line: bytes, path: Path, number: int) -> None:
+    """Check one line and add it to the rows."""
     where = f"{path}, line {number}"
     try:
         row: Any = json.loads(line)
@@ -145,3 +138,61 @@ def _add(rows: dict[str, Prediction], line: bytes, path: Path, number: int) -> N
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             raise ValueError(f'{where}: "{key}" is {value!r}; give a list of texts')
     rows[row["id"]] = row  # type: ignore[assignment]  # checked above
+
+
+class SingleProcess:
+    """Stands for ``PartialState`` if there is only one process, without accelerate's start-up."""
+
+    process_index, num_processes, is_main_process = 0, 1, True
+
+    def wait_for_everyone(self) -> None:
+        """Return at once, because there is no other process."""
+
+
+def processes() -> PartialState | SingleProcess:
+    """Describe this process among those that torchrun or ``accelerate launch`` started.
+
+    Returns:
+        PartialState | SingleProcess: The state, with ``process_index``, ``num_processes``, ``is_main_process`` and
+        ``wait_for_everyone``.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return SingleProcess()
+    # PartialState must be told that it runs on a CPU. It chooses gloo then. Otherwise, on a machine without another
+    # device, it would believe that this process is the only one.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu)
+
+
+def part_of(output: Path, process: int) -> Path:
+    """Return the path of the part that one process writes.
+
+    Args:
+        output (Path): The prediction file of all processes.
+        process (int): The index of the process.
+
+    Returns:
+        Path: The path of its part.
+    """
+    return output.with_name(f"{output.name}.part{process}")
+
+
+def take_in_parts(output: Path) -> None:
+    """Append to a prediction file every row of its parts that it lacks, then remove the parts.
+
+    Args:
+        output (Path): The prediction file of all processes.
+
+    Raises:
+        ValueError: A line is not a prediction. The message names the file and the line.
+    """
+    parts = sorted(output.parent.glob(f"{glob.escape(output.name)}.part*"))
+    if not parts:
+        return
+    with PredictionFile(output) as file:
+        for path in parts:
+            for row in read_predictions(path):
+                if row["id"] not in file.rows:
+                    file.append(row)
+    for path in parts:
+        path.unlink()

@@ -1,4 +1,4 @@
-"""ScienceQA (arXiv 2209.09513): reading the chosen option out of a text, and the nine columns of its table."""
+"""Scores answers to ScienceQA (arXiv 2209.09513): the chosen option, and the nine columns of its table."""
 
 import json
 import os
@@ -13,13 +13,14 @@ from .metrics import normalise
 ANSWER_MARK = "The answer is"
 LETTER_FIRST = re.compile(r"\(?([A-Z])(?:\)|[.:,]|$)")  # "B", "(B)", "B.", "B: because ..."
 
-Problem = Mapping[str, Any]
+Problem = Mapping[str, Any]  # an entry of problems.json
+# column of the table -> whether a problem belongs to it
 COLUMNS: dict[str, Callable[[Problem], bool]] = {
     "NAT": lambda problem: problem["subject"] == "natural science",
     "SOC": lambda problem: problem["subject"] == "social science",
     "LAN": lambda problem: problem["subject"] == "language science",
     "TXT": lambda problem: bool(problem["hint"]),
-    "IMG": lambda problem: bool(problem["image"]),  # overlaps with TXT
+    "IMG": lambda problem: bool(problem["image"]),  # a problem may belong to TXT as well
     "NO": lambda problem: not problem["hint"] and not problem["image"],
     "G1-6": lambda problem: _grade(problem) <= 6,
     "G7-12": lambda problem: _grade(problem) > 6,
@@ -28,16 +29,23 @@ COLUMNS: dict[str, Callable[[Problem], bool]] = {
 
 
 def read_choice(text: str, choices: Sequence[str]) -> int | None:
-    """The index of the option that a model's text names, or None.
+    """Find the option that the text of a model names.
 
-    After "The answer is": the option whose text follows, or else (the authors' way) the first capital letter. Without
-    these words: a letter at the beginning ("B", "(B)", "B. ..."), or an option's text. A letter beyond the options
-    names none of them.
+    After "The answer is", it is the option whose text follows, or otherwise, as in the authors' code, the first capital
+    letter. In a text without these words, it is a letter at the beginning ("B", "(B)", "B. ..."), or the text of an
+    option. A letter beyond the options names none of them.
+
+    Args:
+        text (str): The answer of the model.
+        choices (Sequence[str]): The options in order.
+
+    Returns:
+        int | None: The index of the option, or None if the text names none.
     """
     texts = [normalise(choice) for choice in choices]
     _, mark, rest = text.partition(ANSWER_MARK)
     answer = normalise(rest if mark else text)
-    # a single character is a letter, also where the options are single letters themselves
+    # A single character is read as a letter, even if the options are single letters themselves.
     if len(answer) > 1 and answer in texts:
         return texts.index(answer)
     match = re.search("([A-Z])", rest) if mark else LETTER_FIRST.match(text.strip())
@@ -51,19 +59,21 @@ def scienceqa_scores(
     predictions: Sequence[Mapping[str, Any]],
     problems: str | os.PathLike[str] | Mapping[str, Problem] | None = None,
 ) -> dict[str, Any]:
-    """Accuracy on choice questions, by the columns of the ScienceQA table where ``problems.json`` is given.
+    """Score answers to choice questions.
 
     Args:
-        predictions: rows with ``id`` (the pid), ``prediction``, ``choices`` and ``references`` (the right one's text).
-        problems: path of problems.json or its content; the truth and the columns are then read from it.
+        predictions (Sequence[Mapping[str, Any]]): Rows with ``id`` (the pid), ``prediction``, ``choices`` and
+            ``references`` (the text of the right choice).
+        problems (str | os.PathLike[str] | Mapping[str, Problem] | None): The path of ``problems.json`` or its content.
+            If given, the right choices and the columns of ScienceQA's table are read from it.
 
     Returns:
-        ``accuracy`` (0 ... 1), ``n``, ``unreadable`` (predictions that name no option, counted as wrong), ``chance``
-        (the mean of 1 / number of choices) and, with ``problems``, ``columns``: accuracy by column, null where no
-        prediction belongs to it.
+        dict[str, Any]: ``accuracy`` (0 ... 1), ``chance`` (the mean of 1 / number of choices), ``n``, and
+        ``unreadable`` (the number of predictions that name no option, which count as wrong). With ``problems`` also
+        ``columns``, the accuracy by column of the table, or None for a column that no prediction belongs to.
 
     Raises:
-        ValueError: no predictions, one without choices, or an id that problems.json does not have.
+        ValueError: There are no predictions, one has no choices, or its id is not in ``problems.json``.
     """
     if not predictions:
         raise ValueError("no predictions to score; give at least one")
@@ -90,6 +100,7 @@ def scienceqa_scores(
 
 
 def _truth(row: Mapping[str, Any], problems: Mapping[str, Problem] | None) -> tuple[list[str], int]:
+    """Return the choices of a row and the index of the right one."""
     if problems is not None:
         if row["id"] not in problems:
             raise ValueError(f"prediction {row['id']!r} is not in problems.json; give the file of the same data set")
@@ -104,6 +115,7 @@ def _truth(row: Mapping[str, Any], problems: Mapping[str, Problem] | None) -> tu
 
 
 def _read_problems(path: Path) -> dict[str, Problem]:
+    """Read ``problems.json`` and check the fields that the columns need."""
     try:
         problems = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

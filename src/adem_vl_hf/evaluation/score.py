@@ -1,11 +1,11 @@
-"""From predictions to scores, by task: one dictionary that can be written as JSON."""
+"""Turns predictions into scores by task, as one dictionary that can be written as JSON."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .metrics import available, caption_metrics, question_accuracy
+from .metrics import best_tokenizer, caption_metrics, question_accuracy
 from .mme import mme_prediction_scores, mme_scores
 from .predictions import Prediction, read_predictions
 from .scienceqa import Problem, scienceqa_scores
@@ -22,7 +22,7 @@ TASKS = (
     "mme",
 )
 
-# what papers print times 100, among numbers that are shares or CIDEr
+# the numbers that papers print times 100: shares, BLEU-4 and CIDEr
 PER_HUNDRED = {"accuracy", "accuracy_plus", "chance", "exact_match", "bleu4", "cider", "columns"}
 
 
@@ -31,22 +31,25 @@ def score(
     predictions: str | os.PathLike[str] | Sequence[Prediction],
     problems: str | os.PathLike[str] | Mapping[str, Problem] | None = None,
 ) -> dict[str, Any]:
-    """Scores of existing predictions.
+    """Score existing predictions.
 
     Args:
-        task: one of ``TASKS``. "caption" scores every row as a caption, "questions" every row as an answer, by kind;
-            the "openmoji" tasks hold both, told apart by ``kind``; "coco-caption" is "caption" on the words that
-            COCO's evaluation finds where Java is installed, and else on NLTK's (``tokenizer`` says which).
-        predictions: a prediction file or its rows; for "mme" also the folder of the benchmark's result files.
-        problems: ScienceQA's problems.json or its content, for the columns of its table; no other task takes it.
+        task (str): One of ``TASKS``. "caption" scores every row as a caption, and "questions" every row as an answer,
+            by kind. The "openmoji" tasks have both and tell them apart by ``kind``. "coco-caption" is "caption" with
+            the words that COCO's own tokenizer finds if Java is installed, and otherwise with those that NLTK finds.
+            ``tokenizer`` in the result names it.
+        predictions (str | os.PathLike[str] | Sequence[Prediction]): A prediction file or its rows. For "mme" also the
+            folder of the benchmark's result files.
+        problems (str | os.PathLike[str] | Mapping[str, Problem] | None): ScienceQA's ``problems.json`` or its content,
+            for the columns of its table. No other task takes it.
 
     Returns:
-        ``{"task", "n", ...}`` with, by task: ``caption`` (of ``caption_metrics``, and ``n``) and ``questions`` (of
-        ``question_accuracy``), what ``scienceqa_scores`` returns, or what ``mme_scores`` returns (``n`` questions).
-        Shares are fractions between 0 and 1.
+        dict[str, Any]: ``task``, ``n`` (the number of predictions) and the scores of the task: ``caption`` (of
+        ``caption_metrics``) and ``questions`` (of ``question_accuracy``), or the entries of ``scienceqa_scores`` or of
+        ``mme_scores``. Shares are between 0 and 1.
 
     Raises:
-        ValueError: an unknown task, or predictions that do not fit it.
+        ValueError: The task is unknown, or the predictions do not fit it.
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
@@ -64,7 +67,7 @@ def score(
         return {"task": task, **scienceqa_scores(rows, problems)}
     result: dict[str, Any] = {"task": task, "n": len(rows)}
     if task == "coco-caption":
-        words = available()
+        words = best_tokenizer()
         metrics = caption_metrics([r["prediction"] for r in rows], [r["references"] for r in rows], words)
         return {**result, "caption": {**metrics, "n": len(rows), "tokenizer": words}}
     captions = [row for row in rows if task == "caption" or (task != "questions" and row["kind"] == "caption")]
@@ -78,15 +81,24 @@ def score(
 
 
 def _with_total(scores: dict[str, Any]) -> dict[str, Any]:
+    """Add the name of the task and the number of questions to MME's scores."""
     return {"task": "mme", "n": sum(part["n"] for part in scores["tasks"].values()), **scores}
 
 
 def format_scores(scores: Mapping[str, Any]) -> str:
-    """The same scores for a reader, a line per number or group; shares and CIDEr times 100, as papers print them."""
+    """Format scores for a reader, with one line per number or group of numbers.
+
+    Args:
+        scores (Mapping[str, Any]): The result of ``score``.
+
+    Returns:
+        str: The lines. Shares, BLEU-4 and CIDEr are times 100, as papers print them.
+    """
     return "\n".join(_lines(scores, "", False))
 
 
 def _lines(scores: Mapping[str, Any], name: str, per_hundred: bool) -> list[str]:
+    """Format one group of scores: its own numbers in one line, then the groups inside it."""
     numbers = [
         f"{key} {_number(value, per_hundred or key in PER_HUNDRED)}"
         for key, value in scores.items()

@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from ..data.sample import CAPTION_PROMPT
-from ..evaluation.picture_sources import SOURCES
+from ..evaluation.image_conditions import CONDITION_LABELS
 from ..files import replacing
 from ..loading import load_config
 from ..modeling.bases import split_gguf
@@ -31,7 +31,7 @@ TASK = "image-text-to-text"
 # an absolute path or one below the home folder, inside any text; the slashes of a URL follow a colon or a slash
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/\\~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}[/\\]?")
 
-CONTROLS = tuple(label for source, label in SOURCES.items() if source != "true")
+CONTROLS = tuple(label for name, label in CONDITION_LABELS.items() if name != "true")
 
 Metrics = Mapping[str, Any]  # data set -> metric -> number, or what `adem_vl_hf.evaluation` returns in its place
 
@@ -241,7 +241,7 @@ def _collect(rows: list[Result], dataset: str, way: tuple[str, ...], values: Map
         if key in ("task", "n", "chance") or value is None or value == []:
             continue
         if isinstance(value, Mapping):
-            _collect(rows, dataset, (*way, SOURCES.get(key, key)), value, n)
+            _collect(rows, dataset, (*way, CONDITION_LABELS.get(key, key)), value, n)
         elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             name = "".join(f"[{part!r}]" for part in (dataset, *way, key))
             raise ValueError(f"metrics{name} is {value!r}: give a finite number or leave it out")

@@ -17,7 +17,7 @@ import torch
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from ..evaluation.picture_sources import ORDER_SOURCES, SOURCES
+from ..evaluation.image_conditions import CONDITION_LABELS, ORDER_CONDITIONS
 from ..evaluation.score import PER_HUNDRED
 from ..files import write_text
 from ..modeling.images import open_image
@@ -72,7 +72,7 @@ def write_page(
         kind: a key of ``PAPERS``. trained_numbers: how many numbers were trained.
         model, settings: name -> value, shown as two lists: the parts of the model, and how it was trained.
         seconds: stage of the run -> how long it took.
-        metrics: data set -> a key of ``SOURCES`` (the pictures that the model saw) -> what
+        metrics: data set -> a key of ``CONDITION_LABELS`` (the pictures that the model saw) -> what
             ``evaluation.scoring.score`` returned.
         cards: the gallery, in the order shown.
         credits: where pictures come from and their licence, a line each.
@@ -95,7 +95,7 @@ def write_page(
         settings=settings,
         seconds=seconds,
         total_seconds=sum(seconds.values()),
-        sources=SOURCES,
+        sources=CONDITION_LABELS,
         tables={name: metric_rows(name, scores) for name, scores in metrics.items()},
         cards=[_card(number, card, lowest_kept) for number, card in enumerate(cards, start=1)],
         marked={mark: sum(card.correct is mark for card in cards) for mark in (True, False)},
@@ -126,11 +126,13 @@ def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Row]
     """The numbers of data set ``name``, from what ``score`` returned for each picture source.
 
     Raises:
-        ValueError: a source that is none of ``SOURCES``.
+        ValueError: a source that is none of ``CONDITION_LABELS``.
     """
-    if unknown := set(scores) - set(SOURCES):
-        raise ValueError(f"metrics[{name!r}] has {sorted(unknown)}; its keys are the pictures seen: {list(SOURCES)}")
-    columns = [source for source in SOURCES if source not in ORDER_SOURCES.values() or source in scores]
+    if unknown := set(scores) - set(CONDITION_LABELS):
+        raise ValueError(
+            f"metrics[{name!r}] has {sorted(unknown)}; its keys are the pictures seen: {list(CONDITION_LABELS)}"
+        )
+    columns = [source for source in CONDITION_LABELS if source not in ORDER_CONDITIONS.values() or source in scores]
     rows: dict[tuple[str, ...], Row] = {}
     for source in columns:
         for keys, value, beside in _numbers(scores.get(source, {}), ()):

@@ -1,1 +1,1 @@
-"""The models of this package inside the harness lmms-eval."""
+"""The models of this package in the evaluation harness lmms-eval."""

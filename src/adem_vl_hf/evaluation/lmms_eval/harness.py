@@ -1,4 +1,4 @@
-"""Running tasks of ``lmms-eval`` (VQAv2, GQA, MMBench, MMMU and some hundred others) on a checkpoint."""
+"""Runs tasks of ``lmms-eval`` (VQAv2, GQA, MMBench, MMMU and some hundred others) on a checkpoint."""
 
 import contextlib
 import math
@@ -18,26 +18,29 @@ def run_lmms_eval(
     batch_size: int = 32,
     cache: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """The harness's scores.
+    """Evaluate a checkpoint with the harness.
 
     Args:
-        checkpoint: folder or Hub id; None = the adapter that ships with this package.
-        tasks: names of the harness ("gqa", "mmbench_en_dev", "mmmu_val", "vqav2_val", ...).
-        include_path: a folder with further tasks as YAML files.
-        limit: number of questions of each task; None = all.
-        cache: where the harness keeps answers as they are made; interrupted, the same call goes on from them.
+        checkpoint (str | None): A folder or a Hub id. None means the adapter that ships with this package.
+        tasks (Sequence[str]): The harness's names of the tasks ("gqa", "mmbench_en_dev", "mmmu_val", "vqav2_val").
+        include_path (str | os.PathLike[str] | None): A folder with further tasks as YAML files.
+        limit (int | None): The number of questions of each task. None means all.
+        batch_size (int): The number of questions per call of ``generate``.
+        cache (str | os.PathLike[str] | None): The folder where the harness keeps answers as they are made. After an
+            interruption the same call continues from them.
 
     Returns:
-        ``{"harness", "n" (questions), "tasks": {task: {metric: value}}}`` with the harness's own names and scales.
+        dict[str, Any]: ``harness`` (its name), ``n`` (the number of questions) and ``tasks``, which has the metrics by
+        task with the harness's own names and scales.
 
     Raises:
-        ValueError: the harness is not installed, or no task is named.
+        ValueError: The harness is not installed, or no task is named.
     """
     if find_spec("lmms_eval") is None:
         raise ValueError("lmms-eval is not installed: pip install 'adem-vl-hf[lmms-eval]'")
     if not tasks:
         raise ValueError("no tasks of lmms-eval named; give --tasks gqa mmbench_en_dev or the like")
-    with contextlib.redirect_stdout(sys.stderr):  # the harness logs there; stdout is for the scores
+    with contextlib.redirect_stdout(sys.stderr):  # the harness logs to stdout, which is for the scores
         from lmms_eval.evaluator import simple_evaluate
         from lmms_eval.tasks import TaskManager
 
@@ -50,7 +53,7 @@ def run_lmms_eval(
             limit=limit,
             use_cache=None if cache is None else str(cache),
         )
-    # None on all processes but the first
+    # The result is None in all processes but the first.
     results = (found or {}).get("results", {})
     return {
         "harness": "lmms-eval",
@@ -60,6 +63,6 @@ def run_lmms_eval(
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    """Metrics without the name of the filter ("exact_match,none") and without what is no number ("N/A", NaN)."""
+    """Drop the name of the filter in metrics ("exact_match,none"), and values that are not numbers ("N/A", NaN)."""
     numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
     return {name.removesuffix(",none"): float(v) for name, v in numbers.items() if math.isfinite(v)}

@@ -1,4 +1,4 @@
-"""A checkpoint of this package as a model of ``lmms-eval`` (arXiv 2407.12772), which must be installed."""
+"""Makes a checkpoint of this package a model of ``lmms-eval`` (arXiv 2407.12772), which must be installed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,23 +12,26 @@ from tqdm import tqdm
 from ...data.instructions import INSTRUCTION_PROMPT
 from ...data.sample import IMAGE_MARK, Shown, opened, processor_arguments, without_marks
 from ...loading import load_checkpoint
+from ...modeling.processing_adem_vl import IGNORED
 from ..predict import generate_answers
 from ..predictions import processes
 
-MAX_NEW_TOKENS = 64  # where a task does not say
+MAX_NEW_TOKENS = 64  # for tasks that do not set it
 
 
 class AdemVLModel(lmms):
-    """Answers greedily, in batches; ADEM-VL and EVLM alike.
+    """Answers the requests of the harness greedily and in batches, with an ADEM-VL or an EVLM.
 
     Args:
-        pretrained: folder or Hub id; None = the adapter that ships with this package.
-        batch_size: requests per call of ``generate``.
-        device: default this process's accelerator, or the CPU.
-        prompt: what a task's text stands in; the default is what instructions are trained with.
+        pretrained (str | None): A folder or a Hub id. None means the adapter that ships with this package.
+        batch_size (int | str): The number of requests per call of ``generate``.
+        device (str | None): The device of the model. None means the accelerator of this process, or the CPU.
+        prompt (str): The prompt, in which ``{instruction}`` stands for the text of a task. The default is the prompt
+            that instructions are trained with.
+        max_batch_size (int | None): Ignored. The harness passes it to every model, but batches here never grow.
 
     Raises:
-        ValueError: a ``prompt`` without ``{instruction}``.
+        ValueError: The prompt has no ``{instruction}``.
     """
 
     is_simple = True
@@ -39,7 +42,7 @@ class AdemVLModel(lmms):
         batch_size: int | str = 1,
         device: str | None = None,
         prompt: str = INSTRUCTION_PROMPT,
-        max_batch_size: int | None = None,  # handed to every model; batches here never grow
+        max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         if "{instruction}" not in prompt:
@@ -52,13 +55,21 @@ class AdemVLModel(lmms):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Return the device of the model."""
         return self.model.device
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """One answer per request, cut before the first of the task's ``until``."""
+        """Generate one answer for each request.
+
+        Args:
+            requests (Sequence[Any]): The harness's ``Instance`` objects, whose ``args`` are context, generation
+                settings, a function from a document to its images, document id, task and split.
+
+        Returns:
+            list[str]: The answers in order, each cut off before the first of the task's ``until`` texts.
+        """
         answers: list[str | None] = [None] * len(requests)
-        # rows of one batch share the number of new tokens and the kind of pictures
+        # The rows of one batch share the number of new tokens, and whether they have several images.
         groups: dict[tuple[int, bool], list[int]] = {}
         rows = []
         for place, request in enumerate(requests):
@@ -70,8 +81,8 @@ class AdemVLModel(lmms):
             for (length, _), places in groups.items():
                 for start in range(0, len(places), self.batch_size):
                     batch = places[start : start + self.batch_size]
-                    pictures, prompts = [rows[p][0] for p in batch], [rows[p][1] for p in batch]
-                    said = generate_answers(self.model, self.processor, pictures, prompts, length)
+                    images, prompts = [rows[p][0] for p in batch], [rows[p][1] for p in batch]
+                    said = generate_answers(self.model, self.processor, images, prompts, length)
                     for place, text in zip(batch, said, strict=True):
                         answers[place] = _cut(text, requests[place].args[1].get("until") or [])
                         self.cache_hook.add_partial("generate_until", requests[place].args[:2], answers[place])
@@ -80,20 +91,29 @@ class AdemVLModel(lmms):
 
     @torch.inference_mode()
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """For each request the log-probability of its continuation, and whether it is the greedy one."""
+        """Compute the log-probability of a continuation for each request.
+
+        Args:
+            requests (Sequence[Any]): The harness's ``Instance`` objects, whose ``args`` are context, continuation, a
+                function from a document to its images, document id, task and split.
+
+        Returns:
+            list[tuple[float, bool]]: For each request the log-probability of the whole continuation, and whether it is
+            the greedy one.
+        """
         scores = []
         for request in requests:
             context, target, visual, doc_id, task, split = request.args
             doc = self.task_dict[task][split][doc_id]
-            pictures, prompt = self._row(context, visual(doc), f"{task}, {split} {doc_id}")
+            shown, prompt = self._row(context, visual(doc), f"{task}, {split} {doc_id}")
             suffix = target if isinstance(target, str) else target(doc)
             inputs = self.processor(
-                **processor_arguments([pictures]), text=[prompt], suffix=[suffix], return_tensors="pt"
+                **processor_arguments([shown]), text=[prompt], suffix=[suffix], return_tensors="pt"
             ).to(self.device)
             labels = inputs.pop("labels")[0, 1:]  # [T - 1]
-            kept = labels != -100
+            kept = labels != IGNORED
             if inputs["input_ids"][0, -1] == self.processor.tokenizer.eos_token_id:
-                kept[-1] = False  # the end of the text is no part of the continuation
+                kept[-1] = False  # the end of text does not belong to the continuation
             logits = self.model(**inputs).logits[0, :-1][kept].float()  # [continuation, vocabulary]
             wanted = labels[kept]
             found = logits.log_softmax(-1).gather(1, wanted[:, None]).sum()
@@ -101,22 +121,33 @@ class AdemVLModel(lmms):
         return scores
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Raises NotImplementedError: this model is asked once per question."""
+        """Refuse tasks of several rounds.
+
+        Args:
+            requests (Sequence[Any]): The harness's requests.
+
+        Raises:
+            NotImplementedError: Always. This model answers one question at a time.
+        """
         raise NotImplementedError("adem_vl answers one question at a time; leave tasks of several rounds out")
 
     def _row(self, context: str, visuals: Sequence[Any] | None, where: str) -> tuple[Shown, str]:
-        """The pictures of one request, and its prompt; marks stay where they stand for several pictures, one each."""
-        pictures = list(visuals or [])
-        if not all(isinstance(picture, Image.Image) for picture in pictures):
-            raise ValueError(f"{where}: shows something other than pictures; leave tasks of videos and sound out")
-        field: Any = None if not pictures else "image" if len(pictures) == 1 else "images"
-        if len(pictures) < 2 or context.count(IMAGE_MARK) != len(pictures):
+        """Return the images of one request and its prompt.
+
+        ``<image>`` marks stay in the prompt only if there are several images, with one mark for each.
+        """
+        images = list(visuals or [])
+        if not all(isinstance(image, Image.Image) for image in images):
+            raise ValueError(f"{where}: shows something other than images; leave tasks of videos and sound out")
+        field: Any = None if not images else "image" if len(images) == 1 else "images"
+        if len(images) < 2 or context.count(IMAGE_MARK) != len(images):
             context = without_marks(context)
-        shown = opened(Shown(field, tuple(pictures)), where)
+        shown = opened(Shown(field, tuple(images)), where)
         return shown, self.prompt.replace("{instruction}", context.strip())
 
 
 def _cut(text: str, until: str | Sequence[str]) -> str:
+    """Cut a text off before the first of the given texts."""
     for end in [until] if isinstance(until, str) else until:
         text = text.split(end)[0] if end else text
     return text.strip()

@@ -1,13 +1,17 @@
-"""What ``lmms-eval`` asks an installed package for: the entry point ``lmms_eval.models`` (lmms-eval 0.7).
+"""Registers the model with ``lmms-eval`` 0.7, through the entry point ``lmms_eval.models``.
 
-With it ``lmms_eval --model adem_vl --model_args pretrained=FOLDER --tasks gqa`` works where both are installed.
+If both packages are installed, ``lmms_eval --model adem_vl --model_args pretrained=FOLDER --tasks gqa`` works.
 """
 
 from typing import Any
 
 
 def manifest() -> Any:
-    """The model ``adem_vl`` as a ``ModelManifest``."""
+    """Describe the model ``adem_vl`` to the harness.
+
+    Returns:
+        Any: A ``ModelManifest``.
+    """
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(

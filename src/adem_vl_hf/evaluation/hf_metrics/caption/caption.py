@@ -1,4 +1,4 @@
-"""Caption scores for the ``evaluate`` library: ``evaluate.load(FOLDER_OF_THIS_FILE)``. Needs no hub and no Java."""
+"""Scores captions in the ``evaluate`` library: ``evaluate.load(FOLDER_OF_THIS_FILE)``, without a hub or Java."""
 
 import datasets
 import evaluate
@@ -6,17 +6,17 @@ import evaluate
 from adem_vl_hf.evaluation.metrics import caption_metrics
 
 DESCRIPTION = (
-    "Exact match (0 ... 1), corpus BLEU-4 (0 ... 1) and CIDEr-D (0 ... 10) against several captions a picture."
+    "Exact match (0 ... 1), corpus BLEU-4 (0 ... 1) and CIDEr-D (0 ... 10) against several captions per image."
 )
 INPUTS = """
 Args:
-    predictions: one caption per picture.
-    references: the true captions of each picture, a list of texts.
+    predictions: one caption per image.
+    references: the true captions of each image, a list of texts.
 """
 
 
 class Caption(evaluate.Metric):
-    """``adem_vl_hf.evaluation.metrics.caption_metrics``."""
+    """Computes ``adem_vl_hf.evaluation.metrics.caption_metrics``."""
 
     def _info(self):
         text = datasets.Value("string")

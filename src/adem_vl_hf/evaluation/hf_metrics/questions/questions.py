@@ -1,11 +1,11 @@
-"""Accuracy of answers for the ``evaluate`` library: ``evaluate.load(FOLDER_OF_THIS_FILE)``. Needs no hub."""
+"""Scores answers in the ``evaluate`` library: ``evaluate.load(FOLDER_OF_THIS_FILE)``, without a hub."""
 
 import datasets
 import evaluate
 
 from adem_vl_hf.evaluation.metrics import question_accuracy
 
-DESCRIPTION = "Accuracy (0 ... 1) of short answers by kind of question, beside what is had without looking."
+DESCRIPTION = "Accuracy (0 ... 1) of short answers by kind of question, beside the accuracy without images."
 INPUTS = """
 Args:
     predictions: one answer per question.
@@ -15,7 +15,7 @@ Args:
 
 
 class Questions(evaluate.Metric):
-    """``adem_vl_hf.evaluation.metrics.question_accuracy``."""
+    """Computes ``adem_vl_hf.evaluation.metrics.question_accuracy``."""
 
     def _info(self):
         text = datasets.Value("string")

@@ -1,4 +1,4 @@
-"""Accuracy on choice questions for the ``evaluate`` library: ``evaluate.load(FOLDER_OF_THIS_FILE)``. Needs no hub."""
+"""Scores choice questions in the ``evaluate`` library: ``evaluate.load(FOLDER_OF_THIS_FILE)``, without a hub."""
 
 import datasets
 import evaluate
@@ -17,7 +17,7 @@ Args:
 
 
 class ScienceQA(evaluate.Metric):
-    """``adem_vl_hf.evaluation.scienceqa.scienceqa_scores``, without the columns of its table."""
+    """Computes ``adem_vl_hf.evaluation.scienceqa.scienceqa_scores``, without the columns of its table."""
 
     def _info(self):
         text = datasets.Value("string")

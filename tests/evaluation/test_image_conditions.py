@@ -11,7 +11,13 @@ from adem_vl_hf.data import OpenMojiPairs, OpenMojiVideos
 from adem_vl_hf.data.openmoji.clips import draw_clip, opposite
 from adem_vl_hf.data.sample import Sample
 from adem_vl_hf.evaluation import predict
-from adem_vl_hf.evaluation.picture_sources import donors_of, shown, shuffled_frames, sources_of, swapped_images
+from adem_vl_hf.evaluation.image_conditions import (
+    choose_images,
+    conditions_of,
+    donors_of,
+    shuffled_frames,
+    swapped_images,
+)
 
 
 def pictures(*values):
@@ -88,7 +94,7 @@ def test_swapped_images_are_in_reverse_order():
     assert greys(swapped_images(sample(images=pictures(1, 2)))) == [2, 1]
     assert greys(swapped_images(sample(images=pictures(1, 2, 3)))) == [3, 2, 1]
     for bad in (sample("bad"), sample("bad", images=pictures(1)), sample("bad", video=pictures(1, 2))):
-        with pytest.raises(ValueError, match="sample 'bad' has . pictures in 'images'; swapping takes two or more"):
+        with pytest.raises(ValueError, match="sample 'bad' has . images in 'images'; swapping takes two or more"):
             swapped_images(bad)
 
 
@@ -107,7 +113,7 @@ MIXED = [
 
 def test_another_s_pictures_are_of_the_same_sort():
     donors = donors_of(len(MIXED))
-    found = {s["id"]: shown(MIXED, i, s, "shuffled", donors) for i, s in enumerate(MIXED)}
+    found = {s["id"]: choose_images(MIXED, i, s, "shuffled", donors) for i, s in enumerate(MIXED)}
     expected = {
         "i0": ("image", [60]),
         "v1": ("video", [40, 41, 42, 43]),
@@ -120,30 +126,30 @@ def test_another_s_pictures_are_of_the_same_sort():
         "p8": ("images", [70, 71, 72]),
     }
     assert {name: (one.field, greys(one.images)) for name, one in found.items()} == expected
-    assert shown(MIXED, 1, MIXED[1], "shuffled") == found["v1"]
+    assert choose_images(MIXED, 1, MIXED[1], "shuffled") == found["v1"]
     with pytest.raises(ValueError, match="sample 'v1' has the only video of the data set"):
-        shown(MIXED[:4], 1, MIXED[1], "shuffled")
+        choose_images(MIXED[:4], 1, MIXED[1], "shuffled")
 
 
 def test_own_pictures_none_and_other_orders():
     pair, video, text = MIXED[2], MIXED[4], MIXED[3]
-    assert greys(shown(MIXED, 2, pair, "true").images) == [20, 21]
-    assert greys(shown(MIXED, 2, pair, "swapped_images").images) == [21, 20]
-    assert greys(shown(MIXED, 4, video, "shuffled_frames").images) == greys(shuffled_frames(video))
+    assert greys(choose_images(MIXED, 2, pair, "true").images) == [20, 21]
+    assert greys(choose_images(MIXED, 2, pair, "swapped_images").images) == [21, 20]
+    assert greys(choose_images(MIXED, 4, video, "shuffled_frames").images) == greys(shuffled_frames(video))
     for source in ("true", "shuffled", "none", "shuffled_frames", "swapped_images"):
-        assert shown(MIXED, 3, text, source).field is None
-    assert shown(MIXED, 4, video, "none").field is None
+        assert choose_images(MIXED, 3, text, source).field is None
+    assert choose_images(MIXED, 4, video, "none").field is None
     with pytest.raises(ValueError, match="sample 'p2' has no video"):
-        shown(MIXED, 2, pair, "shuffled_frames")
-    with pytest.raises(ValueError, match="sample 'v4' has 0 pictures in 'images'"):
-        shown(MIXED, 4, video, "swapped_images")
+        choose_images(MIXED, 2, pair, "shuffled_frames")
+    with pytest.raises(ValueError, match="sample 'v4' has 0 images in 'images'"):
+        choose_images(MIXED, 4, video, "swapped_images")
 
 
 def test_every_data_set_has_the_controls_that_fit(monkeypatch, tmp_path):
     always = ["true", "shuffled", "none"]
-    assert sources_of(MIXED) == always
-    assert sources_of(MIXED[1:]) == sources_of(OpenMojiVideos("test", 2)) == [*always, "shuffled_frames"]
-    assert sources_of(MIXED[2:]) == sources_of(OpenMojiPairs("test", 2)) == [*always, "swapped_images"]
+    assert conditions_of(MIXED) == always
+    assert conditions_of(MIXED[1:]) == conditions_of(OpenMojiVideos("test", 2)) == [*always, "shuffled_frames"]
+    assert conditions_of(MIXED[2:]) == conditions_of(OpenMojiPairs("test", 2)) == [*always, "swapped_images"]
     made = []
 
     def rows_of(model, processor, dataset, *, output, images, **_):
