@@ -39,7 +39,7 @@ CORE := tests/modeling/test_ablations.py \
 	tests/modeling/test_unfrozen_blocks.py \
 	tests/modeling/test_vision.py
 
-.PHONY: demo check test test-5.0 table clean
+.PHONY: demo check docs test test-5.0 table clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -65,12 +65,16 @@ $(SUITE)/installed: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/python -m adem_vl_hf.demo --output-dir runs/demo
 
-# style, docstrings and types: no test runs
-check: $(VENV)/installed
+# style, docstrings, types and links: no test runs
+check: docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/flake8 src modeling
 	$(BIN)/mypy
+
+# the site, in runs/site
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 test: check $(OLDEST)/installed $(SUITE)/installed $(LMMS)/installed
 	$(BIN)/python -m pytest -n 2
