@@ -43,7 +43,8 @@ def visibility(
     seen = mask.any(-1)
     # what sees nothing is thrown away; attending to nothing at all would be 0 / 0
     mask = mask | (slots == ALWAYS)[:, None, :] | ~seen[:, :, None]
-    return mask[:, None], seen, count[:, -1]
+    # contiguous: a compiled step would be compiled again for a view of another stride
+    return mask[:, None], seen, count[:, -1].contiguous()
 
 
 class SlotVisibility:

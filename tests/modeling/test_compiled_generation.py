@@ -3,6 +3,7 @@
 import architectures
 import tiny
 import torch
+from transformers import CompileConfig
 
 STEPS = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
@@ -26,3 +27,21 @@ def test_compiled_steps_answer_the_same(bases, arch):
     number = len(graphs)
     assert torch.equal(model.generate(**other, **static), expected[1])
     assert 0 < number == len(graphs)  # another picture asks for no other graph
+
+
+@architectures.each()
+def test_generate_compiles_its_steps_once_for_every_picture(bases, arch):
+    """As the library's own test of it asks: one graph, fixed shapes, and no second compilation."""
+    model = arch.build(bases)
+    whole = CompileConfig(fullgraph=True, dynamic=False, backend="eager")
+    whole._compile_all_devices = True
+    one, other = (tiny.batch([9, 9], [True, True], side="left", seed=seed) for seed in (3, 5))
+    other["pixel_values"] = tiny.pictures(2, seed=8)
+    torch.compiler.reset()
+    for prompt in (one, other):
+        del prompt["labels"]
+        expected = model.generate(**prompt, **STEPS)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            static = model.generate(**prompt, **STEPS, cache_implementation="static", compile_config=whole)
+        assert torch.equal(static, expected)
+    assert hasattr(model, "_compiled_call")
