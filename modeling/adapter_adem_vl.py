@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .configuration_adem_vl import AdemVLConfig
 from .fusion import kernel_map
 from .image_inputs import ImageRows
 from .vision import VisionAdapter
@@ -17,12 +18,12 @@ from .visual_memory import VisualMemory
 
 
 def pool_scales(patches: torch.Tensor, counts: list[int], pooling: str = "avg") -> torch.Tensor:
-    """The multiscale visual prompt: the patch grid pooled to each scale, one after another.
+    """Pool the patch grid to each scale of the multiscale visual prompt, one after another.
 
     Args:
-        patches: [B, G*G, C], row by row.
-        counts: tokens per scale, each a square of at most G*G.
-        pooling: ``"avg"`` or ``"max"``.
+        patches (torch.Tensor): [B, G*G, C], row by row.
+        counts (list[int]): tokens per scale, each a square of at most G*G.
+        pooling (str): ``"avg"`` or ``"max"``.
 
     Returns:
         [B, sum(counts), C].
@@ -38,7 +39,13 @@ def pool_scales(patches: torch.Tensor, counts: list[int], pooling: str = "avg") 
 
 
 class LowRankProjector(nn.Module):
-    """Linear(C, r) -> SiLU -> Linear(r, D)."""
+    """Linear(C, r) -> SiLU -> Linear(r, D).
+
+    Args:
+        in_features (int): C, width of what comes in.
+        hidden (int): r, the rank.
+        out_features (int): D, width of what goes out.
+    """
 
     def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
         super().__init__()
@@ -50,9 +57,13 @@ class LowRankProjector(nn.Module):
 
 
 class AdemVLAdapter(nn.Module):
-    """Everything that trains = everything that is saved. Computes the visual memory, once for all layers and steps."""
+    """Hold everything that trains, which is everything that is saved, and compute the visual memory of it.
 
-    def __init__(self, config) -> None:
+    Args:
+        config (AdemVLConfig): the configuration.
+    """
+
+    def __init__(self, config: AdemVLConfig) -> None:
         super().__init__()
         self.config = config
         text_width, vision_width = config.text_config.hidden_size, config.vision_config.hidden_size
@@ -71,7 +82,7 @@ class AdemVLAdapter(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """The authors' initialisation: E_key ~ N(0, 0.02^2), E_value = 0, projectors Xavier, tower adapters silent."""
+        """Initialise as the authors do: E_key ~ N(0, 0.02^2), E_value = 0, projectors Xavier, tower adapters silent."""
         nn.init.normal_(self.key_embedding, std=0.02)
         nn.init.zeros_(self.value_embedding)
         if self.config.frame_embeddings:
@@ -90,7 +101,7 @@ class AdemVLAdapter(nn.Module):
         One call of this module, because ZeRO-3 has a module's tensors at hand only while the module is called.
 
         Args:
-            features (Tensor | None): [I, 1+N, C], the tower's features of the I images, class token first, in any
+            features (torch.Tensor | None): [I, 1+N, C], the tower's features of the I images, class token first, in any
                 precision; None where there is no image.
             rows (ImageRows): the rows that the images belong to.
 
@@ -107,7 +118,7 @@ class AdemVLAdapter(nn.Module):
         """Project the patches, pooled to each scale: V = beta * P(pool(patches)).
 
         Args:
-            features (Tensor): [I, 1+N, C].
+            features (torch.Tensor): [I, 1+N, C].
             rows (ImageRows): the rows that the images belong to.
 
         Returns:
@@ -124,7 +135,7 @@ class AdemVLAdapter(nn.Module):
         """Project the input embeddings of the images: the class token, then the pooled patches (without beta).
 
         Args:
-            features (Tensor): [I, 1+N, C].
+            features (torch.Tensor): [I, 1+N, C].
 
         Returns:
             [I, m, D], or None where images have none.
@@ -145,7 +156,7 @@ class AdemVLAdapter(nn.Module):
         text memory.
 
         Args:
-            prompt (Tensor | None): V, [B, n, S, D]; None where there is no image.
+            prompt (torch.Tensor | None): V, [B, n, S, D]; None where there is no image.
             rows (ImageRows): the rows that the images belong to.
 
         Returns:
@@ -170,10 +181,13 @@ class AdemVLAdapter(nn.Module):
         return VisualMemory(key, value, slots, prompt=prompt)
 
 
-def count_parameters(config) -> dict[str, int]:
-    """Trained numbers of a configuration: those that really train, and as the authors count them.
+def count_parameters(config: AdemVLConfig) -> dict[str, int]:
+    """Count the trainable parameters of a configuration: those that really train, and as the authors count them.
 
     The published counts include an adapter on every tower block behind the features, which gets no gradient.
+
+    Args:
+        config (AdemVLConfig): the configuration.
     """
     with torch.device("meta"):
         adapter = AdemVLAdapter(config)

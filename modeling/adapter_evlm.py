@@ -1,4 +1,4 @@
-"""Everything of EVLM that trains = everything that is saved (but tower blocks that are set free).
+"""Everything of EVLM that trains and is saved, except tower blocks that train where they stand.
 
 Shapes: B batch, I images, n images a row (at most), k levels, L cross-attention layers, S visual slots, C width of the
 tower, W width of the cross-attention, D width of the language model, m media tokens an image.
@@ -7,6 +7,7 @@ tower, W width of the cross-attention, D width of the language model, m media to
 import torch
 from torch import nn
 
+from .configuration_evlm import EvlmConfig
 from .cross_attention import GatedCrossAttention, feed_forward
 from .image_inputs import ImageRows
 from .visibility import ALWAYS, NOTHING
@@ -14,16 +15,20 @@ from .visual_memory import VisualMemory
 
 
 class LevelNorm(nn.LayerNorm):
-    """Takes a tower's features in whatever precision they come, and normalises in its own."""
+    """LayerNorm that takes a tower's features in any precision and normalises in its own."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.to(self.weight.dtype))
 
 
 class EvlmAdapter(nn.Module):
-    """Cross-attention layers, media tokens, a norm for each level, frame embeddings."""
+    """Cross-attention layers, media tokens, a norm for each level, frame embeddings.
 
-    def __init__(self, config) -> None:
+    Args:
+        config (EvlmConfig): the configuration.
+    """
+
+    def __init__(self, config: EvlmConfig) -> None:
         super().__init__()
         self.config = config
         width = config.vision_config.hidden_size
@@ -39,7 +44,7 @@ class EvlmAdapter(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Gates and frame embeddings at zero, media tokens N(0, 0.02^2), matrices Xavier."""
+        """Set gates and frame embeddings to zero, media tokens N(0, 0.02^2), matrices Xavier."""
         for norm in self.level_norms:
             norm.reset_parameters()
         for layer in self.cross_attention:
@@ -60,7 +65,7 @@ class EvlmAdapter(nn.Module):
         """Compute what the text reads of the images, the keys and values of all layers among it.
 
         Args:
-            features (Tensor): [I, k, 1+N, C], the levels of the I images.
+            features (torch.Tensor): [I, k, 1+N, C], the levels of the I images.
             rows (ImageRows): the rows that the images belong to.
 
         Returns:
@@ -105,7 +110,11 @@ class EvlmAdapter(nn.Module):
         return torch.cat([slots, slots.new_full((rows.batch, self.config.zero_vectors), ALWAYS)], dim=1)
 
 
-def count_parameters(config) -> int:
-    """Trained numbers of a configuration, without those of tower blocks that are set free."""
+def count_parameters(config: EvlmConfig) -> int:
+    """Count the trainable parameters of a configuration, without those of tower blocks that train.
+
+    Args:
+        config (EvlmConfig): the configuration.
+    """
     with torch.device("meta"):
         return sum(p.numel() for p in EvlmAdapter(config).parameters())

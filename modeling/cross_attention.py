@@ -11,19 +11,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .configuration_evlm import EvlmConfig
 from .decoder import SeeingLayer, decoder_layers, extend_layer
 from .visual_memory import VisualMemory
 
 
 class InputPrecisionLinear(nn.Linear):
-    """Computes in its input's precision."""
+    """Linear layer that computes in its input's precision."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight.to(x.dtype))
 
 
 class InputPrecisionRMSNorm(nn.Module):
-    """RMSNorm that computes in float32 and returns its input's precision."""
+    """RMSNorm that computes in float32 and returns its input's precision.
+
+    Args:
+        width (int): size of the last dimension.
+        eps (float): added to the mean square.
+    """
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -35,7 +41,12 @@ class InputPrecisionRMSNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear(D, F) -> GELU -> Linear(F, D), without biases (Eq. 2 counts two matrices)."""
+    """Linear(D, F) -> GELU -> Linear(F, D), without biases (Eq. 2 counts two matrices).
+
+    Args:
+        width (int): D, width of the language model.
+        hidden (int): F, width between the two matrices.
+    """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -55,6 +66,13 @@ class MixtureOfExperts(nn.Module):
 
     The k probabilities are normalised to add up to m, the number of slices: the m slices of one copy with equal weights
     are then one whole feed-forward part.
+
+    Args:
+        width (int): D, width of the language model.
+        hidden (int): F, width of a dense feed-forward part.
+        replicas (int): n, copies of the dense part.
+        slices (int): m, experts that a copy is cut into.
+        top_k (int): k, experts that each position uses.
     """
 
     def __init__(self, width: int, hidden: int, replicas: int, slices: int, top_k: int) -> None:
@@ -68,7 +86,14 @@ class MixtureOfExperts(nn.Module):
         self.gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, T, D] in; the same shape and the router's logits [B, T, E] out."""
+        """Apply the expert that is always on, and the k experts that the router picks.
+
+        Args:
+            x (torch.Tensor): [B, T, D].
+
+        Returns:
+            [B, T, D], and the router's logits [B, T, E].
+        """
         flat = x.reshape(-1, x.shape[-1])  # [P, D]
         logits = self.router(flat.float())  # [P, E]
         chosen = logits.softmax(-1).topk(self.top_k)  # [P, k]
@@ -91,7 +116,11 @@ class MixtureOfExperts(nn.Module):
 
     @torch.no_grad()
     def upcycle(self, dense: FeedForward) -> None:
-        """Start from a trained dense part: same function, experts that are its slices."""
+        """Start from a trained dense part: the same function, with experts that are its slices.
+
+        Args:
+            dense (FeedForward): the trained dense part.
+        """
         self.reset()
         self.world.load_state_dict(dense.state_dict())
         replicas = len(self.fc1) // self.slices
@@ -100,7 +129,12 @@ class MixtureOfExperts(nn.Module):
 
 
 def balance(logits: torch.Tensor, seen: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """How evenly the experts are used by the positions [B, T] that see an image.
+    """Measure how evenly the positions that see an image use the experts.
+
+    Args:
+        logits (torch.Tensor): [B, T, E], the router's.
+        seen (torch.Tensor): [B, T] bool, positions that see an image.
+        top_k (int): k, experts that each position uses.
 
     Returns:
         The load-balancing loss, E * sum over the experts of (share of the choices) * (mean probability), 1 where all
@@ -115,8 +149,12 @@ def balance(logits: torch.Tensor, seen: torch.Tensor, top_k: int) -> tuple[torch
     return logits.shape[-1] * (load * probability).sum(), load
 
 
-def feed_forward(config) -> FeedForward | MixtureOfExperts:
-    """The feed-forward part that a configuration asks for, with weights that are not drawn yet."""
+def feed_forward(config: EvlmConfig) -> FeedForward | MixtureOfExperts:
+    """Build the feed-forward part that a configuration asks for, with weights that are not drawn yet.
+
+    Args:
+        config (EvlmConfig): the configuration.
+    """
     width = config.text_config.hidden_size
     if config.moe_replicas:
         return MixtureOfExperts(width, config.ffn_dim, config.moe_replicas, config.moe_slices, config.moe_top_k)
@@ -133,9 +171,12 @@ class GatedCrossAttention(nn.Module):
     """One layer. K and V of its level are computed by the adapter, once a forward and once a ``generate``.
 
     Attention is computed as the language model's is: ``"eager"``, or fused.
+
+    Args:
+        config (EvlmConfig): the configuration.
     """
 
-    def __init__(self, config) -> None:
+    def __init__(self, config: EvlmConfig) -> None:
         super().__init__()
         width, inner = config.text_config.hidden_size, config.cross_attention_dim
         self.head_dim, self.text_config = config.cross_attention_head_dim, config.text_config
@@ -163,11 +204,27 @@ class GatedCrossAttention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, heads, positions, head_dim]
 
     def keys_and_values(self, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Project a level [I, 1+N, C], in its own precision, to keys and values [I, 1+N, W]."""
+        """Project the features of a level, in their own precision.
+
+        Args:
+            level (torch.Tensor): [I, 1+N, C], the tower's features of this layer's level.
+
+        Returns:
+            Keys and values, [I, 1+N, W] each.
+        """
         return self.k_proj(level), self.v_proj(level)
 
     def forward(self, hidden_states: torch.Tensor, memory: VisualMemory, index: int) -> torch.Tensor:
-        """[B, T, D] in and out; positions that see no image come out as they went in, bit for bit."""
+        """Attend to the images, then apply the feed-forward part, each behind its gate.
+
+        Args:
+            hidden_states (torch.Tensor): [B, T, D].
+            memory (VisualMemory): key and value of all layers, [B, S, W] each, and a ``SlotVisibility``.
+            index (int): the number of this layer.
+
+        Returns:
+            [B, T, D]; positions that see no image come out as they went in, bit for bit.
+        """
         like, device, visible = hidden_states.dtype, hidden_states.device, memory.slots
         key, value = (x[index].to(device, like) for x in (memory.key, memory.value))  # [B, S, W]
         query = self.q_proj(self.attn_norm(hidden_states))  # [B, T, W]
@@ -184,7 +241,7 @@ class GatedCrossAttention(nn.Module):
 
 
 class CrossAttendingLayerMixin(SeeingLayer):
-    """Takes ``visual_memory`` (a ``VisualMemory``) out of the layer's arguments and attends to it first."""
+    """Decoder layer that takes ``visual_memory`` out of its arguments and attends to it first."""
 
     _cross_attend: Callable[[torch.Tensor, VisualMemory], torch.Tensor] | None
 
@@ -203,6 +260,11 @@ def attach_cross_attention(language_model: nn.Module, owner: nn.Module, interval
 
     They are looked up there at each call: PEFT's ``modules_to_save`` puts a copy there to train. A partial, not a
     closure, so that ``copy.deepcopy`` ties the copy's layers to the copy.
+
+    Args:
+        language_model (nn.Module): a causal LM.
+        owner (nn.Module): the model that has the adapter.
+        interval (int): n.
     """
     for number, layer in enumerate(decoder_layers(language_model)):
         extend_layer(layer, CrossAttendingLayerMixin)

@@ -8,6 +8,7 @@ backward, beams and threads see what they were called with.
 
 import inspect
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,8 +19,12 @@ _SEEING_CLASSES: dict[tuple[type, type], type] = {}
 class SeeingLayer:
     """Marks the layers that belong to a model already; the base class of the mixins of :func:`extend_layer`."""
 
-    def __reduce_ex__(self, protocol):
-        """Pickled by the classes that its own was made from: pickle finds classes by name."""
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle by the classes that the layer's own was made from, because pickle finds classes by name.
+
+        Args:
+            protocol (Any): pickle's.
+        """
         own = type(self)
         mixin, cls = own.__bases__[0], own.__bases__[-1]
         if _SEEING_CLASSES.get((mixin, cls)) is not own:  # made anew by FSDP, say
@@ -38,7 +43,10 @@ def _seeing_class(mixin: type[SeeingLayer], cls: type) -> type:
 
 
 def decoder_layers(language_model: nn.Module) -> nn.ModuleList:
-    """The decoder layers of a causal LM.
+    """Find the decoder layers of a causal LM.
+
+    Args:
+        language_model (nn.Module): a causal LM.
 
     Raises:
         ValueError: it has none, or they belong to another model.
@@ -53,7 +61,12 @@ def decoder_layers(language_model: nn.Module) -> nn.ModuleList:
 
 
 def extend_layer(layer: nn.Module, mixin: type[SeeingLayer]) -> None:
-    """Put ``mixin`` before the layer's own class."""
+    """Put a mixin before the layer's own class.
+
+    Args:
+        layer (nn.Module): a decoder layer.
+        mixin (type[SeeingLayer]): the class to put before its own.
+    """
     layer.__class__ = _seeing_class(mixin, type(layer))
     if "_old_forward" in vars(layer):  # accelerate, which spreads a model over devices, calls the one it found
         layer._old_forward = MethodType(type(layer).forward, layer)
@@ -71,6 +84,10 @@ def cache_argument(language_model: nn.Module) -> str:
 
 
 def computing_device(module: nn.Module) -> torch.device:
-    """Where a layer computes: where accelerate brings its weight for each call, or where the weight is."""
+    """Find where a layer computes: where accelerate brings its weight for each call, or where the weight is.
+
+    Args:
+        module (nn.Module): a layer with a weight.
+    """
     device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     return torch.device(module.weight.device if device is None else device)

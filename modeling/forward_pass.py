@@ -45,7 +45,7 @@ class ForwardPass:
         """Turn features into a memory.
 
         Args:
-            features (Tensor | None): [I, 1+N, C] ([I, k, 1+N, C] of k levels); None where there is no image.
+            features (torch.Tensor | None): [I, 1+N, C] ([I, k, 1+N, C] of k levels); None where there is no image.
             rows (ImageRows): the rows that the images belong to.
 
         Returns:
@@ -76,9 +76,9 @@ class ForwardPass:
 
         Args:
             memory (VisualMemory): what this pass reads.
-            input_ids (Tensor | None): [B, T], the text.
-            inputs_embeds (Tensor | None): [B, T, D], the text where ``input_ids`` is None.
-            tokens_read (Tensor | None): [B], image tokens of the text in the cache.
+            input_ids (torch.Tensor | None): [B, T], the text.
+            inputs_embeds (torch.Tensor | None): [B, T, D], the text where ``input_ids`` is None.
+            tokens_read (torch.Tensor | None): [B], image tokens of the text in the cache.
 
         Returns:
             The arguments, and the image tokens read after this pass, [B] (None where nothing counts them).
@@ -106,11 +106,11 @@ class ForwardPass:
 
     # one pass: pair, features, see, place, language model, loss
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling | tuple:
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling | tuple:
         """Run images through the vision tower with its adapters (and PEFT's).
 
         Args:
-            pixel_values (Tensor): [I, 3, H, W].
+            pixel_values (torch.Tensor): [I, 3, H, W].
             kwargs (Any): ``output_hidden_states``, ``output_attentions`` and ``return_dict`` as in Transformers.
 
         Returns:
@@ -154,10 +154,11 @@ class ForwardPass:
         """Look at the images of a call, once for all layers and steps.
 
         Args:
-            pixel_values (Tensor | None): [B, n, 3, H, W], or [B, 3, H, W] for one image a row.
-            image_mask (Tensor | None): [B, n] or [B] bool, images that exist; the others never reach the tower.
+            pixel_values (torch.Tensor | None): [B, n, 3, H, W], or [B, 3, H, W] for one image a row.
+            image_mask (torch.Tensor | None): [B, n] or [B] bool, images that exist; the others never reach the tower.
             batch (int): B, the rows of text.
-            ids (Tensor | None): [B, T], the text, to check that every image has its place in it; None = unchecked.
+            ids (torch.Tensor | None): [B, T], the text, to check that every image has its place in it; None =
+                unchecked.
             of_rows (Any): more that :meth:`see` takes.
 
         Returns:
@@ -190,10 +191,10 @@ class ForwardPass:
         """Look at what is new in a call.
 
         Args:
-            text (Tensor | None): [B, T] ids or [B, T, D] embeddings; None = one row.
+            text (torch.Tensor | None): [B, T] ids or [B, T, D] embeddings; None = one row.
             cache (Any): the key-value cache of the text before, or None.
-            pixel_values (Tensor | None): as for :meth:`look`.
-            image_mask (Tensor | None): as for :meth:`look`.
+            pixel_values (torch.Tensor | None): as for :meth:`look`.
+            image_mask (torch.Tensor | None): as for :meth:`look`.
             of_rows (Any): more that :meth:`see` takes.
 
         Returns:
@@ -224,11 +225,11 @@ class ForwardPass:
 
         Args:
             memory (VisualMemory | None): what this call gives; None = nothing but what the cache holds.
-            input_ids (Tensor | None): [B, T].
-            inputs_embeds (Tensor | None): [B, T, D], in place of ``input_ids``.
+            input_ids (torch.Tensor | None): [B, T].
+            inputs_embeds (torch.Tensor | None): [B, T, D], in place of ``input_ids``.
             cache (Any): the key-value cache, or None.
-            labels (Tensor | None): [B, T], -100 = not supervised.
-            logits_to_keep (int | Tensor): the library's.
+            labels (torch.Tensor | None): [B, T], -100 = not supervised.
+            logits_to_keep (int | torch.Tensor): the library's.
             without_head (bool): leave out the LM head.
             kwargs (Any): the language model's own arguments and the loss function's.
 
@@ -310,7 +311,7 @@ def several_processes() -> bool:
 
 
 def decoder_input_scale(language_model: nn.Module) -> float:
-    """Return what the decoder multiplies its input embeddings by.
+    """Find what the decoder multiplies its input embeddings by.
 
     Gemma 1 and 2 did so themselves before Transformers 5.
 

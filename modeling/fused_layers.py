@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from .configuration_adem_vl import AdemVLConfig
 from .decoder import SeeingLayer, decoder_layers, extend_layer
 from .fusion import fuse
 
@@ -17,7 +18,7 @@ _BOUND = threading.local()  # .visual_memory and .fused: of the layer that this 
 
 
 class FusedLayerMixin(SeeingLayer):
-    """Takes ``visual_memory`` (a ``VisualMemory``) out of the layer's arguments."""
+    """Decoder layer that takes ``visual_memory`` out of its arguments and binds it for the hooks inside."""
 
     def forward(self, hidden_states, *args, visual_memory=None, **kwargs):
         _BOUND.visual_memory, _BOUND.fused = visual_memory, None
@@ -69,7 +70,7 @@ def _add_to_input(config, module, args, kwargs):
     return args, {**kwargs, "hidden_states": hidden_states + fused}
 
 
-def attach_fusion(language_model: nn.Module, config) -> None:
+def attach_fusion(language_model: nn.Module, config: AdemVLConfig) -> None:
     """Make every decoder layer add the fused term where ``config.query_from`` and ``config.add_to`` say.
 
     What leaves the MLP is added to the layer's output rather than to the MLP's own: the same sum in a Llama, and the
@@ -77,6 +78,10 @@ def attach_fusion(language_model: nn.Module, config) -> None:
     before the residual sum, or sums attention and MLP in parallel (Phi, Cohere).
 
     The hooks are partials, not closures, so that ``copy.deepcopy`` ties the copy's hooks to the copy's config.
+
+    Args:
+        language_model (nn.Module): a causal LM.
+        config (AdemVLConfig): the configuration.
 
     Raises:
         ValueError: for families whose layers the fused term does not fit, in one sentence, and for the attention's

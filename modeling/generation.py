@@ -12,10 +12,13 @@ from .visual_memory import CACHE, VisualMemory
 def prompts_alone(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor, pad_token_id: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows cut before their first supervised token and padded on the left.
+    """Cut rows before their first supervised token and pad them on the left.
 
     Args:
-        input_ids, attention_mask, labels: [B, T], padded on either side; a label of -100 is not supervised.
+        input_ids (torch.Tensor): [B, T], padded on either side.
+        attention_mask (torch.Tensor | None): [B, T]; None = no padding.
+        labels (torch.Tensor): [B, T], -100 = not supervised.
+        pad_token_id (int): what fills rows up on the left.
 
     Returns:
         ``input_ids`` and ``attention_mask`` [B, P], P the longest prompt.
@@ -39,8 +42,12 @@ def prompts_alone(
     return input_ids.gather(1, order).masked_fill(~mask, pad_token_id), mask.long()
 
 
-def answers_labelled_batches(generate):
-    """Let ``generate`` take ``labels``: it then sees the prompts alone and returns the new tokens alone."""
+def answers_labelled_batches(generate: Callable[..., Any]) -> Callable[..., Any]:
+    """Let ``generate`` take ``labels``: it then sees the prompts alone and returns the new tokens alone.
+
+    Args:
+        generate (Callable[..., Any]): the method to extend.
+    """
 
     @wraps(generate)
     def wrapped(self, inputs=None, *args, labels=None, **kwargs):
@@ -77,10 +84,15 @@ class VisualGenerationMixin:
 
     @torch.no_grad()
     @answers_labelled_batches
-    def generate(self, inputs=None, *args, **kwargs):
-        """Transformers' ``generate``; the tower runs once, and beams expand the memory, not the pixels.
+    def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Generate as Transformers does; the tower runs once, and beams expand the memory, not the pixels.
 
         With ``labels`` [B, T] (a training batch) it answers the prompts alone and returns the answers alone.
+
+        Args:
+            inputs (torch.Tensor | None): [B, T], the prompts' ids (or give ``input_ids``).
+            args (Any): the library's.
+            kwargs (Any): the library's, the image arguments of ``forward``, or a memory (:meth:`get_visual_memory`).
         """
         images = {name: kwargs.pop(name, None) for name in self.image_arguments}
         cache = kwargs.pop("past_key_values", kwargs.pop("cache", None))  # either of the library's names
@@ -118,15 +130,20 @@ class VisualGenerationMixin:
 
 
 class TextDraft:
-    """A language model that drafts for one that sees: it is asked to go on without the picture."""
+    """A language model that drafts for one that sees: it goes on from the text without the image.
 
-    def __init__(self, model, memory_names: tuple[str, ...]) -> None:
+    Args:
+        model (Any): the language model that drafts.
+        memory_names (tuple[str, ...]): arguments that it does not know.
+    """
+
+    def __init__(self, model: Any, memory_names: tuple[str, ...]) -> None:
         self.model, self.memory_names = model, memory_names
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def generate(self, *args, **kwargs):
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
         for name in self.memory_names:
             kwargs.pop(name, None)
         return self.model.generate(*args, **kwargs)

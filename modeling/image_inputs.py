@@ -1,4 +1,4 @@
-"""Where pictures meet text: pairing images with rows, and placing their embeddings among the words' own.
+"""Pairing images with rows of text, and placing their embeddings among those of the words.
 
 Shapes: B batch, T text positions, n images a row (at most), I images in the batch, D width of the language model.
 """
@@ -17,8 +17,9 @@ class ImageRows:
     """The images of a batch, and the rows of text that they belong to.
 
     Args:
-        pixels (Tensor | None): [I, 3, H, W], the images that exist, in reading order; None = no images were given.
-        mask (Tensor | None): [B, n] bool, their places in the rows; None = every row has as many.
+        pixels (torch.Tensor | None): [I, 3, H, W], the images that exist, in reading order; None = no images were
+            given.
+        mask (torch.Tensor | None): [B, n] bool, their places in the rows; None = every row has as many.
         batch (int): B, the number of rows.
     """
 
@@ -30,9 +31,9 @@ class ImageRows:
         """Pair the images of a call with its rows of text.
 
         Args:
-            pixel_values (Tensor | None): [B, n, 3, H, W], or [B, 3, H, W] for one image a row.
-            image_mask (Tensor | None): [B, n], or [B] with n = 1, True where there is an image; the images of a row
-                come first in it. None = all of them exist.
+            pixel_values (torch.Tensor | None): [B, n, 3, H, W], or [B, 3, H, W] for one image a row.
+            image_mask (torch.Tensor | None): [B, n], or [B] with n = 1, True where there is an image; the images of a
+                row come first in it. None = all of them exist.
             batch (int): B, the number of rows of text.
 
         Returns:
@@ -65,14 +66,18 @@ class ImageRows:
         return cls(pixel_values[image_mask], image_mask, batch)
 
     def most(self, images: int) -> int:
-        """n, the largest number of images in a row, of a batch with so many images."""
+        """Return n, the largest number of images in a row.
+
+        Args:
+            images (int): I.
+        """
         return images // self.batch if self.mask is None else self.mask.shape[1]
 
     def spread(self, *of_images: torch.Tensor | None) -> tuple[Any, ...]:
         """Put what was computed of the images at their places in the rows.
 
         Args:
-            of_images (Tensor | None): [I, ...] each, or None.
+            of_images (torch.Tensor | None): [I, ...] each, or None.
 
         Returns:
             For each [B, n, ...], zero where there is no image; None for None.
@@ -90,7 +95,7 @@ class ImageRows:
         """Look up the learned embedding of each image's place in its row.
 
         Args:
-            embedding (Tensor): [largest n, C], zero at the start of training.
+            embedding (torch.Tensor): [largest n, C], zero at the start of training.
             images (int): I.
 
         Returns:
@@ -112,16 +117,22 @@ class ImageRows:
         return FRAME_SCALE * embedding[frames][:, None]
 
     def input_embeds(
-        self, embeds: torch.Tensor | None, embed: nn.Module, image_token_id: int | None, scale: float, ids=None
+        self,
+        embeds: torch.Tensor | None,
+        embed: nn.Module,
+        image_token_id: int | None,
+        scale: float,
+        ids: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """Turn the images' embeddings into what stands in the text for them.
 
         Args:
-            embeds (Tensor | None): [B, n, m, D], as the adapter gives them.
+            embeds (torch.Tensor | None): [B, n, m, D], as the adapter gives them.
             embed (nn.Module): the language model's embedding.
             image_token_id (int | None): the image token.
             scale (float): what the language model multiplies its input embeddings by.
-            ids (Tensor | None): [B, T], the text, to check that every image has its place in it; None = unchecked.
+            ids (torch.Tensor | None): [B, T], the text, to check that every image has its place in it; None =
+                unchecked.
 
         Returns:
             [B, n*m, D] in the language model's dtype. An image token without an image is a token like any other.
@@ -164,7 +175,16 @@ def _token_embed(embed: nn.Module, token: int, like: torch.Tensor) -> torch.Tens
 def image_token_mask(
     input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, embed: nn.Module, image_token_id: int | None
 ) -> torch.Tensor:
-    """Where image tokens stand, [B, T], in ids [B, T] or in embeddings [B, T, D].
+    """Find the image tokens in ids or in embeddings.
+
+    Args:
+        input_ids (torch.Tensor | None): [B, T].
+        inputs_embeds (torch.Tensor | None): [B, T, D], where ``input_ids`` is None.
+        embed (nn.Module): the language model's embedding.
+        image_token_id (int | None): the image token.
+
+    Returns:
+        [B, T] bool.
 
     Raises:
         ValueError: no image token is set.
@@ -189,8 +209,12 @@ def merge_image_embeds(
     """Put a row's m image embeddings where its first m image tokens stand; more are tokens like any other.
 
     Args:
-        input_ids: [B, T]. inputs_embeds: [B, T, D], instead of the ids' own. image_embeds: [B, m, D].
-        placed: [B], how many of them earlier parts of the text have taken.
+        input_ids (torch.Tensor | None): [B, T].
+        inputs_embeds (torch.Tensor | None): [B, T, D], in place of the ids' own embeddings.
+        image_embeds (torch.Tensor): [B, m, D], all embeddings of a row's images.
+        embed (nn.Module): the language model's embedding.
+        image_token_id (int | None): the image token.
+        placed (torch.Tensor | int): [B], how many of them earlier parts of the text have taken.
 
     Returns:
         The embeddings [B, T, D], and how many were taken so far [B].

@@ -101,9 +101,9 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
 
         Args:
             memory (VisualMemory): what this pass reads.
-            input_ids (Tensor | None): [B, T], the text.
-            inputs_embeds (Tensor | None): [B, T, D], the text where ``input_ids`` is None.
-            tokens_read (Tensor | None): unused: every position sees every slot.
+            input_ids (torch.Tensor | None): [B, T], the text.
+            inputs_embeds (torch.Tensor | None): [B, T, D], the text where ``input_ids`` is None.
+            tokens_read (torch.Tensor | None): unused: every position sees every slot.
 
         Returns:
             The layers' argument ``visual_memory``, and None.
@@ -122,9 +122,9 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
         """Compute what the layers attend to; ``forward`` and ``generate`` do so once, unless it is given to them.
 
         Args:
-            pixel_values (Tensor | None): [B, n, 3, H, W], or [B, 3, H, W] for one image a row.
-            image_mask (Tensor | None): [B, n] or [B] bool, images that exist (None = all); the others never reach the
-                tower.
+            pixel_values (torch.Tensor | None): [B, n, 3, H, W], or [B, 3, H, W] for one image a row.
+            image_mask (torch.Tensor | None): [B, n] or [B] bool, images that exist (None = all); the others never reach
+                the tower.
             batch_size (int | None): B, the rows of text; None = 1, or as many as there are in ``pixel_values``.
 
         Returns:
@@ -164,24 +164,25 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
         """Run one pass.
 
         Args:
-            input_ids (LongTensor | None): [B, T]; ``config.image_token_id`` marks where an image's embeddings go.
-            pixel_values (FloatTensor | None): [B, n, 3, H, W] or [B, 3, H, W].
-            image_mask (BoolTensor | None): [B, n] or [B], images that exist.
-            attention_mask (Tensor | None): the library's.
-            position_ids (LongTensor | None): the library's.
+            input_ids (torch.LongTensor | None): [B, T]; ``config.image_token_id`` marks where an image's embeddings go.
+            pixel_values (torch.FloatTensor | None): [B, n, 3, H, W] or [B, 3, H, W].
+            image_mask (torch.BoolTensor | None): [B, n] or [B], images that exist.
+            attention_mask (torch.Tensor | None): the library's.
+            position_ids (torch.LongTensor | None): the library's.
             past_key_values (Any): the key-value cache, by the library's name before Transformers 5.24.
-            inputs_embeds (Tensor | None): [B, T, D], in place of ``input_ids``.
-            visual_key (Tensor | None): with the next three, a memory that :meth:`get_visual_memory` computed before.
-            visual_value (Tensor | None): see ``visual_key``.
-            visual_mask (Tensor | None): see ``visual_key``.
-            image_embeds (Tensor | None): see ``visual_key``.
-            labels (LongTensor | None): [B, T], -100 = not supervised. In training mode the LM head runs on supervised
-                positions only.
+            inputs_embeds (torch.Tensor | None): [B, T, D], in place of ``input_ids``.
+            visual_key (torch.Tensor | None): with the next three, a memory that :meth:`get_visual_memory` computed
+                before.
+            visual_value (torch.Tensor | None): see ``visual_key``.
+            visual_mask (torch.Tensor | None): see ``visual_key``.
+            image_embeds (torch.Tensor | None): see ``visual_key``.
+            labels (torch.LongTensor | None): [B, T], -100 = not supervised. In training mode the LM head runs on
+                supervised positions only.
             use_cache (bool | None): the library's.
-            logits_to_keep (int | Tensor): the library's.
+            logits_to_keep (int | torch.Tensor): the library's.
             cache (Any): the key-value cache, by the library's name since Transformers 5.24.
             without_head (bool): leave out the LM head and return the decoder's outputs, as ``base_model`` does.
-            kwargs (Any): the library's, and the loss function's.
+            kwargs (Unpack[TransformersKwargs]): the library's, and the loss function's.
 
         Returns:
             The outputs; a tuple with ``return_dict=False``.

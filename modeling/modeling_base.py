@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, CLIPVisionModel, GenerationMixin, PreTrainedModel
 
 from .checkpoint import AdapterCheckpointMixin, mark_initialized
+from .configuration_base import FrozenBasesConfig
 from .decoder import cache_argument
 from .forward_pass import ForwardPass
 from .generation import VisualGenerationMixin
@@ -28,7 +29,7 @@ class HeadlessModel:
     It has the model's parts: a model whose parts stand side by side has no inner model that holds them all.
 
     Args:
-        model (FrozenBasesForConditionalGeneration): the whole model.
+        model ("FrozenBasesForConditionalGeneration"): the whole model.
     """
 
     _tp_plan = _pp_plan = None  # asked of every base_model
@@ -112,7 +113,12 @@ class FrozenBasesForConditionalGeneration(
 
     _tied_weights_keys = None  # the language model brings its own
 
-    def __init__(self, config, language_model=None, vision_tower=None):
+    def __init__(
+        self,
+        config: FrozenBasesConfig,
+        language_model: PreTrainedModel | None = None,
+        vision_tower: nn.Module | None = None,
+    ) -> None:
         super().__init__(config)
         for given, name in ((language_model, "text_config"), (vision_tower, "vision_config")):
             if given is not None:

@@ -104,6 +104,11 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         The dense feed-forward part becomes the expert that is always on; the routed experts are its slices, added
         through a gate that starts at zero.
 
+        Args:
+            moe_replicas (int): copies of the feed-forward part to make experts of.
+            moe_slices (int): experts that a copy is cut into.
+            moe_top_k (int): experts that each position uses.
+
         Returns:
             The model itself.
 
@@ -132,6 +137,9 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
     def unfreeze_vision_blocks(self, number: int) -> "EvlmForConditionalGeneration":
         """Let the tower's last blocks train too, as in the paper's second stage; they are then saved with the adapter.
 
+        Args:
+            number (int): how many of the tower's last blocks train from now on.
+
         Returns:
             The model itself.
 
@@ -151,9 +159,9 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         """Compute the keys and values of all cross-attention layers.
 
         Args:
-            features (Tensor | None): [I, k, 1+N, C], the levels of the I images; None where there is no image.
+            features (torch.Tensor | None): [I, k, 1+N, C], the levels of the I images; None where there is no image.
             rows (ImageRows): the rows that the images belong to.
-            video_mask (Tensor | None): [B] bool, rows whose images are the frames of a video.
+            video_mask (torch.Tensor | None): [B] bool, rows whose images are the frames of a video.
 
         Returns:
             The memory, with ``all_frames`` [B]; None where there is no image.
@@ -187,9 +195,9 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
 
         Args:
             memory (VisualMemory): what this pass reads.
-            input_ids (Tensor | None): [B, T], the text.
-            inputs_embeds (Tensor | None): [B, T, D], the text where ``input_ids`` is None.
-            tokens_read (Tensor | None): [B], image tokens of the text in the cache; None = no text is there.
+            input_ids (torch.Tensor | None): [B, T], the text.
+            inputs_embeds (torch.Tensor | None): [B, T, D], the text where ``input_ids`` is None.
+            tokens_read (torch.Tensor | None): [B], image tokens of the text in the cache; None = no text is there.
 
         Returns:
             The layers' argument ``visual_memory``, and the image tokens read after this pass, [B].
@@ -217,10 +225,10 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         """Compute what the layers attend to; ``forward`` and ``generate`` do so once, unless it is given to them.
 
         Args:
-            pixel_values (Tensor | None): [B, n, 3, H, W], or [B, 3, H, W] for one image a row.
-            image_mask (Tensor | None): [B, n] or [B] bool, images that exist (None = all); the others never reach the
-                tower.
-            video_mask (Tensor | None): [B] bool, rows whose images are the frames of a video.
+            pixel_values (torch.Tensor | None): [B, n, 3, H, W], or [B, 3, H, W] for one image a row.
+            image_mask (torch.Tensor | None): [B, n] or [B] bool, images that exist (None = all); the others never reach
+                the tower.
+            video_mask (torch.Tensor | None): [B] bool, rows whose images are the frames of a video.
             batch_size (int | None): B, the rows of text; None = 1, or as many as there are in ``pixel_values``.
 
         Returns:
@@ -261,28 +269,29 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         """Run one pass.
 
         Args:
-            input_ids (LongTensor | None): [B, T]; ``config.image_token_id`` marks where an image's media tokens go.
-            pixel_values (FloatTensor | None): [B, n, 3, H, W] or [B, 3, H, W]. With a cache they are images behind
-                those that were seen before.
-            image_mask (BoolTensor | None): [B, n] or [B], images that exist.
-            video_mask (BoolTensor | None): [B], rows whose images are the frames of a video.
-            attention_mask (Tensor | None): the library's.
-            position_ids (LongTensor | None): the library's.
+            input_ids (torch.LongTensor | None): [B, T]; ``config.image_token_id`` marks where an image's media tokens
+                go.
+            pixel_values (torch.FloatTensor | None): [B, n, 3, H, W] or [B, 3, H, W]. With a cache they are images
+                behind those that were seen before.
+            image_mask (torch.BoolTensor | None): [B, n] or [B], images that exist.
+            video_mask (torch.BoolTensor | None): [B], rows whose images are the frames of a video.
+            attention_mask (torch.Tensor | None): the library's.
+            position_ids (torch.LongTensor | None): the library's.
             past_key_values (Any): the key-value cache, by the library's name before Transformers 5.24.
-            inputs_embeds (Tensor | None): [B, T, D], in place of ``input_ids``.
-            visual_key (Tensor | None): with the next three, a memory that :meth:`get_visual_memory` computed before
-                (``video_mask`` is then the one from there). The cache keeps it: pass it once.
-            visual_value (Tensor | None): see ``visual_key``.
-            visual_slots (Tensor | None): see ``visual_key``.
-            image_embeds (Tensor | None): see ``visual_key``.
-            labels (LongTensor | None): [B, T], -100 = not supervised. In training mode the LM head runs on supervised
-                positions only.
+            inputs_embeds (torch.Tensor | None): [B, T, D], in place of ``input_ids``.
+            visual_key (torch.Tensor | None): with the next three, a memory that :meth:`get_visual_memory` computed
+                before (``video_mask`` is then the one from there). The cache keeps it: pass it once.
+            visual_value (torch.Tensor | None): see ``visual_key``.
+            visual_slots (torch.Tensor | None): see ``visual_key``.
+            image_embeds (torch.Tensor | None): see ``visual_key``.
+            labels (torch.LongTensor | None): [B, T], -100 = not supervised. In training mode the LM head runs on
+                supervised positions only.
             use_cache (bool | None): the library's.
-            logits_to_keep (int | Tensor): the library's.
+            logits_to_keep (int | torch.Tensor): the library's.
             output_router_logits (bool): return them (with experts).
             cache (Any): the key-value cache, by the library's name since Transformers 5.24.
             without_head (bool): leave out the LM head and return the decoder's outputs, as ``base_model`` does.
-            kwargs (Any): the library's, and the loss function's.
+            kwargs (Unpack[TransformersKwargs]): the library's, and the loss function's.
 
         Returns:
             The outputs; a tuple with ``return_dict=False``.

@@ -18,14 +18,18 @@ def visibility(
     image_tokens: int,
     all_frames: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The mask of a pass.
+    """Compute which slots each position of a pass sees.
 
     Tokens of an image see their own image. Text sees the image immediately before it, or every image of its row from
     the first one's tokens on (arXiv 2407.14177, Figs. 2 and 7). Text before the first image sees none: the figures have
     none there, and what is read before an image must not depend on it.
 
     Args:
-        is_image_token: [B, T]. slots: [B, S]. tokens_read: [B], image tokens of earlier passes. all_frames: [B].
+        is_image_token (torch.Tensor): [B, T] bool.
+        slots (torch.Tensor): [B, S], the image that each slot belongs to.
+        tokens_read (torch.Tensor): [B], image tokens of earlier passes.
+        image_tokens (int): m, tokens an image.
+        all_frames (torch.Tensor): [B] bool, rows whose text sees every image.
 
     Returns:
         mask [B, 1, T, S]; seen [B, T], the positions that see an image; tokens_read [B] after this pass.
@@ -53,8 +57,8 @@ class SlotVisibility:
     No dataclass or tuple: FSDP hands its modules copies of those, and the layers fill in ``router_logits``.
 
     Args:
-        mask (Tensor): [B, 1, T, S], True = the position may attend to the slot.
-        seen (Tensor): [B, T], the positions that see an image.
+        mask (torch.Tensor): [B, 1, T, S], True = the position may attend to the slot.
+        seen (torch.Tensor): [B, T], the positions that see an image.
     """
 
     def __init__(self, mask: torch.Tensor, seen: torch.Tensor) -> None:

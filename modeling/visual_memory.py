@@ -36,7 +36,11 @@ class VisualMemory(NamedTuple):
     prompt: torch.Tensor | None = None
 
     def of_rows(self, pick: Callable[[torch.Tensor], torch.Tensor]) -> "VisualMemory":
-        """The memory with ``pick`` applied to every tensor; the first dimension of each is the batch."""
+        """Apply a choice of rows to every tensor; the first dimension of each is the batch.
+
+        Args:
+            pick (Callable[[torch.Tensor], torch.Tensor]): takes a tensor [B, ...] and returns some of its rows.
+        """
         return VisualMemory(*(part if part is None else pick(part) for part in self))
 
 
@@ -64,7 +68,12 @@ class VisualCacheLayer(DynamicLayer):
             self.dtype, self.device = memory.key.dtype, memory.key.device
 
     def keep(self, memory: VisualMemory, newest: VisualMemory) -> None:
-        """Hold ``memory``, to which ``newest`` was added last and has no embedding in the text yet."""
+        """Hold a memory. The embeddings of its newest images are not in the text yet.
+
+        Args:
+            memory (VisualMemory): everything that the text reads from now on.
+            newest (VisualMemory): the part of it that was added last.
+        """
         self.memory, self.newest = memory._replace(embeds=None, prompt=None), newest.key
         self.placed: torch.Tensor | int = 0  # [B], embeddings of the newest images that the text has taken
 
@@ -95,8 +104,12 @@ class VisualCacheLayer(DynamicLayer):
     def max_batch_size(self) -> int:
         return 0 if self.memory is None else self.memory.key.shape[0]
 
-    def get_seq_length(self, *args) -> int:
-        """No position of the text is kept here."""
+    def get_seq_length(self, *args: Any) -> int:
+        """No position of the text is kept here.
+
+        Args:
+            args (Any): the library's.
+        """
         return 0
 
     def get_max_length(self) -> int:
@@ -105,8 +118,12 @@ class VisualCacheLayer(DynamicLayer):
     def get_max_cache_shape(self) -> int:
         return -1
 
-    def crop(self, *args) -> None:
-        """The images stay."""
+    def crop(self, *args: Any) -> None:
+        """The images stay.
+
+        Args:
+            args (Any): the library's.
+        """
 
     def _of_rows(self, pick: Callable[[torch.Tensor], torch.Tensor]) -> None:
         if self.memory is not None:
