@@ -77,7 +77,7 @@ def keep_mask(scores: torch.Tensor, drop_ratio: float, slot_mask: torch.Tensor |
 
 
 def _keep_mask_by_numpy(scores: torch.Tensor, num_dropped: int) -> torch.Tensor:
-    """Select by NumPy: on a CPU its selection is vectorised, which torch's is not, and so is its way from bool to float."""
+    """Select by NumPy: on a CPU its selection is vectorised, unlike torch's, and so is its way from bool to float."""
     one = ONE_IN_BITS.get(scores.dtype)
     if one is None:
         rows = scores.numpy()
