@@ -1,4 +1,4 @@
-"""The whole story from one command: fine-tune on OpenMoji, evaluate, save, load elsewhere, caption, show.
+"""Runs the whole story with one command: fine-tune on OpenMoji, evaluate, save, load elsewhere, caption, show.
 
 python -m adem_vl_hf.demo --output-dir runs/demo
 python -m adem_vl_hf.demo --output-dir runs/demo-evlm --model evlm
@@ -27,18 +27,22 @@ from .files import write_json
 from .hub.model_card import write_model_card
 from .inspection.attended_patches import attended_patches
 from .inspection.kept_tokens import kept_visual_tokens
-from .inspection.page import Card, write_page
+from .inspection.page import GalleryItem, write_page
 from .loading import build_model
 from .papers import PAPERS
 from .training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 
 class Recipe(NamedTuple):
-    """What is the demo's own of one model.
+    """Holds the demo's settings for one kind of model.
 
     Args:
-        settings: of its configuration. steps: of 32 samples. shown: fields of its configuration that the page names.
-        look: where it looks on a picture. max_grad_norm: 0 = no clipping.
+        settings (dict[str, Any]): Fields of its configuration.
+        learning_rate (float): The peak learning rate.
+        steps (int): The number of training steps of 32 samples.
+        shown (dict[str, str]): The fields of its configuration that the page shows, by the names that it shows.
+        look (Callable[..., Any]): The function that measures where it looks in an image.
+        max_grad_norm (float): The greatest norm of the gradients, to which they are clipped. 0 means no clipping.
     """
 
     settings: dict[str, Any]
@@ -49,8 +53,9 @@ class Recipe(NamedTuple):
     max_grad_norm: float = 0.0
 
 
-# found by short runs on this data. ADEM-VL: the paper's rate and beta are made for a 7B model and thousands of steps,
-# its layer -2 for a tower of 24 blocks (of six, the last one still does much of the work). EVLM: the paper's settings
+# Found by short runs on this data. ADEM-VL: the paper's learning rate and beta are for a 7B model and thousands of
+# steps, and its layer -2 is for a tower of 24 blocks, while the last of six blocks still does much of the work. EVLM:
+# the settings are the paper's.
 RECIPES = {
     "adem_vl": Recipe(
         {"visual_scale": 0.1, "vision_feature_layer": -1, "projector_dim": 512},
@@ -61,7 +66,7 @@ RECIPES = {
     ),
     "evlm": Recipe(
         {},
-        learning_rate=2e-3,  # loss after 54 steps: 1.8 with it, 2.0 with 1e-3; without clipping 4e-3 gets stuck
+        learning_rate=2e-3,  # the loss after 54 steps is 1.8, and 2.0 with 1e-3; 4e-3 without clipping gets stuck
         steps=220,
         shown={"levels of the tower": "vision_feature_layer", "media tokens": "media_tokens"},
         look=attended_patches,
@@ -69,7 +74,7 @@ RECIPES = {
     ),
 }
 BATCH_SIZE = 32
-# eleven minutes teach to see when they are not spent on everything at once
+# Eleven minutes of training are enough for captions and choices about scenes, but not for all kinds of samples.
 DEMO_SHARES = {("scenes", "caption"): 2, ("scenes", "choice"): 3}
 DATA = {
     "names": "OpenMoji names: plain emoji under random rendering (pictures: OpenMoji, CC BY-SA 4.0)",
@@ -77,7 +82,7 @@ DATA = {
 }
 CREDITS = ["Pictures: OpenMoji (openmoji.org), CC BY-SA 4.0", "Names: Unicode CLDR"]
 
-# what a stranger without this package would run, in a process of its own
+# what somebody without this package would run; it runs in a process of its own
 RELOAD = """
 import json, sys
 from transformers import AutoModel, pipeline
@@ -90,13 +95,21 @@ print(json.dumps([out[0]["generated_text"] for out in captioner(images)]))
 
 
 class Stages:
-    """Prints and keeps how long each stage takes."""
+    """Measures the duration of each stage. ``with stages(name):`` prints it and keeps it in ``seconds``."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        """Measure one stage.
+
+        Args:
+            name (str): The name of the stage.
+
+        Yields:
+            None: The stage is the body of the ``with`` statement.
+        """
         print(f"\n=== {name}", flush=True)
         began = time.perf_counter()
         yield
@@ -105,7 +118,15 @@ class Stages:
 
 
 def test_sets(scenes: int, names: int | None) -> dict[str, Any]:
-    """The two test sets: drawings, and for the scenes combinations, never seen in training."""
+    """Make the two test sets. Their drawings, and the combinations in the scenes, are never seen in training.
+
+    Args:
+        scenes (int): The number of samples about scenes.
+        names (int | None): The number of samples about names. None means every name once for each kind.
+
+    Returns:
+        dict[str, Any]: The test sets by task.
+    """
     return {"openmoji-scenes": OpenMojiScenes("test", size=scenes), "openmoji-names": OpenMojiNames("test", size=names)}
 
 
@@ -119,10 +140,20 @@ def fine_tune(
     settings: Mapping[str, Any] | None = None,
     save_steps: int = 100,
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Train a fresh adapter on the OpenMoji mixture and save it; returns model, processor and ``training.json``.
+    """Train a new adapter on the OpenMoji mixture and save it.
 
     Args:
-        settings: of the model's configuration, in the place of the recipe's.
+        output (Path): The output folder.
+        steps (int): The number of training steps of 32 samples.
+        vision_tower (str): The frozen vision tower: "embedded", a folder or a Hub id.
+        resume (bool): Whether to continue from the last checkpoint in the output folder, if there is one.
+        shares (Shares): The shares of the mixture, see ``OpenMojiMixture``.
+        kind (str): The kind of model, a key of ``RECIPES``.
+        settings (Mapping[str, Any] | None): Fields of the model's configuration. None means those of the recipe.
+        save_steps (int): The number of steps between checkpoints.
+
+    Returns:
+        tuple[Any, Any, dict[str, Any]]: The model, the processor and the content of ``training.json``.
     """
     set_seed(0)
     settings = RECIPES[kind].settings if settings is None else settings
@@ -144,22 +175,47 @@ def fine_tune(
     return model, processor, facts
 
 
-def gallery(model: Any, processor: Any, predictions: Path, scenes: Any, number: int) -> list[Card]:
-    """Cards of the first test scenes, with what the model said of them and where it looked."""
-    cards: list[Card] = []
+def gallery(model: Any, processor: Any, predictions: Path, scenes: Any, number: int) -> list[GalleryItem]:
+    """Make the gallery of the first test scenes, with the answers of the model and the places where it looked.
+
+    Args:
+        model (Any): The trained model.
+        processor (Any): Its processor.
+        predictions (Path): The prediction file about the test scenes.
+        scenes (Any): The test scenes, in the order of the prediction file.
+        number (int): The number of examples.
+
+    Returns:
+        list[GalleryItem]: The examples.
+    """
+    items: list[GalleryItem] = []
     for line in predictions.read_text(encoding="utf-8").splitlines()[:number]:
-        row, sample = json.loads(line), scenes[len(cards)]
-        kept = None
+        row, sample = json.loads(line), scenes[len(items)]
+        looked_at = None
         if row["prediction"]:
             look = RECIPES[model.config.model_type].look
-            kept = look(model, processor, sample["image"], sample["prompt"], f" {row['prediction']}")
+            looked_at = look(model, processor, sample["image"], sample["prompt"], f" {row['prediction']}")
         right = is_right(row["prediction"], row["references"])
-        cards.append(Card(sample["image"], sample["prompt"], row["prediction"], row["references"], right, kept))
-    return cards
+        items.append(
+            GalleryItem(sample["image"], sample["prompt"], row["prediction"], row["references"], right, looked_at)
+        )
+    return items
 
 
 def caption_elsewhere(folder: Path, scenes: Any, number: int = 4) -> list[tuple[str, str, list[str]]]:
-    """(file, caption, references) of pictures captioned by the saved folder alone, in a new process."""
+    """Caption images with the saved checkpoint in a new process, which does not have this package.
+
+    Args:
+        folder (Path): The folder of the checkpoint. The images are saved in ``pictures`` below it.
+        scenes (Any): The test scenes.
+        number (int): The number of scenes to caption.
+
+    Returns:
+        list[tuple[str, str, list[str]]]: The file, the caption and the true captions of each scene.
+
+    Raises:
+        RuntimeError: The checkpoint does not load in the new process.
+    """
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     files, references = [], []
@@ -177,7 +233,11 @@ def caption_elsewhere(folder: Path, scenes: Any, number: int = 4) -> list[tuple[
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run every stage; the page is the last thing written."""
+    """Run every stage. The page is written last.
+
+    Args:
+        argv (list[str] | None): The command line without the name of the program. None means that of this process.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/demo"))
     parser.add_argument("--model", choices=RECIPES, default="adem_vl")
@@ -191,9 +251,9 @@ def main(argv: list[str] | None = None) -> None:
     keep_freed_memory()
     with stage("language model (download, once)"):
         embedded_language_model()
-    with stage("pictures (drawn once)"):
+    with stage("pictograms (drawn once)"):
         things, _ = openmoji()
-        print(f"{len(things)} plain emoji with a name of their own")
+        print(f"{len(things)} plain emoji with unique names")
     with stage("train"):
         model, processor, facts = fine_tune(
             output, args.steps or recipe.steps, resume=args.resume, shares=DEMO_SHARES, kind=args.model
@@ -201,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     with stage("evaluate (own picture, another picture, no picture)"):
         tests = test_sets(args.test_scenes, args.test_names)
         for stale in (output / "predictions").glob("*.jsonl"):
-            stale.unlink()  # of an earlier run in this folder
+            stale.unlink()  # it belongs to an earlier run in this folder
         metrics = evaluate_with_controls(model, processor, tests, output / "predictions")
         write_json(output / "metrics.json", metrics)
         write_model_card(output)
@@ -210,14 +270,14 @@ def main(argv: list[str] | None = None) -> None:
         for file, text, references in caption_elsewhere(output, scenes):
             print(f"{Path(file).name}: {text!r}   truth: {references[0]!r}")
     with stage("page"):
-        cards = gallery(
+        items = gallery(
             model, processor, output / "predictions/openmoji-scenes-true.jsonl", tests["openmoji-scenes"], 24
         )
         page = write_page(
             output / "index.html",
             f"{method} on OpenMoji",
             kind=args.model,
-            trained_numbers=facts["trained_numbers"],
+            trainable_parameters=facts["trained_numbers"],
             model={"method": method, "language model": "SmolLM2-135M-Instruct (frozen)",
                    "tower": "small CLIP, 96 px (frozen)",
                    **{name: getattr(model.config, field) for name, field in recipe.shown.items()}},
@@ -225,7 +285,7 @@ def main(argv: list[str] | None = None) -> None:
                       "precision": str(model.language_model.dtype).removeprefix("torch.")},
             seconds=stage.seconds,
             metrics=metrics,
-            cards=cards,
+            gallery=items,
             credits=CREDITS,
         )  # fmt: skip
     print("\nseconds by stage: " + json.dumps(stage.seconds, indent=1))

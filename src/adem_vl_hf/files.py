@@ -1,4 +1,4 @@
-"""Text files, read with errors that name them, and written so that what was there before stays whole."""
+"""Reads text files with errors that name them, and writes files in one step, so that none is ever half written."""
 
 import json
 import os
@@ -19,29 +19,58 @@ def cache_folder() -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to, renamed to it when the block ends well and removed when it does not."""
+    """Replace a file in one step, so that an interruption leaves the old file as it was.
+
+    Args:
+        path (Path): The file. Missing folders are made.
+
+    Yields:
+        Path: A temporary path beside the file, to write to in the body of the ``with`` statement. It is renamed to
+        ``path`` at the end, or removed after an error.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield beside
-        os.replace(beside, path)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8 with plain line feeds on every system."""
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8", newline="\n")
+    """Write a text as UTF-8 in one step, with plain line feeds on every system.
+
+    Args:
+        path (Path): The file. Missing folders are made.
+        text (str): The text.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, data: Any) -> None:
-    """One JSON value, indented."""
+    """Write a JSON value in one step, indented.
+
+    Args:
+        path (Path): The file. Missing folders are made.
+        data (Any): The value.
+    """
     write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark. Raises ValueError if it is in another encoding."""
+    """Read a UTF-8 file, with or without a byte order mark.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        str: The text without the mark.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is in another encoding.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -49,10 +78,16 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON Lines file (UTF-8) with their line numbers, counted from 1; blank lines are passed over.
+    """Read the objects of a JSON Lines file. Blank lines are skipped.
+
+    Args:
+        path (Path): The file, in UTF-8.
+
+    Yields:
+        tuple[int, dict[str, Any]]: The number of a line, counted from 1, and its object.
 
     Raises:
-        ValueError: A line that is not a JSON object; the message names the file and the line.
+        ValueError: A line is not a JSON object. The message names the file and the line.
     """
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -67,13 +102,19 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_entries(path: Path, what: str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON list, or of JSON Lines (by the name, or where the text begins with an object).
+    """Read the objects of a JSON list, or of a JSON Lines file.
 
     Args:
-        what: the entries' format, for the messages: "LLaVA-style entries".
+        path (Path): The file, in UTF-8. It is JSON Lines if its name ends with ``.jsonl`` or its text begins with an
+            object.
+        what (str): The format of the entries, for error messages: "LLaVA-style entries".
+
+    Yields:
+        dict[str, Any]: An object.
 
     Raises:
-        ValueError: neither of the two, or an entry that is no object; the message names the file and the entry.
+        ValueError: The file is neither of the two, or an entry is not an object. The message names the file and the
+            entry.
     """
     text = read_text(path)
     if path.suffix == ".jsonl" or text.lstrip()[:1] == "{":

@@ -1,10 +1,17 @@
-"""The methods of this package, by the name of their kind of model, and the papers they are from."""
+"""Names the papers behind the models of this package."""
 
 from typing import NamedTuple
 
 
 class Paper(NamedTuple):
-    """A method's name, what it is in a few words, its arXiv number, and how the paper is cited."""
+    """Describes the paper behind one kind of model.
+
+    Args:
+        name (str): The name of the method.
+        subject (str): The method in a few words.
+        number (str): The arXiv number.
+        citation (str): The citation in Markdown.
+    """
 
     name: str
     subject: str
@@ -12,6 +19,7 @@ class Paper(NamedTuple):
     citation: str
 
 
+# kind of model -> its paper
 PAPERS = {
     "adem_vl": Paper(
         "ADEM-VL",

@@ -1,7 +1,8 @@
-"""Fine-tuning with the stock ``Trainer``: the paper's recipe as defaults, adapter-only checkpoints, exact resume.
+"""Fine-tunes with the stock ``Trainer``: the paper's recipe as defaults, adapter-only checkpoints, exact resume.
 
-The authors' recipe (their README commands for LLaMA-7B): AdamW with betas 0.9 and 0.95, weight decay 0.02 on everything
-but 1-D tensors, a peak learning rate of 9e-3 x batch / 256, linear warm-up, half a cosine down to zero, no clipping.
+The recipe is that of the authors' README commands for LLaMA-7B: AdamW with betas 0.9 and 0.95, weight decay 0.02 for
+all tensors but those with one dimension, a peak learning rate of 9e-3 x batch / 256, linear warm-up, cosine decay to
+zero, and no gradient clipping.
 """
 
 import json
@@ -18,6 +19,8 @@ from transformers import (
     Seq2SeqTrainingArguments,
     Trainer,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
@@ -28,9 +31,23 @@ from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
 
-BASE_LEARNING_RATE = 9e-3  # at a batch of 256
-WARMUP = 0.1  # of all steps: 2 of 20 epochs on ScienceQA
-PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # that torchrun or accelerate started
+BASE_LEARNING_RATE = 9e-3  # at a batch size of 256
+WARMUP = 0.1  # the share of all steps: 2 of 20 epochs on ScienceQA
+
+# Samples come in the data set's own order if Transformers has that option (since version 5). The OpenMoji mixture is
+# ordered so that a batch has little padding.
+IN_ORDER: dict[str, Any] = (
+    {"train_sampling_strategy": "sequential"} if hasattr(TrainingArguments, "train_sampling_strategy") else {}
+)
+
+
+def launched_processes() -> int:
+    """Count the processes that torchrun or ``accelerate launch`` started.
+
+    Returns:
+        int: Their number, or 1 without a launcher.
+    """
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def training_arguments(
@@ -42,17 +59,23 @@ def training_arguments(
     learning_rate: float | None = None,
     **overrides: Any,
 ) -> TrainingArguments:
-    """The paper's recipe as stock ``TrainingArguments``.
+    """Make stock ``TrainingArguments`` with the paper's recipe.
 
     Args:
-        samples: size of the training set, from which the number of warm-up steps follows.
-        batch_size: per process and forward pass; a step takes that times the processes of the launcher times
-            ``gradient_accumulation_steps``.
-        learning_rate: peak; default 9e-3 x samples per step / 256.
-        overrides: any other field of ``TrainingArguments``. With ``predict_with_generate=True`` (a field of
-            ``Seq2SeqTrainingArguments``) evaluation generates, and ``compute_metrics`` sees the answers.
+        output_dir (str | os.PathLike[str]): The output folder.
+        samples (int): The size of the training set, from which the number of warm-up steps follows.
+        batch_size (int): The number of samples per process and forward pass. A training step has as many samples as
+            this, times the number of launched processes, times ``gradient_accumulation_steps``.
+        epochs (float): The number of epochs.
+        max_steps (int): The number of training steps, which replaces ``epochs`` if it is positive.
+        learning_rate (float | None): The peak learning rate. None means 9e-3 x samples per step / 256.
+        **overrides (Any): Any other field of ``TrainingArguments``. With ``predict_with_generate=True`` (a field of
+            ``Seq2SeqTrainingArguments``) an evaluation generates answers, and ``compute_metrics`` is given them.
+
+    Returns:
+        TrainingArguments: The arguments, or ``Seq2SeqTrainingArguments`` with ``predict_with_generate``.
     """
-    batch = batch_size * PROCESSES * overrides.get("gradient_accumulation_steps", 1)
+    batch = batch_size * launched_processes() * overrides.get("gradient_accumulation_steps", 1)
     steps = max_steps if max_steps > 0 else int(epochs * -(-samples // batch))
     recipe: dict[str, Any] = {
         "per_device_train_batch_size": batch_size,
@@ -70,18 +93,34 @@ def training_arguments(
         "save_total_limit": 2,
         "report_to": "none",
         "dataloader_pin_memory": torch.cuda.is_available(),
-        "remove_unused_columns": False,  # the collator needs the pictures
+        "remove_unused_columns": False,  # the collator needs the images
         "label_names": ["labels"],
-        "ddp_find_unused_parameters": False,  # every process uses every trained tensor in every step
+        "ddp_find_unused_parameters": False,  # every process uses every trainable tensor in every step
     }
     kind = Seq2SeqTrainingArguments if "predict_with_generate" in overrides else TrainingArguments
     return kind(output_dir=str(output_dir), **{**recipe, **overrides})
 
 
 class JsonLinesLog(TrainerCallback):
-    """Everything Trainer logs, one JSON object per line, in ``log.jsonl`` of the output folder."""
+    """Writes everything that ``Trainer`` logs to ``log.jsonl`` in the output folder, one JSON object per line."""
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append the newest log entry.
+
+        Args:
+            args (TrainingArguments): The training arguments.
+            state (TrainerState): The state of the training.
+            control (TrainerControl): The control flow of the training, which stays as it is.
+            logs (dict[str, Any] | None): The entry.
+            **kwargs (Any): The model and the rest of what ``Trainer`` passes, which are ignored.
+        """
         if state.is_world_process_zero and logs:
             with (Path(args.output_dir) / "log.jsonl").open("a", encoding="utf-8") as file:
                 print(json.dumps({"step": state.global_step, **logs}), file=file)
@@ -95,7 +134,19 @@ def build_trainer(
     max_length: int | None = None,
     **trainer_kwargs: Any,
 ) -> Trainer:
-    """A stock ``Trainer`` (or ``Seq2SeqTrainer``, by its arguments) with this package's collator and a log."""
+    """Build a stock ``Trainer`` with this package's collator and a log.
+
+    Args:
+        model (FrozenBasesForConditionalGeneration): The model.
+        processor (AdemVLProcessor): Its processor.
+        train_dataset (Dataset): The training set, whose items are samples.
+        arguments (TrainingArguments): The training arguments. ``Seq2SeqTrainingArguments`` make a ``Seq2SeqTrainer``.
+        max_length (int | None): The greatest length of a sequence in tokens. None means the limit of the tokenizer.
+        **trainer_kwargs (Any): Further arguments of ``Trainer``, such as ``eval_dataset``.
+
+    Returns:
+        Trainer: The trainer.
+    """
     callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), JsonLinesLog()]
     kind = Seq2SeqTrainer if isinstance(arguments, Seq2SeqTrainingArguments) else Trainer
     return kind(
@@ -110,13 +161,19 @@ def build_trainer(
 
 
 def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) -> dict[str, Any]:
-    """Run the training and save the adapter, the processor and ``training.json`` in the output folder.
+    """Run a training and save the adapter, the processor and ``training.json`` in the output folder.
 
     Args:
-        resume: go on from the last checkpoint in the output folder, if there is one.
+        trainer (Trainer): The trainer, as ``build_trainer`` makes it.
+        processor (AdemVLProcessor): The processor to save beside the adapter.
+        resume (bool): Whether to continue from the last checkpoint in the output folder, if there is one.
 
     Returns:
-        What ``training.json`` records: data size, steps, batch, learning rate, last logged loss, seconds.
+        dict[str, Any]: The content of ``training.json``: the number of samples and steps, the batch size, the learning
+        rate, the number of trainable parameters, the last logged loss, the duration in seconds and so on.
+
+    Raises:
+        ValueError: The checkpoint to continue from was trained with other settings of the adapter.
     """
     arguments = trainer.args
     output = Path(arguments.output_dir)
@@ -126,7 +183,7 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     output.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    # the mean that Trainer returns is wrong after a resume: this leg's sum over the steps of all
+    # After a resume, the mean that Trainer returns is wrong: it divides the sum since then by the number of all steps.
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts: dict[str, Any] = {
         "samples": len(trainer.train_dataset),  # type: ignore[arg-type]
@@ -140,7 +197,7 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
         "seed": arguments.seed,
     }
     if checkpoint is not None:
-        facts["resumed_at_step"] = int(checkpoint.rsplit("-", 1)[-1])  # the seconds are those since then
+        facts["resumed_at_step"] = int(checkpoint.rsplit("-", 1)[-1])  # the seconds are counted from there
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
         processor.save_pretrained(output)
@@ -149,7 +206,7 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
 
 
 def _check_same_settings(config: FrozenBasesConfig, checkpoint: str) -> None:
-    """Refuse to go on with an adapter that was trained to be used in another way; its tensors might well fit."""
+    """Refuse to continue from an adapter that was trained with other settings, even if its tensors would fit."""
     saved = AutoConfig.from_pretrained(checkpoint)
     if saved.model_type != config.model_type:
         raise ValueError(f"{checkpoint} holds a {saved.model_type!r} and this run has a {config.model_type!r}")
@@ -162,27 +219,27 @@ def _check_same_settings(config: FrozenBasesConfig, checkpoint: str) -> None:
             )
 
 
-# samples in the data set's own order, where Transformers can (5 and newer): the OpenMoji mixture is made so that a
-# batch then holds little padding
-IN_ORDER: dict[str, Any] = (
-    {"train_sampling_strategy": "sequential"} if hasattr(TrainingArguments, "train_sampling_strategy") else {}
-)
-
-
 def fastest_setting(seconds: float = 0.3) -> dict[str, Any]:
-    """Precision and attention of the frozen bases for training on this machine, measured where it is in doubt.
+    """Choose the precision and the attention of the frozen bases for training on this machine.
 
-    With a GPU: bfloat16 and the library's default attention. On a CPU bfloat16 is several times faster where the
-    processor multiplies matrices in it and slower where it does not; the fused attention has the slower backward.
+    On a GPU these are bfloat16 and the default attention of Transformers. On a CPU they are eager attention, because
+    the backward pass of the fused one is slower, and bfloat16 or float32, whichever multiplies matrices faster here.
+
+    Args:
+        seconds (float): The duration of the measurement on a CPU, in seconds.
+
+    Returns:
+        dict[str, Any]: ``dtype``, and on a CPU ``attn_implementation``: arguments of ``build_model`` and
+        ``load_checkpoint``.
     """
     if torch.cuda.is_available():
         return {"dtype": torch.bfloat16}
-    if PROCESSES > 1:  # each would measure for itself, and all have to choose the same
+    if launched_processes() > 1:  # all processes must choose the same, so none of them measures
         return {"dtype": torch.float32, "attn_implementation": "eager"}
     speeds = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-        a @ b  # the first one sets up
+        a @ b  # the first product takes longer
         began, runs = time.perf_counter(), 0
         while time.perf_counter() - began < seconds / 2:
             a @ b

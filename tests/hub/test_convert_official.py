@@ -58,7 +58,7 @@ def test_every_golden_tensor_arrives_and_the_unused_adapter_is_named(golden):
     for key, tensor in found.items():
         assert torch.equal(tensor, official[f"module.{_official_name(key)}"])
     assert golden.report.tensors == len(found) == len(official) - 2
-    assert golden.report.numbers == golden.settings["trainable"] - 2 * 12 * 128
+    assert golden.report.parameters == golden.settings["trainable"] - 2 * 12 * 128
     assert len(golden.report.dropped) == 2
     assert all("resblocks.2.adapter_mlp" in line and "no feature" in line for line in golden.report.dropped)
     assert "ignored epoch" in str(golden.report)
@@ -135,7 +135,7 @@ def test_missing_tensors_are_named(content, bases, tmp_path):
 def test_numbers_that_are_none(content, bases, tmp_path):
     broken = content["model"]["module.adapter_emb2"].clone()
     broken[0, 3, 3] = torch.nan
-    with pytest.raises(ValueError, match="adapter_emb2.* no finite numbers"):
+    with pytest.raises(ValueError, match="adapter_emb2.* not finite numbers"):
         convert(changed(content, "adapter_emb2", broken), bases, tmp_path, **FIELDS)
 
 

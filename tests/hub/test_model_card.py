@@ -53,7 +53,7 @@ def test_card_says_what_the_folder_records(tmp_path):
         ("Names", "accuracy"): 1,
     }
     for line in (
-        "An [ADEM-VL](https://arxiv.org/abs/2410.17779) adapter: 2,021 trained numbers through which a frozen",
+        "An [ADEM-VL](https://arxiv.org/abs/2410.17779) adapter: 2,021 trainable parameters that let a",
         f"| language model | [acme/llama](https://huggingface.co/acme/llama) | `{REVISION}` |",
         "| vision tower | [acme/clip](https://huggingface.co/acme/clip) | not pinned |",
         "| `visual_token_counts` | 16, 4 |",
@@ -209,9 +209,7 @@ def test_bad_folders_are_named(tmp_path):
         write_model_card(tmp_path)
     (tmp_path / "metrics.json").unlink()
     checkpoint(tmp_path, tensors=TENSORS | {"language_model.lm_head.weight": torch.zeros(2)})
-    with pytest.raises(
-        ValueError, match=r"holds 1 tensors that are not the adapter's, language_model\.lm_head\.weight"
-    ):
+    with pytest.raises(ValueError, match=r"has 1 tensors that are not the adapter's, language_model\.lm_head\.weight"):
         write_model_card(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has no model\.safetensors"):

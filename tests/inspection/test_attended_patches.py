@@ -90,7 +90,7 @@ def test_other_pictures_give_other_maps_and_tokens_join_to_the_answer(model, bas
     assert "".join(first.tokens) == ANSWER
     assert torch.equal(first.patches_by_token, again.patches_by_token)
     assert not torch.allclose(first.patches_by_token, other.patches_by_token, atol=1e-3)
-    assert (first.picture.mode, first.picture.size) == ("RGB", (16, 16))
+    assert (first.image.mode, first.image.size) == ("RGB", (16, 16))
 
 
 @pytest.mark.parametrize("training", [True, False])

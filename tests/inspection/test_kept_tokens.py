@@ -170,7 +170,7 @@ def test_the_picture_is_what_the_tower_sees(model, bases):
     processor.image_processor = CLIPImageProcessor(
         size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, do_center_crop=True
     )
-    seen = kept_visual_tokens(model, processor, flag, PROMPT, ANSWER).picture
+    seen = kept_visual_tokens(model, processor, flag, PROMPT, ANSWER).image
     assert (seen.mode, seen.size) == ("RGB", (16, 16))
     assert seen.getpixel((8, 8)) == (0, 255, 0)
     assert seen.getpixel((2, 8)) == (0, 255, 0)  # the red thirds are cropped away

@@ -12,7 +12,7 @@ from PIL import Image
 from adem_vl_hf.inspection import page
 from adem_vl_hf.inspection.attended_patches import AttendedPatches
 from adem_vl_hf.inspection.kept_tokens import KeptTokens, split_scales
-from adem_vl_hf.inspection.page import Card, metric_rows, write_page
+from adem_vl_hf.inspection.page import GalleryItem, metric_rows, write_page
 
 VOID = {"meta", "img", "input", "hr", "br", "link"}
 NASTY = "<script>alert(1)</script> & \"quoted\" 'caption'"
@@ -54,7 +54,7 @@ def kept(tokens=(" a", " croc", "odile"), lowest: float = 0.5) -> KeptTokens:
         kept=split_scales(shares, [4, 1]),
         kept_by_token=shares.expand(len(tokens), 5),
         scores_by_token=scores,
-        picture=Image.new("RGB", (8, 8), "teal"),
+        image=Image.new("RGB", (8, 8), "teal"),
     )
 
 
@@ -66,20 +66,20 @@ def attended() -> AttendedPatches:
         patches_by_token=patches,
         class_by_token=torch.tensor([0.1, 0.1]),
         zero_by_token=torch.tensor([0.2, 0.2]),
-        picture=Image.new("RGB", (8, 8), "teal"),
+        image=Image.new("RGB", (8, 8), "teal"),
     )
 
 
-def card(**fields) -> Card:
+def item(**fields) -> GalleryItem:
     defaults = {
         "image": Image.new("RGB", (8, 6), "pink"),
         "prompt": "a picture of",
         "prediction": "a crocodile",
         "references": ["a crocodile on pink"],
         "correct": False,
-        "kept": kept(),
+        "looked_at": kept(),
     }
-    return Card(**{**defaults, **fields})
+    return GalleryItem(**{**defaults, **fields})
 
 
 def scores(accuracy: float) -> dict:
@@ -93,14 +93,14 @@ def scores(accuracy: float) -> dict:
 
 @pytest.fixture
 def write(tmp_path):
-    def call(*cards, name="page.html", **fields) -> str:
+    def call(*items, name="page.html", **fields) -> str:
         defaults = {
-            "trained_numbers": 1234567,
+            "trainable_parameters": 1234567,
             "model": {"language model": "tiny", "scales": [4, 1]},
             "settings": {"learning rate": 0.005},
             "seconds": {"train": 75.0, "evaluate": 5.25},
             "metrics": {"scenes": {"true": scores(0.75), "shuffled": scores(0.25), "none": scores(0.5)}},
-            "cards": cards,
+            "gallery": items,
         }
         path = write_page(tmp_path / name, fields.pop("title", "A page"), **{**defaults, **fields})
         assert path == tmp_path / name
@@ -121,7 +121,12 @@ def alpha(address: str) -> list[int]:
 
 def test_every_text_is_there_and_escaped(write):
     html = write(
-        card(prediction=NASTY + "1", prompt=NASTY + "2", references=[NASTY + "3", NASTY + "4"], kept=kept(["<b>"])),
+        item(
+            prediction=NASTY + "1",
+            prompt=NASTY + "2",
+            references=[NASTY + "3", NASTY + "4"],
+            looked_at=kept(["<b>"]),
+        ),
         title=NASTY + "5",
         model={NASTY + "6": NASTY + "7"},
         settings={NASTY + "8": [NASTY + "9", True, 0.5]},
@@ -142,7 +147,7 @@ def test_every_text_is_there_and_escaped(write):
 
 
 def test_the_file_stands_alone(write):
-    html = write(card(), card(kept=None, correct=None))
+    html = write(item(), item(looked_at=None, correct=None))
     reader = Reader(html)
     addresses = [v for _, a in reader.tags for k, v in a.items() if k in ("src", "href", "srcset", "action", "data")]
     addresses += re.findall(r"url\((.*?)\)", html)
@@ -156,7 +161,7 @@ def test_the_file_stands_alone(write):
 
 
 def test_every_picture_has_a_text(write):
-    reader = Reader(write(card(), card(kept=None)))
+    reader = Reader(write(item(), item(looked_at=None)))
     images = reader.all("img")
     assert len(images) == 2 + 1 + 2 + 2 * 2  # pictures, the large map (hidden from readers), kept, two words a scale
     assert [a for a in images if not a.get("alt")] == [{"alt": "", "src": images[1]["src"]}]
@@ -165,19 +170,19 @@ def test_every_picture_has_a_text(write):
 
 
 def test_the_same_input_gives_the_same_bytes(write):
-    assert write(card(), card(correct=True)) == write(card(), card(correct=True), name="sub/folder/again.html")
+    assert write(item(), item(correct=True)) == write(item(), item(correct=True), name="sub/folder/again.html")
 
 
 def test_a_failed_page_leaves_the_old_one(write, tmp_path):
-    before = write(card())
+    before = write(item())
     with pytest.raises(ValueError, match=r"metrics\['scenes'\] has \['blurred'\]"):
-        write(card(), metrics={"scenes": {"blurred": scores(0.5)}})
+        write(item(), metrics={"scenes": {"blurred": scores(0.5)}})
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == before
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
 def test_darkness_is_what_was_dropped_on_one_scale_for_the_page(write):
-    reader = Reader(write(card(), card(kept=kept(lowest=0.75))))
+    reader = Reader(write(item(), item(looked_at=kept(lowest=0.75))))
     maps = [a["src"] for a in reader.all("img") if "kept in" in (a["alt"] or "")]
     darkest = round(255 * page.DARKEST)
     assert [decode(m).size for m in maps] == [(2, 2), (1, 1)] * 2
@@ -188,13 +193,13 @@ def test_darkness_is_what_was_dropped_on_one_scale_for_the_page(write):
 
 
 def test_nothing_dropped_is_not_dark(write):
-    reader = Reader(write(card(kept=kept(lowest=1.0))))
+    reader = Reader(write(item(looked_at=kept(lowest=1.0))))
     (first, second) = [a["src"] for a in reader.all("img") if "kept in" in (a["alt"] or "")]
     assert set(alpha(first) + alpha(second)) == {0}
 
 
 def test_words_are_whole_and_their_tokens_averaged(write):
-    reader = Reader(write(card()))
+    reader = Reader(write(item()))
     maps = [a for a in reader.all("img") if "score of 2 by 2" in (a["alt"] or "")]
     assert [a["alt"].split(":")[0] for a in maps] == ["a", "crocodile"]
     darkest = 255 * page.DARKEST
@@ -207,7 +212,7 @@ def test_words_are_whole_and_their_tokens_averaged(write):
 
 
 def test_maps_of_an_evlm(write):
-    html = write(card(kept=attended()), card(kept=None), kind="evlm")
+    html = write(item(looked_at=attended()), item(looked_at=None), kind="evlm")
     reader = Reader(html)
     assert reader.open == []
     maps = [a for a in reader.all("img") if "2 by 2" in (a["alt"] or "")]
@@ -225,13 +230,13 @@ def test_maps_of_an_evlm(write):
 
 
 def test_the_page_says_which_method_it_is_and_knows_two(write):
-    assert "Method: ADEM-VL" in Reader(write(card())).text
+    assert "Method: ADEM-VL" in Reader(write(item())).text
     with pytest.raises(ValueError, match="kind 'clip': the page knows adem_vl and evlm"):
-        write(card(), kind="clip")
+        write(item(), kind="clip")
 
 
 def test_cards_without_maps_marks_or_answers(write):
-    html = write(card(kept=None, correct=None, references=[], prediction=""))
+    html = write(item(looked_at=None, correct=None, references=[], prediction=""))
     reader = Reader(html)
     assert "(nothing)" in reader.text
     assert not reader.all("button")
@@ -242,7 +247,7 @@ def test_cards_without_maps_marks_or_answers(write):
 
 
 def test_marks_and_their_counts(write):
-    reader = Reader(write(card(correct=True), card(), card(correct=True), card(correct=None)))
+    reader = Reader(write(item(correct=True), item(), item(correct=True), item(correct=None)))
     assert [a["class"] for a in reader.all("article")] == ["card right", "card wrong", "card right", "card"]
     assert reader.text.count("✓ right") == 2
     assert reader.text.count("✗ wrong") == 1
@@ -253,14 +258,14 @@ def test_marks_and_their_counts(write):
 def test_large_pictures_are_scaled_and_carry_nothing_else(write):
     photo = Image.new("RGB", (2000, 500), "teal")
     photo.info["icc_profile"] = b"where it was taken"
-    picture = decode(next(a["src"] for a in Reader(write(card(image=photo))).all("img")))
+    picture = decode(next(a["src"] for a in Reader(write(item(image=photo))).all("img")))
     assert picture.size == (384, 96)
     assert picture.info == {}
     assert photo.size == (2000, 500)
 
 
 def test_header_and_table(write):
-    reader = Reader(write(card()))
+    reader = Reader(write(item()))
     for text in ("1,234,567", "4, 1", "0.005", "1 min 15 s", "5.2 s", "1 min 20 s", "match, 100 samples"):
         assert text in reader.text
     for text in ("75.0%", "25.0%", "50.0%", "37.5%", "300.0", "own picture", "another picture", "no picture"):

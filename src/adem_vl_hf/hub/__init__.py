@@ -1,4 +1,4 @@
-"""Publishing checkpoints: upload, model card, and conversion of the authors' released adapter files."""
+"""Publishes checkpoints: upload, model card, and conversion of the adapter files that the authors' code writes."""
 
 from .upload import push
 

@@ -1,7 +1,8 @@
-"""Turn an adapter file of the authors' code (a ``.pth``) into a checkpoint of this package.
+"""Converts an adapter file of the authors' code (a ``.pth``) into a checkpoint of this package.
 
-The file is ``{"model": {"module.<name>": tensor}, "optimizer", "epoch", "scaler", "args"}``: the tensors whose names
-hold "adapter", among them one that no feature depends on (beside the tower's last block), and the training's settings.
+The file is ``{"model": {"module.<name>": tensor}, "optimizer", "epoch", "scaler", "args"}``. It has the tensors with
+"adapter" in their names and the settings of the training. One of the tensors belongs to the last block of the vision
+tower, on which no feature depends.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from ..modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from ..modeling.processing_adem_vl import AdemVLProcessor
 from ..modeling.row_layout import load_tokenizer
 
-# names of the authors' modules and of ours; what follows them (fc1.weight, ...) is the same
+# names of the authors' modules -> names of ours; the rest of a tensor's name (fc1.weight and so on) is the same
 RENAMED = {
     "adapter_emb1": "adapter.key_embedding",
     "adapter_emb2": "adapter.value_embedding",
@@ -30,7 +31,7 @@ RENAMED = {
 TOWER_BLOCKS = "backbone.visual.transformer.resblocks"
 TOWER_LAYERS = {"fc1": "down", "fc2": "up"}
 
-# the authors' command-line options that are fields of the configuration
+# the authors' command-line options -> fields of the configuration
 RECORDED_FIELDS = {
     "down_sample_num": "visual_token_counts",
     "drop_ratio": "drop_ratio",
@@ -40,7 +41,7 @@ RECORDED_FIELDS = {
     "adapter_dim": "vision_adapter_dim",
 }
 
-# what each dimension of a tensor is made by
+# the end of a tensor's name -> for each of its dimensions, the option that sets its size
 DIMENSIONS = {
     "key_embedding": ("", "visual_token_counts", "language_model"),
     "value_embedding": ("", "visual_token_counts", "language_model"),
@@ -52,7 +53,8 @@ DIMENSIONS = {
     "up.weight": ("vision_tower", "vision_adapter_dim"),
 }
 
-# the authors squeeze pictures to the tower's size; the normalisation goes by the training set
+# The authors resize images to the size of the vision tower without keeping their shape. The mean and the deviation
+# depend on the data set that they trained on.
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 OPENAI_CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
 NORMALIZATION = {"sqa": IMAGENET, "instruction": IMAGENET, "coco_caption": OPENAI_CLIP}
@@ -60,17 +62,26 @@ NORMALIZATION = {"sqa": IMAGENET, "instruction": IMAGENET, "coco_caption": OPENA
 
 @dataclass
 class ConversionReport:
-    """What became of an official file: printed by ``adem-vl convert``."""
+    """Reports the conversion of an official file, for ``adem-vl convert`` to print.
+
+    Args:
+        output_dir (Path): The folder of the checkpoint.
+        tensors (int): The number of converted tensors.
+        parameters (int): The number of parameters in them.
+        dropped (list[str]): The tensors of the file that the model does not have, each with the reason.
+        ignored (list[str]): The other entries of the file.
+        notes (list[str]): Further remarks.
+    """
 
     output_dir: Path
-    tensors: int  # converted
-    numbers: int  # in them
-    dropped: list[str] = field(default_factory=list)  # tensors of the file that the model does not have, and why
-    ignored: list[str] = field(default_factory=list)  # other entries of the file
+    tensors: int
+    parameters: int
+    dropped: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{self.output_dir}: {self.tensors} tensors, {self.numbers:,} numbers"]
+        lines = [f"{self.output_dir}: {self.tensors} tensors, {self.parameters:,} parameters"]
         lines += [f"dropped {entry}" for entry in self.dropped]
         if self.ignored:
             lines.append(f"ignored {', '.join(self.ignored)}: state of the authors' training run")
@@ -84,18 +95,25 @@ def convert_official(
     output_dir: str | os.PathLike[str],
     **config_fields: Any,
 ) -> ConversionReport:
-    """Read an official adapter file and save it as a checkpoint: model, and processor where there is a tokenizer.
+    """Read an official adapter file and save it as a checkpoint.
+
+    The processor is saved, too, if the language model has a tokenizer.
 
     Args:
-        checkpoint: the authors' ``checkpoint-<epoch>.pth``. Half-precision tensors are saved as float32.
-        language_model, vision_tower: the frozen bases it was trained on (ids, folders or loaded models).
-        output_dir: the folder to write.
-        config_fields: fields of ``AdemVLConfig`` and arguments of ``from_base_pretrained``. Fields that are not given
-            are taken from the settings recorded in the file, where it has any, and else are the paper's.
+        checkpoint (str | os.PathLike[str]): The authors' ``checkpoint-<epoch>.pth``. Half-precision tensors are saved
+            as float32.
+        language_model (Any): The frozen language model that it was trained on: a Hub id, a folder or a loaded model.
+        vision_tower (Any): The frozen vision tower that it was trained on, in one of the same ways.
+        output_dir (str | os.PathLike[str]): The folder to write.
+        **config_fields (Any): Fields of ``AdemVLConfig`` and arguments of ``from_base_pretrained``. A field that is not
+            given has the value that the file records, or otherwise that of the paper.
+
+    Returns:
+        ConversionReport: The tensors that were converted and those that were not.
 
     Raises:
-        ValueError: the file is not one of these, holds more than tensors and settings, or does not fit the model that
-            the bases and fields make: naming the tensors and the option that is probably wrong.
+        ValueError: The file is not an official one, has more than tensors and settings in it, or does not fit the model
+            that the bases and fields make. The message names the tensors and the option that is probably wrong.
     """
     tensors, others, settings = _read(Path(checkpoint))
     recorded = _recorded_fields(settings)
@@ -105,7 +123,7 @@ def convert_official(
     wanted = model.adapter_state_dict()
     renamed, dropped = _rename(tensors, wanted, model.config)
     _check(Path(checkpoint), renamed, wanted, model.config)
-    model.load_state_dict(renamed, strict=False)  # copies into float32 parameters, whatever the file's precision
+    model.load_state_dict(renamed, strict=False)  # copies into float32 parameters, at any precision of the file
     output = Path(output_dir)
     model.save_pretrained(output)
     numbers = sum(tensor.numel() for tensor in wanted.values())
@@ -121,13 +139,13 @@ def convert_official(
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], list[str], argparse.Namespace]:
-    """The tensors by the authors' names, the names of the other entries, and the recorded settings."""
+    """Return the tensors by the authors' names, the names of the other entries, and the recorded settings."""
     if not path.is_file():
         raise ValueError(f"{path} is no file; give the authors' checkpoint-<epoch>.pth")
     try:
-        # A .pth is a pickle, which could run any code; weights_only lets tensors and plain containers through. The
-        # authors' files also hold their parsed command line. An argparse.Namespace only carries attributes, so exactly
-        # this class is allowed besides.
+        # A .pth is a pickle, which could run any code. With weights_only, only tensors and plain containers are read.
+        # The authors' files also have their parsed command line, so argparse.Namespace is allowed as well. Its objects
+        # only carry attributes.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -150,6 +168,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], list[str], argparse.Name
 
 
 def _recorded_fields(settings: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of the configuration that the recorded settings give."""
     fields = {ours: getattr(settings, theirs) for theirs, ours in RECORDED_FIELDS.items() if hasattr(settings, theirs)}
     if isinstance(fields.get("visual_token_counts"), int):
         fields["visual_token_counts"] = [fields["visual_token_counts"]]
@@ -159,6 +178,7 @@ def _recorded_fields(settings: argparse.Namespace) -> dict[str, Any]:
 
 
 def _our_name(name: str) -> str | None:
+    """Translate the authors' name of a tensor, or return None for a tensor that ADEM-VL does not have."""
     block = re.fullmatch(rf"{re.escape(TOWER_BLOCKS)}\.(\d+)\.adapter_mlp\.(fc1|fc2)\.weight", name)
     if block:
         return f"adapter.vision_adapters.{block[1]}.{TOWER_LAYERS[block[2]]}.weight"
@@ -167,6 +187,7 @@ def _our_name(name: str) -> str | None:
 
 
 def _official_name(key: str) -> str:
+    """Translate our name of a tensor into the authors' name."""
     adapter = re.fullmatch(r"adapter\.vision_adapters\.(\d+)\.(down|up)\.weight", key)
     if adapter:
         layer = next(theirs for theirs, ours in TOWER_LAYERS.items() if ours == adapter[2])
@@ -176,7 +197,7 @@ def _official_name(key: str) -> str:
 
 
 def _rename(tensors: dict, wanted: dict, config: AdemVLConfig) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The tensors that the model has, by its names; and a line on each of the others."""
+    """Return the tensors that the model has, by our names, and a line about each of the others."""
     renamed: dict[str, torch.Tensor] = {}
     dropped: list[str] = []
     for name, tensor in tensors.items():
@@ -196,6 +217,7 @@ def _rename(tensors: dict, wanted: dict, config: AdemVLConfig) -> tuple[dict[str
 
 
 def _check(path: Path, given: dict, wanted: dict, config: AdemVLConfig) -> None:
+    """Raise ValueError if a tensor is missing, has another shape, or is not finite."""
     missing = [key for key in wanted if key not in given]
     if missing:
         names = ", ".join(_official_name(key) for key in missing[:5])
@@ -207,10 +229,11 @@ def _check(path: Path, given: dict, wanted: dict, config: AdemVLConfig) -> None:
             remedy = _why_misshaped(key, tensor.shape, wanted[key].shape, config)
             raise ValueError(f"{name} is {tuple(tensor.shape)} where {tuple(wanted[key].shape)} is needed: {remedy}")
         if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise ValueError(f"{name} holds values that are no finite numbers; fetch the file again")
+            raise ValueError(f"{name} holds values that are not finite numbers; fetch the file again")
 
 
 def _why_missing(missing: list[str]) -> str:
+    """Say which option is probably wrong if these tensors are missing."""
     if all(key.startswith("adapter.cls_projector") for key in missing):
         return ": it was trained without the class token; convert it with --use-cls-token false"
     if all(key.startswith("adapter.vision_adapters") for key in missing):
@@ -222,6 +245,7 @@ def _why_missing(missing: list[str]) -> str:
 
 
 def _why_misshaped(key: str, given: torch.Size, wanted: torch.Size, config: AdemVLConfig) -> str:
+    """Say which option is probably wrong if a tensor has another shape."""
     makers = next(makers for ending, makers in DIMENSIONS.items() if key.endswith(ending))
     if len(given) != len(wanted):
         return "it is no tensor of an ADEM-VL adapter"
@@ -238,7 +262,7 @@ def _why_misshaped(key: str, given: torch.Size, wanted: torch.Size, config: Adem
 
 
 def _save_processor(config: AdemVLConfig, output: Path, dataset: str | None) -> str:
-    """Save the processor, and say what was done."""
+    """Save the processor, and return a line that says what was done."""
     language_model, vision_tower = config.text_model_name_or_path, config.vision_model_name_or_path
     if language_model is None or vision_tower is None:
         return "no processor saved: loaded models were given, which do not say where their tokenizer is"
@@ -255,4 +279,4 @@ def _save_processor(config: AdemVLConfig, output: Path, dataset: str | None) -> 
     )
     processor.save_pretrained(output)
     origin = f"as for {dataset}" if str(dataset) in NORMALIZATION else "with the tower's own mean and deviation"
-    return f"processor saved: pictures squeezed to {side} x {side}, normalised {origin}"
+    return f"processor saved: images resized to {side} x {side}, normalised {origin}"

@@ -1,7 +1,7 @@
-"""The model card of a checkpoint: `model_card_template.md` filled from the folder's own files, nothing made up.
+"""Writes the model card of a checkpoint: ``model_card_template.md``, filled in from the files of its folder.
 
-Metadata as the Hub reads it: https://huggingface.co/docs/hub/model-cards, results as a model-index. What a folder does
-not record (a metric, the data) and nobody passes is left out of the card.
+The metadata is what the Hub reads (https://huggingface.co/docs/hub/model-cards), with the results as a model-index.
+Nothing is made up: if a folder does not record a metric or the data and nobody passes it, the card leaves it out.
 """
 
 import hashlib
@@ -28,28 +28,42 @@ from ..papers import PAPERS
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["vision-language", "image-to-text", "adapter", "parameter-efficient"]
 TASK = "image-text-to-text"
-# an absolute path or one below the home folder, inside any text; the slashes of a URL follow a colon or a slash
+# An absolute path or one below the home folder, inside any text. It does not match a URL, because the slashes of a URL
+# follow a colon or a slash.
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/\\~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}[/\\]?")
 
+# the beginnings of the names of results that were measured under a control
 CONTROLS = tuple(label for name, label in CONDITION_LABELS.items() if name != "true")
 
-Metrics = Mapping[str, Any]  # data set -> metric -> number, or what `adem_vl_hf.evaluation` returns in its place
+Metrics = Mapping[str, Any]  # data set -> metric -> number, or the scores that `adem_vl_hf.evaluation` returns
 
 
 class Result(NamedTuple):
-    """One metric on one data set."""
+    """Holds one metric on one data set.
+
+    Args:
+        dataset (str): The name of the data set.
+        name (str): The name of the metric.
+        kind (str): The identifier of the metric.
+        value (float): The value.
+        n (int | None): The number of samples, if it is recorded.
+    """
 
     dataset: str
     name: str
-    kind: str  # the metric's identifier
+    kind: str
     value: float
-    n: int | None  # samples, where recorded
+    n: int | None
 
     def entry(self) -> EvalResult:
-        """As an entry of the card's model-index."""
+        """Make the entry for the model-index of the card.
+
+        Returns:
+            EvalResult: The entry.
+        """
         return EvalResult(
             task_type=TASK,
-            dataset_type=slug(self.dataset),
+            dataset_type=_slug(self.dataset),
             dataset_name=self.dataset,
             metric_type=self.kind,
             metric_name=self.name,
@@ -59,41 +73,52 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Base:
-    """One frozen base of a checkpoint, as its config names it."""
+    """Describes one frozen base of a checkpoint, as its config names it.
 
-    role: str  # "language model" or "vision tower"
-    field: str  # the config field that names it
+    Args:
+        role (str): "language model" or "vision tower".
+        field (str): The config field that names it.
+        path_or_id (str): The folder, the file or the Hub id.
+        revision (str | None): The revision on the Hub, if it is pinned.
+        fingerprint (str | None): A short digest of the fingerprint in the config, if there is one.
+        open_clip (bool): Whether the name is in the spelling of open_clip: hf-hub:owner/name, local-dir:path or
+            architecture/tag.
+    """
+
+    role: str
+    field: str
     path_or_id: str
     revision: str | None
-    fingerprint: str | None  # a short digest of the fingerprint in the config
-    open_clip: bool = False  # named by open_clip's spelling: hf-hub:owner/name, local-dir:path, architecture/tag
+    fingerprint: str | None
+    open_clip: bool = False
 
     @property
     def place(self) -> str:
-        """The folder or the repository: the name without the GGUF file that it may end in."""
+        """Return the folder or the repository: the name without the GGUF file that it may end with."""
         return split_gguf(self.path_or_id)[0]
 
     @property
     def is_local(self) -> bool:
-        """Whether the name means a folder or a file of this machine."""
+        """Tell whether the name is that of a folder or a file of this machine."""
         name = self.place
         by_look = name.startswith((".", "/", "~", "local-dir:")) or "\\" in name or name.count("/") > 1
         return by_look or (not self.open_clip and os.path.isdir(name))
 
     @property
     def hub_id(self) -> str | None:
-        """The repository on the Hub, if the name means one."""
+        """Return the repository on the Hub, if the name is that of one."""
         if self.is_local or (self.open_clip and not self.path_or_id.startswith("hf-hub:")):
             return None
         return self.place.removeprefix("hf-hub:")
 
     @property
     def name(self) -> str:
-        """The name without what is nobody else's business: of a local path, the last folder alone."""
+        """Return the name for the public: of a local path only the last folder."""
         return re.split(r"[/\\]", self.path_or_id.rstrip("/\\"))[-1] if self.is_local else self.path_or_id
 
     @property
     def shown(self) -> str:
+        """Return the name in Markdown, with a link or with its origin."""
         if self.hub_id is not None:
             shown = self.path_or_id.removeprefix("hf-hub:")
             return f"[{shown}](https://huggingface.co/{self.hub_id})"
@@ -102,11 +127,19 @@ class Base:
 
     @property
     def revision_shown(self) -> str:
+        """Return the revision in Markdown."""
         return f"`{self.revision}`" if self.revision else "not pinned"
 
 
 def checkpoint_bases(config: FrozenBasesConfig) -> list[Base]:
-    """The bases that a config names; none for a self-contained model."""
+    """List the bases that a config names.
+
+    Args:
+        config (FrozenBasesConfig): The config of a checkpoint.
+
+    Returns:
+        list[Base]: The bases. The list is empty for a model that has the weights of its bases with it.
+    """
     bases = []
     for role, prefix in (("language model", "text_model"), ("vision tower", "vision_model")):
         field = f"{prefix}_name_or_path"
@@ -127,19 +160,24 @@ def write_model_card(
     data: str | Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write `README.md`, the checkpoint's card, into its folder (an older one is replaced); returns its path.
+    """Write ``README.md``, the model card, into the folder of a checkpoint. An older one is replaced.
 
     Args:
-        folder: holds `config.json` and `model.safetensors`.
-        repo_id: the name under which the card shows how to load the model; the folder's name if not given.
-        metrics: data set (and split) -> metric -> value, or -> the scores that `adem_vl_hf.evaluation` returns; None
-            values are left out. By default `metrics.json`.
-        data: one line of Markdown for each data set trained on. By default `data` of `training.json`.
-        settings: training setting -> value. By default `training.json`, of which `data`, `license` (of the adapter's
-            weights, an id of the Hub) and `prompt` (the text the examples begin with) have places of their own.
+        folder (str | os.PathLike[str]): The folder, with ``config.json`` and ``model.safetensors``.
+        repo_id (str | None): The name by which the card's examples load the model. None means the name of the folder.
+        metrics (Metrics | None): The value of each metric by data set (and split), or the scores of each data set that
+            ``adem_vl_hf.evaluation`` returns. Values of None are left out. None means those in ``metrics.json``.
+        data (str | Sequence[str] | None): One line of Markdown for each data set that the adapter was trained on. None
+            means ``data`` in ``training.json``.
+        settings (Mapping[str, Any] | None): The value of each training setting. None means those in ``training.json``.
+            Three of them have places of their own in the card: ``data``, ``license`` (of the adapter's weights, an
+            identifier of the Hub) and ``prompt`` (the text that the examples begin with).
+
+    Returns:
+        Path: The path of the card.
 
     Raises:
-        ValueError: a file is missing, or a metric is not a finite number.
+        ValueError: A file is missing, or a metric is not a finite number.
     """
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
@@ -153,7 +191,7 @@ def write_model_card(
     data = recorded_data if data is None else data
     licence, prompt = settings.pop("license", None), settings.pop("prompt", CAPTION_PROMPT)
     title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
-    results = result_rows(metrics)
+    results = _result_rows(metrics)
     hub_ids = [base.hub_id for base in bases if base.hub_id is not None]
     card_data = ModelCardData(
         base_model=hub_ids or None,
@@ -163,7 +201,7 @@ def write_model_card(
         pipeline_tag=TASK,
         tags=[paper.name.lower(), *TAGS],
         model_name=title if results else None,
-        # controls are for readers: in the index they would pass for what the model reaches
+        # Controls are for readers. In the index they would be taken for results of the model.
         eval_results=[result.entry() for result in results if not result.name.startswith(CONTROLS)] or None,
     )
     card = ModelCard.from_template(
@@ -173,13 +211,13 @@ def write_model_card(
         paper=paper,
         repo_id=repo_id or title,
         prompt=json.dumps(prompt, ensure_ascii=False),
-        adapter_numbers=f"{count_adapter_numbers(folder):,}",
+        adapter_parameters=f"{count_adapter_parameters(folder):,}",
         bases=bases,
         fingerprints=any(base.fingerprint for base in bases),
-        config_fields=[(n, cell(value)) for n in config.adapter_fields if (value := getattr(config, n)) is not None],
-        data=[cell(line) for line in ([data] if isinstance(data, str) else data)],
-        settings=[(cell(name), cell(value)) for name, value in settings.items() if value is not None],
-        metrics=[(cell(x.dataset), cell(x.name), round(x.value, 4), x.n or "") for x in results],
+        config_fields=[(n, _cell(value)) for n in config.adapter_fields if (value := getattr(config, n)) is not None],
+        data=[_cell(line) for line in ([data] if isinstance(data, str) else data)],
+        settings=[(_cell(name), _cell(value)) for name, value in settings.items() if value is not None],
+        metrics=[(_cell(x.dataset), _cell(x.name), round(x.value, 4), x.n or "") for x in results],
         weights_licence=licence,
     )
     path = folder / "README.md"
@@ -189,7 +227,18 @@ def write_model_card(
 
 
 def read_record(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
-    """The JSON object in a file of the folder; empty where there is no such file."""
+    """Read a JSON object from a file of a checkpoint's folder.
+
+    Args:
+        folder (str | os.PathLike[str]): The folder.
+        name (str): The name of the file.
+
+    Returns:
+        dict[str, Any]: The object. It is empty if there is no such file.
+
+    Raises:
+        ValueError: The file is not a JSON object.
+    """
     path = Path(folder) / name
     if not path.is_file():
         return {}
@@ -202,30 +251,36 @@ def read_record(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
     return record
 
 
-def count_adapter_numbers(folder: str | os.PathLike[str]) -> int:
-    """How many numbers `model.safetensors` holds, from its header alone.
+def count_adapter_parameters(folder: str | os.PathLike[str]) -> int:
+    """Count the parameters in ``model.safetensors``, from its header alone.
+
+    Args:
+        folder (str | os.PathLike[str]): The folder of the checkpoint.
+
+    Returns:
+        int: The number of parameters.
 
     Raises:
-        ValueError: a tensor in it is not the adapter's (its name does not start with `adapter.`).
+        ValueError: A tensor does not belong to the adapter: its name does not start with ``adapter.``.
     """
     path = Path(folder) / "model.safetensors"
     with safe_open(path, framework="pt") as tensors:
         foreign = [name for name in tensors.keys() if not name.startswith("adapter.")]  # noqa: SIM118 (no mapping)
         if foreign:
             raise ValueError(
-                f"{path} holds {len(foreign)} tensors that are not the adapter's, {foreign[0]} the first: a model that "
+                f"{path} has {len(foreign)} tensors that are not the adapter's, {foreign[0]} the first: a model that "
                 "carries its bases is pushed with its own push_to_hub"
             )
         return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
 
 
-def result_rows(metrics: Metrics) -> list[Result]:
-    """The metrics one by one, in the order given; None values and empty lists are left out.
+def _result_rows(metrics: Metrics) -> list[Result]:
+    """List the metrics in the order given, without values of None and empty lists.
 
-    A nested metric is named by the keys on the way to it; `n`, wherever it stands, counts the samples of what is
-    beside and below it.
+    A nested metric is named by the keys that lead to it. ``n`` at any level is the number of samples of the metrics
+    beside it and below it.
     """
-    if isinstance(metrics.get("task"), str):  # what `adem_vl_hf.evaluation` returns for one task
+    if isinstance(metrics.get("task"), str):  # the scores of one task, as `adem_vl_hf.evaluation` returns them
         metrics = {metrics["task"]: metrics}
     rows: list[Result] = []
     for dataset, values in metrics.items():
@@ -236,6 +291,7 @@ def result_rows(metrics: Metrics) -> list[Result]:
 
 
 def _collect(rows: list[Result], dataset: str, way: tuple[str, ...], values: Mapping[str, Any], n: int | None) -> None:
+    """Add the metrics in ``values``, to which the keys ``way`` lead, to the rows."""
     n = values.get("n", n)
     for key, value in values.items():
         if key in ("task", "n", "chance") or value is None or value == []:
@@ -246,16 +302,16 @@ def _collect(rows: list[Result], dataset: str, way: tuple[str, ...], values: Map
             name = "".join(f"[{part!r}]" for part in (dataset, *way, key))
             raise ValueError(f"metrics{name} is {value!r}: give a finite number or leave it out")
         else:
-            rows.append(Result(dataset, " ".join((*way, key)), slug(key), value, n))
+            rows.append(Result(dataset, " ".join((*way, key)), _slug(key), value, n))
 
 
-def slug(name: str) -> str:
-    """The name as an identifier: lower case, everything but letters, digits and dots as single hyphens."""
+def _slug(name: str) -> str:
+    """Turn a name into an identifier: lower case, with single hyphens for all but letters, digits and dots."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
-def cell(value: Any) -> str:
-    """A value as text for a Markdown table or list: one line, and of a machine's paths the last name alone."""
+def _cell(value: Any) -> str:
+    """Turn a value into one line of text for a Markdown table or list, with only the last name of local paths."""
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     text = ", ".join(map(str, value)) if listed else str(value)
     text = ABSOLUTE_PATH.sub(lambda path: re.split(r"[/\\]", path[0].rstrip("/\\"))[-1], text)

@@ -1,7 +1,9 @@
-"""Publish a checkpoint on the Hugging Face Hub: the adapter, its code, its processor and a filled-in model card.
+"""Publishes a checkpoint on the Hugging Face Hub: the adapter, its code, its processor and a model card.
 
-What a repository holds is written once, in `stage`; optimizer states, trainer states and checkpoint folders that lie
-beside a checkpoint never travel.
+``stage`` alone decides which files a repository gets. Optimizer states, trainer states and checkpoint folders beside a
+checkpoint are never uploaded.
+
+In reading order: ``push``, ``stage``, and the code that travels with a checkpoint.
 """
 
 import json
@@ -23,9 +25,10 @@ from ..loading import MODELS, load_config
 from ..modeling.checkpoint import CUSTOM_PIPELINES
 from ..modeling.modeling_base import FrozenBasesForConditionalGeneration
 from ..modeling.processing_adem_vl import AdemVLProcessor
-from .model_card import Metrics, checkpoint_bases, count_adapter_numbers, read_record, write_model_card
+from .model_card import Metrics, checkpoint_bases, count_adapter_parameters, read_record, write_model_card
 
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # Transformers 5 writes the first, 4.57 both
+# Transformers 5 writes the first of them, and 4.57 both.
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def push(
@@ -43,57 +46,70 @@ def push(
 ) -> CommitInfo:
     """Upload a model, or the checkpoint in a folder, to a model repository of the Hub, in one commit.
 
-    The repository gets `config.json`, `generation_config.json` if there is one, `model.safetensors` (the adapter), the
-    bundle's `.py` files, the processor's files and `README.md`, the model card (always written anew); no other file of
-    the folder, which may be a Trainer's output folder.
+    The repository gets ``config.json``, ``generation_config.json`` if there is one, ``model.safetensors`` (the
+    adapter), the ``.py`` files of the bundle, the files of the processor, and ``README.md``, the model card, which is
+    always written anew. No other file of the folder is uploaded, so the folder may be the output folder of a
+    ``Trainer``.
 
     Args:
-        model: a model, or a folder that `save_pretrained` or a Trainer wrote.
-        repo_id: `owner/name`; the repository is made if there is none, `private` then.
-        processor: needed with a model; with a folder, in place of the processor that is saved in it.
-        revision: the branch to commit to, made if there is none; `main` by default.
-        metrics, data, settings: for the card, see `write_model_card`; by default what a folder records in
-            `metrics.json` and `training.json`.
+        model (FrozenBasesForConditionalGeneration | str | os.PathLike[str]): A model, or a folder that
+            ``save_pretrained`` or a ``Trainer`` wrote.
+        repo_id (str): ``owner/name``. The repository is made if there is none.
+        processor (AdemVLProcessor | None): The processor. It is needed with a model. With a folder, it replaces the
+            processor that is saved there.
+        private (bool): Whether a repository that is made is private.
+        token (str | None): A token of the Hub. None means the saved one.
+        revision (str | None): The branch to commit to, which is made if there is none. None means ``main``.
+        commit_message (str): The message of the commit.
+        metrics (Metrics | None): The metrics in the card, see ``write_model_card``. None means those in the folder's
+            ``metrics.json``.
+        data (str | Sequence[str] | None): The training data in the card. None means that in ``training.json``.
+        settings (Mapping[str, Any] | None): The training settings in the card. None means those in ``training.json``.
 
     Returns:
-        The commit, as huggingface_hub describes it.
+        CommitInfo: The commit, as huggingface_hub describes it.
 
     Raises:
-        ValueError: the checkpoint or its processor is missing, or it holds more than an adapter.
+        ValueError: The checkpoint or its processor is missing, or it has more than an adapter.
 
     Warns:
-        UserWarning: a base is named by a local folder, which nobody else can load.
+        UserWarning: A base is named by a local folder, which nobody else can load.
     """
     with tempfile.TemporaryDirectory(prefix="adem-vl-push-") as temporary:
         staged = Path(temporary)
         stage(model, processor, staged)
-        warn_of_local_bases(staged)
+        _warn_of_local_bases(staged)
         if isinstance(model, str | os.PathLike):
             metrics = read_record(model, "metrics.json") if metrics is None else metrics
             settings = read_record(model, "training.json") if settings is None else settings
-        # before anything is made on the Hub: a record that does not fit the card leaves no empty repository behind
+        # The card is written before anything is made on the Hub, so that an error in it leaves no empty repository.
         write_model_card(staged, repo_id=repo_id, metrics=metrics, data=data, settings=settings)
         api = HfApi(token=token)
         full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if full_id != repo_id:  # the Hub has put the user's name before a bare one
+        if full_id != repo_id:  # the Hub adds the name of the user to a name without an owner
             write_model_card(staged, repo_id=full_id, metrics=metrics, data=data, settings=settings)
         if revision is not None:
             api.create_branch(full_id, branch=revision, exist_ok=True)
         paths = sorted(path for path in staged.rglob("*") if path.is_file())
         files = [CommitOperationAdd(path.relative_to(staged).as_posix(), path) for path in paths]
-        # one commit, not upload_folder's possible several: whoever loads meanwhile gets the old files or the new ones
+        # upload_folder may make several commits. With one, anybody who loads meanwhile gets all old or all new files.
         return api.create_commit(full_id, files, commit_message=commit_message, revision=revision)
 
 
 def stage(
     model: FrozenBasesForConditionalGeneration | str | os.PathLike[str], processor: AdemVLProcessor | None, target: Path
 ) -> None:
-    """Put into the folder `target` exactly the files that a repository holds, but for the card.
+    """Write exactly the files that a repository gets, except for the model card, into a folder.
+
+    Args:
+        model (FrozenBasesForConditionalGeneration | str | os.PathLike[str]): A model, or the folder of a checkpoint.
+        processor (AdemVLProcessor | None): The processor, as for ``push``.
+        target (Path): The folder to write.
 
     Raises:
-        ValueError: as `push`.
+        ValueError: The checkpoint or its processor is missing, or it has more than an adapter.
     """
-    # by what is no model: one that was loaded through remote code is of another class than the installed one
+    # This tests for a path and not for our class, because a model that was loaded as remote code has another class.
     if isinstance(model, str | os.PathLike):
         source = Path(model)
         for name in ("config.json", "model.safetensors"):
@@ -101,22 +117,22 @@ def stage(
                 raise ValueError(f"{source} has no {name}: {_remedy(source)}")
         if processor is None and not any((source / name).is_file() for name in PROCESSOR_FILES):
             raise ValueError(f"{source} has no processor: save one there, or give processor=...")
-        # saved again, because only the processor knows which of a folder's files are its own
+        # The processor is loaded and saved again, because only it knows which files of the folder belong to it.
         config = load_config(source)
         (processor or MODELS[config.model_type][1].from_pretrained(source)).save_pretrained(target)
         for path in (source / "config.json", source / "generation_config.json", source / "model.safetensors"):
             if path.is_file():
                 shutil.copyfile(path, target / path.name)
-        copy_code(source, target)
+        _copy_code(source, target)
     else:
         if processor is None:
             raise ValueError("a model alone cannot be used from the Hub: give its processor too (processor=...)")
         processor.save_pretrained(target)
         model.save_pretrained(target)
-    count_adapter_numbers(target)  # raises where a tensor is not the adapter's
+    count_adapter_parameters(target)  # raises an error if a tensor does not belong to the adapter
 
 
-def warn_of_local_bases(folder: str | os.PathLike[str]) -> None:
+def _warn_of_local_bases(folder: Path) -> None:
     """Warn once for each base that a checkpoint's config names by a local folder."""
     for base in checkpoint_bases(load_config(folder)):
         if base.is_local:
@@ -128,10 +144,10 @@ def warn_of_local_bases(folder: str | os.PathLike[str]) -> None:
             )
 
 
-def copy_code(source: Path, target: Path) -> None:
+def _copy_code(source: Path, target: Path) -> None:
     """Put the code of the checkpoint in ``source`` beside its configuration in ``target``.
 
-    It is the checkpoint's own copy if that is complete, and the installed bundle otherwise; never a mixture of both.
+    The code is the checkpoint's own copy if that is complete, and the installed bundle otherwise, but never a mixture.
     """
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
     files = _with_imports(source, config.get("auto_map") or {})
@@ -145,7 +161,7 @@ def copy_code(source: Path, target: Path) -> None:
 
 
 def _with_imports(folder: Path, auto_map: Mapping[str, str]) -> list[Path]:
-    """The files that ``auto_map`` names and those that they import; none if one of them is missing."""
+    """List the files that ``auto_map`` names and those that they import, or none if one of them is missing."""
     entries = {folder / f"{place.partition('.')[0]}.py" for place in auto_map.values()}
     if not all(path.is_file() for path in entries):
         return []
@@ -154,6 +170,6 @@ def _with_imports(folder: Path, auto_map: Mapping[str, str]) -> list[Path]:
 
 
 def _remedy(source: Path) -> str:
-    """What to push in place of a folder that is no checkpoint."""
+    """Say what to push in place of a folder that is not a checkpoint."""
     steps = sorted(source.glob("checkpoint-*/model.safetensors"), key=lambda path: path.stat().st_mtime)
     return f"push one of its checkpoints, {steps[-1].parent}" if steps else "give a folder that save_pretrained wrote"

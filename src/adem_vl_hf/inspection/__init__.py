@@ -1,4 +1,4 @@
-"""What a model looked at, as arrays and as a page."""
+"""Inspection: the places of an image that a model looked at, as tensors and as a page."""
 
 from .attended_patches import attended_patches
 from .kept_tokens import kept_visual_tokens

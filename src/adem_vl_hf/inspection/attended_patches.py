@@ -1,8 +1,9 @@
-"""Where an EVLM looks: how much of its attention each word gave to each patch of a picture.
+"""Measures where an EVLM looks: how much of its attention each token of an answer gives to each patch of an image.
 
-What is measured are the weights of the gated cross-attention layers (arXiv 2407.14177, Sec. 3.1) in one pass over a
-prompt and its answer, worked out by temporary hooks from the layers' own queries, keys and masks. They say where a
-layer took from, not how much of it its gates let through. Shapes: T tokens of the answer, N patches, S visual slots.
+These are the attention weights of the gated cross-attention layers (arXiv 2407.14177, Sec. 3.1) in one pass over a
+prompt and its answer. Temporary hooks compute them from the layers' own queries, keys and masks. The weights tell where
+a layer reads, but not how much of that its gates let through. Shapes: T tokens of the answer, N patches, S visual
+slots.
 """
 
 from dataclasses import dataclass
@@ -19,43 +20,59 @@ from .kept_tokens import as_the_tower_sees, pass_over_answer
 
 @dataclass(frozen=True, eq=False)
 class AttendedPatches:
-    """Where the attention went while one answer was said, mean over layers and heads; float32 tensors on the CPU.
+    """Holds the attention to one image for each token of one answer, as means over layers and heads.
 
-    A token belongs to the text position that predicts it, the one before it. Patches, class token and zero vectors
-    together have all of a token's attention, 1.
+    A token's attention is measured at the text position that predicts it, which is the one before it. The attention to
+    the patches, the class token and the zero vectors sums to 1 for each token. All tensors are float32 and on the CPU.
 
     Args:
-        tokens: the T tokens of the answer as text, without the end-of-sequence token; joined they are the answer.
-        patches_by_token: [T, N], row by row.
-        class_by_token: [T], on the tower's class token. zero_by_token: [T], on the zero vectors: on nothing.
-        picture: RGB, as the tower sees it, resized and cropped: what the grids lie on.
+        tokens (list[str]): The T tokens of the answer as text, without the end-of-sequence token. Joined, they are the
+            answer.
+        patches_by_token (torch.Tensor): The attention to the patches, row by row, [T, N].
+        class_by_token (torch.Tensor): The attention to the class token of the vision tower, [T].
+        zero_by_token (torch.Tensor): The attention to the zero vectors, that is to nothing, [T].
+        image (Image.Image): The image that the grids lie on: in mode RGB, resized and cropped as the vision tower sees
+            it.
     """
 
     tokens: list[str]
     patches_by_token: torch.Tensor
     class_by_token: torch.Tensor
     zero_by_token: torch.Tensor
-    picture: Image.Image
+    image: Image.Image
 
     def grids(self, patches: torch.Tensor) -> list[torch.Tensor]:
-        """[..., N] as one grid [..., side, side], in a list as those of ``KeptTokens``."""
+        """Arrange values of patches as a grid.
+
+        Args:
+            patches (torch.Tensor): One value per patch, [..., N].
+
+        Returns:
+            list[torch.Tensor]: The only grid, [..., side, side]. It is in a list because ``KeptTokens`` has several.
+        """
         return [patches.unflatten(-1, (isqrt(patches.shape[-1]),) * 2)]
 
 
 @torch.no_grad()
 def attended_patches(model: Any, processor: Any, image: ImageSource, prompt: str, answer: str) -> AttendedPatches:
-    """One pass over ``prompt + answer`` (as they stand, so the answer usually starts with a space) with one picture.
+    """Measure the attention to an image in one pass over a prompt and its answer.
 
     Args:
-        model: an ``EvlmForConditionalGeneration``; it is left as it was, in its mode and without hooks.
-        processor: its ``EvlmProcessor``.
+        model (Any): An ``EvlmForConditionalGeneration``. It is left in the mode that it was in, and without hooks.
+        processor (Any): Its ``EvlmProcessor``.
+        image (ImageSource): The image.
+        prompt (str): The text before the answer.
+        answer (str): The answer. It follows the prompt as it stands, so it usually starts with a space.
+
+    Returns:
+        AttendedPatches: The attention by token.
 
     Raises:
-        ValueError: no image, an answer without text, a prompt that leaves nothing before the answer, or a row longer
-            than the window.
+        ValueError: There is no image, the answer has no text, nothing stands before the answer, or the sequence is
+            longer than the model's window.
     """
     batch, positions, tokens = pass_over_answer(model, processor, image, prompt, answer)
-    found: list[torch.Tensor] = []  # per layer, [T, S]
+    found: list[torch.Tensor] = []  # one per layer, [T, S]
     handles = [
         layer.register_forward_pre_hook(partial(_look, found, positions)) for layer in model.adapter.cross_attention
     ]
@@ -74,15 +91,15 @@ def attended_patches(model: Any, processor: Any, image: ImageSource, prompt: str
         patches_by_token=weights[:, 1 : 1 + patches],
         class_by_token=weights[:, 0],
         zero_by_token=weights[:, 1 + patches :].sum(1),
-        picture=as_the_tower_sees(processor, image),
+        image=as_the_tower_sees(processor, image),
     )
 
 
 def _look(found: list[torch.Tensor], positions: torch.Tensor, layer: Any, args: tuple) -> None:
-    """The attention weights of a layer that is about to run, mean over its heads."""
-    hidden_states, states, index = args
+    """Add the attention weights of a layer that is about to run to ``found``, as the mean over its heads."""
+    hidden_states, memory, index = args
     query = layer._heads(layer.q_proj(layer.attn_norm(hidden_states)))  # [1, heads, all positions, head_dim]
-    key = layer._heads(states.key[index].to(query))  # [1, heads, S, head_dim]
+    key = layer._heads(memory.key[index].to(query))  # [1, heads, S, head_dim]
     scores = (query @ key.transpose(2, 3)).float() / layer.head_dim**0.5
-    weights = scores.masked_fill(~states.mask.to(scores.device), float("-inf")).softmax(-1)
+    weights = scores.masked_fill(~memory.slots.mask.to(scores.device), float("-inf")).softmax(-1)
     found.append(weights.mean(1)[0].cpu()[positions])

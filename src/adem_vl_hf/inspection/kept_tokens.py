@@ -1,8 +1,10 @@
-"""Where an ADEM-VL looks: which slots of its visual memory the adaptive drop kept, and how strongly words used them.
+"""Measures where an ADEM-VL looks: which slots of its visual memory are kept, and how strongly tokens use them.
 
 Adaptive fusion (arXiv 2410.17779, Sec. III and Algorithm 1) zeroes the lowest scores of every text position in every
-layer. What is measured here are those scores in one pass over a prompt and its answer, caught by temporary hooks at
-the place where the layers take their queries. Shapes: T tokens of the answer, S memory slots, D width.
+layer. These are the scores in one pass over a prompt and its answer. Temporary hooks compute them at the places where
+the layers take their queries. Shapes: T tokens of the answer, S memory slots, D width.
+
+``pass_over_answer`` and ``as_the_tower_sees`` are also used for EVLM, in ``attended_patches``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,55 +24,89 @@ from ..modeling.processing_adem_vl import IGNORED
 
 @dataclass(frozen=True, eq=False)
 class KeptTokens:
-    """What one picture's memory slots did while one answer was said; all tensors are float32 on the CPU.
+    """Holds what the adaptive drop kept of one image's memory slots for each token of one answer.
 
-    A token belongs to the text position that predicts it, the one before it. Slots are in the order of the scales.
+    A token is measured at the text position that predicts it, which is the one before it. Slots are in the order of the
+    scales. All tensors are float32 and on the CPU.
 
     Args:
-        tokens: the T tokens of the answer as text, without the end-of-sequence token; joined they are the answer.
-        kept: a grid [side, side] per scale: the share (0 ... 1) of layers and tokens in which the slot was kept.
-        kept_by_token: [T, S], the share of layers in which the slot was kept.
-        scores_by_token: [T, S], the score after the drop (signed, a dropped one counts 0), mean over the layers.
-        picture: RGB, as the tower sees it, resized and cropped: what the grids lie on.
+        tokens (list[str]): The T tokens of the answer as text, without the end-of-sequence token. Joined, they are the
+            answer.
+        kept (list[torch.Tensor]): One grid [side, side] per scale: the share (0 ... 1) of layers and tokens in which
+            the slot was kept.
+        kept_by_token (torch.Tensor): The share of layers in which the slot was kept, [T, S].
+        scores_by_token (torch.Tensor): The mean over the layers of the score after the drop, [T, S]. Scores have a
+            sign, and a dropped one counts as 0.
+        image (Image.Image): The image that the grids lie on: in mode RGB, resized and cropped as the vision tower sees
+            it.
     """
 
     tokens: list[str]
     kept: list[torch.Tensor]
     kept_by_token: torch.Tensor
     scores_by_token: torch.Tensor
-    picture: Image.Image
+    image: Image.Image
 
     def grids(self, slots: torch.Tensor) -> list[torch.Tensor]:
-        """[..., S], such as ``scores_by_token``, as one grid [..., side, side] per scale."""
+        """Arrange values of slots as grids.
+
+        Args:
+            slots (torch.Tensor): One value per slot, [..., S], such as ``scores_by_token``.
+
+        Returns:
+            list[torch.Tensor]: One grid [..., side, side] per scale.
+        """
         return split_scales(slots, [grid.numel() for grid in self.kept])
 
 
 def split_scales(slots: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
-    """[..., sum(counts)] -> one square grid [..., side, side] per scale, row by row; ``counts`` are squares."""
+    """Split values of slots into one square grid per scale.
+
+    Args:
+        slots (torch.Tensor): One value per slot, [..., sum(counts)], each scale row by row.
+        counts (Sequence[int]): The number of slots of each scale, a square number.
+
+    Returns:
+        list[torch.Tensor]: One grid [..., side, side] per scale.
+    """
     return [part.unflatten(-1, (isqrt(part.shape[-1]),) * 2) for part in slots.split(list(counts), dim=-1)]
 
 
 def kept_mask(scores: torch.Tensor, drop_ratio: float) -> torch.Tensor:
-    """Which of the scores [..., S] ``adaptive_drop_`` keeps, bool; a kept score may be 0 itself."""
+    """Tell which scores ``adaptive_drop_`` keeps. The scores alone do not tell, because a kept score may be 0.
+
+    Args:
+        scores (torch.Tensor): The scores, [..., S].
+        drop_ratio (float): The share of scores that is dropped.
+
+    Returns:
+        torch.Tensor: True for each score that is kept, [..., S], bool.
+    """
     kept = keep_mask(scores, drop_ratio)
     return torch.ones_like(scores, dtype=torch.bool) if kept is None else kept.bool()
 
 
 @torch.no_grad()
 def kept_visual_tokens(model: Any, processor: Any, image: ImageSource, prompt: str, answer: str) -> KeptTokens:
-    """One pass over ``prompt + answer`` (as they stand, so the answer usually starts with a space) with one picture.
+    """Measure which memory slots of an image are used in one pass over a prompt and its answer.
 
     Args:
-        model: an ``AdemVLForConditionalGeneration``; it is left as it was, in its mode and without hooks.
-        processor: its ``AdemVLProcessor``.
+        model (Any): An ``AdemVLForConditionalGeneration``. It is left in the mode that it was in, and without hooks.
+        processor (Any): Its ``AdemVLProcessor``.
+        image (ImageSource): The image.
+        prompt (str): The text before the answer.
+        answer (str): The answer. It follows the prompt as it stands, so it usually starts with a space.
+
+    Returns:
+        KeptTokens: The kept slots and their scores by token.
 
     Raises:
-        ValueError: no image, an answer without text, a prompt that leaves nothing before the answer, or a row longer
-            than the window.
+        ValueError: There is no image, the answer has no text, nothing stands before the answer, or the sequence is
+            longer than the model's window.
     """
     batch, positions, tokens = pass_over_answer(model, processor, image, prompt, answer)
     config = model.config
-    found: list[tuple[torch.Tensor, torch.Tensor]] = []  # per layer, [T, S] each
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []  # for each layer, what is kept and the scores, [T, S] each
 
     def look(query: torch.Tensor) -> None:
         key = memory["visual_key"].to(query.device)  # [1, S, D]
@@ -93,22 +129,34 @@ def kept_visual_tokens(model: Any, processor: Any, image: ImageSource, prompt: s
         kept=split_scales(kept_by_token.mean(0), config.visual_token_counts),
         kept_by_token=kept_by_token,
         scores_by_token=torch.stack([scores for _, scores in found]).mean(0),
-        picture=as_the_tower_sees(processor, image),
+        image=as_the_tower_sees(processor, image),
     )
 
 
 def pass_over_answer(
     model: Any, processor: Any, image: ImageSource, prompt: str, answer: str
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor, list[str]]:
-    """What the model is given, the T positions that predict the answer's tokens, and those tokens as text.
+    """Encode a prompt and its answer with an image.
+
+    Args:
+        model (Any): The model, whose device the tensors go to.
+        processor (Any): Its processor.
+        image (ImageSource): The image.
+        prompt (str): The text before the answer.
+        answer (str): The answer. It follows the prompt as it stands.
+
+    Returns:
+        tuple[dict[str, torch.Tensor], torch.Tensor, list[str]]: The inputs of the model for one row, the T positions
+        that predict the tokens of the answer, and these tokens as text.
 
     Raises:
-        ValueError: as ``kept_visual_tokens``.
+        ValueError: There is no image, the answer has no text, nothing stands before the answer, or the sequence is
+            longer than the model's window.
     """
     if image is None:
-        raise ValueError("image is None: where a model looks needs a picture to look at")
+        raise ValueError("image is None: give the image that the model looks at")
     batch = dict(processor(images=[image], text=[prompt], suffix=[answer], return_tensors="pt"))
-    supervised = (batch.pop("labels")[0] != IGNORED).nonzero().flatten()[:-1]  # [T], without the end of sequence
+    supervised = (batch.pop("labels")[0] != IGNORED).nonzero().flatten()[:-1]  # [T], without the end-of-sequence token
     if supervised[0] == 0:
         raise ValueError("nothing stands before the answer, so nothing predicts its first token; give a prompt")
     tokens = _pieces(processor, batch["input_ids"][0][supervised].tolist())
@@ -117,7 +165,7 @@ def pass_over_answer(
 
 @contextmanager
 def _hooks(model: Any, look: Callable[[torch.Tensor], None]) -> Iterator[None]:
-    """Call ``look`` in every decoder layer, in order, with the very query [B, all positions, D] that it fuses with."""
+    """Call ``look`` in every decoder layer, in order, with the query [B, all positions, D] of its fusion."""
     config = model.config
 
     def before(module, args, kwargs):
@@ -130,7 +178,7 @@ def _hooks(model: Any, look: Callable[[torch.Tensor], None]) -> Iterator[None]:
     try:
         for layer in model.language_model.get_decoder().layers:
             module = layer.mlp if config.query_from.startswith("mlp") else layer.self_attn
-            # in front of the model's own hooks, which change what comes in or goes out
+            # These hooks must run before the model's own, which change the inputs or the outputs.
             if config.query_from.endswith("_in"):
                 handles.append(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
             else:
@@ -142,7 +190,7 @@ def _hooks(model: Any, look: Callable[[torch.Tensor], None]) -> Iterator[None]:
 
 
 def _pieces(processor: Any, ids: list[int]) -> list[str]:
-    """The text that each token adds. A character made of several tokens belongs to its last, the others add nothing."""
+    """Return the text that each token adds. If a character has several tokens, only the last of them adds it."""
     lengths = [len(processor.decode(ids[:end]).rstrip("\ufffd")) for end in range(1, len(ids))]
     whole = processor.decode(ids)
     ends = [min(end, len(whole)) for end in accumulate([0, *lengths], max)] + [len(whole)]
@@ -150,7 +198,15 @@ def _pieces(processor: Any, ids: list[int]) -> list[str]:
 
 
 def as_the_tower_sees(processor: Any, image: ImageSource) -> Image.Image:
-    """The picture resized and cropped, as the tower gets it."""
+    """Resize and crop an image as the vision tower sees it.
+
+    Args:
+        processor (Any): The processor of the model.
+        image (ImageSource): The image.
+
+    Returns:
+        Image.Image: The image in mode RGB.
+    """
     pixels = processor.image_processor(
         images=[open_image(image)], do_rescale=False, do_normalize=False, return_tensors="pt"
     )["pixel_values"][0]  # [3, H, W], 0 ... 255

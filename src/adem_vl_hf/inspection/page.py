@@ -1,8 +1,10 @@
-"""One HTML file that shows a trained model: what was trained, how well it answers, and where it looks on pictures.
+"""Writes one HTML file about a trained model: what was trained, how well it answers, and where it looks in images.
 
-The file stands alone (pictures inlined, nothing fetched) and is the same for the same input. Layout, styles and the
-few lines of script are in ``page_template.html``. Maps are drawn as tiny images, one pixel per memory slot, laid over
-the picture as darkness: bright squares are those that were kept, or that a word drew from most.
+The file is self-contained: its images are inlined and it fetches nothing. The same input gives the same file. Layout,
+styles and the few lines of script are in ``page_template.html``. A map is a tiny image with one pixel per memory slot
+(or patch), which is laid over the image as darkness. Bright squares are those that were kept, or that a word used most.
+
+In reading order: the page, its table of metrics, and its gallery.
 """
 
 import base64
@@ -26,23 +28,25 @@ from .attended_patches import AttendedPatches
 from .kept_tokens import KeptTokens
 
 TEMPLATE = Path(__file__).with_name("page_template.html")
-PICTURE_SIDE = 384  # pixels: larger pictures are scaled down, or a page of photos would weigh a hundred megabytes
-SHADE = (9, 12, 24)  # the darkness laid over a picture
-DARKEST = 0.88  # its opacity; a trace of the picture stays visible
+IMAGE_SIDE = 384  # pixels; larger images are scaled down, because a page of photos would have a hundred megabytes
+SHADE = (9, 12, 24)  # the colour of the darkness over an image
+DARKEST = 0.88  # its opacity where it is darkest, so that a trace of the image stays visible
 MEASURES = {"exact_match": "exact match", "bleu4": "BLEU-4", "cider": "CIDEr", "accuracy_plus": "accuracy+"}
-SHARES = PER_HUNDRED - {"bleu4", "cider"}  # printed as per cent; BLEU-4 and CIDEr times 100 without a unit
+SHARES = PER_HUNDRED - {"bleu4", "cider"}  # shown in per cent, while BLEU-4 and CIDEr have no unit
 
 
 @dataclass(frozen=True, eq=False)
-class Card:
-    """One example of the gallery.
+class GalleryItem:
+    """Holds one example of the gallery.
 
     Args:
-        image: the picture.
-        prompt, prediction: what the model was given and what it said.
-        references: every true answer.
-        correct: whether the prediction counts as right; None where nothing decides that (no mark is shown).
-        kept: of ``kept_visual_tokens`` (or ``attended_patches``) for this picture and this prediction; None = no maps.
+        image (Image.Image): The image.
+        prompt (str): The prompt.
+        prediction (str): The answer of the model.
+        references (Sequence[str]): Every true answer.
+        correct (bool | None): Whether the prediction counts as right. None shows no mark.
+        looked_at (KeptTokens | AttendedPatches | None): The result of ``kept_visual_tokens`` or ``attended_patches``
+            for this image and this prediction. None shows no maps.
     """
 
     image: Image.Image
@@ -50,7 +54,7 @@ class Card:
     prediction: str
     references: Sequence[str]
     correct: bool | None
-    kept: KeptTokens | AttendedPatches | None = None
+    looked_at: KeptTokens | AttendedPatches | None = None
 
 
 def write_page(
@@ -58,47 +62,55 @@ def write_page(
     title: str,
     *,
     kind: str = "adem_vl",
-    trained_numbers: int,
+    trainable_parameters: int,
     model: Mapping[str, Any],
     settings: Mapping[str, Any],
     seconds: Mapping[str, float],
     metrics: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    cards: Sequence[Card],
+    gallery: Sequence[GalleryItem],
     credits: Sequence[str] = (),
 ) -> Path:
-    """Write the page (an older one is replaced, folders are made) and return its path.
+    """Write the page. An older one is replaced, and missing folders are made.
 
     Args:
-        kind: a key of ``PAPERS``. trained_numbers: how many numbers were trained.
-        model, settings: name -> value, shown as two lists: the parts of the model, and how it was trained.
-        seconds: stage of the run -> how long it took.
-        metrics: data set -> a key of ``CONDITION_LABELS`` (the pictures that the model saw) -> what
-            ``evaluation.scoring.score`` returned.
-        cards: the gallery, in the order shown.
-        credits: where pictures come from and their licence, a line each.
+        path (str | os.PathLike[str]): The HTML file to write.
+        title (str): The title of the page.
+        kind (str): The kind of model, a key of ``PAPERS``.
+        trainable_parameters (int): The number of trainable parameters.
+        model (Mapping[str, Any]): The parts of the model by name, shown as a list.
+        settings (Mapping[str, Any]): The training settings by name, shown as a list.
+        seconds (Mapping[str, float]): The duration of each stage of the run, in seconds.
+        metrics (Mapping[str, Mapping[str, Mapping[str, Any]]]): The result of ``score`` by data set and by image
+            condition, a key of ``CONDITION_LABELS``.
+        gallery (Sequence[GalleryItem]): The examples, in the order shown.
+        credits (Sequence[str]): The origins and licences of the images, one line each.
+
+    Returns:
+        Path: The path of the page.
 
     Raises:
-        ValueError: a key of ``metrics`` or a ``kind`` that is none of those.
+        ValueError: The kind of model or an image condition is unknown.
     """
     path = Path(path)
     if kind not in PAPERS:
         raise ValueError(f"kind {kind!r}: the page knows {' and '.join(PAPERS)}")
     paper = PAPERS[kind]
-    shares = [float(grid.min()) for card in cards if isinstance(card.kept, KeptTokens) for grid in card.kept.kept]
-    lowest_kept = min(shares, default=1.0)  # one scale of darkness for the whole page, so that maps compare
+    all_kept = [item.looked_at.kept for item in gallery if isinstance(item.looked_at, KeptTokens)]
+    # There is one scale of darkness for the whole page, so that maps can be compared.
+    lowest_kept = min((float(grid.min()) for kept in all_kept for grid in kept), default=1.0)
     html = _environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         kind=kind,
         method=f"{paper.name}, {paper.subject} (arXiv {paper.number})",
-        trained_numbers=trained_numbers,
+        trainable_parameters=trainable_parameters,
         model=model,
         settings=settings,
         seconds=seconds,
         total_seconds=sum(seconds.values()),
-        sources=CONDITION_LABELS,
+        conditions=CONDITION_LABELS,
         tables={name: metric_rows(name, scores) for name, scores in metrics.items()},
-        cards=[_card(number, card, lowest_kept) for number, card in enumerate(cards, start=1)],
-        marked={mark: sum(card.correct is mark for card in cards) for mark in (True, False)},
+        gallery=[_shown_item(number, item, lowest_kept) for number, item in enumerate(gallery, start=1)],
+        marked={mark: sum(item.correct is mark for item in gallery) for mark in (True, False)},
         lowest_kept=lowest_kept,
         credits=credits,
     )  # fmt: skip
@@ -108,34 +120,58 @@ def write_page(
 
 @dataclass
 class Row:
-    """One line of the metrics table; numbers are times 100 where papers print them so, None where there is none."""
+    """Holds one line of the table of metrics. Numbers that papers print times 100 are times 100.
 
-    group: str  # the kind of question, the sub-task ...; empty for a number of the whole data set
+    Args:
+        group (str): The kind of question or the sub-task. Empty for a number of the whole data set.
+        measure (str): The name of the metric.
+        n (int | None): The number of samples, if it is known.
+        is_share (bool): Whether the numbers are shown in per cent.
+        values (dict[str, float | None]): The number by image condition, or None if there is none.
+        chance (float | None): The accuracy that is possible without the images, if the metric is an accuracy.
+    """
+
+    group: str
     measure: str
-    n: int | None  # how many samples it is measured on
-    is_share: bool  # shown as per cent
-    values: dict[str, float | None]  # by picture source
-    chance: float | None = None  # what accuracy is without looking
+    n: int | None
+    is_share: bool
+    values: dict[str, float | None]
+    chance: float | None = None
 
     def bar(self, value: float) -> float:
-        """How long the bar of a value is, 0 ... 100: of 100, or of the row's largest number where that is more."""
+        """Compute the length of the bar beside a value.
+
+        Args:
+            value (float): The value.
+
+        Returns:
+            float: The length in per cent of the longest bar, which is as long as 100 or the row's largest number,
+            whichever is more.
+        """
         return max(0.0, 100 * value / max(100.0, *(other or 0.0 for other in self.values.values())))
 
 
 def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """The numbers of data set ``name``, from what ``score`` returned for each picture source.
+    """Make the table of one data set.
+
+    Args:
+        name (str): The name of the data set, for error messages.
+        scores (Mapping[str, Mapping[str, Any]]): The result of ``score`` by image condition.
+
+    Returns:
+        list[Row]: The lines of the table.
 
     Raises:
-        ValueError: a source that is none of ``CONDITION_LABELS``.
+        ValueError: A condition is not a key of ``CONDITION_LABELS``.
     """
     if unknown := set(scores) - set(CONDITION_LABELS):
         raise ValueError(
-            f"metrics[{name!r}] has {sorted(unknown)}; its keys are the pictures seen: {list(CONDITION_LABELS)}"
+            f"metrics[{name!r}] has {sorted(unknown)}; its keys are image conditions: {list(CONDITION_LABELS)}"
         )
-    columns = [source for source in CONDITION_LABELS if source not in ORDER_CONDITIONS.values() or source in scores]
+    columns = [name for name in CONDITION_LABELS if name not in ORDER_CONDITIONS.values() or name in scores]
     rows: dict[tuple[str, ...], Row] = {}
-    for source in columns:
-        for keys, value, beside in _numbers(scores.get(source, {}), ()):
+    for condition in columns:
+        for keys, value, beside in _numbers(scores.get(condition, {}), ()):
             times = 100 if PER_HUNDRED & set(keys) else 1
             if keys not in rows:
                 *groups, measure = ("columns", keys[-1], "accuracy") if "columns" in keys else keys
@@ -146,7 +182,7 @@ def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Row]
                     is_share=bool(SHARES & set(keys)),
                     values=dict.fromkeys(columns),
                 )
-            rows[keys].values[source] = value * times
+            rows[keys].values[condition] = value * times
             if keys[-1] == "accuracy" and "chance" in beside:
                 rows[keys].chance = beside["chance"] * times
     return list(rows.values())
@@ -155,7 +191,7 @@ def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Row]
 def _numbers(
     scores: Mapping[str, Any], keys: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], float, Mapping[str, Any]]]:
-    """Every measured number with the keys that lead to it and the mapping that holds it."""
+    """Yield every measured number with the keys that lead to it and the mapping that it is in."""
     for key, value in scores.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, (*keys, key))
@@ -163,26 +199,28 @@ def _numbers(
             yield (*keys, key), float(value), scores
 
 
-def _card(number: int, card: Card, lowest_kept: float) -> dict[str, Any]:
-    asked = f"Picture {number}, asked “{card.prompt}”, answered “{card.prediction}”"
-    picture = _png(open_image(card.image))
-    shown: dict[str, Any] = {"card": card, "picture": picture, "alt": asked, "kept": [], "scales": []}
-    if card.kept is None:
+def _shown_item(number: int, item: GalleryItem, lowest_kept: float) -> dict[str, Any]:
+    """Make what the template shows of one example: the image, its maps, and texts for readers who do not see them."""
+    asked = f"Picture {number}, asked “{item.prompt}”, answered “{item.prediction}”"
+    image = _png(open_image(item.image))
+    shown: dict[str, Any] = {"item": item, "image": image, "alt": asked, "maps": [], "scales": []}
+    looked_at = item.looked_at
+    if looked_at is None:
         return shown
-    shown["seen"] = _png(card.kept.picture)
-    words = _words(card.kept.tokens)
-    by_token = card.kept.scores_by_token if isinstance(card.kept, KeptTokens) else card.kept.patches_by_token
-    by_word = card.kept.grids(torch.stack([by_token[tokens].mean(0) for _, tokens in words]))  # [words, side, side]
-    shown["kept"] = _kept(card.kept, lowest_kept) if isinstance(card.kept, KeptTokens) else _attended(card.kept)
+    shown["seen"] = _png(looked_at.image)
+    words = _words(looked_at.tokens)
+    by_token = looked_at.scores_by_token if isinstance(looked_at, KeptTokens) else looked_at.patches_by_token
+    by_word = looked_at.grids(torch.stack([by_token[tokens].mean(0) for _, tokens in words]))  # [words, side, side]
+    shown["maps"] = _kept(looked_at, lowest_kept) if isinstance(looked_at, KeptTokens) else _attended(looked_at)
     for grids in by_word:
-        maps = [_word_map(word, grid, kept=isinstance(card.kept, KeptTokens))
+        maps = [_word_map(word, grid, kept=isinstance(looked_at, KeptTokens))
                 for (word, _), grid in zip(words, grids, strict=True)]  # fmt: skip
         shown["scales"].append({"side": grids.shape[-1], "words": maps})
     return shown
 
 
 def _kept(kept: KeptTokens, lowest_kept: float) -> list[dict[str, Any]]:
-    """The maps of all words together, of every scale."""
+    """Make the maps of all words together, one for each scale."""
     maps = []
     for grid in kept.kept:
         side, low, high = grid.shape[-1], float(grid.min()), float(grid.max())
@@ -196,7 +234,7 @@ def _kept(kept: KeptTokens, lowest_kept: float) -> list[dict[str, Any]]:
 
 
 def _attended(attended: AttendedPatches) -> list[dict[str, Any]]:
-    """The map of all words together, and what went elsewhere."""
+    """Make the map of all words together, with the attention to the zero vector and to the class token."""
     (grid,) = attended.grids(attended.patches_by_token.mean(0))
     side, low, high = grid.shape[-1], float(grid.min()), float(grid.max())
     row, column = divmod(int(grid.argmax()), side)
@@ -210,7 +248,7 @@ def _attended(attended: AttendedPatches) -> list[dict[str, Any]]:
 
 
 def _word_map(word: str, grid: torch.Tensor, kept: bool) -> dict[str, Any]:
-    """The map of one word on one scale, [side, side], from the lowest score there (darkest) to the highest."""
+    """Make the map of one word on one scale, [side, side], from its lowest score (darkest) to its highest."""
     side, low, high = grid.shape[-1], float(grid.min()), float(grid.max())
     row, column = divmod(int(grid.argmax()), side)
     what = "score" if kept else "attention"
@@ -223,7 +261,7 @@ def _word_map(word: str, grid: torch.Tensor, kept: bool) -> dict[str, Any]:
 
 
 def _words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """The words of an answer with the tokens that each is made of; a token that begins with a space begins a word."""
+    """List the words of an answer with their tokens. A token that begins with a space begins a word."""
     words: list[tuple[str, list[int]]] = []
     for index, token in enumerate(tokens):
         if not words or token[:1].isspace():
@@ -234,32 +272,33 @@ def _words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
 
 
 def _shade(grid: torch.Tensor, low: float, high: float) -> str:
-    """A map [side, side] as a picture of one pixel per slot: darkness, full where it is ``low``, none at ``high``."""
-    darkness = ((high - grid) / max(high - low, 1e-9)).clamp(0, 1)  # none where all is the same
+    """Draw a grid [side, side] as darkness with one pixel per slot: full at ``low``, and none at ``high``."""
+    darkness = ((high - grid) / max(high - low, 1e-9)).clamp(0, 1)  # no darkness if all values are equal
     opacity = (darkness * DARKEST * 255).round().to(torch.uint8)
-    picture = Image.new("RGBA", (grid.shape[1], grid.shape[0]), (*SHADE, 0))
-    picture.putalpha(Image.fromarray(opacity.contiguous().numpy()))
-    return _png(picture)
+    image = Image.new("RGBA", (grid.shape[1], grid.shape[0]), (*SHADE, 0))
+    image.putalpha(Image.fromarray(opacity.contiguous().numpy()))
+    return _png(image)
 
 
-def _png(picture: Image.Image) -> str:
-    """The picture as a ``data:`` address."""
-    if max(picture.size) > PICTURE_SIDE:
-        picture = picture.copy()
-        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+def _png(image: Image.Image) -> str:
+    """Encode an image as a ``data:`` URL."""
+    if max(image.size) > IMAGE_SIDE:
+        image = image.copy()
+        image.thumbnail((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
     buffer = BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _environment() -> Environment:
+    """Make the Jinja environment with the filters of the template."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"duration": _duration, "shown": _shown}
     return environment
 
 
 def _duration(seconds: float) -> str:
-    """``41 s``, ``12 min 05 s``, ``1 h 03 min``."""
+    """Format a duration: "41 s", "12 min 05 s" or "1 h 03 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -269,6 +308,7 @@ def _duration(seconds: float) -> str:
 
 
 def _shown(value: Any) -> str:
+    """Format a value of the two lists."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(_shown, value))
     if isinstance(value, bool):
