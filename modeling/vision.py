@@ -13,18 +13,17 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-try:
-    import open_clip
-except ImportError:
-    open_clip = None
-
 VISION_BLOCKS = ("CLIPEncoderLayer", "ResidualAttentionBlock")  # classes of the two kinds' blocks
 
 
 def need_open_clip():
-    """The optional package, or an error that says how to get it."""
-    if open_clip is None:
-        raise ImportError("vision_backend='open_clip' needs the package open_clip_torch: pip install open_clip_torch")
+    """The optional package, imported when it is used (it takes seconds), or an error that says how to get it."""
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ImportError(
+            "vision_backend='open_clip' needs the package open_clip_torch: pip install open_clip_torch"
+        ) from error
     return open_clip
 
 

@@ -1,0 +1,97 @@
+"""Registration of this package's classes with the Auto classes of Transformers, without importing Transformers.
+
+Importing Transformers takes seconds, so ``import adem_vl_hf`` leaves that to whoever needs it. The modules of
+Transformers that hold the Auto classes' tables get this package's entries as soon as they have been imported, or at
+once where they were imported before.
+
+The entries are names, and a class is imported when it is looked up. It cannot be imported when the entry is made: our
+models are built from parts of Transformers (``modeling_layers``) that import the Auto classes themselves.
+"""
+
+import sys
+from collections import UserDict
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pkgutil import resolve_name
+from types import ModuleType
+from typing import Any
+
+AUTO_MODULES = tuple(f"transformers.models.auto.{kind}_auto" for kind in ("configuration", "modeling", "processing"))
+CLASSES = {"adem_vl": "AdemVL", "evlm": "Evlm"}  # model type -> what the names of its classes begin with
+MODEL_TABLES = (
+    "MODEL_MAPPING",
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "MODEL_FOR_MULTIMODAL_LM_MAPPING",  # since Transformers 5: the pipeline any-to-any looks there
+)
+
+
+class Registered(UserDict):
+    """What was registered in a table of Transformers; ``module:Class``, as a key or value, stands for the class."""
+
+    def __contains__(self, key: object) -> bool:
+        return self._stored(key) in self.data
+
+    def __getitem__(self, key: Any) -> Any:
+        return _resolved(self.data[self._stored(key)])
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(_resolved, self.data)
+
+    def _stored(self, key: Any) -> Any:
+        """A class itself, where somebody registered it, or else its name."""
+        is_class = isinstance(key, type) and key not in self.data
+        return f"{key.__module__}:{key.__qualname__}" if is_class else key
+
+
+def _resolved(entry: Any) -> Any:
+    return resolve_name(entry) if isinstance(entry, str) and ":" in entry else entry
+
+
+def register(auto: ModuleType) -> None:
+    """Enter this package's classes in the tables of Transformers that a module holds.
+
+    Args:
+        auto (ModuleType): one of ``AUTO_MODULES``.
+    """
+    for model_type, prefix in CLASSES.items():
+        bundle = f"{__package__}.modeling"
+        config = f"{bundle}.configuration_{model_type}:{prefix}Config"
+        model = f"{bundle}.modeling_{model_type}:{prefix}ForConditionalGeneration"
+        entries = {
+            "CONFIG_MAPPING": (model_type, config),
+            "PROCESSOR_MAPPING": (config, f"{bundle}.processing_{model_type}:{prefix}Processor"),
+            **dict.fromkeys(MODEL_TABLES, (config, model)),
+        }
+        for name, (key, value) in entries.items():
+            table = getattr(auto, name, None)
+            if table is not None:
+                if not isinstance(table._extra_content, Registered):
+                    table._extra_content = Registered(table._extra_content)
+                table.register(key, value, exist_ok=True)
+
+
+class AfterImport(MetaPathFinder):
+    """Finds ``AUTO_MODULES`` as Python does, and has their tables filled after each has been executed."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name in AUTO_MODULES else None
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module: ModuleType) -> None:
+                execute(module)
+                register(module)
+
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def install() -> None:
+    """Register in every table that has been imported, and in the others when they are."""
+    if not any(isinstance(finder, AfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, AfterImport())
+        for name in AUTO_MODULES:
+            if name in sys.modules:
+                register(import_module(name))  # import_module waits where another thread is importing it
