@@ -1,6 +1,7 @@
 """The tower's features: from either backend, from any block, with and without adapters."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import open_clip
@@ -186,3 +187,9 @@ def test_evlm_on_an_open_clip_tower_equals_one_on_its_clip_and_survives_saving(b
         model.save_pretrained(tmp_path / "saved")
         loaded = EvlmForConditionalGeneration.from_pretrained(tmp_path / "saved")
         assert torch.equal(loaded(**inputs).logits, expected)
+
+
+def test_without_open_clip_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(ImportError, match="pip install open_clip_torch"):
+        OpenClipVisionTower.from_pretrained("ViT-B-32/openai")
