@@ -108,7 +108,7 @@ class Stages:
             name (str): The name of the stage.
 
         Yields:
-            None: The stage is the body of the ``with`` statement.
+            The stage is the body of the ``with`` statement.
         """
         print(f"\n=== {name}", flush=True)
         began = time.perf_counter()
@@ -125,7 +125,7 @@ def test_sets(scenes: int, names: int | None) -> dict[str, Any]:
         names (int | None): The number of samples about names. None means every name once for each kind.
 
     Returns:
-        dict[str, Any]: The test sets by task.
+        The test sets by task.
     """
     return {"openmoji-scenes": OpenMojiScenes("test", size=scenes), "openmoji-names": OpenMojiNames("test", size=names)}
 
@@ -153,7 +153,7 @@ def fine_tune(
         save_steps (int): The number of steps between checkpoints.
 
     Returns:
-        tuple[Any, Any, dict[str, Any]]: The model, the processor and the content of ``training.json``.
+        The model, the processor and the content of ``training.json``.
     """
     set_seed(0)
     settings = RECIPES[kind].settings if settings is None else settings
@@ -186,7 +186,7 @@ def gallery(model: Any, processor: Any, predictions: Path, scenes: Any, number: 
         number (int): The number of examples.
 
     Returns:
-        list[GalleryItem]: The examples.
+        The examples.
     """
     items: list[GalleryItem] = []
     for line in predictions.read_text(encoding="utf-8").splitlines()[:number]:
@@ -211,7 +211,7 @@ def caption_elsewhere(folder: Path, scenes: Any, number: int = 4) -> list[tuple[
         number (int): The number of scenes to caption.
 
     Returns:
-        list[tuple[str, str, list[str]]]: The file, the caption and the true captions of each scene.
+        The file, the caption and the true captions of each scene.
 
     Raises:
         RuntimeError: The checkpoint does not load in the new process.

@@ -12,7 +12,7 @@ def cache_folder() -> Path:
     """Return the folder where this package keeps what it made once.
 
     Returns:
-        Path: ``$ADEM_VL_HF_CACHE``, or ``~/.cache/adem_vl_hf`` if that is not set.
+        ``$ADEM_VL_HF_CACHE``, or ``~/.cache/adem_vl_hf`` if that is not set.
     """
     return Path(os.environ.get("ADEM_VL_HF_CACHE") or Path.home() / ".cache" / "adem_vl_hf")
 
@@ -25,8 +25,8 @@ def replacing(path: Path) -> Iterator[Path]:
         path (Path): The file. Missing folders are made.
 
     Yields:
-        Path: A temporary path beside the file, to write to in the body of the ``with`` statement. It is renamed to
-        ``path`` at the end, or removed after an error.
+        A temporary path beside the file, to write to in the body of the ``with`` statement. It is renamed to ``path``
+        at the end, or removed after an error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
         path (Path): The file.
 
     Returns:
-        str: The text without the mark.
+        The text without the mark.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -84,7 +84,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         path (Path): The file, in UTF-8.
 
     Yields:
-        tuple[int, dict[str, Any]]: The number of a line, counted from 1, and its object.
+        The number of a line, counted from 1, and its object.
 
     Raises:
         ValueError: A line is not a JSON object. The message names the file and the line.
@@ -110,7 +110,7 @@ def read_entries(path: Path, what: str) -> Iterator[dict[str, Any]]:
         what (str): The format of the entries, for error messages: "LLaVA-style entries".
 
     Yields:
-        dict[str, Any]: An object.
+        An object.
 
     Raises:
         ValueError: The file is neither of the two, or an entry is not an object. The message names the file and the

@@ -45,7 +45,7 @@ def launched_processes() -> int:
     """Count the processes that torchrun or ``accelerate launch`` started.
 
     Returns:
-        int: Their number, or 1 without a launcher.
+        Their number, or 1 without a launcher.
     """
     return int(os.environ.get("WORLD_SIZE", 1))
 
@@ -73,7 +73,7 @@ def training_arguments(
             ``Seq2SeqTrainingArguments``) an evaluation generates answers, and ``compute_metrics`` is given them.
 
     Returns:
-        TrainingArguments: The arguments, or ``Seq2SeqTrainingArguments`` with ``predict_with_generate``.
+        The arguments, or ``Seq2SeqTrainingArguments`` with ``predict_with_generate``.
     """
     batch = batch_size * launched_processes() * overrides.get("gradient_accumulation_steps", 1)
     steps = max_steps if max_steps > 0 else int(epochs * -(-samples // batch))
@@ -145,7 +145,7 @@ def build_trainer(
         **trainer_kwargs (Any): Further arguments of ``Trainer``, such as ``eval_dataset``.
 
     Returns:
-        Trainer: The trainer.
+        The trainer.
     """
     callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), JsonLinesLog()]
     kind = Seq2SeqTrainer if isinstance(arguments, Seq2SeqTrainingArguments) else Trainer
@@ -169,8 +169,8 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
         resume (bool): Whether to continue from the last checkpoint in the output folder, if there is one.
 
     Returns:
-        dict[str, Any]: The content of ``training.json``: the number of samples and steps, the batch size, the learning
-        rate, the number of trainable parameters, the last logged loss, the duration in seconds and so on.
+        The content of ``training.json``: the number of samples and steps, the batch size, the learning rate, the number
+        of trainable parameters, the last logged loss, the duration in seconds and so on.
 
     Raises:
         ValueError: The checkpoint to continue from was trained with other settings of the adapter.
@@ -229,8 +229,7 @@ def fastest_setting(seconds: float = 0.3) -> dict[str, Any]:
         seconds (float): The duration of the measurement on a CPU, in seconds.
 
     Returns:
-        dict[str, Any]: ``dtype``, and on a CPU ``attn_implementation``: arguments of ``build_model`` and
-        ``load_checkpoint``.
+        ``dtype``, and on a CPU ``attn_implementation``: arguments of ``build_model`` and ``load_checkpoint``.
     """
     if torch.cuda.is_available():
         return {"dtype": torch.bfloat16}

@@ -54,7 +54,7 @@ def open_dataset(
         use_captions (bool): Whether the context in ScienceQA's prompt has the caption of the image.
 
     Returns:
-        Dataset[Sample]: The data set.
+        The data set.
 
     Raises:
         ValueError: The name is none of these.

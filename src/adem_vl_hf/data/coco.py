@@ -94,7 +94,7 @@ def training_caption(text: str) -> str:
         text (str): The caption as it is written.
 
     Returns:
-        str: The prepared caption. It is empty if no word is left.
+        The prepared caption. It is empty if no word is left.
     """
     return " ".join(PUNCTUATION.sub(" ", text.lower()).split()[:MAX_WORDS])
 

@@ -38,9 +38,9 @@ class AdemVLCollator:
             samples (Sequence[Sample]): The B samples.
 
         Returns:
-            dict[str, torch.Tensor]: The output of the processor. ``input_ids``, ``attention_mask`` and ``labels`` are
-            [B, T]. With at most one image per sample, ``pixel_values`` is [B, 3, H, W] and ``image_mask`` is [B].
-            ``labels`` is -100 at every position that is not supervised, such as the prompt and the padding.
+            The output of the processor. ``input_ids``, ``attention_mask`` and ``labels`` are [B, T]. With at most one
+            image per sample, ``pixel_values`` is [B, 3, H, W] and ``image_mask`` is [B]. ``labels`` is -100 at every
+            position that is not supervised, such as the prompt and the padding.
 
         Raises:
             ValueError: A sample has no answer, is too long, or has an image that cannot be used. The message names

@@ -36,7 +36,7 @@ def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
         name (str): The path of the image, relative to the folder.
 
     Returns:
-        Path: The path of the image file.
+        The path of the image file.
 
     Raises:
         ImageError: The name is absolute, leaves the folder with ``..``, or is not the name of a file there.

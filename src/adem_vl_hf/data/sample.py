@@ -76,7 +76,7 @@ def continuation(prompt: str, text: str) -> str:
         text (str): The answer. Surrounding spaces are removed.
 
     Returns:
-        str: The text to append to the prompt.
+        The text to append to the prompt.
     """
     return text.strip() if prompt[-1:].isspace() else f" {text.strip()}"
 
@@ -101,7 +101,7 @@ def images_of(sample: Sample) -> Shown:
         sample (Sample): The sample. Its images are not opened.
 
     Returns:
-        Shown: The images and the field that has them.
+        The images and the field that has them.
 
     Raises:
         ValueError: Two of the fields are given, or a list without images. The message names the sample.
@@ -126,7 +126,7 @@ def opened(shown: Shown, sample_id: str) -> Shown:
         sample_id (str): The name of the sample, for error messages.
 
     Returns:
-        Shown: The same field with images that are ready for the processor.
+        The same field with images that are ready for the processor.
 
     Raises:
         ValueError: An image cannot be used. The message names the sample and the position of the image.
@@ -152,9 +152,9 @@ def processor_arguments(rows: Sequence[Shown]) -> dict[str, list[Any]]:
         rows (Sequence[Shown]): The B rows, each with the images of one sample.
 
     Returns:
-        dict[str, list[Any]]: ``images`` alone with one image or None per row, if no row has several images or a
-        video. Otherwise ``images`` has a list per row, which is empty for a row without images. If a row has a video,
-        ``videos`` is there, too: a list of frames per row, or None for a row without a video.
+        ``images`` alone with one image or None per row, if no row has several images or a video. Otherwise ``images``
+        has a list per row, which is empty for a row without images. If a row has a video, ``videos`` is there, too: a
+        list of frames per row, or None for a row without a video.
     """
     fields = {row.field for row in rows}
     if not fields & {"images", "video"}:
@@ -172,6 +172,6 @@ def without_marks(prompt: str) -> str:
         prompt (str): The prompt.
 
     Returns:
-        str: The prompt without ``<image>`` and ``<video>``.
+        The prompt without ``<image>`` and ``<video>``.
     """
     return prompt.replace(IMAGE_MARK, "").replace(VIDEO_MARK, "")

@@ -60,7 +60,7 @@ def scienceqa_prompt(problem: dict[str, Any], prompt_format: str = "CQM-A", capt
         caption (str): The caption of the image, which is appended to the context.
 
     Returns:
-        str: The prompt.
+        The prompt.
     """
     hint = f"{problem.get('hint') or ''} {caption}".strip()
     context = f"Context: {hint or 'N/A'}"
@@ -82,7 +82,7 @@ def scienceqa_answer(problem: dict[str, Any], prompt_format: str = "CQM-A") -> s
         prompt_format (str): One of ``PROMPT_FORMATS``. Only the part after the hyphen matters here.
 
     Returns:
-        str: The answer, without a space before it.
+        The answer, without a space before it.
     """
     told = prompt_format.split("-")[1]
     answer = f"The answer is {ascii_uppercase[problem['answer']]}."
@@ -105,7 +105,7 @@ def scienceqa_sample(
         caption (str): The caption of the image, which is appended to the context.
 
     Returns:
-        Sample: A sample of kind "choice", whose only reference is the text of the right choice.
+        A sample of kind "choice", whose only reference is the text of the right choice.
     """
     prompt = scienceqa_prompt(problem, prompt_format, caption)
     choices = [choice.strip() for choice in problem["choices"]]
@@ -242,7 +242,7 @@ def has_hub_layout(folder: Path) -> bool:
         folder (Path): The folder, which need not exist.
 
     Returns:
-        bool: Whether there are parquet files in the folder or in ``data`` below it.
+        Whether there are parquet files in the folder or in ``data`` below it.
     """
     return any(folder.glob("data/*.parquet")) or any(folder.glob("*.parquet"))
 

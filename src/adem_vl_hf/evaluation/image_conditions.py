@@ -30,7 +30,7 @@ def conditions_of(dataset: Dataset[Sample]) -> list[str]:
         dataset (Dataset[Sample]): The data set. Its first sample tells whether it has videos or several images.
 
     Returns:
-        list[str]: Keys of ``CONDITION_LABELS``.
+        Keys of ``CONDITION_LABELS``.
     """
     of_order = ORDER_CONDITIONS.get(images_of(dataset[0]).field or "")
     return [name for name in CONDITION_LABELS if name not in ORDER_CONDITIONS.values() or name == of_order]
@@ -46,7 +46,7 @@ def donors_of(size: int) -> list[int]:
         size (int): The number of samples.
 
     Returns:
-        list[int]: The index of the donor of each sample.
+        The index of the donor of each sample.
     """
     rng, cycle = random.Random(size), list(range(size))
     for last in range(size - 1, 0, -1):
@@ -76,7 +76,7 @@ def choose_images(
             anew.
 
     Returns:
-        Shown: The images and the field that they stand for.
+        The images and the field that they stand for.
 
     Raises:
         ValueError: No other sample fits, or the condition needs a video or several images that the sample does not
@@ -112,7 +112,7 @@ def shuffled_frames(sample: Sample, seed: int = 0) -> list[Image.Image]:
         seed (int): The seed. The order depends on the seed and the id of the sample.
 
     Returns:
-        list[Image.Image]: The frames in the other order.
+        The frames in the other order.
 
     Raises:
         ValueError: The sample has no video, or its frames have no third order, because there are fewer than three or
@@ -143,7 +143,7 @@ def swapped_images(sample: Sample) -> list[Image.Image]:
         sample (Sample): The sample.
 
     Returns:
-        list[Image.Image]: Its ``images``, the last one first.
+        Its ``images``, the last one first.
 
     Raises:
         ValueError: There are fewer than two.

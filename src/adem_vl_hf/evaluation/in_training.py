@@ -25,10 +25,9 @@ def answer_metrics(
         task (str): One of ``score.TASKS``, such as "caption", "questions" or "scienceqa".
 
     Returns:
-        Callable[[EvalPrediction], dict[str, float]]: A function that turns an ``EvalPrediction`` (token ids [N, T],
-        padded with the padding token or any negative number) into one flat dictionary: ``caption_bleu4``,
-        ``caption_cider``, ``count_accuracy`` and so on, to which the trainer adds "eval_". It raises ValueError if
-        there are not as many predictions as samples.
+        A function that turns an ``EvalPrediction`` (token ids [N, T], padded with the padding token or any negative
+        number) into one flat dictionary: ``caption_bleu4``, ``caption_cider``, ``count_accuracy`` and so on, to which
+        the trainer adds "eval_". It raises ValueError if there are not as many predictions as samples.
     """
     size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length, ours have one
     rows = [prediction_row(dataset[index], "") for index in range(size)]

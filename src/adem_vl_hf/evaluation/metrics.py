@@ -35,7 +35,7 @@ def normalise(text: str) -> str:
         text (str): The answer.
 
     Returns:
-        str: The answer in lower case, with single spaces and without punctuation at its end.
+        The answer in lower case, with single spaces and without punctuation at its end.
     """
     return " ".join(text.lower().split()).rstrip(" .,;:!?")
 
@@ -48,7 +48,7 @@ def is_right(prediction: str, references: Sequence[str]) -> bool:
         references (Sequence[str]): The true answers.
 
     Returns:
-        bool: Whether it is right.
+        Whether it is right.
     """
     return normalise(prediction) in {normalise(reference) for reference in references}
 
@@ -64,10 +64,9 @@ def caption_metrics(
         words (TokenizerName): The tokenizer that finds the words for BLEU-4 and CIDEr.
 
     Returns:
-        dict[str, float]: ``exact_match`` (0 ... 1) is the share of predictions that equal a reference after
-        ``normalise``. ``bleu4`` (0 ... 1) is corpus BLEU-4. ``cider`` (0 ... 10, papers print it times 100) is the mean
-        of CIDEr-D. It is 0 for a single sample by definition, because a word in the references of all samples weighs
-        nothing.
+        ``exact_match`` (0 ... 1) is the share of predictions that equal a reference after ``normalise``. ``bleu4`` (0
+        ... 1) is corpus BLEU-4. ``cider`` (0 ... 10, papers print it times 100) is the mean of CIDEr-D. It is 0 for a
+        single sample by definition, because a word in the references of all samples weighs nothing.
 
     Raises:
         ValueError: There are no predictions, the number of reference lists differs, or a sample has no reference with
@@ -105,9 +104,9 @@ def question_accuracy(
             ``kind``, ``references`` and, for choice questions, ``choices``.
 
     Returns:
-        dict[str, dict[str, float | int]]: ``accuracy`` (0 ... 1), ``chance`` (0 ... 1) and ``n`` by kind, in order of
-        appearance. ``chance`` is the accuracy of always giving the answer that is right most often in these samples. If
-        every sample has choices, it is that or the accuracy of guessing one of them, whichever is higher.
+        ``accuracy`` (0 ... 1), ``chance`` (0 ... 1) and ``n`` by kind, in order of appearance. ``chance`` is the
+        accuracy of always giving the answer that is right most often in these samples. If every sample has choices, it
+        is that or the accuracy of guessing one of them, whichever is higher.
 
     Raises:
         ValueError: There are no predictions, the number of samples differs, or a sample has no references.
@@ -162,7 +161,7 @@ def tokenizer(name: TokenizerName) -> Callable[[Sequence[str]], list[str]]:
         name (TokenizerName): The name. ``best_tokenizer`` tells which is closest to published numbers on this machine.
 
     Returns:
-        Callable[[Sequence[str]], list[str]]: ``ptb``, ``treebank`` or ``simple``.
+        ``ptb``, ``treebank`` or ``simple``.
     """
     return {"ptb": ptb, "treebank": treebank, "simple": simple}[name]
 
@@ -171,7 +170,7 @@ def best_tokenizer() -> TokenizerName:
     """Name the tokenizer that is closest to published COCO numbers on this machine.
 
     Returns:
-        TokenizerName: "ptb" if Java is installed, otherwise "treebank".
+        "ptb" if Java is installed, otherwise "treebank".
     """
     return "ptb" if shutil.which("java") else "treebank"
 
@@ -183,7 +182,7 @@ def simple(texts: Sequence[str]) -> list[str]:
         texts (Sequence[str]): The texts.
 
     Returns:
-        list[str]: The words of each text in lower case, joined by spaces.
+        The words of each text in lower case, joined by spaces.
     """
     return [" ".join(WORD.findall(text.lower())) for text in texts]
 
@@ -195,7 +194,7 @@ def treebank(texts: Sequence[str]) -> list[str]:
         texts (Sequence[str]): The texts.
 
     Returns:
-        list[str]: The words of each text in lower case, joined by spaces, without the punctuation that COCO removes.
+        The words of each text in lower case, joined by spaces, without the punctuation that COCO removes.
 
     Raises:
         ImportError: ``nltk`` is not installed.
@@ -216,7 +215,7 @@ def ptb(texts: Sequence[str]) -> list[str]:
         texts (Sequence[str]): The texts.
 
     Returns:
-        list[str]: The words of each text in lower case, joined by spaces, without the punctuation that COCO removes.
+        The words of each text in lower case, joined by spaces, without the punctuation that COCO removes.
 
     Raises:
         ImportError: ``pycocoevalcap`` is not installed.

@@ -25,10 +25,10 @@ def mme_scores(folder: str | os.PathLike[str]) -> dict[str, Any]:
         folder (str | os.PathLike[str]): The folder. Files of sub-tasks may be missing.
 
     Returns:
-        dict[str, Any]: ``perception`` (the sum of up to ten sub-task scores) and ``cognition`` (of up to four), each
-        None if no file of the group is there; ``missing``, the sub-tasks without a file, which the sums lack; and
-        ``tasks``, which has ``accuracy`` and ``accuracy_plus`` (0 ... 1), ``score`` (0 ... 200) and ``n`` (the number
-        of questions) by sub-task.
+        ``perception`` (the sum of up to ten sub-task scores) and ``cognition`` (of up to four), each None if no file of
+        the group is there; ``missing``, the sub-tasks without a file, which the sums lack; and ``tasks``, which has
+        ``accuracy`` and ``accuracy_plus`` (0 ... 1), ``score`` (0 ... 200) and ``n`` (the number of questions) by
+        sub-task.
 
     Raises:
         ValueError: There is no such folder, no result file in it, or a file is not in the format. The message names the
@@ -53,7 +53,7 @@ def mme_prediction_scores(rows: Sequence[Prediction]) -> dict[str, Any]:
         rows (Sequence[Prediction]): The rows of a prediction file.
 
     Returns:
-        dict[str, Any]: The scores, as ``mme_scores`` returns them.
+        The scores, as ``mme_scores`` returns them.
 
     Raises:
         ValueError: The id of a row is not ``sub-task/image/number``, or an image does not have two answers.
@@ -93,7 +93,7 @@ def read_yes_or_no(answer: str) -> str:
         answer (str): The answer of the model.
 
     Returns:
-        str: "yes", "no" or "other".
+        "yes", "no" or "other".
     """
     start = answer.strip().lower()[:4]
     return "yes" if "yes" in start else "no" if "no" in start else "other"

@@ -49,7 +49,7 @@ def predict(
         progress (bool): Whether to show a progress bar on stderr.
 
     Returns:
-        list[Prediction]: One row per sample, as in the file.
+        One row per sample, as in the file.
 
     Raises:
         ValueError: An argument is not valid, two samples have one id, there are fewer than two images to shuffle, a
@@ -150,7 +150,7 @@ def generate_answers(
         max_new_tokens (int): The greatest length of an answer, in tokens.
 
     Returns:
-        list[str]: The B answers, without surrounding spaces.
+        The B answers, without surrounding spaces.
     """
     inputs = processor(**processor_arguments(rows), text=prompts, return_tensors="pt")
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
@@ -173,7 +173,7 @@ def prediction_row(sample: Sample, answer: str, images: ImageCondition = "true")
         images (ImageCondition): The images that the model was shown.
 
     Returns:
-        Prediction: The row.
+        The row.
     """
     row = Prediction(id=sample["id"], kind=sample["kind"], prediction=answer, references=sample["references"])
     if "choices" in sample:
@@ -204,8 +204,8 @@ def evaluate_with_controls(
         max_new_tokens (int): The greatest length of an answer, in tokens.
 
     Returns:
-        dict[str, dict[str, dict[str, Any]]]: The result of ``score`` by task and image condition: "true", "shuffled"
-        and "none", with videos also "shuffled_frames", and with several images also "swapped_images".
+        The result of ``score`` by task and image condition: "true", "shuffled" and "none", with videos also
+        "shuffled_frames", and with several images also "swapped_images".
 
     Raises:
         ValueError: As ``predict`` and ``score``.

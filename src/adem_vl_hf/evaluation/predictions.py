@@ -48,8 +48,7 @@ def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
         path (str | os.PathLike[str]): The file.
 
     Returns:
-        list[Prediction]: The rows, in the order in which their ids first appear. Of rows with the same id, the last one
-        counts.
+        The rows, in the order in which their ids first appear. Of rows with the same id, the last one counts.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -153,8 +152,7 @@ def processes() -> PartialState | SingleProcess:
     """Describe this process among those that torchrun or ``accelerate launch`` started.
 
     Returns:
-        PartialState | SingleProcess: The state, with ``process_index``, ``num_processes``, ``is_main_process`` and
-        ``wait_for_everyone``.
+        The state, with ``process_index``, ``num_processes``, ``is_main_process`` and ``wait_for_everyone``.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return SingleProcess()
@@ -172,7 +170,7 @@ def part_of(output: Path, process: int) -> Path:
         process (int): The index of the process.
 
     Returns:
-        Path: The path of its part.
+        The path of its part.
     """
     return output.with_name(f"{output.name}.part{process}")
 

@@ -40,7 +40,7 @@ def read_choice(text: str, choices: Sequence[str]) -> int | None:
         choices (Sequence[str]): The options in order.
 
     Returns:
-        int | None: The index of the option, or None if the text names none.
+        The index of the option, or None if the text names none.
     """
     texts = [normalise(choice) for choice in choices]
     _, mark, rest = text.partition(ANSWER_MARK)
@@ -68,9 +68,9 @@ def scienceqa_scores(
             If given, the right choices and the columns of ScienceQA's table are read from it.
 
     Returns:
-        dict[str, Any]: ``accuracy`` (0 ... 1), ``chance`` (the mean of 1 / number of choices), ``n``, and
-        ``unreadable`` (the number of predictions that name no option, which count as wrong). With ``problems`` also
-        ``columns``, the accuracy by column of the table, or None for a column that no prediction belongs to.
+        ``accuracy`` (0 ... 1), ``chance`` (the mean of 1 / number of choices), ``n``, and ``unreadable`` (the number of
+        predictions that name no option, which count as wrong). With ``problems`` also ``columns``, the accuracy by
+        column of the table, or None for a column that no prediction belongs to.
 
     Raises:
         ValueError: There are no predictions, one has no choices, or its id is not in ``problems.json``.

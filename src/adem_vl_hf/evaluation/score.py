@@ -44,9 +44,9 @@ def score(
             for the columns of its table. No other task takes it.
 
     Returns:
-        dict[str, Any]: ``task``, ``n`` (the number of predictions) and the scores of the task: ``caption`` (of
-        ``caption_metrics``) and ``questions`` (of ``question_accuracy``), or the entries of ``scienceqa_scores`` or of
-        ``mme_scores``. Shares are between 0 and 1.
+        ``task``, ``n`` (the number of predictions) and the scores of the task: ``caption`` (of ``caption_metrics``) and
+        ``questions`` (of ``question_accuracy``), or the entries of ``scienceqa_scores`` or of ``mme_scores``. Shares
+        are between 0 and 1.
 
     Raises:
         ValueError: The task is unknown, or the predictions do not fit it.
@@ -92,7 +92,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         scores (Mapping[str, Any]): The result of ``score``.
 
     Returns:
-        str: The lines. Shares, BLEU-4 and CIDEr are times 100, as papers print them.
+        The lines. Shares, BLEU-4 and CIDEr are times 100, as papers print them.
     """
     return "\n".join(_lines(scores, "", False))
 

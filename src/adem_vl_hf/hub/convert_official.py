@@ -109,7 +109,7 @@ def convert_official(
             given has the value that the file records, or otherwise that of the paper.
 
     Returns:
-        ConversionReport: The tensors that were converted and those that were not.
+        The tensors that were converted and those that were not.
 
     Raises:
         ValueError: The file is not an official one, has more than tensors and settings in it, or does not fit the model

@@ -59,7 +59,7 @@ class Result(NamedTuple):
         """Make the entry for the model-index of the card.
 
         Returns:
-            EvalResult: The entry.
+            The entry.
         """
         return EvalResult(
             task_type=TASK,
@@ -138,7 +138,7 @@ def checkpoint_bases(config: FrozenBasesConfig) -> list[Base]:
         config (FrozenBasesConfig): The config of a checkpoint.
 
     Returns:
-        list[Base]: The bases. The list is empty for a model that has the weights of its bases with it.
+        The bases. The list is empty for a model that has the weights of its bases with it.
     """
     bases = []
     for role, prefix in (("language model", "text_model"), ("vision tower", "vision_model")):
@@ -174,7 +174,7 @@ def write_model_card(
             identifier of the Hub) and ``prompt`` (the text that the examples begin with).
 
     Returns:
-        Path: The path of the card.
+        The path of the card.
 
     Raises:
         ValueError: A file is missing, or a metric is not a finite number.
@@ -234,7 +234,7 @@ def read_record(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
         name (str): The name of the file.
 
     Returns:
-        dict[str, Any]: The object. It is empty if there is no such file.
+        The object. It is empty if there is no such file.
 
     Raises:
         ValueError: The file is not a JSON object.
@@ -258,7 +258,7 @@ def count_adapter_parameters(folder: str | os.PathLike[str]) -> int:
         folder (str | os.PathLike[str]): The folder of the checkpoint.
 
     Returns:
-        int: The number of parameters.
+        The number of parameters.
 
     Raises:
         ValueError: A tensor does not belong to the adapter: its name does not start with ``adapter.``.

@@ -67,7 +67,7 @@ def push(
         settings (Mapping[str, Any] | None): The training settings in the card. None means those in ``training.json``.
 
     Returns:
-        CommitInfo: The commit, as huggingface_hub describes it.
+        The commit, as huggingface_hub describes it.
 
     Raises:
         ValueError: The checkpoint or its processor is missing, or it has more than an adapter.

@@ -48,7 +48,7 @@ class AttendedPatches:
             patches (torch.Tensor): One value per patch, [..., N].
 
         Returns:
-            list[torch.Tensor]: The only grid, [..., side, side]. It is in a list because ``KeptTokens`` has several.
+            The only grid, [..., side, side]. It is in a list because ``KeptTokens`` has several.
         """
         return [patches.unflatten(-1, (isqrt(patches.shape[-1]),) * 2)]
 
@@ -65,7 +65,7 @@ def attended_patches(model: Any, processor: Any, image: ImageSource, prompt: str
         answer (str): The answer. It follows the prompt as it stands, so it usually starts with a space.
 
     Returns:
-        AttendedPatches: The attention by token.
+        The attention by token.
 
     Raises:
         ValueError: There is no image, the answer has no text, nothing stands before the answer, or the sequence is

@@ -54,7 +54,7 @@ class KeptTokens:
             slots (torch.Tensor): One value per slot, [..., S], such as ``scores_by_token``.
 
         Returns:
-            list[torch.Tensor]: One grid [..., side, side] per scale.
+            One grid [..., side, side] per scale.
         """
         return split_scales(slots, [grid.numel() for grid in self.kept])
 
@@ -67,7 +67,7 @@ def split_scales(slots: torch.Tensor, counts: Sequence[int]) -> list[torch.Tenso
         counts (Sequence[int]): The number of slots of each scale, a square number.
 
     Returns:
-        list[torch.Tensor]: One grid [..., side, side] per scale.
+        One grid [..., side, side] per scale.
     """
     return [part.unflatten(-1, (isqrt(part.shape[-1]),) * 2) for part in slots.split(list(counts), dim=-1)]
 
@@ -80,7 +80,7 @@ def kept_mask(scores: torch.Tensor, drop_ratio: float) -> torch.Tensor:
         drop_ratio (float): The share of scores that is dropped.
 
     Returns:
-        torch.Tensor: True for each score that is kept, [..., S], bool.
+        True for each score that is kept, [..., S], bool.
     """
     kept = keep_mask(scores, drop_ratio)
     return torch.ones_like(scores, dtype=torch.bool) if kept is None else kept.bool()
@@ -98,7 +98,7 @@ def kept_visual_tokens(model: Any, processor: Any, image: ImageSource, prompt: s
         answer (str): The answer. It follows the prompt as it stands, so it usually starts with a space.
 
     Returns:
-        KeptTokens: The kept slots and their scores by token.
+        The kept slots and their scores by token.
 
     Raises:
         ValueError: There is no image, the answer has no text, nothing stands before the answer, or the sequence is
@@ -146,8 +146,8 @@ def pass_over_answer(
         answer (str): The answer. It follows the prompt as it stands.
 
     Returns:
-        tuple[dict[str, torch.Tensor], torch.Tensor, list[str]]: The inputs of the model for one row, the T positions
-        that predict the tokens of the answer, and these tokens as text.
+        The inputs of the model for one row, the T positions that predict the tokens of the answer, and these tokens as
+        text.
 
     Raises:
         ValueError: There is no image, the answer has no text, nothing stands before the answer, or the sequence is
@@ -205,7 +205,7 @@ def as_the_tower_sees(processor: Any, image: ImageSource) -> Image.Image:
         image (ImageSource): The image.
 
     Returns:
-        Image.Image: The image in mode RGB.
+        The image in mode RGB.
     """
     pixels = processor.image_processor(
         images=[open_image(image)], do_rescale=False, do_normalize=False, return_tensors="pt"

@@ -86,7 +86,7 @@ def write_page(
         credits (Sequence[str]): The origins and licences of the images, one line each.
 
     Returns:
-        Path: The path of the page.
+        The path of the page.
 
     Raises:
         ValueError: The kind of model or an image condition is unknown.
@@ -145,8 +145,8 @@ class Row:
             value (float): The value.
 
         Returns:
-            float: The length in per cent of the longest bar, which is as long as 100 or the row's largest number,
-            whichever is more.
+            The length in per cent of the longest bar, which is as long as 100 or the row's largest number, whichever is
+            more.
         """
         return max(0.0, 100 * value / max(100.0, *(other or 0.0 for other in self.values.values())))
 
@@ -159,7 +159,7 @@ def metric_rows(name: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Row]
         scores (Mapping[str, Mapping[str, Any]]): The result of ``score`` by image condition.
 
     Returns:
-        list[Row]: The lines of the table.
+        The lines of the table.
 
     Raises:
         ValueError: A condition is not a key of ``CONDITION_LABELS``.

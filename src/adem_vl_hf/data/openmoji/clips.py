@@ -109,7 +109,7 @@ def opposite(clip: Clip) -> Clip:
         clip (Clip): The clip.
 
     Returns:
-        Clip: The clip of the opposite event.
+        The clip of the opposite event.
     """
     one, other = FAMILIES[clip.family]
     return replace(clip, event=other if clip.event == one else one, things=clip.things[::-1])
@@ -125,7 +125,7 @@ def is_held_out(family: str, things: tuple[int, ...]) -> bool:
         things (tuple[int, ...]): The thing, or the two things of a replacement, as positions in ``THINGS``.
 
     Returns:
-        bool: Whether it belongs to the test split.
+        Whether it belongs to the test split.
     """
     if len(things) == 2:
         return is_pair_held_out([Group(thing, 1) for thing in things])
@@ -143,7 +143,7 @@ def random_clip(rng: random.Random, split: str, family: str, forward: bool) -> C
             position in ``THINGS`` comes first.
 
     Returns:
-        Clip: The clip.
+        The clip.
     """
     colour = rng.choice(list(COLOURS))
     pool = TURNED if family == "angle" else range(len(THINGS))
@@ -166,7 +166,7 @@ def draw_clip(clip: Clip, sprites: dict[str, np.ndarray], rng: random.Random, fr
         frames (int): The number of frames, at least 2.
 
     Returns:
-        list[Image.Image]: The frames in order, images of ``CANVAS`` x ``CANVAS`` pixels in mode RGB.
+        The frames in order, images of ``CANVAS`` x ``CANVAS`` pixels in mode RGB.
     """
     forward = clip.event == FAMILIES[clip.family][0] and list(clip.things) == sorted(clip.things)
     first = clip if forward else opposite(clip)
@@ -226,7 +226,7 @@ def caption(clip: Clip) -> str:
         clip (Clip): The clip.
 
     Returns:
-        str: The caption.
+        The caption.
     """
     return f"{singular(clip.names[0])} {_happening(clip, 0)} on {singular(clip.colour)} background"
 
@@ -241,7 +241,7 @@ def ask_order(clip: Clip, form: str, yes: bool, rng: random.Random) -> dict[str,
         rng (random.Random): The source of the order of the two events in the form "two-way".
 
     Returns:
-        dict[str, Any]: The fields ``prompt``, ``answer``, ``references`` and ``choices``.
+        The fields ``prompt``, ``answer``, ``references`` and ``choices``.
     """
     if form == "yes-no":
         asked = clip if yes else opposite(clip)
@@ -322,8 +322,7 @@ class OpenMojiVideos(Dataset[Sample]):
             index (int): The index of the sample.
 
         Returns:
-            tuple[Clip, str, dict[str, Any], random.Random]: The clip, the kind, the text fields of the sample, and the
-            generator that ``draw_clip`` goes on with.
+            The clip, the kind, the text fields of the sample, and the generator that ``draw_clip`` goes on with.
 
         Raises:
             IndexError: There is no such sample.

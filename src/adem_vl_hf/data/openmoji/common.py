@@ -35,7 +35,7 @@ def choice_prompt(choices: Sequence[str]) -> str:
         choices (Sequence[str]): At least two choices, in the order asked.
 
     Returns:
-        str: The question, with the choices in it.
+        The question, with the choices in it.
     """
     return f"Which is there: {', '.join(choices[:-1])} or {choices[-1]}?"
 
@@ -52,7 +52,7 @@ def text_fields(
         choices (Sequence[str] | None): The possible answers, for a question with few of them.
 
     Returns:
-        dict[str, Any]: The fields ``prompt``, ``answer`` and ``references`` of a sample, and ``choices`` if given.
+        The fields ``prompt``, ``answer`` and ``references`` of a sample, and ``choices`` if given.
     """
     fields: dict[str, Any] = {"prompt": prompt, "answer": f" {answer}", "references": list(references) or [answer]}
     return fields if choices is None else fields | {"choices": list(choices)}

@@ -31,7 +31,7 @@ def canvas(colour: str, rng: random.Random) -> Image.Image:
         rng (random.Random): The source of the variation.
 
     Returns:
-        Image.Image: An image of ``CANVAS`` x ``CANVAS`` pixels in mode RGB.
+        An image of ``CANVAS`` x ``CANVAS`` pixels in mode RGB.
     """
     hue: float
     hue, saturation, value = COLOURS[colour]

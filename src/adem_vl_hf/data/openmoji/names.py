@@ -51,7 +51,7 @@ class OpenMojiNames(Dataset[Sample]):
             index (int): The index of the sample.
 
         Returns:
-            int: The position of the thing in ``things``.
+            The position of the thing in ``things``.
         """
         turn, place_in_turn = divmod(index // len(self.kinds), len(self.things))
         return _order(f"names-order-{self.seed}-{self.split}-{turn}", len(self.things))[place_in_turn]

@@ -47,7 +47,7 @@ def swapped(pair: Pair) -> Pair:
         pair (Pair): The pair.
 
     Returns:
-        Pair: The pair with the second image first.
+        The pair with the second image first.
     """
     return Pair(pair.groups[::-1], pair.colours[::-1])
 
@@ -61,7 +61,7 @@ def is_held_out(pair: Pair) -> bool:
         pair (Pair): The pair.
 
     Returns:
-        bool: Whether it belongs to the test split.
+        Whether it belongs to the test split.
     """
     one, other = pair.groups
     if one.thing != other.thing:
@@ -81,7 +81,7 @@ def random_pair(rng: random.Random, split: str, same: bool, unequal: bool = Fals
         unequal (bool): Whether the second image must have more copies than the first.
 
     Returns:
-        Pair: The pair.
+        The pair.
     """
     colours = (rng.choice(list(COLOURS)), rng.choice(list(COLOURS)))
     while True:
@@ -104,7 +104,7 @@ def draw_pair(pair: Pair, sprites: dict[str, np.ndarray], rng: random.Random) ->
         rng (random.Random): The source of sizes, angles and positions.
 
     Returns:
-        list[Image.Image]: Two images of ``CANVAS`` x ``CANVAS`` pixels in mode RGB.
+        Two images of ``CANVAS`` x ``CANVAS`` pixels in mode RGB.
     """
     scenes = [Scene((group,), None, colour) for group, colour in zip(pair.groups, pair.colours, strict=True)]
     return [draw_scene(scene, sprites, rng) for scene in scenes]
@@ -119,7 +119,7 @@ def ask(pair: Pair, kind: str, side: int) -> dict[str, Any]:
         side (int): The image that "which" asks for: 0 for the first, 1 for the second.
 
     Returns:
-        dict[str, Any]: The fields ``prompt``, ``answer`` and ``references``, and ``choices`` for all but "caption".
+        The fields ``prompt``, ``answer`` and ``references``, and ``choices`` for all but "caption".
 
     Raises:
         ValueError: The kind is unknown.
@@ -174,8 +174,7 @@ class OpenMojiPairs(Dataset[Sample]):
             index (int): The index of the sample.
 
         Returns:
-            tuple[Pair, str, int, random.Random]: The pair, the kind, the side asked for, and the generator that
-            ``draw_pair`` goes on with.
+            The pair, the kind, the side asked for, and the generator that ``draw_pair`` goes on with.
 
         Raises:
             IndexError: There is no such sample.

@@ -84,7 +84,7 @@ def is_held_out(groups: Sequence[Group]) -> bool:
         groups (Sequence[Group]): One or two groups.
 
     Returns:
-        bool: Whether it belongs to the test split.
+        Whether it belongs to the test split.
     """
     if len(groups) == 1:
         return groups[0].number == 1 + crc32(groups[0].name.encode()) % len(NUMBERS)
@@ -100,7 +100,7 @@ def random_scene(rng: random.Random, split: str) -> Scene:
         split (str): "train" or "test".
 
     Returns:
-        Scene: The scene.
+        The scene.
     """
     while True:
         colour = rng.choice(list(COLOURS))
@@ -124,7 +124,7 @@ def draw_scene(scene: Scene, sprites: dict[str, np.ndarray], rng: random.Random)
         rng (random.Random): The source of sizes, angles and exact positions.
 
     Returns:
-        Image.Image: An image of ``CANVAS`` x ``CANVAS`` pixels in mode RGB.
+        An image of ``CANVAS`` x ``CANVAS`` pixels in mode RGB.
     """
     image = canvas(scene.colour, rng)
     if scene.relation is None:
@@ -172,7 +172,7 @@ def plural(name: str) -> str:
         name (str): The name of a thing.
 
     Returns:
-        str: Its plural.
+        Its plural.
     """
     return _inflect().plural_noun(name)
 
@@ -185,7 +185,7 @@ def singular(name: str) -> str:
         name (str): The name of a thing, or any other word.
 
     Returns:
-        str: "a" or "an" and the name.
+        "a" or "an" and the name.
     """
     return _inflect().a(name)
 
@@ -197,7 +197,7 @@ def phrase(group: Group) -> str:
         group (Group): The group.
 
     Returns:
-        str: The phrase.
+        The phrase.
     """
     return singular(group.name) if group.number == 1 else f"{NUMBER_WORDS[group.number]} {plural(group.name)}"
 
@@ -209,7 +209,7 @@ def captions(scene: Scene) -> list[str]:
         scene (Scene): The scene.
 
     Returns:
-        list[str]: One caption for one group; for two groups, two captions that begin with one group each.
+        One caption for one group; for two groups, two captions that begin with one group each.
     """
     if scene.relation is None:
         return [f"{phrase(scene.groups[0])} on {scene.colour}"]
@@ -229,7 +229,7 @@ def ask(scene: Scene, kind: str, rng: random.Random) -> dict[str, Any]:
         rng (random.Random): The source of what is asked.
 
     Returns:
-        dict[str, Any]: The fields ``prompt``, ``answer`` and ``references``, for the kind "choice" also ``choices``.
+        The fields ``prompt``, ``answer`` and ``references``, for the kind "choice" also ``choices``.
 
     Raises:
         ValueError: The kind is unknown.
@@ -300,8 +300,7 @@ class OpenMojiScenes(Dataset[Sample]):
             index (int): The index of the sample.
 
         Returns:
-            tuple[Scene, str, random.Random]: The scene, the kind, and the generator that ``draw_scene`` and then
-            ``ask`` go on with.
+            The scene, the kind, and the generator that ``draw_scene`` and then ``ask`` go on with.
 
         Raises:
             IndexError: There is no such sample.

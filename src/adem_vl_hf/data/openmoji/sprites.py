@@ -51,8 +51,8 @@ def openmoji() -> tuple[tuple[Thing, ...], np.ndarray]:
     """Load all things and their sprites. They are rendered on the first call and kept in the cache folder.
 
     Returns:
-        tuple[tuple[Thing, ...], np.ndarray]: The things in Unicode's order, which is the same on every machine with the
-        same package versions, and their RGBA pixels [things, SPRITE_SIZE, SPRITE_SIZE, 4], uint8.
+        The things in Unicode's order, which is the same on every machine with the same package versions, and their RGBA
+        pixels [things, SPRITE_SIZE, SPRITE_SIZE, 4], uint8.
 
     Raises:
         ImportError: A package of the extra ``demo`` is not installed.
@@ -88,7 +88,7 @@ def sprites_of(names: Iterable[str]) -> dict[str, np.ndarray]:
         names (Iterable[str]): The names of the things.
 
     Returns:
-        dict[str, np.ndarray]: The RGBA pixels [SPRITE_SIZE, SPRITE_SIZE, 4] of each thing by its name, uint8.
+        The RGBA pixels [SPRITE_SIZE, SPRITE_SIZE, 4] of each thing by its name, uint8.
 
     Raises:
         ImportError: A package of the extra ``demo`` is not installed.
@@ -105,7 +105,7 @@ def need(module: str) -> ModuleType:
         module (str): The name of its module.
 
     Returns:
-        ModuleType: The module.
+        The module.
 
     Raises:
         ImportError: It is not installed. The message names the extra that installs it.

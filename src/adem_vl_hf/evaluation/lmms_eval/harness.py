@@ -30,8 +30,8 @@ def run_lmms_eval(
             interruption the same call continues from them.
 
     Returns:
-        dict[str, Any]: ``harness`` (its name), ``n`` (the number of questions) and ``tasks``, which has the metrics by
-        task with the harness's own names and scales.
+        ``harness`` (its name), ``n`` (the number of questions) and ``tasks``, which has the metrics by task with the
+        harness's own names and scales.
 
     Raises:
         ValueError: The harness is not installed, or no task is named.

@@ -66,7 +66,7 @@ class AdemVLModel(lmms):
                 settings, a function from a document to its images, document id, task and split.
 
         Returns:
-            list[str]: The answers in order, each cut off before the first of the task's ``until`` texts.
+            The answers in order, each cut off before the first of the task's ``until`` texts.
         """
         answers: list[str | None] = [None] * len(requests)
         # The rows of one batch share the number of new tokens, and whether they have several images.
@@ -98,8 +98,7 @@ class AdemVLModel(lmms):
                 function from a document to its images, document id, task and split.
 
         Returns:
-            list[tuple[float, bool]]: For each request the log-probability of the whole continuation, and whether it is
-            the greedy one.
+            For each request the log-probability of the whole continuation, and whether it is the greedy one.
         """
         scores = []
         for request in requests:

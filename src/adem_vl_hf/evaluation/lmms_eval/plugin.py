@@ -10,7 +10,7 @@ def manifest() -> Any:
     """Describe the model ``adem_vl`` to the harness.
 
     Returns:
-        Any: A ``ModelManifest``.
+        A ``ModelManifest``.
     """
     from lmms_eval.models.registry_v2 import ModelManifest
 
