@@ -1,4 +1,4 @@
-"""Say what is in pictures, with Transformers alone: a checkpoint needs this package for training, not for use.
+"""Caption images with Transformers alone: a checkpoint needs this package for training, but not for use.
 
 python examples/caption.py runs/demo picture.png another.jpg --prompt "a picture of"
 """

@@ -1,9 +1,9 @@
-"""Measure a checkpoint on a data set: with each sample's own picture, with another's, and with none.
+"""Evaluate a checkpoint on a data set: with each sample's own image, with another's, and with none.
 
     python examples/evaluate.py runs/mine --data pictures/ --output-dir runs/mine/evaluation
 
-A model that sees is better with its own picture. Predictions are written as they are made: interrupted, the same
-command goes on.
+A model that uses the images is better with each sample's own. Predictions are written as they are made, so after an
+interruption the same command continues.
 """
 
 import argparse
@@ -30,8 +30,8 @@ def main() -> None:
     model, processor = load_checkpoint(args.checkpoint, **fastest_setting())
     dataset = open_dataset(args.data, "test", args.size)
     scores = evaluate_with_controls(model, processor, {args.task: dataset}, args.output_dir)
-    for pictures, found in scores[args.task].items():
-        print(f"\npictures: {pictures}\n{format_scores(found)}")
+    for condition, found in scores[args.task].items():
+        print(f"\nimages: {condition}\n{format_scores(found)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train LoRA in the language model beside the adapter, on your pictures; one checkpoint holds both.
+"""Train LoRA in the language model together with the adapter, on your images. One checkpoint holds both.
 
     python examples/lora.py pictures/ --output-dir runs/lora --merged-dir runs/merged
 
@@ -16,7 +16,7 @@ from adem_vl_hf.training import build_trainer, fastest_setting, train, training_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="pictures and their metadata.jsonl")
+    parser.add_argument("folder", help="images and their metadata.jsonl")
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--merged-dir", help="also save a model whose language model has LoRA merged into it")
     parser.add_argument("--language-model", default="embedded")
@@ -34,11 +34,11 @@ def main() -> None:
     arguments = training_arguments(args.output_dir, len(dataset), args.batch_size, args.epochs)
     facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
     in_lora = sum(p.numel() for p in model.adapter.lora.parameters())
-    print(f"{facts['trained_numbers']:,} numbers trained, {in_lora:,} of them LoRA, saved in {args.output_dir}")
+    print(f"{facts['trained_numbers']:,} parameters trained, {in_lora:,} of them LoRA, saved in {args.output_dir}")
     if args.merged_dir:
         model.merge_and_unload().save_pretrained(args.merged_dir)
         processor.save_pretrained(args.merged_dir)
-        print(f"merged, every weight saved in {args.merged_dir}")
+        print(f"LoRA merged and every weight saved in {args.merged_dir}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Publish a trained adapter on the Hub: adapter, code, processor and a filled-in model card, in one commit.
+"""Publish a trained adapter on the Hub in one commit: the adapter, its code, its processor and a model card.
 
     hf auth login
     python examples/push.py runs/mine you/my-adapter --private

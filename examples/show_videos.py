@@ -1,4 +1,4 @@
-"""Draw a sheet of OpenMoji videos to look at: a row for each clip, its frames from left to right, its texts below.
+"""Draw a sheet of OpenMoji videos: one row for each clip, with its frames from left to right and its texts below.
 
 python examples/show_videos.py sheet.png --split test --kind order --number 12
 """
@@ -19,7 +19,7 @@ GAP, LINE = 4, 16  # pixels
 
 
 def sheet(samples: Sequence[Sample]) -> Image.Image:
-    """One picture of all clips; a row is as wide as the longest clip."""
+    """Draw all clips on one image."""
     width = max(len(sample["video"]) * (sample["video"][0].width + GAP) for sample in samples) + GAP
     heights = [sample["video"][0].height + LINE + GAP for sample in samples]
     page = Image.new("RGB", (width, sum(heights) + GAP), "white")
@@ -36,11 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the PNG file to write")
     parser.add_argument("--split", default="train", choices=("train", "test"))
-    parser.add_argument("--kind", default="caption", choices=KINDS, help="what is said or asked")
-    parser.add_argument("--number", type=int, default=10, help="clips")
-    parser.add_argument("--frames", type=int, default=8, help="of each clip")
+    parser.add_argument("--kind", default="caption", choices=KINDS, help="kind of caption or question")
+    parser.add_argument("--number", type=int, default=10, help="number of clips")
+    parser.add_argument("--frames", type=int, default=8, help="number of frames of each clip")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--gifs", type=Path, help="a folder for each clip as an animated GIF too")
+    parser.add_argument("--gifs", type=Path, help="a folder to write each clip to as an animated GIF")
     args = parser.parse_args()
 
     data = OpenMojiVideos(args.split, args.number, args.seed, kinds=(args.kind,), frames=args.frames)

@@ -1,12 +1,12 @@
-"""Teach a frozen language model to see your pictures, in a page of code.
+"""Train an adapter on your images, in a page of code.
 
     python examples/train.py pictures/ --output-dir runs/mine
     python examples/train.py more/ --output-dir runs/more --checkpoint you/your-adapter
     accelerate launch --config_file examples/accelerate/ddp.yaml examples/train.py pictures/ --output-dir runs/mine
 
 `pictures/` holds images and a `metadata.jsonl` with lines such as {"file_name": "0001.png", "text": "two dogs"}. Both
-bases are Hub ids or folders; the defaults are the small ones that this package brings. A checkpoint to go on from (a
-Hub id or a folder) names its own bases.
+bases are Hub ids or folders. The defaults are the small ones of this package. A checkpoint to continue from (a Hub id
+or a folder) names its own bases.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from adem_vl_hf.training import build_trainer, fastest_setting, train, training_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="pictures and their metadata.jsonl")
+    parser.add_argument("folder", help="images and their metadata.jsonl")
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--language-model", default="embedded")
     parser.add_argument("--vision-tower", default="embedded")
-    parser.add_argument("--checkpoint", help="an adapter to go on from, with its own bases")
+    parser.add_argument("--checkpoint", help="an adapter to continue from, with its own bases")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--batch-size", type=int, default=8)
     args = parser.parse_args()
@@ -38,10 +38,10 @@ def main() -> None:
     else:
         model, processor = build_model(args.language_model, args.vision_tower, **fastest_setting())
     arguments = training_arguments(args.output_dir, len(dataset), args.batch_size, args.epochs)
-    trainer = build_trainer(model, processor, dataset, arguments)  # a stock Trainer with our collator
+    trainer = build_trainer(model, processor, dataset, arguments)  # a stock Trainer with the collator of this package
     facts = train(trainer, processor, resume=True)
     if trainer.is_world_process_zero():
-        print(f"{facts['trained_numbers']:,} numbers trained in {facts['seconds']} s, saved in {args.output_dir}")
+        print(f"{facts['trained_numbers']:,} parameters trained in {facts['seconds']} s, saved in {args.output_dir}")
 
 
 if __name__ == "__main__":

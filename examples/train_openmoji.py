@@ -1,9 +1,11 @@
-"""Train the adapter that ships with the package: what `make demo` does, for longer. Interrupted, it goes on.
+"""Train the adapter that ships with the package, as `make demo` does but for longer.
 
     python examples/train_openmoji.py --output-dir runs/openmoji --steps 4500 --export
 
-`--export` writes the result into the package, with the bases named so that it loads on any machine: the language model
-by its Hub id (the embedded 4-bit copy of it was trained on), the tower by its place beside the adapter.
+After an interruption the same command continues from the last checkpoint.
+
+`--export` writes the result into the package and names its bases so that it loads on any machine: the language model by
+its Hub id (although it was trained on the embedded 4-bit copy), and the vision tower by its place beside the adapter.
 """
 
 import argparse
@@ -23,14 +25,14 @@ from adem_vl_hf.loading import CHECKPOINT
 
 
 def without(names: tuple[str, ...], value: Any) -> Any:
-    """A JSON value without these keys, at any depth."""
+    """Remove keys from a JSON value, at any depth."""
     if not isinstance(value, dict):
         return value
     return {key: without(names, inner) for key, inner in value.items() if key not in names}
 
 
 def export(trained: Path, target: Path) -> None:
-    """Copy config, adapter and processor to ``target``, without code and without any path of this machine."""
+    """Copy config, adapter and processor to ``target``, without code and without the paths of this machine."""
     with tempfile.TemporaryDirectory(dir=target.parent) as beside:
         new = Path(beside) / target.name
         new.mkdir()
@@ -39,7 +41,8 @@ def export(trained: Path, target: Path) -> None:
                 shutil.copy(file, new)
         config = json.loads((new / "config.json").read_text(encoding="utf-8"))
         config |= {"text_model_name_or_path": LANGUAGE_MODEL_ID, "vision_model_name_or_path": "../tower"}
-        config["text_model_fingerprint"]["gguf"] = True  # the embedded copy is of a GGUF file, its embeddings rounded
+        # The embedded copy comes from a GGUF file, which rounds embeddings.
+        config["text_model_fingerprint"]["gguf"] = True
         write_json(new / "config.json", config)
         for file in new.glob("*.json"):
             write_json(

@@ -1,14 +1,16 @@
-"""Train the small CLIP whose image tower this package ships, with open_clip, on the training splits only.
+"""Train the small CLIP whose vision tower ships with this package, with open_clip, on the training splits only.
 
     python examples/train_tower.py --output-dir runs/tower --steps 2000
 
-A ViT of width 192 and depth 6 (96 px, 12 px patches: an 8 x 8 grid) against a small causal text tower. Half of every
-batch are *names* (no thing twice, so that no negative is false), half are *scenes* in groups of four: a scene, its
-things in other numbers, places and colours, and twice the same arrangement with one thing replaced. Only a tower that
-sees both what is there and how it lies can tell the captions of a group apart.
+The vision tower is a ViT of width 192 and depth 6 (96 px, 12 px patches: an 8 x 8 grid). The text tower is small and
+causal. Half of every batch are *names*, with no thing twice, so that no negative is false. The other half are *scenes*
+in groups of four: a scene, a second one with the same things in other numbers, positions and colours, and two more with
+one thing replaced and everything else the same. Only a tower that sees both the things and their arrangement can tell
+the captions of a group apart.
 
-Interrupted, the same command goes on from the last checkpoint. The end result is a Hugging Face ``CLIPVisionModel``
-folder (config.json, model.safetensors, preprocessor_config.json) with its retrieval accuracy in training.json.
+After an interruption the same command continues from the last checkpoint. The result is a Hugging Face
+``CLIPVisionModel`` folder (config.json, model.safetensors, preprocessor_config.json) with its retrieval accuracy in
+training.json.
 """
 
 import argparse
@@ -50,7 +52,7 @@ MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
 
 def rearranged(scene: Scene, rng: random.Random) -> Scene:
-    """Another training scene of the same things: new numbers, places and colour."""
+    """Make another training scene of the same things, with new numbers, positions and colour."""
     while True:
         colour = random_scene(rng, "train").colour
         if scene.relation is None:
@@ -64,7 +66,7 @@ def rearranged(scene: Scene, rng: random.Random) -> Scene:
 
 
 def swapped(scene: Scene, rng: random.Random) -> Scene:
-    """Another training scene of the same numbers, places and colour, with one of its things replaced."""
+    """Make another training scene with the same numbers, positions and colour, and with one of its things replaced."""
     present = {group.thing for group in scene.groups}
     while True:
         groups, thing = list(scene.groups), rng.randrange(len(THINGS))
@@ -75,7 +77,7 @@ def swapped(scene: Scene, rng: random.Random) -> Scene:
 
 
 class ContrastiveBatches(Dataset):
-    """Whole batches, drawn lazily: ``(pixels [B, H, W, 3] uint8, captions)``, a function of seed and index alone."""
+    """Draws whole batches on demand: ``(pixels [B, H, W, 3] uint8, captions)``. They depend on seed and index alone."""
 
     def __init__(self, batches: int, names: int, scenes: int, seed: int) -> None:
         self.batches, self.n_names, self.n_scenes, self.seed = batches, names, scenes, seed
@@ -90,7 +92,7 @@ class ContrastiveBatches(Dataset):
         pixels, texts, seen = [], [], set()
         for i in range(self.n_names):
             sample = self.names[index * self.n_names + i]
-            if sample["answer"] not in seen:  # a batch may span the end of a turn over all things
+            if sample["answer"] not in seen:  # one turn over all things may end in a batch, and the next begin
                 seen.add(sample["answer"])
                 pixels.append(np.asarray(sample["image"]))
                 texts.append(sample["answer"].strip())
@@ -106,12 +108,13 @@ class ContrastiveBatches(Dataset):
 
 
 def normalise(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """[B, H, W, 3] uint8 -> [B, 3, H, W] with CLIP's mean and deviation."""
+    """Turn pixels [B, H, W, 3], uint8, into [B, 3, H, W] with CLIP's mean and deviation."""
     x = torch.as_tensor(pixels).permute(0, 3, 1, 2).float() / 255
     return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
 def build() -> open_clip.CLIP:
+    """Build an untrained model."""
     return open_clip.CLIP(
         EMBED_DIM,
         open_clip.CLIPVisionCfg(**VISION),
@@ -122,7 +125,7 @@ def build() -> open_clip.CLIP:
 
 @torch.no_grad()
 def retrieval(model: open_clip.CLIP, tokenizer, seed: int = 0) -> dict[str, float]:
-    """Image-to-text top-1 on both test sets: names among all names; scenes among the 500 test captions."""
+    """Measure top-1 accuracy of image-to-text retrieval: names among all names, scenes among the 500 test captions."""
     model.eval()
     result = {}
     names = OpenMojiNames("test", kinds=("caption",), seed=seed)
@@ -147,8 +150,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/tower"))
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--names", type=int, default=112, help="pictures of single things in a batch")
-    parser.add_argument("--scenes", type=int, default=144, help="scenes in a batch, in groups of four")
+    parser.add_argument("--names", type=int, default=112, help="number of images of single things in a batch")
+    parser.add_argument("--scenes", type=int, default=144, help="number of scenes in a batch, in groups of four")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--save-every", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -156,10 +159,11 @@ def main() -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     keep_freed_memory()
-    # without this the unfused attention below computes in float32 whatever its inputs are
+    # Without this, the unfused attention below computes in float32 for any inputs.
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
 
-    master = build()  # float32 weights; a bfloat16 copy computes (several times faster where the processor has AMX)
+    # The optimizer updates float32 weights. A bfloat16 copy computes, which is several times faster on a CPU with AMX.
+    master = build()
     worker = build().bfloat16()
     tokenizer = open_clip.SimpleTokenizer(context_length=TEXT["context_length"])
     decay = [p for p in master.parameters() if p.ndim > 1]
@@ -192,7 +196,7 @@ def main() -> None:
         with torch.no_grad():
             for copy, weight in pairs:
                 copy.copy_(weight)
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is the slower one on a CPU
+        with sdpa_kernel(SDPBackend.MATH):  # on a CPU, the backward pass of the fused kernel is slower
             out = worker(normalise(pixels).bfloat16(), tokenizer(texts))
             loss = loss_function(
                 out["image_features"].float(), out["text_features"].float(), out["logit_scale"].float()
@@ -221,13 +225,13 @@ def main() -> None:
 
 
 def save(model: open_clip.CLIP, folder: Path, scores: dict[str, float], steps: int, args: argparse.Namespace) -> None:
-    """Write the image tower as a Hugging Face folder, with what it was trained on and reaches in training.json."""
+    """Write the vision tower as a Hugging Face folder, with its training settings and accuracy in training.json."""
     from transformers import CLIPImageProcessor
 
     from adem_vl_hf.modeling.vision import clip_vision_from_open_clip
 
     clip_vision_from_open_clip(model.visual).save_pretrained(folder)
-    # the Hub's layout of names, which every version of Transformers reads (5.16 and newer write a shorter one)
+    # Every version of Transformers reads the Hub's tensor names. Versions from 5.16 on would write shorter ones.
     weights = load_file(folder / "model.safetensors")
     weights = {f"vision_model.{name.removeprefix('vision_model.')}": tensor for name, tensor in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

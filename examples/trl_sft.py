@@ -1,10 +1,10 @@
-"""Fine-tune on conversations about pictures with TRL's SFTTrainer: the adapter and, with --rank, LoRA beside it.
+"""Fine-tune on conversations about images with TRL's SFTTrainer: the adapter and, with --rank, LoRA.
 
     python examples/trl_sft.py pictures/ --output-dir runs/sft --rank 8
 
 `pictures/` holds images and a `metadata.jsonl` with lines such as {"file_name": "0001.png", "text": "two dogs"}. Each
-line becomes a conversation: the picture and a question from the user, the text from the assistant. The language model
-must be one with a chat template. Needs TRL: pip install 'adem-vl-hf[trl]'.
+line becomes a conversation with the image and a question from the user, and the text from the assistant. The language
+model must have a chat template. Needs TRL: pip install 'adem-vl-hf[trl]'.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from adem_vl_hf.loading import build_model
 
 
 def conversation(sample: dict, question: str) -> dict:
-    """One row as TRL reads it; the loss is on the completion alone."""
+    """Make a row in the format of TRL, which computes the loss on the completion alone."""
     ask = [{"type": "image"}, {"type": "text", "text": question}]
     answer = [{"type": "text", "text": sample["answer"].strip()}]
     return {
@@ -30,12 +30,12 @@ def conversation(sample: dict, question: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="pictures and their metadata.jsonl")
+    parser.add_argument("folder", help="images and their metadata.jsonl")
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--language-model", default="embedded")
     parser.add_argument("--vision-tower", default="embedded")
     parser.add_argument("--question", default="What is in the picture?")
-    parser.add_argument("--rank", type=int, default=0, help="of LoRA in the language model; 0 trains the adapter alone")
+    parser.add_argument("--rank", type=int, default=0, help="rank of LoRA; 0 trains the adapter alone")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -51,7 +51,7 @@ def main() -> None:
         per_device_train_batch_size=args.batch_size,
         learning_rate=args.learning_rate,
         bf16=torch.cuda.is_available(),
-        max_length=None,  # a row is never cut: that could take the image's place away
+        max_length=None,  # never cut a row, because that could remove the place of its image
         logging_steps=1,
         report_to="none",
     )

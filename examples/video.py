@@ -1,10 +1,11 @@
-"""Teach a frozen language model to watch short videos, and caption one.
+"""Train an adapter on short videos, and caption one.
 
     python examples/video.py --output-dir runs/video --model evlm --steps 600
     python examples/video.py --output-dir runs/video --model evlm --steps 600 --video clip.gif
 
-It trains on OpenMoji videos (drawn on demand; see docs/video.md), goes on from its last checkpoint if it was stopped,
-and then says what happens in a GIF: yours, or a clip of the test set, which it writes into the output folder.
+It trains on OpenMoji videos, which are drawn on demand (see docs/video.md), and continues from its last checkpoint if
+it was stopped. Then it captions a video: yours, or a clip of the test set, which it writes into the output folder as a
+GIF.
 """
 
 import argparse
@@ -15,11 +16,11 @@ from transformers import set_seed
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiVideos
 from adem_vl_hf.data.media import save_gif
+from adem_vl_hf.data.openmoji.clips import VIDEO_PROMPT
 from adem_vl_hf.loading import build_model
 from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments
 
-PROMPT = "In the video,"  # of the captions that it is taught
-# a row holds the tokens of every frame: 4 of each frame where the paper has 16 of each image
+# EVLM: a row has the tokens of every frame, so each frame has 4 media tokens, while each image has 16 in the paper.
 SETTINGS = {
     "adem_vl": {"visual_scale": 0.1, "vision_feature_layer": -1, "projector_dim": 512},
     "evlm": {"media_tokens": 4},
@@ -32,10 +33,10 @@ def main() -> None:
     parser.add_argument("--model", choices=SETTINGS, default="evlm")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--frames", type=int, default=8, help="of each video; their order is learned")
+    parser.add_argument("--frames", type=int, default=8, help="number of frames of each video")
     parser.add_argument("--language-model", default="embedded")
     parser.add_argument("--vision-tower", default="embedded")
-    parser.add_argument("--video", type=Path, help="a GIF, a folder of frames, or with PyAV a film")
+    parser.add_argument("--video", type=Path, help="a GIF, a folder of frames, or with PyAV a video file")
     args = parser.parse_args()
 
     keep_freed_memory()  # faster on a CPU
@@ -53,14 +54,14 @@ def main() -> None:
         args.output_dir, len(dataset), args.batch_size, max_steps=args.steps, learning_rate=4e-3, save_steps=50
     )
     facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
-    print(f"{facts['trained_numbers']:,} numbers trained in {facts['seconds']} s, saved in {args.output_dir}")
+    print(f"{facts['trained_numbers']:,} parameters trained in {facts['seconds']} s, saved in {args.output_dir}")
 
     video, truth = args.video, ""
     if video is None:
         sample = OpenMojiVideos("test", 1, kinds=("caption",), frames=args.frames)[0]
         video, truth = args.output_dir / "clip.gif", f"   truth: {sample['answer'].strip()}"
         save_gif(sample["video"], video)
-    inputs = processor(videos=[video], text=[PROMPT], num_frames=args.frames).to(model.device)
+    inputs = processor(videos=[video], text=[VIDEO_PROMPT], num_frames=args.frames).to(model.device)
     ids = model.eval().generate(**inputs, max_new_tokens=24, do_sample=False)
     said = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     print(f"{video}: {' '.join(said.split())}{truth}")

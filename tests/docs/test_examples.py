@@ -143,8 +143,8 @@ def test_train_caption_and_evaluate_on_a_folder_of_pictures(bases, tmp_path, mon
         scripts.load("examples/evaluate.py"), monkeypatch, run, "--data", pictures, "--output-dir", tmp_path / "seen"
     )
     printed = capsys.readouterr().out
-    assert [line for line in printed.splitlines() if line.startswith("pictures:")] == [
-        "pictures: true", "pictures: shuffled", "pictures: none"
+    assert [line for line in printed.splitlines() if line.startswith("images:")] == [
+        "images: true", "images: shuffled", "images: none"
     ]  # fmt: skip
     assert "cider" in printed
     rows = [json.loads(line) for line in (tmp_path / "seen" / "caption-true.jsonl").read_text().splitlines()]
@@ -162,7 +162,7 @@ def test_videos_are_learned_and_captioned(kind, bases, tmp_path, monkeypatch, ca
     ]  # fmt: skip
     scripts.call(module, monkeypatch, *sizes, "--steps", 2)
     trained, said = capsys.readouterr().out.strip().splitlines()[-2:]
-    assert re.fullmatch(rf"[\d,]+ numbers trained in [\d.]+ s, saved in {tmp_path}", trained)
+    assert re.fullmatch(rf"[\d,]+ parameters trained in [\d.]+ s, saved in {tmp_path}", trained)
     assert said.startswith(f"{tmp_path / 'clip.gif'}: ")
     assert f"truth: {OpenMojiVideos('test', 1, kinds=('caption',))[0]['answer'].strip()}" in said
     config = json.loads((tmp_path / "config.json").read_text())
