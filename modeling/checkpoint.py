@@ -9,7 +9,6 @@ import copy
 import os
 import tempfile
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,21 +70,6 @@ def mark_initialized(module: nn.Module) -> None:
         part._is_hf_initialized = True
 
 
-@contextmanager
-def own_class(model):
-    """The model under its own class while it is saved.
-
-    FSDP2 turns the class into a subclass of its own making, defined in a file of PyTorch's, which ``save_pretrained``
-    would take for the model's code.
-    """
-    sharded = type(model)
-    model.__class__ = next(cls for cls in sharded.__mro__ if not cls.__module__.startswith("torch.distributed"))
-    try:
-        yield model
-    finally:
-        model.__class__ = sharded
-
-
 class AdapterCheckpointMixin(_Model):
     """``save_pretrained``, ``from_pretrained`` and ``from_base_pretrained`` of an adapter on two frozen bases."""
 
@@ -110,49 +94,50 @@ class AdapterCheckpointMixin(_Model):
         if getattr(self, "_hf_peft_config_loaded", False):  # a PEFT adapter was added: the library's own format
             return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
         check_outside_peft(self)
-        config, ignored = self.config, self._keys_to_ignore_on_save
-        if save_base is None:
-            save_base = not config.has_external_bases or self._bases_changed(state_dict)
-        names = config.text_model_name_or_path, config.vision_model_name_or_path
-        # the library's note of where each base was loaded from: a path on this machine, beside the names above
-        bases = config.text_config, config.vision_config
-        paths = [base.name_or_path for base in bases]
-        if save_base:
-            check_can_save(self.language_model)
-        # how a base was loaded (4 bit, spread over devices) is no property of what is saved
-        notes = [(config.text_config, "quantization_config"), (config.text_config, "_pre_quantization_dtype")]
-        notes += [] if save_base else [(self, "hf_device_map")]
-        loaded_as = [(holder, key, vars(holder)[key]) for holder, key in notes if key in vars(holder)]
-        config.auto_map, config.custom_pipelines = dict(self.auto_map), copy.deepcopy(CUSTOM_PIPELINES)
         target = Path(save_directory)
         if target.is_file():
             raise ValueError(f"cannot save to {save_directory}: it is a file; name a folder")
+        if save_base is None:
+            save_base = not self.config.has_external_bases or self._bases_changed(state_dict)
+        if save_base:
+            check_can_save(self.language_model)
+        else:  # Trainer hands over a full state dict under FSDP and DeepSpeed
+            state_dict = self.adapter_state_dict(state_dict)
         target.mkdir(parents=True, exist_ok=True)
         if kwargs.get("push_to_hub"):  # which names the repository after the folder, and the one below is temporary
             kwargs.setdefault("repo_id", target.name)
-        try:
-            for holder, key, _ in loaded_as:
-                delattr(holder, key)
-            for base in bases:
-                base.name_or_path = ""
-            if save_base:
-                self._keys_to_ignore_on_save = None
-                config.text_model_name_or_path = config.vision_model_name_or_path = None
-            else:
-                # Trainer hands over a full state dict under FSDP and DeepSpeed
-                state_dict = self.adapter_state_dict(state_dict)
-            beside_it = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
-            with own_class(self), beside_it as beside:
-                super().save_pretrained(beside, *args, state_dict=state_dict, **kwargs)
-                for file in sorted(Path(beside).iterdir()):
-                    os.replace(file, target / file.name)
-        finally:
-            self._keys_to_ignore_on_save = ignored
-            config.text_model_name_or_path, config.vision_model_name_or_path = names
-            for base, path in zip(bases, paths, strict=True):
-                base.name_or_path = path
-            for holder, key, value in loaded_as:
-                setattr(holder, key, value)
+        view = self._view_to_save(save_base)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
+            super(AdapterCheckpointMixin, view).save_pretrained(beside, *args, state_dict=state_dict, **kwargs)
+            for file in sorted(Path(beside).iterdir()):
+                os.replace(file, target / file.name)
+
+    def _view_to_save(self, save_base: bool):
+        """A second object on the same weights, described as the checkpoint describes them.
+
+        The library's ``save_pretrained`` takes all that it writes from a model, and writes into the model's
+        configurations. It gets this object: the model itself, which may be in use elsewhere, stays as it is.
+        """
+        config = copy.deepcopy(self.config)
+        config.auto_map, config.custom_pipelines = dict(self.auto_map), copy.deepcopy(CUSTOM_PIPELINES)
+        if save_base:
+            config.text_model_name_or_path = config.vision_model_name_or_path = None
+        for base in (config.text_config, config.vision_config):
+            base.name_or_path = ""  # where the library loaded the base from: a path on this machine
+        # how the language model was loaded (4 bit, spread over devices) is no property of what is saved
+        for name in ("quantization_config", "_pre_quantization_dtype"):
+            vars(config.text_config).pop(name, None)
+        # FSDP2 turns the class into a subclass of its own making, defined in a file of PyTorch's, which the library
+        # would take for the model's code
+        cls: Any = next(cls for cls in type(self).__mro__ if not cls.__module__.startswith("torch.distributed"))
+        view = cls.__new__(cls)
+        vars(view).update(
+            vars(self), config=config, generation_config=copy.deepcopy(self.generation_config),
+            _keys_to_ignore_on_save=None,  # what is not to be saved is not in the state dict
+        )  # fmt: skip
+        if not save_base:
+            vars(view).pop("hf_device_map", None)
+        return view
 
     def _note_bases(self) -> None:
         """Remember which tensors are the bases', and what they look like."""

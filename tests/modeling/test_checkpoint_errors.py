@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import architectures
 import pytest
@@ -161,7 +162,7 @@ def digests(folder):
 
 def test_a_full_disk_leaves_the_checkpoint_before_as_it_was(load, bases, arch, saved, tmp_path):
     before = digests(tmp_path)
-    command = [sys.executable, "-c", FULL_DISK, tiny.GOLDEN.parents[1], arch, bases, saved]
+    command = [sys.executable, "-c", FULL_DISK, Path(tiny.__file__).parent, arch, bases, saved]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     assert "failed: " in done.stdout, done.stderr
     assert digests(tmp_path) == before

@@ -33,6 +33,14 @@ def logits(model, inputs) -> torch.Tensor:
         return model(**inputs).logits
 
 
+def assert_same_weights(loaded, model, inputs) -> None:
+    """Every tensor bit for bit; the logits but for 7e-7, as the library lays out weights in memory that it read."""
+    expected, found = model.state_dict(), loaded.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+    torch.testing.assert_close(logits(loaded, inputs), logits(model, inputs))
+
+
 def by_pickle(model):
     return pickle.loads(pickle.dumps(model))
 
@@ -65,8 +73,7 @@ def test_a_random_model_is_saved_in_shards(whole, inputs, tmp_path):
     shards = set(json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"].values())
     assert len(shards) > 2
     assert all((tmp_path / name).stat().st_size < 60_000 for name in shards)
-    again = AdemVLForConditionalGeneration.from_pretrained(tmp_path)
-    assert torch.equal(logits(again, inputs), logits(whole, inputs))
+    assert_same_weights(AdemVLForConditionalGeneration.from_pretrained(tmp_path), whole, inputs)
 
 
 @pytest.mark.parametrize("number", [330, 300])
@@ -80,7 +87,7 @@ def test_the_embeddings_can_be_resized_and_the_model_is_then_saved_whole(bases, 
     torch.testing.assert_close(after[..., :known], before[..., :known])
     with pytest.warns(UserWarning, match="holds every weight and not the adapter alone"):
         model.save_pretrained(tmp_path)
-    assert torch.equal(logits(AdemVLForConditionalGeneration.from_pretrained(tmp_path), inputs), after)
+    assert_same_weights(AdemVLForConditionalGeneration.from_pretrained(tmp_path), model, inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
