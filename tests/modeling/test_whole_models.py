@@ -34,11 +34,15 @@ def logits(model, inputs) -> torch.Tensor:
 
 
 def assert_same_weights(loaded, model, inputs) -> None:
-    """Every tensor bit for bit; the logits but for 7e-7, as the library lays out weights in memory that it read."""
+    """Every tensor is equal bit for bit, and the logits are close.
+
+    Those of up to 4.2 differ by 1.1e-5 at most (AVX2): products are added in another order where the library has laid
+    out weights that it read in another way.
+    """
     expected, found = model.state_dict(), loaded.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
-    torch.testing.assert_close(logits(loaded, inputs), logits(model, inputs))
+    torch.testing.assert_close(logits(loaded, inputs), logits(model, inputs), atol=3e-5, rtol=0)
 
 
 def by_pickle(model):
