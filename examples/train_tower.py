@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+from transformers import CLIPImageProcessor, CLIPVisionModel
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data.openmoji.names import OpenMojiNames
@@ -44,6 +45,7 @@ from adem_vl_hf.data.openmoji.scenes import (
     random_scene,
 )
 from adem_vl_hf.files import replacing
+from adem_vl_hf.modeling.vision import open_clip_vision_config
 
 VISION = {"layers": 6, "width": 192, "head_width": 64, "patch_size": 12, "image_size": 96}
 TEXT = {"context_length": 24, "width": 128, "heads": 2, "layers": 3}
@@ -224,12 +226,32 @@ def main() -> None:
             save(master, args.output_dir / "clip", scores, done, args)
 
 
+@torch.no_grad()
+def clip_vision_from_open_clip(visual: torch.nn.Module) -> CLIPVisionModel:
+    """Turn a vision tower of open_clip into a ``CLIPVisionModel`` with the same weights and features."""
+    model = CLIPVisionModel(open_clip_vision_config(visual))
+    inner = getattr(model, "vision_model", model)  # one level deeper before Transformers 5.16
+    embeddings = inner.embeddings
+    embeddings.class_embedding.copy_(visual.class_embedding)
+    embeddings.patch_embedding.weight.copy_(visual.conv1.weight)
+    embeddings.position_embedding.weight.copy_(visual.positional_embedding)
+    inner.pre_layrnorm.load_state_dict(visual.ln_pre.state_dict())
+    inner.post_layernorm.load_state_dict(visual.ln_post.state_dict())
+    for layer, block in zip(inner.encoder.layers, visual.transformer.resblocks, strict=True):
+        layer.layer_norm1.load_state_dict(block.ln_1.state_dict())
+        layer.layer_norm2.load_state_dict(block.ln_2.state_dict())
+        layer.mlp.fc1.load_state_dict(block.mlp.c_fc.state_dict())
+        layer.mlp.fc2.load_state_dict(block.mlp.c_proj.state_dict())
+        layer.self_attn.out_proj.load_state_dict(block.attn.out_proj.state_dict())
+        weights, biases = block.attn.in_proj_weight.chunk(3), block.attn.in_proj_bias.chunk(3)
+        for name, weight, bias in zip(("q_proj", "k_proj", "v_proj"), weights, biases, strict=True):
+            getattr(layer.self_attn, name).weight.copy_(weight)
+            getattr(layer.self_attn, name).bias.copy_(bias)
+    return model.eval()
+
+
 def save(model: open_clip.CLIP, folder: Path, scores: dict[str, float], steps: int, args: argparse.Namespace) -> None:
     """Write the vision tower as a Hugging Face folder, with its training settings and accuracy in training.json."""
-    from transformers import CLIPImageProcessor
-
-    from adem_vl_hf.modeling.vision import clip_vision_from_open_clip
-
     clip_vision_from_open_clip(model.visual).save_pretrained(folder)
     # Every version of Transformers reads the Hub's tensor names. Versions from 5.16 on would write shorter ones.
     weights = load_file(folder / "model.safetensors")

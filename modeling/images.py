@@ -1,7 +1,7 @@
-"""Opening one picture, from whatever a user has, as the RGB image that the CLIP image processor expects.
+"""Opens one image, from a path, bytes, a file object or a PIL image, as the RGB image that the image processor expects.
 
 Pillow's ``convert("RGB")`` alone turns transparent pixels black, clips 16-bit values and leaves photos lying on their
-side; each of those would reach the model as a picture nobody meant.
+side. The model would then see an image that its user never meant.
 """
 
 import os
@@ -18,8 +18,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
 
-# EXIF 2.32, tag 0x0112: how the stored pixels have to be turned to stand upright (1 = not at all)
-UPRIGHT = {
+# by EXIF orientation (EXIF 2.32, tag 0x0112): the transposition that turns the stored pixels upright; 1 needs none
+TURN_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,21 +31,26 @@ UPRIGHT = {
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used. The message begins with its path (or what it is) and ends with the remedy."""
+    """Says that an image or a video cannot be used. The message begins with its path and ends with the remedy."""
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """Opens a picture and returns it upright, fully loaded and in mode RGB (8 bits per channel).
+    """Open an image, turn it upright and convert it to mode RGB.
 
-    Transparent pixels become white; 16-bit greyscale (modes ``I;16*`` and ``I``, read as 0 ... 65535) is scaled to 8
-    bits; of an animation the first frame is taken (of a PIL image the frame it stands on).
+    Transparent pixels become white. 16-bit greyscale (modes ``I;16*`` and ``I``, read as 0 ... 65535) is scaled to 8
+    bits. Of an animation, the first frame is taken.
 
     Args:
-        source: A path, the bytes of an image file, a binary file object (it stays open) or a PIL image (it stays
-            unchanged). URLs are refused: opening a picture never uses the network.
+        source (ImageSource): A path, the bytes of an image file, a binary file object or a PIL image. A file object
+            stays open. A PIL image stays unchanged, and of an animation the frame that it stands at is taken. URLs
+            are refused, so that opening an image never uses the network.
+
+    Returns:
+        Image.Image: A new image in mode RGB, 8 bits per channel, fully loaded and without metadata.
 
     Raises:
-        ImageError: Missing, empty, truncated or not an image, of zero size, larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
+        ImageError: The source is missing, empty, truncated or not an image, has no pixels, or has more of them than
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     name = _describe(source)
     opened = nullcontext(source) if isinstance(source, Image.Image) else _open(source, name)
@@ -53,22 +58,23 @@ def open_image(source: ImageSource) -> Image.Image:
         width, height = image.size
         if not width or not height:
             raise ImageError(f"{name}: the image is {width} x {height} pixels; remove it or replace it")
-        # Pillow itself only warns up to twice the limit. Turning that warning into an error with a filter would change
-        # the state of the whole process, so the limit is compared here.
+        # Up to twice the limit Pillow only warns. A filter that turns the warning into an error would change the state
+        # of the whole process, so the limit is checked here.
         if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
             raise ImageError(_too_large(name, f"{width} x {height} pixels are"))
         try:
-            image.load()  # some formats settle mode and metadata only here
+            image.load()  # for some formats, mode and metadata are only known now
             rgb = _to_rgb(_upright(image), name)
         except (ImageError, MemoryError):
             raise
-        except Exception as error:  # what a decoder raises on damaged data is not documented: OSError, SyntaxError, ...
+        except Exception as error:  # decoders raise OSError, SyntaxError and others on damaged data, undocumented
             raise ImageError(f"{name}: damaged or truncated ({error}); fetch or export the file again") from error
-    rgb.info.clear()  # its EXIF block still says "turn me"; opening the result again would
+    rgb.info.clear()  # with its EXIF block, opening the result again would turn it again
     return rgb
 
 
 def _describe(source: ImageSource) -> str:
+    """Name a source in error messages: by its path where there is one, otherwise by what it is."""
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or "PIL image")
     elif isinstance(source, str | os.PathLike):
@@ -77,11 +83,11 @@ def _describe(source: ImageSource) -> str:
         name = f"image of {len(source)} bytes"
     else:
         name = str(getattr(source, "name", None) or f"{type(source).__name__} object")
-    return name if len(name) <= 200 else f"{name[:197]}..."  # a picture in base64, say, given as a path
+    return name if len(name) <= 200 else f"{name[:197]}..."  # such as an image in base64 that is given as a path
 
 
 def _open(source: str | os.PathLike[str] | bytes | IO[bytes], name: str) -> Image.Image:
-    """Identifies the file (reads its header) and returns the PIL image, not yet loaded."""
+    """Read the header of an image file. The pixels of the result are not loaded yet."""
     if isinstance(source, str | os.PathLike):
         _check_path(source, name)
         file: Path | BytesIO = Path(source)
@@ -101,13 +107,14 @@ def _open(source: str | os.PathLike[str] | bytes | IO[bytes], name: str) -> Imag
     except Exception as error:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{name}: cannot be read ({reason}); check the file and its permissions") from error
-    if image.format == "EPS":  # Pillow would hand the file to Ghostscript: a program, run because a data set says so
+    if image.format == "EPS":  # Pillow would run the program Ghostscript on the file, which may come from anywhere
         image.close()
         raise ImageError(f"{name}: PostScript is not read; export it as PNG or JPEG")
     return image
 
 
 def _read(source: bytes | IO[bytes], name: str) -> bytes:
+    """Read all bytes of a file object, or check those that are given."""
     data = source.read() if hasattr(source, "read") else source
     if not isinstance(data, bytes):
         raise ImageError(f"{name}: not an image; give a path, bytes, a file opened with 'rb' or a PIL image")
@@ -117,6 +124,7 @@ def _read(source: bytes | IO[bytes], name: str) -> bytes:
 
 
 def _check_path(source: str | os.PathLike[str], name: str) -> None:
+    """Refuse a path that is a URL, a directory, or not the name of a file with content."""
     if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", name):
         raise ImageError(f"{name}: a URL; download it first and give the path of the file")
     try:
@@ -140,15 +148,17 @@ def _too_large(name: str, what: str) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Not ImageOps.exif_transpose: it also writes the EXIF block back, which fails where any other tag is malformed.
+    """Turn the stored pixels as the EXIF block says."""
+    # ImageOps.exif_transpose would also write the EXIF block back, which fails if any of its other tags is malformed
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except (SyntaxError, struct.error):
-        return image  # EXIF that cannot be parsed says nothing about orientation; viewers show the pixels as stored
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+        return image  # the block cannot be parsed; viewers then show the pixels as they are stored
+    return image.transpose(TURN_UPRIGHT[orientation]) if orientation in TURN_UPRIGHT else image
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert a loaded image of any mode to RGB, on white where it is transparent. The result is a new object."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = _to_8_bit(image, name)
     elif image.mode == "F":
@@ -161,11 +171,14 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
-    """0 ... 65535 -> 0 ... 255, rounded. Mode ``I`` has 32 bits but holds 16-bit files: older Pillows open them so."""
+    """Scale greyscale values from 0 ... 65535 to 0 ... 255, rounded.
+
+    Older versions of Pillow open 16-bit files in mode ``I``, which has 32 bits.
+    """
     values = np.asarray(image).astype(np.int64)  # [H, W]
     if values.min() < 0 or values.max() > 65535:
         raise ImageError(f"{name}: integer pixels outside 0 ... 65535; save it with 8 or 16 bits")
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):  # a PNG's tRNS chunk: this one grey value is see-through
+    if isinstance(transparent, int):  # the tRNS chunk of a PNG names one grey value that is transparent
         values[values == transparent] = 65535
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))

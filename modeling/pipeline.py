@@ -1,21 +1,25 @@
-"""``pipeline("image-to-text", <folder or Hub id>, trust_remote_code=True)``: pictures in, text out.
+"""Defines the pipeline "image-to-text": images in, text out.
 
-Transformers 5 took the task out of the library; a checkpoint brings it back through ``custom_pipelines`` in its
-config. For a model in hand: ``AdemVLImageToTextPipeline(model=model, processor=processor)``.
+Transformers 5 removed the ``image-to-text`` task. A checkpoint registers it again through ``custom_pipelines`` in its
+config: ``pipeline("image-to-text", "<folder or Hub id>", trust_remote_code=True)``. For a model that is loaded already:
+``AdemVLImageToTextPipeline(model=model, processor=processor)``.
 """
 
-from transformers import Pipeline
+from typing import Any
 
-from .images import open_image
+import torch
+from transformers import BatchFeature, Pipeline
+
+from .images import ImageSource
 
 DEFAULT_PROMPT = "a picture of"
 MAX_NEW_TOKENS = 32
 
 
 class AdemVLImageToTextPipeline(Pipeline):
-    """Takes a path, a PIL image, or a list of either; an optional ``prompt``; any argument of ``generate``.
+    """Writes a text for each image.
 
-    Returns ``[{"generated_text": str}]`` for one picture, a list of such lists for several.
+    The arguments of the constructor are those of ``transformers.Pipeline``; ``model`` and ``processor`` are needed.
     """
 
     _load_processor = True
@@ -24,30 +28,72 @@ class AdemVLImageToTextPipeline(Pipeline):
     _load_tokenizer = False
     _pipeline_calls_generate = True
 
-    def _sanitize_parameters(self, prompt=None, max_new_tokens=None, generate_kwargs=None, **kwargs):
+    def _sanitize_parameters(
+        self,
+        prompt: str | None = None,
+        max_new_tokens: int | None = None,
+        generate_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Sort the arguments of a call into those of ``preprocess``, ``_forward`` and ``postprocess``."""
         preprocess = {} if prompt is None else {"prompt": prompt}
         forward = {**(generate_kwargs or {}), **kwargs}
         if max_new_tokens is not None:
             forward["max_new_tokens"] = max_new_tokens
         return preprocess, forward, {}
 
-    def __call__(self, inputs=None, **kwargs):
-        """Caption ``inputs`` (or ``images=``, the library's older name for them)."""
+    def __call__(
+        self, inputs: ImageSource | list[ImageSource] | None = None, **kwargs: Any
+    ) -> list[dict[str, str]] | list[list[dict[str, str]]]:
+        """Write a text for each image.
+
+        Args:
+            inputs (ImageSource | list[ImageSource] | None): An image (a path or a PIL image), or a list of images.
+            **kwargs (Any): ``prompt``, the text to continue (default "a picture of"); ``max_new_tokens`` (default 32)
+                and any other argument of ``generate``, also as a dict in ``generate_kwargs``; ``batch_size`` and the
+                other arguments of a Transformers pipeline; ``images``, the older name of ``inputs``.
+
+        Returns:
+            list[dict[str, str]] | list[list[dict[str, str]]]: ``[{"generated_text": text}]`` for one image, and a list
+            of such lists for a list of images. The text is what follows the prompt.
+
+        Raises:
+            ValueError: No image is given, or an image cannot be used.
+        """
         if inputs is None:
             inputs = kwargs.pop("images", None)
         if inputs is None:
             raise ValueError("no picture given: pass a path, a PIL image, or a list of either")
         return super().__call__(inputs, **kwargs)
 
-    def preprocess(self, image, prompt=DEFAULT_PROMPT):
-        return self.processor(images=[open_image(image)], text=[prompt])
+    def preprocess(self, image: ImageSource, prompt: str = DEFAULT_PROMPT) -> BatchFeature:
+        """Make the model inputs of one image and the prompt.
 
-    def _forward(self, model_inputs, **generate_kwargs):
+        Args:
+            image (ImageSource): The image. A list of images is refused.
+            prompt (str): The text to continue.
+
+        Returns:
+            BatchFeature: ``input_ids`` and ``attention_mask`` [1, T], ``pixel_values`` [1, 3, H, W] and ``image_mask``
+            [1].
+        """
+        return self.processor(images=[[image]], text=[prompt])
+
+    def _forward(self, model_inputs: BatchFeature, **generate_kwargs: Any) -> dict[str, torch.Tensor]:
+        """Generate, and cut the prompt off: [B, T] in, [B, new tokens] out."""
         generate_kwargs.setdefault("max_new_tokens", MAX_NEW_TOKENS)
         ids = self.model.generate(**model_inputs, **generate_kwargs)
         return {"generated_ids": ids[:, model_inputs["input_ids"].shape[1] :]}
 
-    def postprocess(self, model_outputs):
+    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> list[dict[str, str]]:
+        """Decode the new tokens.
+
+        Args:
+            model_outputs (dict[str, torch.Tensor]): ``generated_ids`` [1, new tokens].
+
+        Returns:
+            list[dict[str, str]]: One dict with the text, without surrounding spaces, in ``generated_text``.
+        """
         texts = self.processor.batch_decode(model_outputs["generated_ids"], skip_special_tokens=True)
         return [{"generated_text": text.strip()} for text in texts]
 

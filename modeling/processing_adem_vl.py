@@ -1,25 +1,56 @@
-"""Text and pictures to model inputs, with labels where answers are given (the layout is in ``row_layout``)."""
+"""Defines ADEM-VL's processor, which turns text, images and videos into model inputs, with labels for given answers.
 
+In reading order: sorting the options of a call (``sort_options``), the chat template, and the processor itself.
+``row_layout`` builds the tokens of a row; ``images`` and ``videos`` open what the row shows.
+"""
+
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import AutoImageProcessor, BatchFeature, CLIPImageProcessor, ProcessorMixin
+from transformers import (
+    AutoImageProcessor,
+    BaseImageProcessor,
+    BatchFeature,
+    CLIPImageProcessor,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
 from .images import ImageSource
 from .row_layout import IMAGE_MARK, VIDEO_MARK, Row, RowLayout, choose_image_token, load_tokenizer, name_tokenizer_class
-from .videos import pixels_of_rows, rows_of_pictures
+from .videos import Video, pair_with_rows, pixel_inputs
 
-if TYPE_CHECKING:  # never run: 4.57 finds the files that travel together by these lines, and looks no further than here
+if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
     from .bases import split_gguf  # noqa: F401
     from .vision import tower_blocks  # noqa: F401
 
+logger = logging.get_logger(__name__)
+
 IGNORED = -100  # label of a position that is not supervised
 
-# turns the content lists of multimodal chats into text with marks, for a tokenizer's own template that follows
+TEXT_DEFAULTS: dict[str, Any] = {
+    "add_special_tokens": True,
+    "max_length": None,
+    "padding": True,
+    "padding_side": None,
+    "pad_to_multiple_of": None,
+    "return_offsets_mapping": False,
+    "return_tensors": "pt",
+}
+# Accepted because Transformers and users pass them, and ignored: a text is never cut, a batch is always padded and has
+# an attention mask, and offsets always count in the text as given.
+WITHOUT_EFFECT = {"truncation", "return_attention_mask", "return_text_replacement_offsets", "verbose"}
+VIDEO_OPTIONS = {"num_frames", "fps"}  # fps is refused, by name
+GROUPS = ("text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")  # each a dict of options
+
+# A Jinja template that turns the content lists of multimodal chats into text with marks. It is put before the
+# tokenizer's own chat template, which then sees plain text.
 FLATTEN_CONTENT = (
     "{%- set flat = namespace(messages=[]) -%}{%- for message in messages -%}"
     "{%- if message['content'] is string -%}{%- set text = message['content'] -%}{%- else -%}{%- set text -%}"
@@ -34,33 +65,125 @@ FLATTEN_CONTENT = (
 )
 
 
+def sort_options(
+    given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, image_processor: BaseImageProcessor
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Sort the keyword arguments of a call into options of the text, of the image processor and of videos.
+
+    A name that none of the three knows is left out with a warning, as in Transformers' own processors.
+
+    Args:
+        given (Mapping[str, Any]): The keyword arguments, flat or in ``text_kwargs``, ``images_kwargs``,
+            ``videos_kwargs`` and ``common_kwargs``. An option in ``common_kwargs`` may be given again elsewhere, which
+            then counts.
+        tokenizer (PreTrainedTokenizerBase): The tokenizer. The padding that it was loaded with is the default.
+        image_processor (BaseImageProcessor): The image processor, which knows the names of its own options.
+
+    Returns:
+        tuple[dict[str, Any], dict[str, Any], dict[str, Any]]: All options of the text (those of ``TEXT_DEFAULTS``, and
+        ``padded_length``, the length that ``padding="max_length"`` pads to), then the options given for the image
+        processor, then those given for videos.
+
+    Raises:
+        ValueError: An option is given twice, or ``sanitize_control_tokens`` or ``fps`` is given.
+    """
+    flat = {name: value for name, value in given.items() if name not in (*GROUPS, "common_kwargs")}
+    flat = {**(given.get("common_kwargs") or {}), **flat}
+    text: dict[str, Any] = dict(TEXT_DEFAULTS)
+    images: dict[str, Any] = {}
+    videos: dict[str, Any] = {}
+    # the max_length that a tokenizer was loaded with is the length to pad to, and never a limit
+    loaded_with = {name: tokenizer.init_kwargs.get(name) for name in ("padding", "max_length")}
+    text["padded_length"] = loaded_with["max_length"]
+    if loaded_with["padding"] is not None:
+        text["padding"] = loaded_with["padding"]
+    known_to_images = {*ImagesKwargs.__annotations__, *_names_of(image_processor)}
+    for group, options, known in (
+        ("text_kwargs", text, set(TEXT_DEFAULTS)),
+        ("images_kwargs", images, known_to_images),
+        ("videos_kwargs", videos, VIDEO_OPTIONS),
+    ):
+        nested = given.get(group) or {}
+        for name in nested:
+            if name in flat and name not in (given.get("common_kwargs") or {}):
+                raise ValueError(f"{name} is given twice, in {group} and as an argument of its own; give it once")
+        options.update({name: value for name, value in {**flat, **nested}.items() if name in known})
+        _warn_of(set(nested) - known - WITHOUT_EFFECT)
+    _warn_of(set(flat) - set(TEXT_DEFAULTS) - known_to_images - VIDEO_OPTIONS - WITHOUT_EFFECT)
+    if videos.pop("fps", None) is not None:
+        raise ValueError("fps: frames are chosen by their number; give num_frames")
+    if given.get("sanitize_control_tokens"):
+        raise ValueError(
+            "sanitize_control_tokens=True is not supported: the marks it puts into the text would be read as text; "
+            "take special tokens out of the conversation before it is given to the processor"
+        )
+    text["padded_length"] = text["max_length"] or text["padded_length"]
+    images.pop("return_tensors", None)  # the pixels of all rows are joined as PyTorch tensors
+    return text, images, videos
+
+
+def _names_of(image_processor: BaseImageProcessor) -> set[str]:
+    """List the options of this image processor that not all have, which are declared since Transformers 5."""
+    return set(getattr(getattr(image_processor, "valid_kwargs", None), "__annotations__", ()))
+
+
+def _warn_of(names: set[str]) -> None:
+    for name in sorted(names):
+        logger.warning_once(f"{name} is not an argument of this processor and is ignored")
+
+
 def flatten_content(template: str | dict[str, str]) -> str | dict[str, str]:
-    """A tokenizer's chat template, or all of its named ones, for content lists too."""
+    """Extend a tokenizer's chat template to messages whose content is a list of texts, images and videos.
+
+    Args:
+        template (str | dict[str, str]): The chat template in Jinja, or several by name.
+
+    Returns:
+        str | dict[str, str]: The same with ``FLATTEN_CONTENT`` before each.
+    """
     if isinstance(template, dict):
         return {name: FLATTEN_CONTENT + one for name, one in template.items()}
     return FLATTEN_CONTENT + template
 
 
 class AdemVLProcessor(ProcessorMixin):
-    """An image processor and a tokenizer behind one call.
+    """Turns text, images and videos into the inputs of ADEM-VL.
+
+    It joins an image processor and a tokenizer. One call gives token ids, in which image tokens stand for the images,
+    and pixels.
 
     Args:
-        image_processor: of the vision tower (any size and normalisation). tokenizer: of the language model.
-        image_token: stands for an image's embeddings in ``input_ids``; chosen by :func:`choose_image_token` when None.
-        image_tokens: how many of them one image takes (``config.image_tokens``; 1 = the class token).
+        image_processor (BaseImageProcessor | None): The image processor of the vision tower, of any size and
+            normalisation.
+        tokenizer (PreTrainedTokenizerBase | None): The tokenizer of the language model.
+        image_token (str | None): The token that stands for an image in ``input_ids``, from the vocabulary of the
+            tokenizer. None means that ``choose_image_token`` chooses it.
+        image_tokens (int): How many of these tokens one image takes: ``config.image_tokens``, where 1 is the class
+            token.
+        chat_template (str | dict[str, str] | None): The chat template in Jinja, or several by name. None means the
+            tokenizer's own, extended to content lists with images and videos.
+        **kwargs (Any): Fields of a saved processor that are not used here.
 
     Raises:
-        ValueError: for an ``image_token`` that the tokenizer does not know.
+        ValueError: There is no tokenizer, or ``image_token`` is not in its vocabulary.
     """
 
-    if int(transformers.__version__.split(".")[0]) < 5:  # newer versions read them off the constructor
+    if int(transformers.__version__.split(".")[0]) < 5:  # newer versions read them from the signature below
         attributes = ["image_processor", "tokenizer"]
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
 
     def __init__(
-        self, image_processor=None, tokenizer=None, image_token=None, image_tokens=1, chat_template=None, **kwargs
-    ):
+        self,
+        image_processor: BaseImageProcessor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        image_token: str | None = None,
+        image_tokens: int = 1,
+        chat_template: str | dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if tokenizer is None:
+            raise ValueError("tokenizer is missing: pass the tokenizer of the language model")
         self.image_token = image_token or choose_image_token(tokenizer)
         self.image_tokens = image_tokens
         vocabulary = tokenizer.get_vocab()
@@ -75,10 +198,27 @@ class AdemVLProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
-    def from_base_pretrained(cls, language_model: str, vision_tower: str, config) -> "AdemVLProcessor":
-        """The processor for a fresh model of this config: the LM's tokenizer and the tower's image processor.
+    def from_base_pretrained(
+        cls, language_model: str, vision_tower: str, config: PretrainedConfig
+    ) -> "AdemVLProcessor":
+        """Make the processor of a model that is built from two bases.
 
-        Where the tower brings no preprocessing of its own, images are squeezed to its size (the authors do not crop).
+        If the vision tower has no image processor, images are resized to its square size without cropping, as the
+        authors do.
+
+        Args:
+            language_model (str): The language model, whose tokenizer is taken: a folder, the id of a repository on the
+                Hub, or the path of a GGUF file in either.
+            vision_tower (str): The vision tower, whose image processor is taken: a folder or the id of a repository.
+            config (PretrainedConfig): The configuration of the model. It has the revisions of both bases, the image
+                token and the number of image tokens.
+
+        Returns:
+            AdemVLProcessor: The processor.
+
+        Raises:
+            ValueError: The language model has no tokenizer that can be loaded, or it has no token that can stand for
+                images.
         """
         tokenizer = load_tokenizer(language_model, config.text_model_revision)
         try:
@@ -92,29 +232,56 @@ class AdemVLProcessor(ProcessorMixin):
             image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
         return cls(image_processor, tokenizer, image_token=image_token, image_tokens=config.image_tokens)
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save the image processor, the tokenizer and what joins them; all three are left as they are."""
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> list[str]:
+        """Save the image processor, the tokenizer and the processor's own fields. None of the objects is changed.
+
+        Args:
+            save_directory (str | os.PathLike[str]): The folder. It is made if it is missing.
+            *args (Any): Positional arguments of Transformers' method of this name.
+            **kwargs (Any): Keyword arguments of Transformers' method of this name, such as ``push_to_hub``.
+
+        Returns:
+            list[str]: The paths of the files written, as far as Transformers reports them.
+        """
         unmarked: list[Any] = [part for part in (self, self.image_processor) if not hasattr(part, "auto_map")]
         saved = super().save_pretrained(save_directory, *args, **kwargs)
-        for part in unmarked:  # the library notes on them where their code will lie, and reads no such note back
+        for part in unmarked:  # Transformers notes in this attribute where the saved code lies, and leaves it there
             if hasattr(part, "auto_map"):
                 del part.auto_map
         name_tokenizer_class(save_directory)
         return saved
 
-    def apply_chat_template(self, conversation, *args, **kwargs):
-        """Transformers' own; bare token ids come as lists unless ``return_tensors`` is given, as everywhere in it."""
+    def apply_chat_template(
+        self, conversation: list[dict[str, Any]] | list[list[dict[str, Any]]], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Turn a chat, or a list of chats, into text or model inputs, as Transformers' method of this name does.
+
+        Token ids without other model inputs are lists, unless ``return_tensors`` is given. This is so in all of
+        Transformers; its method would return the tensors that this processor makes by default.
+
+        Args:
+            conversation (list[dict[str, Any]] | list[list[dict[str, Any]]]): The messages of a chat, each with a "role"
+                and a "content", or several chats. The content is a text, or a list of parts of the types "text",
+                "image" and "video".
+            *args (Any): Positional arguments of Transformers' method.
+            **kwargs (Any): Keyword arguments of Transformers' method.
+
+        Returns:
+            Any: A text or a list of texts. With ``tokenize=True``, token ids as lists, or with ``return_dict=True``
+            what ``__call__`` returns.
+        """
         out = super().apply_chat_template(conversation, *args, **kwargs)
-        asked = {**kwargs, **(kwargs.get("processor_kwargs") or {})}.get("return_tensors", "auto")
-        return out.tolist() if isinstance(out, torch.Tensor) and asked in (None, "auto") else out
+        return_tensors = {**kwargs, **(kwargs.get("processor_kwargs") or {})}.get("return_tensors", "auto")
+        return out.tolist() if isinstance(out, torch.Tensor) and return_tensors in (None, "auto") else out
 
     @property
-    def model_input_names(self):
+    def model_input_names(self) -> list[str]:
+        """Names of the model inputs that a call may return."""
         return ["input_ids", "attention_mask", "pixel_values", "image_mask"]
 
     @property
     def pad_token_id(self) -> int:
-        """What rows are padded with: the tokenizer's padding token, or its end of text where it has none."""
+        """Id of the token that fills rows up: the padding token, or the end of sequence if the tokenizer has none."""
         tokenizer = self.tokenizer
         return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
@@ -123,56 +290,62 @@ class AdemVLProcessor(ProcessorMixin):
         images: ImageSource | Sequence[ImageSource | Sequence[ImageSource] | None] | None = None,
         text: str | Sequence[str] | None = None,
         suffix: str | Sequence[str] | None = None,
-        videos=None,
-        **kwargs,
+        videos: Video | Sequence[Video | Sequence[Video] | None] | None = None,
+        **kwargs: Any,
     ) -> BatchFeature:
-        """B rows of text, each with any number of images, or a video.
+        """Make the model inputs of B rows of text, each with any number of images and videos.
 
         Args:
-            images: a picture (PIL, path, bytes), or one entry a row: a picture, a list of pictures, or None.
-            text: one prompt or B of them; as many ``<image>`` marks as images (``image_token`` is one, too) and
-                ``<video>`` marks as videos, or none of the kind: they then stand before the text.
-            suffix: the answers; adds ``labels`` and the end-of-sequence token. ``text + suffix`` is tokenised as one.
-            videos: one entry a row: a video, a list of videos, or None; a video is a list of frames or an array
-                [frames, H, W, 3], or a path (of an animated picture, a folder of frames, a film).
-            **kwargs: flat, or in ``text_kwargs``, ``images_kwargs``, ``videos_kwargs`` and ``common_kwargs``: any
-                option of the image processor, ``return_tensors`` (default "pt"), ``num_frames`` (that many frames of
-                each video, from all over it; default all), and of the text:
-                ``max_length``: longest row in tokens (default the tokenizer's own limit). Nothing is ever cut.
-                ``padding``: "max_length" pads to that; anything else to the longest row.
-                ``padding_side``: default left, or right when ``suffix`` is given.
-                ``pad_to_multiple_of``: T is one of this number.
-                ``add_special_tokens``: False for text that is complete, as a chat template writes it: no beginning of
-                sequence and no "Image: N/A" is put before it.
-                ``return_offsets_mapping``: adds ``offset_mapping``, for every token of ``text`` the characters [from,
-                to) that it stands for; (0, 0) for those that no character stands for. Chat templates find the answers
+            images (ImageSource | Sequence[ImageSource | Sequence[ImageSource] | None] | None): One image (a PIL image,
+                a path or bytes), or one entry per row: an image, a list of images, or None. For a single row, a list of
+                images is enough.
+            text (str | Sequence[str] | None): One prompt or B of them. A prompt has as many ``<image>`` marks as its
+                row has images (``image_token`` is such a mark, too) and as many ``<video>`` marks as videos. Without
+                any mark of the kind, they stand before the text.
+            suffix (str | Sequence[str] | None): The answers. They add ``labels`` and the end of sequence. ``text`` and
+                ``suffix`` are tokenised as one text, which has no space between the two unless you write one.
+            videos (Video | Sequence[Video | Sequence[Video] | None] | None): One entry per row: a video, a list of
+                videos, or None. For a single row, the video itself is enough. A video is a list of frames, an array
+                [frames, H, W, 3], or the path of an animated image, a folder of frames or a video file.
+            **kwargs (Any): Options, flat or in ``text_kwargs``, ``images_kwargs``, ``videos_kwargs`` and
+                ``common_kwargs``. Any option of the image processor, and:
+                ``return_tensors``: default "pt".
+                ``num_frames``: how many frames to choose from all over each video; default all.
+                ``max_length``: the longest row allowed, in tokens; default the tokenizer's limit. Nothing is ever cut.
+                ``padding``: "max_length" pads to that length; anything else pads to the longest row.
+                ``padding_side``: default "left", or "right" if ``suffix`` is given.
+                ``pad_to_multiple_of``: T becomes a multiple of this number.
+                ``add_special_tokens``: False for a text that is complete, as a chat template writes it. Then neither a
+                beginning of sequence nor "Image: N/A" is put before it.
+                ``return_offsets_mapping``: adds ``offset_mapping``, which has for every token the characters [from, to)
+                of ``text`` that it stands for, and (0, 0) for a token of no character. Chat templates find the answers
                 by it.
 
         Returns:
-            ``input_ids``, ``attention_mask`` [B, T]; with ``suffix`` also ``labels`` [B, T], -100 = not supervised;
-            with pictures ``pixel_values`` [B, 3, H, W] and ``image_mask`` [B], or [B, n, 3, H, W] and [B, n] where a
-            row has several.
+            BatchFeature: ``input_ids`` and ``attention_mask`` [B, T]; with ``suffix`` also ``labels`` [B, T], where
+            -100 means not supervised. With images, also ``pixel_values`` [B, 3, H, W] and ``image_mask`` [B], or
+            [B, n, 3, H, W] and [B, n] if a row has several.
 
         Raises:
-            ValueError: naming the row: unequal numbers, images that do not fit the marks, frames of several sizes, an
-                empty answer, a row longer than the window. Also an option that is given twice.
+            ValueError: The numbers of texts, images, videos or answers differ, images do not fit the marks, the frames
+                of a video have several sizes, an answer is empty, or a row is longer than ``max_length``; the message
+                names the row. Or an option is given twice.
+            ImageError: An image cannot be used. The message names its path.
         """
-        options, of_images, of_videos = sort_options(kwargs, self.tokenizer, self.image_processor)
+        options, image_options, video_options = sort_options(kwargs, self.tokenizer, self.image_processor)
         if text is None:
             raise ValueError("text is missing: give one prompt per image")
-        if kwargs.get("fps") is not None:
-            raise ValueError("fps: frames are chosen by their number; give num_frames")
         texts = [text] if isinstance(text, str) else list(text)
-        suffixes = [None] * len(texts) if suffix is None else [suffix] if isinstance(suffix, str) else list(suffix)
-        if len(suffixes) != len(texts):
-            raise ValueError(f"{len(texts)} texts and {len(suffixes)} answers do not pair up; give one of each per row")
-        pictures = rows_of_pictures(images, videos, len(texts), of_videos.get("num_frames"))
+        answers = [None] * len(texts) if suffix is None else [suffix] if isinstance(suffix, str) else list(suffix)
+        if len(answers) != len(texts):
+            raise ValueError(f"{len(texts)} texts and {len(answers)} answers do not pair up; give one of each per row")
+        shown = pair_with_rows(images, videos, len(texts), video_options.get("num_frames"))
         layout = RowLayout(self.tokenizer, self.image_token, self.image_tokens)
         limit = options["max_length"] or self.tokenizer.model_max_length
         rows = []
-        for number, (one, seen, answer) in enumerate(zip(texts, pictures, suffixes, strict=True)):
-            frames = [len(video) for video in seen.videos]
-            row = layout.encode(number, one, len(seen.images), frames, answer, options["add_special_tokens"])
+        for number, (prompt, of_row, answer) in enumerate(zip(texts, shown, answers, strict=True)):
+            frames = [len(video) for video in of_row.videos]
+            row = layout.encode(number, prompt, len(of_row.images), frames, answer, options["add_special_tokens"])
             if len(row) > limit:
                 raise ValueError(
                     f"sample {number}: {len(row.prompt)} tokens of prompt and {len(row.answer)} of answer exceed the "
@@ -184,19 +357,21 @@ class AdemVLProcessor(ProcessorMixin):
         data = self._pad(rows, side, suffix is not None, shortest, options["pad_to_multiple_of"] or 1)
         if not options["return_offsets_mapping"]:
             data.pop("offset_mapping")
-        ordered = [seen.in_order(row.order) for seen, row in zip(pictures, rows, strict=True)]
-        data |= pixels_of_rows(ordered, self.image_processor, of_images)
+        in_order = [of_row.in_order(row.order) for of_row, row in zip(shown, rows, strict=True)]
+        data |= pixel_inputs(in_order, self.image_processor, image_options)
         data |= self._more_inputs(rows)
         return_tensors = options["return_tensors"]
         return BatchFeature(data, tensor_type=None if return_tensors == "pt" else return_tensors)
 
     def _more_inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        """Make model inputs that a subclass has beside those of ADEM-VL."""
         return {}
 
     def _pad(self, rows: list[Row], side: str, with_labels: bool, shortest: int, multiple: int) -> dict[str, Any]:
+        """Join rows to tensors [B, T], where T is at least ``shortest`` and a multiple of ``multiple``."""
         pad = self.pad_token_id
         longest = max([shortest, *map(len, rows)])
-        longest = -(-longest // multiple) * multiple
+        longest = -(-longest // multiple) * multiple  # T, rounded up
         data: dict[str, list] = {"input_ids": [], "attention_mask": []} | ({"labels": []} if with_labels else {})
         mapping = []
         for row in rows:
@@ -209,92 +384,7 @@ class AdemVLProcessor(ProcessorMixin):
                 data["labels"].append([IGNORED] * (before + len(ids)) + answer + [IGNORED] * after)
         return {name: torch.tensor(values) for name, values in data.items()} | {"offset_mapping": mapping}
 
-    def batch_decode(self, *args, **kwargs) -> list[str]:
-        """The tokenizer's."""
-        return self.tokenizer.batch_decode(*args, **kwargs)
-
-    def decode(self, *args, **kwargs) -> str:
-        """The tokenizer's."""
-        return self.tokenizer.decode(*args, **kwargs)
-
-    def post_process_image_text_to_text(self, generated, skip_special_tokens=True, **kwargs) -> list[str]:
-        """Token ids to text, for the library's image-text-to-text pipeline."""
-        return self.tokenizer.batch_decode(generated, skip_special_tokens=skip_special_tokens, **kwargs)
-
 
 AdemVLProcessor.register_for_auto_class()
 
 __all__ = ["AdemVLProcessor"]
-
-
-TEXT_DEFAULTS: dict[str, Any] = {
-    "add_special_tokens": True,
-    "max_length": None,
-    "padding": True,
-    "padding_side": None,
-    "pad_to_multiple_of": None,
-    "return_offsets_mapping": False,
-    "return_tensors": "pt",
-}
-# what changes nothing here, and is passed by the library itself or by habit: nothing is ever cut, batches are padded
-# anyway, the attention mask is always made, and offsets are those of the text as it was given
-WITHOUT_EFFECT = {"truncation", "return_attention_mask", "return_text_replacement_offsets", "verbose"}
-VIDEO_OPTIONS = {"num_frames", "fps"}
-PARTS = ("text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")
-logger = logging.get_logger(__name__)
-
-
-def sort_options(given: Mapping[str, Any], tokenizer, image_processor) -> tuple[dict[str, Any], ...]:
-    """The options of the text, complete, and those of the image processor and of videos that were given.
-
-    Names that mean nothing to either are left out with a warning, as by the library's own processors.
-
-    Raises:
-        ValueError: for one that is given twice, for ``sanitize_control_tokens``, or for ``fps``.
-    """
-    flat = {name: value for name, value in given.items() if name not in (*PARTS, "common_kwargs")}
-    flat = {**(given.get("common_kwargs") or {}), **flat}
-    text: dict[str, Any] = dict(TEXT_DEFAULTS)
-    pictures: dict[str, Any] = {}
-    videos: dict[str, Any] = {}
-    # for padding alone: a tokenizer that was loaded with a max_length refuses nothing that is longer
-    loaded_with = {name: tokenizer.init_kwargs[name] for name in ("padding", "max_length") if _has(tokenizer, name)}
-    text["padding"] = loaded_with.get("padding", text["padding"])
-    text["padded_length"] = loaded_with.get("max_length")
-    known_to_images = {*ImagesKwargs.__annotations__, *_names(image_processor)}
-    for part, options, known in (
-        ("text_kwargs", text, set(TEXT_DEFAULTS)),
-        ("images_kwargs", pictures, known_to_images),
-        ("videos_kwargs", videos, VIDEO_OPTIONS),
-    ):
-        nested = given.get(part) or {}
-        for name in nested:
-            if name in flat and name not in (given.get("common_kwargs") or {}):
-                raise ValueError(f"{name} is given twice, in {part} and as an argument of its own; give it once")
-        options.update({name: value for name, value in {**flat, **nested}.items() if name in known})
-        _warn_of(set(nested) - known - WITHOUT_EFFECT)
-    _warn_of(set(flat) - set(TEXT_DEFAULTS) - known_to_images - VIDEO_OPTIONS - WITHOUT_EFFECT)
-    if videos.pop("fps", None) is not None:
-        raise ValueError("fps: frames are chosen by their number; give num_frames")
-    if given.get("sanitize_control_tokens"):
-        raise ValueError(
-            "sanitize_control_tokens=True is not supported: the marks it puts into the text would be read as text; "
-            "take special tokens out of the conversation before it is given to the processor"
-        )
-    text["padded_length"] = text["max_length"] or text["padded_length"]
-    pictures.pop("return_tensors", None)  # the pixels of all rows become one tensor here
-    return text, pictures, videos
-
-
-def _has(tokenizer, name: str) -> bool:
-    return tokenizer.init_kwargs.get(name) is not None
-
-
-def _names(image_processor) -> set[str]:
-    """What this image processor takes beside what all do (declared since Transformers 5)."""
-    return set(getattr(getattr(image_processor, "valid_kwargs", None), "__annotations__", ()))
-
-
-def _warn_of(names: set[str]) -> None:
-    for name in sorted(names):
-        logger.warning_once(f"{name} is not an argument of this processor and is ignored")

@@ -1,4 +1,4 @@
-"""Text, images and videos to the inputs of EVLM, with labels where answers are given."""
+"""Defines EVLM's processor: ADEM-VL's, which also says which rows have videos."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ import torch
 from .processing_adem_vl import AdemVLProcessor
 from .row_layout import Row
 
-if TYPE_CHECKING:  # never run: 4.57 finds the files that travel together by these lines, and looks no further than here
+if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
     from .bases import split_gguf  # noqa: F401
     from .images import open_image  # noqa: F401
     from .videos import open_video  # noqa: F401
@@ -15,14 +15,19 @@ if TYPE_CHECKING:  # never run: 4.57 finds the files that travel together by the
 
 
 class EvlmProcessor(AdemVLProcessor):
-    """The processor of ADEM-VL, which also says which rows have videos (``video_mask`` [B], where there are any)."""
+    """Turns text, images and videos into the inputs of EVLM.
+
+    It is the processor of ADEM-VL with one more output: ``video_mask`` [B] bool, True for a row with a video. It is
+    left out if no row has one.
+    """
 
     @property
-    def model_input_names(self):
+    def model_input_names(self) -> list[str]:
+        """Names of the model inputs that a call may return."""
         return [*super().model_input_names, "video_mask"]
 
     def _more_inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
-        videos = [any(row.order) for row in rows]
+        videos = [any(row.order) for row in rows]  # [B]
         return {"video_mask": torch.tensor(videos)} if any(videos) else {}
 
 

@@ -1,56 +1,78 @@
-"""The layout of a row: which token ids a prompt, its pictures and its answer become.
+"""Builds the token ids of a row from its text, its images and videos, and its answer; loads the tokenizer for that.
 
-The authors' layout (``<bos> "Image: " <image tokens> prompt answer <eos>``, and ``<bos> "Image: N/A" prompt`` for a
-sample without an image). Explicit ``<image>`` and ``<video>`` marks in the text say where pictures go instead.
+The layout is the authors': ``<bos> "Image: " <image tokens> prompt answer <eos>``, or ``<bos> "Image: N/A" prompt`` for
+a sample without an image. Marks in the text, ``<image>`` and ``<video>``, say where images stand instead.
+
+In reading order: the layout of a row (``RowLayout``), the token that stands for images, and the tokenizer.
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .bases import split_gguf
 
 IMAGE_MARK, VIDEO_MARK = "<image>", "<video>"
 PREFIX_WITH_IMAGE, PREFIX_WITHOUT_IMAGE = "Image: ", "Image: N/A"
+NO_TEXT = (0, 0)  # offsets of a token that no character of the text stands for
 
 
 @dataclass
 class Row:
-    """Of one row: token ids of the prompt and of the supervised answer, and the prompt's characters by token.
+    """Holds the tokens of one row.
 
-    ``order``: for each picture or video of the row as it stands in the text, whether it is a video.
+    Args:
+        prompt (list[int]): The token ids before the answer, with those of the images.
+        offsets (list[tuple[int, int]]): For each token of the prompt, the characters [from, to) of the text that it
+            stands for; (0, 0) if there are none.
+        answer (list[int]): The token ids of the supervised answer, with the end of sequence; empty without an answer.
+        order (list[bool]): One entry for each image and each video, in the order of the text: True for a video.
     """
 
-    prompt: list[int]
-    order: list[bool]
-    answer: list[int] = field(default_factory=list)
+    prompt: list[int] = field(default_factory=list)
     offsets: list[tuple[int, int]] = field(default_factory=list)
+    answer: list[int] = field(default_factory=list)
+    order: list[bool] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
 
+    def extend(self, ids: list[int], offsets: list[tuple[int, int]]) -> None:
+        """Append tokens to the prompt.
+
+        Args:
+            ids (list[int]): Their ids.
+            offsets (list[tuple[int, int]]): The characters that each stands for.
+        """
+        self.prompt += ids
+        self.offsets += offsets
+
 
 @dataclass
 class RowLayout:
-    """How rows are built.
+    """Builds rows for one model.
 
     Args:
-        tokenizer: of the language model. image_token: stands for an image. image_tokens: how many of them one image (or
-            frame) takes; 0 = images leave no trace in the text.
+        tokenizer (PreTrainedTokenizerBase): The tokenizer of the language model.
+        image_token (str): The token that stands for an image. In the text, it is a mark like ``<image>``, unless it is
+            also the beginning of sequence, the end of sequence, the padding or the unknown token.
+        image_tokens (int): How many of these tokens one image or frame takes. 0 means that images leave no trace in
+            the text.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     image_token: str
     image_tokens: int
 
     def __post_init__(self) -> None:
         tokenizer, marks = self.tokenizer, {IMAGE_MARK, VIDEO_MARK, self.image_token}
         if self.image_token in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token):
-            marks.remove(self.image_token)  # where it also stands for something else, it is text
+            marks.remove(self.image_token)
         self.marks = re.compile(f"({'|'.join(map(re.escape, sorted(marks)))})")
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         specials = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
@@ -59,82 +81,116 @@ class RowLayout:
     def encode(
         self, number: int, text: str, images: int, videos: list[int], answer: str | None, add_special_tokens: bool
     ) -> Row:
-        """One row.
+        """Build one row.
 
         Args:
-            number: of the row, for errors. images: how many it has. videos: the frames of each of its videos.
+            number (int): The position of the row in its batch, for error messages.
+            text (str): The prompt, with or without marks.
+            images (int): How many images the row has.
+            videos (list[int]): The number of frames of each of its videos.
+            answer (str | None): The text to supervise. None means none.
+            add_special_tokens (bool): Whether to begin with the beginning of sequence and, without an image, with
+                "Image: N/A". A beginning of sequence that the text itself has is kept either way.
+
+        Returns:
+            Row: The tokens of the row.
 
         Raises:
-            ValueError: marks and pictures that do not pair up, or an answer without a token.
+            ValueError: The marks do not fit the images and videos, or the answer has no tokens.
         """
-        pieces = self.marks.split(text)  # text, mark, text, mark, ... text
-        marks = [mark == VIDEO_MARK for mark in pieces[1::2]]
-        check_marks(number, marks, images, len(videos))
-        # what no mark names stands before the text
-        order = [False] * (0 if False in marks else images) + [True] * (0 if True in marks else len(videos))
-        unmarked = len(order)
-        order += marks
-        frames = iter(videos)
-        tokens = [self.image_tokens * (next(frames) if is_video else 1) for is_video in order]
-        tokenizer, bos = self.tokenizer, self.tokenizer.bos_token
-        begins = bos is not None and text.startswith(bos)  # a chat template writes its own beginning
-        at = len(bos) if begins else 0  # the characters that are done with
-        pieces[0] = pieces[0][at:]
-        ids = [tokenizer.bos_token_id] if begins or (bos is not None and add_special_tokens) else []
-        offsets = [(0, at)] * len(ids)
-        last, gaps = pieces[-1], []
+        bos = self.tokenizer.bos_token
+        has_bos = bos is not None and text.startswith(bos)  # chat templates write it themselves
+        start = len(bos) if has_bos else 0
+        row = Row()
+        if has_bos or (bos is not None and add_special_tokens):
+            row.extend([self.tokenizer.bos_token_id], [(0, start)])
+
+        pieces = self.marks.split(text[start:])  # text, mark, text, mark, ..., text
+        in_text = [mark == VIDEO_MARK for mark in pieces[1::2]]
+        check_marks(number, in_text, images, len(videos))
+        # images without marks stand before the text, and so do videos
+        before_text = [False] * (0 if False in in_text else images) + [True] * (0 if True in in_text else len(videos))
+        row.order = before_text + in_text
+
+        # some chat templates begin with a special token other than the beginning of sequence
+        complete = not add_special_tokens or has_bos or text.startswith(self.specials)
         if self.image_tokens:
-            if unmarked:
-                ids += self._ids(PREFIX_WITH_IMAGE) + [self.image_token_id] * sum(tokens[:unmarked])
-                offsets += [(0, 0)] * (len(ids) - len(offsets))
-            for before, mark, number_of_tokens in zip(pieces[:-1:2], pieces[1::2], tokens[unmarked:], strict=True):
-                new, spans = self._ids_and_offsets(before, at)
-                ids, offsets, at = ids + new, offsets + spans, at + len(before)
-                offsets += [(at, at + len(mark))] * number_of_tokens
-                ids, at = ids + [self.image_token_id] * number_of_tokens, at + len(mark)
-            # chat templates that write no beginning of sequence open with another special token
-            if not order and add_special_tokens and not (begins or text.startswith(self.specials)):
-                ids += self._ids(PREFIX_WITHOUT_IMAGE)
-        else:  # with nothing in the input to mark, the authors write no prefix either, and marks are taken out
-            last, end = "".join(pieces[::2]), at
-            for before, mark in zip(pieces[:-1:2], pieces[1::2], strict=True):
-                end += len(before)
-                gaps.append((end, len(mark)))
-        offsets += [(0, 0)] * (len(ids) - len(offsets))
-        prompt_ids, spans = self._ids_and_offsets(last, at)
-        for cut, length in reversed(gaps):
-            spans = [(b + length * (b >= cut), e + length * (e > cut)) for b, e in spans]
-        row = Row(ids + prompt_ids, order, offsets=offsets + spans)
+            if not row.order and not complete:
+                ids = self._ids(PREFIX_WITHOUT_IMAGE)
+                row.extend(ids, [NO_TEXT] * len(ids))
+            start = self._append_images(row, pieces, start, videos)
+            rest = pieces[-1]
+            rest_ids, offsets = self._ids_and_offsets(rest, start)
+        else:  # the authors write no prefix if images have no tokens; marks are taken out
+            rest = "".join(pieces[::2])
+            rest_ids, offsets = self._ids_and_offsets(rest, start)
+            offsets = _offsets_with_marks(offsets, pieces, start)
+        row.extend(rest_ids, offsets)
         if answer is not None:
-            joint = self._ids(last + answer)
-            # tokenised as one, as in training by the authors, unless that would change the prompt's own tokens
-            clean = joint[: len(prompt_ids)] == prompt_ids
-            answer_ids = joint[len(prompt_ids) :] if clean else self._ids(answer)
-            if not answer.strip() or not answer_ids:
-                raise ValueError(f"sample {number}: the answer {answer!r} leaves nothing to supervise; give it a text")
-            row.answer = [*answer_ids, tokenizer.eos_token_id]
+            row.answer = self._answer_ids(number, rest, rest_ids, answer)
         return row
+
+    def _append_images(self, row: Row, pieces: list[str], start: int, videos: list[int]) -> int:
+        """Append the tokens of a row's images and videos, with all text before the last mark.
+
+        Returns the position in the text of the last piece, which is left to the caller.
+        """
+        frames = iter(videos)
+        counts = [self.image_tokens * (next(frames) if is_video else 1) for is_video in row.order]
+        texts, marks = pieces[:-1:2], pieces[1::2]
+        unmarked = len(counts) - len(marks)
+        if unmarked:
+            ids = self._ids(PREFIX_WITH_IMAGE) + [self.image_token_id] * sum(counts[:unmarked])
+            row.extend(ids, [NO_TEXT] * len(ids))
+        for text, mark, count in zip(texts, marks, counts[unmarked:], strict=True):
+            row.extend(*self._ids_and_offsets(text, start))
+            start += len(text)
+            row.extend([self.image_token_id] * count, [(start, start + len(mark))] * count)
+            start += len(mark)
+        return start
+
+    def _answer_ids(self, number: int, before: str, before_ids: list[int], answer: str) -> list[int]:
+        """Tokenise the answer that stands behind a text, whose own tokens it must not change."""
+        joint = self._ids(before + answer)  # as the authors do in training
+        same_prompt = joint[: len(before_ids)] == before_ids
+        ids = joint[len(before_ids) :] if same_prompt else self._ids(answer)
+        if not answer.strip() or not ids:
+            raise ValueError(f"sample {number}: the answer {answer!r} leaves nothing to supervise; give it a text")
+        return [*ids, self.tokenizer.eos_token_id]
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
     def _ids_and_offsets(self, text: str, start: int) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids, and the characters of each in the whole text, of which this part begins at ``start``."""
+        """Tokenise a part of the text that begins at character ``start`` of the whole, which the offsets count from."""
         if not text or not self.tokenizer.is_fast:
             ids = self._ids(text)
-            return ids, [(0, 0)] * len(ids)
+            return ids, [NO_TEXT] * len(ids)
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return found["input_ids"], [(start + begin, start + end) for begin, end in found["offset_mapping"]]
 
 
+def _offsets_with_marks(offsets: list[tuple[int, int]], pieces: list[str], start: int) -> list[tuple[int, int]]:
+    """Turn offsets in a text whose marks were taken out into offsets in the text with its marks."""
+    texts, marks = pieces[:-1:2], pieces[1::2]
+    cuts = list(accumulate(map(len, texts), initial=start))[1:]  # where each mark stood
+    for cut, mark in reversed(list(zip(cuts, marks, strict=True))):
+        shift = len(mark)
+        offsets = [(begin + shift * (begin >= cut), end + shift * (end > cut)) for begin, end in offsets]
+    return offsets
+
+
 def check_marks(number: int, marks: list[bool], images: int, videos: int) -> None:
-    """Of each kind as many marks as there are pictures or videos, or none.
+    """Check that a text has one mark for each image or none, and the same for videos.
 
     Args:
-        marks: True for a video's.
+        number (int): The position of the row in its batch, for error messages.
+        marks (list[bool]): The marks of the text in order: True for a video's.
+        images (int): How many images the row has.
+        videos (int): How many videos it has.
 
     Raises:
-        ValueError: naming the row, with the marks and the pictures counted.
+        ValueError: The numbers differ. The message names the row and both numbers.
     """
     for is_video, mark, there, name in ((False, IMAGE_MARK, images, "images"), (True, VIDEO_MARK, videos, "videos")):
         found = marks.count(is_video)
@@ -145,14 +201,20 @@ def check_marks(number: int, marks: list[bool], images: int, videos: int) -> Non
             )
 
 
-def choose_image_token(tokenizer) -> str:
-    """A token inside the vocabulary that ordinary text never holds: a reserved or unused special token.
+def choose_image_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Choose a token that can stand for images, because ordinary text never contains it.
+
+    Args:
+        tokenizer (PreTrainedTokenizerBase): The tokenizer. Nothing is added to its vocabulary.
+
+    Returns:
+        str: A reserved or unused special token, or the unknown token if there is none.
 
     Raises:
-        ValueError: if the tokenizer has none and no unknown token either.
+        ValueError: The tokenizer has neither.
     """
-    spoken_for = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
-    specials = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in spoken_for]
+    in_use = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
+    specials = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in in_use]
     for pattern in ("image", "reserved|unused|extra", "file|repo|pad", ""):
         for token in specials:
             if re.search(pattern, token.lower()):
@@ -162,17 +224,25 @@ def choose_image_token(tokenizer) -> str:
     return tokenizer.unk_token
 
 
-def load_tokenizer(language_model: str, revision: str | None = None):
-    """The tokenizer of a language model, or the one inside its GGUF file.
+def load_tokenizer(language_model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a language model.
+
+    Args:
+        language_model (str): A folder, the id of a repository on the Hub, or the path of a GGUF file in either. The
+            tokenizer inside a GGUF file is taken.
+        revision (str | None): The revision of the repository. None means "main".
+
+    Returns:
+        PreTrainedTokenizerBase: The tokenizer.
 
     Raises:
-        ValueError: the folder or repository holds none that can be loaded.
+        ValueError: There is no tokenizer that can be loaded.
     """
     where, file = split_gguf(language_model)
     gguf = {} if file is None else {"gguf_file": file}
     try:
         return AutoTokenizer.from_pretrained(where, revision=revision or "main", **gguf)
-    except (OSError, ValueError, ImportError) as error:  # which one depends on the files and on the library's version
+    except (OSError, ValueError, ImportError) as error:  # depends on the files and on the version of Transformers
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             f"the language model {language_model!r} has no tokenizer that can be loaded ({reason}); put its tokenizer "
@@ -180,14 +250,28 @@ def load_tokenizer(language_model: str, revision: str | None = None):
         ) from error
 
 
-def tokenizer_and_image_token(language_model: str, revision: str | None = None):
-    """The tokenizer of a language model and the id of the token that will stand for images."""
+def tokenizer_and_image_token(language_model: str, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, int]:
+    """Load the tokenizer of a language model, and choose the token that will stand for images.
+
+    Args:
+        language_model (str): The language model, as for ``load_tokenizer``.
+        revision (str | None): The revision of its repository. None means "main".
+
+    Returns:
+        tuple[PreTrainedTokenizerBase, int]: The tokenizer and the id of the image token.
+    """
     tokenizer = load_tokenizer(language_model, revision)
     return tokenizer, tokenizer.convert_tokens_to_ids(choose_image_token(tokenizer))
 
 
-def name_tokenizer_class(folder) -> None:
-    """Have a saved tokenizer name its class as Transformers 4.57 and 5 both know it; 5 writes a name of its own."""
+def name_tokenizer_class(folder: str | os.PathLike[str]) -> None:
+    """Write into a saved tokenizer a class name that Transformers 4.57 knows, too.
+
+    Transformers 5 writes "TokenizersBackend", which 4.57 cannot load. "PreTrainedTokenizerFast" is known to both.
+
+    Args:
+        folder (str | os.PathLike[str]): The folder of the tokenizer. Nothing happens if it has none.
+    """
     path = Path(folder) / "tokenizer_config.json"
     fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if fields.get("tokenizer_class") == "TokenizersBackend":

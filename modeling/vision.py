@@ -1,23 +1,36 @@
-"""The frozen vision tower: a ``CLIPVisionModel`` or an ``open_clip`` ViT, the same features from either.
+"""Runs the frozen vision tower, a ``CLIPVisionModel`` or an ``open_clip`` ViT, and puts ADEM-VL's adapters into it.
 
-ADEM-VL's features are the hidden states of one block (the last but one), through the post-layer-norm, all tokens, class
-token first: [I, 1+N, C] (the authors run the tower without its last block and normalise what comes out). EVLM's are
-those of several blocks as they are.
+Both kinds of tower give the same features. ADEM-VL's are the hidden states of the last block but one, through the
+post-layer-norm: [I, 1+N, C], the class token first. (The authors' code runs the tower without its last block, with the
+same result.) EVLM's features are the hidden states of several blocks, without the norm.
+
+In reading order: towers of open_clip, the features, and the adapters beside the MLPs of a tower (``VisionAdapter``).
+
+Shapes: I images, N patches of an image, C width of the tower.
 """
 
 from functools import partial
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-VISION_BLOCKS = ("CLIPEncoderLayer", "ResidualAttentionBlock")  # classes of the two kinds' blocks
+VISION_BLOCKS = ("CLIPEncoderLayer", "ResidualAttentionBlock")  # class names of the blocks of both kinds of tower
 
 
-def need_open_clip():
-    """The optional package, imported when it is used (it takes seconds), or an error that says how to get it."""
+def need_open_clip() -> ModuleType:
+    """Import the optional package open_clip, which takes seconds and is therefore left until it is used.
+
+    Returns:
+        ModuleType: The package.
+
+    Raises:
+        ImportError: It is not installed. The message says how to install it.
+    """
     try:
         import open_clip
     except ImportError as error:
@@ -28,7 +41,14 @@ def need_open_clip():
 
 
 class OpenClipVisionTower(nn.Module):
-    """An ``open_clip`` image tower behind the few attributes that the model asks of a ``CLIPVisionModel``."""
+    """Wraps an open_clip image tower in those attributes of a ``CLIPVisionModel`` that the model uses.
+
+    Args:
+        visual (nn.Module): The ``VisionTransformer`` of open_clip.
+
+    Raises:
+        ValueError: The tower is not a plain ViT with a class token.
+    """
 
     def __init__(self, visual: nn.Module) -> None:
         super().__init__()
@@ -37,7 +57,17 @@ class OpenClipVisionTower(nn.Module):
 
     @classmethod
     def from_config(cls, config: CLIPVisionConfig) -> "OpenClipVisionTower":
-        """A tower of this shape with fresh weights."""
+        """Make a tower with fresh weights.
+
+        Args:
+            config (CLIPVisionConfig): Its shape and activation.
+
+        Returns:
+            OpenClipVisionTower: The tower.
+
+        Raises:
+            ImportError: open_clip is not installed.
+        """
         activation = nn.GELU if config.hidden_act == "gelu" else need_open_clip().transformer.QuickGELU
         return cls(
             need_open_clip().transformer.VisionTransformer(
@@ -54,7 +84,20 @@ class OpenClipVisionTower(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str, dtype: torch.dtype | None = None) -> "OpenClipVisionTower":
-        """Load by open_clip's spelling: ``ViT-B-32/laion2b_s34b_b79k``, ``hf-hub:org/name``, ``local-dir:/path``."""
+        """Load a tower by the name that open_clip knows it by.
+
+        Args:
+            name (str): ``ARCHITECTURE/TAG`` such as ``ViT-B-32/laion2b_s34b_b79k``, ``hf-hub:org/name`` or
+                ``local-dir:/path``.
+            dtype (torch.dtype | None): The dtype of the weights. None means float32.
+
+        Returns:
+            OpenClipVisionTower: The tower.
+
+        Raises:
+            ValueError: The name has no tag, or the tower is not a plain ViT with a class token.
+            ImportError: open_clip is not installed.
+        """
         module = need_open_clip()
         if ":" in name:
             model = module.create_model(name)
@@ -69,23 +112,38 @@ class OpenClipVisionTower(nn.Module):
         return cls(model.visual.to(dtype or torch.float32))
 
     def train(self, mode: bool = True) -> "OpenClipVisionTower":
-        """A frozen tower never drops patches: it stays in evaluation mode."""
+        """Stay in evaluation mode, whatever the mode of the model, because a frozen tower must not drop patches.
+
+        Args:
+            mode (bool): Ignored.
+
+        Returns:
+            OpenClipVisionTower: The tower itself.
+        """
         return super().train(False)
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
         return self.visual.conv1.weight.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return self.visual.conv1.weight.device
 
 
 def open_clip_vision_config(visual: nn.Module) -> CLIPVisionConfig:
-    """The ``CLIPVisionConfig`` of an open_clip ViT.
+    """Describe an open_clip ViT as a ``CLIPVisionConfig``.
+
+    Args:
+        visual (nn.Module): The ``VisionTransformer`` of open_clip.
+
+    Returns:
+        CLIPVisionConfig: Its shape and activation.
 
     Raises:
-        ValueError: for towers that are not plain ViTs with a class token.
+        ValueError: The tower is not a plain ViT with a class token.
     """
     if type(visual).__name__ != "VisionTransformer" or getattr(visual, "attn_pool", None) is not None:
         raise ValueError(
@@ -107,7 +165,14 @@ def open_clip_vision_config(visual: nn.Module) -> CLIPVisionConfig:
 
 
 def tower_blocks(tower: nn.Module) -> list[nn.Module]:
-    """The transformer blocks, in order."""
+    """List the transformer blocks of a vision tower.
+
+    Args:
+        tower (nn.Module): A ``CLIPVisionModel`` or an ``OpenClipVisionTower``.
+
+    Returns:
+        list[nn.Module]: The blocks in order.
+    """
     inner = (
         tower.visual.transformer.resblocks if isinstance(tower, OpenClipVisionTower) else _inner(tower).encoder.layers
     )
@@ -115,25 +180,34 @@ def tower_blocks(tower: nn.Module) -> list[nn.Module]:
 
 
 def _inner(tower: nn.Module) -> nn.Module:
-    """Transformers before 5.16 keep the transformer one level deeper."""
+    """Get the module with the encoder, which is one level deeper before Transformers 5.16."""
     return getattr(tower, "vision_model", tower)
 
 
 def vision_features(
-    tower: nn.Module, pixel_values: torch.Tensor, layer: int | list[int], output_hidden_states: bool = False, **kwargs
+    tower: nn.Module,
+    pixel_values: torch.Tensor,
+    layer: int | list[int],
+    output_hidden_states: bool = False,
+    **kwargs: Any,
 ) -> BaseModelOutputWithPooling:
-    """Run the tower.
+    """Run the vision tower and take features from its hidden states.
 
     Args:
-        pixel_values: [I, 3, H, W]. layer: which hidden states the features are; a list of k ascending ones for several
-            levels, which are left as they are, without the post-layer-norm.
-        output_hidden_states, kwargs: of a ``CLIPVisionModel`` (``output_attentions``); open_clip has neither.
+        tower (nn.Module): A ``CLIPVisionModel`` or an ``OpenClipVisionTower``.
+        pixel_values (torch.Tensor): [I, 3, H, W].
+        layer (int | list[int]): The number of the hidden states that the features are, as in ``hidden_states``: 0 is
+            the input of the first block, -1 the output of the last. A list of k ascending numbers gives k levels
+            without the post-layer-norm.
+        output_hidden_states (bool): Whether to return all hidden states, too. open_clip towers have none to return.
+        **kwargs (Any): Other arguments of ``CLIPVisionModel``, such as ``output_attentions``. open_clip towers ignore
+            them.
 
     Returns:
-        ``pooler_output``, where Transformers' vision-language models have their features: [I, 1+N, C], hidden states
-        ``layer`` through the post-layer-norm, class token first ([I, k, 1+N, C] of k levels).
-        ``last_hidden_state`` [I, 1+N, C]: the tower's own (open_clip stops at the features: it is them),
-        ``hidden_states`` and ``attentions`` when asked for.
+        BaseModelOutputWithPooling: The features are in ``pooler_output``, as in Transformers' vision-language models:
+        [I, 1+N, C], through the post-layer-norm, the class token first; or [I, k, 1+N, C] for k levels.
+        ``last_hidden_state`` [I, 1+N, C] is the output of the last block. An open_clip tower stops at the features, so
+        it has the features there, or the last of k levels. ``hidden_states`` and ``attentions`` are there if asked for.
     """
     pixel_values = pixel_values.to(device=tower.device, dtype=tower.dtype)
     if isinstance(tower, OpenClipVisionTower):
@@ -166,7 +240,15 @@ def vision_features(
 
 
 class VisionAdapter(nn.Module):
-    """The bottleneck beside a tower MLP: C -> 12 -> C, GELU, no bias, silent at the start (up-projection zero)."""
+    """Adds a bottleneck beside the MLP of a tower's block: C -> hidden -> C, with GELU and without bias.
+
+    Its up-projection is zero at the start, so that an untrained adapter changes nothing. Source: the authors' code.
+
+    Args:
+        width (int): C, the width of the tower.
+        hidden (int): The width of the bottleneck (12 in the authors' code).
+        dropout (float): The dropout rate between the two projections.
+    """
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -175,48 +257,39 @@ class VisionAdapter(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def reset(self) -> None:
-        """Kaiming down-projection, up-projection zero."""
+        """Initialise the weights: the down-projection as Kaiming does, the up-projection with zeros."""
         nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[I, 1+N, C] in and out; computes in its input's precision, as under the authors' autocast."""
+        """Compute the adapter's output in the dtype of its input, as the authors' autocast does.
+
+        Args:
+            x (torch.Tensor): [I, 1+N, C], the input of the MLP.
+
+        Returns:
+            torch.Tensor: [I, 1+N, C], to be scaled and added to the output of the MLP.
+        """
         hidden = self.dropout(F.gelu(F.linear(x, self.down.weight.to(x.dtype))))  # [I, 1+N, hidden]
         return F.linear(hidden, self.up.weight.to(x.dtype))
 
 
-def _add_adapter(owner: nn.Module, index: int, scale: float, module: nn.Module, args: tuple, output: torch.Tensor):
+def _add_adapter(
+    owner: nn.Module, index: int, scale: float, module: nn.Module, args: tuple, output: torch.Tensor
+) -> torch.Tensor:
+    """Add adapter ``index`` to the output of an MLP; a forward hook."""
     return output + scale * owner.adapter.vision_adapters[index](args[0])
 
 
 def attach_vision_adapters(tower: nn.Module, owner: nn.Module, scale: float) -> None:
     """Put adapter i beside the MLP of block i: ``x + mlp(n) + scale * adapter(n)``.
 
-    The adapters are looked up in ``owner.adapter`` at each call: PEFT's ``modules_to_save`` puts a copy there to train.
-    A partial, not a closure, so that ``copy.deepcopy`` of the model ties the copy's hooks to the copy.
+    Args:
+        tower (nn.Module): The vision tower, a ``CLIPVisionModel`` or an ``OpenClipVisionTower``.
+        owner (nn.Module): The model, which has the adapters in ``adapter.vision_adapters``. They are looked up at each
+            call, because PEFT's ``modules_to_save`` puts a copy there to train.
+        scale (float): The factor of the adapters' outputs.
     """
+    # a partial and not a closure, so that the hooks of a deep copy of the model use the adapters of the copy
     for index, block in zip(range(len(owner.adapter.vision_adapters)), tower_blocks(tower), strict=False):
         block.mlp.register_forward_hook(partial(_add_adapter, owner, index, scale))
-
-
-@torch.no_grad()
-def clip_vision_from_open_clip(visual: nn.Module) -> CLIPVisionModel:
-    """The same tower as a ``CLIPVisionModel``: same weights, same features."""
-    model = CLIPVisionModel(open_clip_vision_config(visual))
-    inner, embeddings = _inner(model), _inner(model).embeddings
-    embeddings.class_embedding.copy_(visual.class_embedding)
-    embeddings.patch_embedding.weight.copy_(visual.conv1.weight)
-    embeddings.position_embedding.weight.copy_(visual.positional_embedding)
-    inner.pre_layrnorm.load_state_dict(visual.ln_pre.state_dict())
-    inner.post_layernorm.load_state_dict(visual.ln_post.state_dict())
-    for layer, block in zip(inner.encoder.layers, visual.transformer.resblocks, strict=True):
-        layer.layer_norm1.load_state_dict(block.ln_1.state_dict())
-        layer.layer_norm2.load_state_dict(block.ln_2.state_dict())
-        layer.mlp.fc1.load_state_dict(block.mlp.c_fc.state_dict())
-        layer.mlp.fc2.load_state_dict(block.mlp.c_proj.state_dict())
-        layer.self_attn.out_proj.load_state_dict(block.attn.out_proj.state_dict())
-        weights, biases = block.attn.in_proj_weight.chunk(3), block.attn.in_proj_bias.chunk(3)
-        for name, weight, bias in zip(("q_proj", "k_proj", "v_proj"), weights, biases, strict=True):
-            getattr(layer.self_attn, name).weight.copy_(weight)
-            getattr(layer.self_attn, name).bias.copy_(bias)
-    return model.eval()

@@ -13,6 +13,8 @@ import transformers
 from transformers import ImageTextToTextPipeline, pipeline
 
 from adem_vl_hf import AdemVLProcessor
+from adem_vl_hf.modeling import videos
+from adem_vl_hf.modeling.images import ImageError
 from adem_vl_hf.modeling.pipeline import AdemVLImageToTextPipeline
 
 TEMPLATE = (
@@ -126,3 +128,17 @@ def test_ours_captions(model, processor, paths):
     alone = [made(path, prompt="a photo of", **FEW)[0]["generated_text"] for path in paths]
     assert alone == [continued(model, processor, path, "a photo of").removeprefix("a photo of") for path in paths]
     assert [row[0]["generated_text"] for row in made(paths, prompt="a photo of", **FEW)] == alone
+
+
+def test_ours_opens_each_picture_once(model, processor, paths, monkeypatch):
+    opened, open_image = [], videos.open_image
+    monkeypatch.setattr(videos, "open_image", lambda source: opened.append(source) or open_image(source))
+    made = AdemVLImageToTextPipeline(model=model, processor=processor)
+    made(paths, **FEW)
+    assert opened == paths
+
+
+@pytest.mark.parametrize("nothing", [None, ["0.png", "1.png"]])
+def test_ours_refuses_what_is_no_picture(model, processor, nothing):
+    with pytest.raises(ImageError, match="object: not an image; give a path"):
+        AdemVLImageToTextPipeline(model=model, processor=processor)([nothing])

@@ -89,6 +89,11 @@ def test_padding_side(processor, padding_side):
     assert not mask[0].all()
 
 
+def test_without_a_tokenizer_there_is_no_processor():
+    with pytest.raises(ValueError, match="tokenizer is missing: pass the tokenizer of the language model"):
+        AdemVLProcessor(CLIPImageProcessor())
+
+
 def test_the_image_token_is_a_mark_too(processor):
     word = processor.image_token
     marked, named = (processor(images=tiny.picture(), text=f"a {mark} cat")["input_ids"] for mark in ("<image>", word))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import open_clip
 import pytest
+import scripts
 import tiny
 import torch
 from open_clip.modified_resnet import ModifiedResNet
@@ -18,10 +19,11 @@ from adem_vl_hf.modeling.vision import (
     OpenClipVisionTower,
     VisionAdapter,
     attach_vision_adapters,
-    clip_vision_from_open_clip,
     open_clip_vision_config,
     vision_features,
 )
+
+clip_vision_from_open_clip = scripts.load("examples/train_tower.py").clip_vision_from_open_clip
 
 
 @torch.no_grad()
