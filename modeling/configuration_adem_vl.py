@@ -40,7 +40,7 @@ class AdemVLConfig(FrozenBasesConfig):
     """
 
     model_type = "adem_vl"
-    keys_to_ignore_at_inference = ["past_key_values", "image_hidden_states"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "image_outputs", "image_hidden_states"]
     adapter_fields = (
         "vision_backend",
         "vision_feature_layer",

@@ -45,7 +45,7 @@ class EvlmConfig(FrozenBasesConfig):
     """
 
     model_type = "evlm"
-    keys_to_ignore_at_inference = ["past_key_values", "router_logits", "router_load"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "image_outputs", "router_logits", "router_load"]
     adapter_fields = (
         "vision_backend",
         "cross_attention_interval",

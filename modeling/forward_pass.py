@@ -4,17 +4,35 @@ Shapes: B batch, T text positions, n images a row (at most), I images in the bat
 patches, D width of the language model, C width of the tower.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from .image_inputs import ImageRows, merge_image_embeds
 from .vision import vision_features
 from .visual_memory import CACHE, VisualCacheLayer, VisualMemory, visual_cache_layer
 
 IGNORED = -100  # label of a position that is not supervised
+
+
+@dataclass
+class SeeingCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """Transformers' own outputs of a causal LM, and the vision tower's.
+
+    ``logits`` are None in training with labels, where only supervised positions are computed.
+
+    Args:
+        image_outputs (BaseModelOutputWithPooling | None): the vision tower's outputs, when ``pixel_values`` are given.
+    """
+
+    image_outputs: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple:
+        """Convert to a tuple of all that is not None, the tower's outputs to one of their own."""
+        return tuple(self[key].to_tuple() if key == "image_outputs" else self[key] for key in self.keys())
 
 
 class ForwardPass:
@@ -133,7 +151,8 @@ class ForwardPass:
             [I, 1+N, C] ([I, k, 1+N, C] of k levels), or None where there is no image.
         """
         if rows.pixels is not None and len(rows.pixels):
-            return self.get_image_features(rows.pixels, return_dict=True).pooler_output  # type: ignore[union-attr]
+            rows.outputs = self.get_image_features(rows.pixels, return_dict=True)
+            return rows.outputs.pooler_output
         if not self.tower_always_runs():
             return None
         # empty, not zero: the same output as a batch without images, but every parameter gets a (zero) gradient
@@ -178,7 +197,8 @@ class ForwardPass:
         embeds = memory.embeds
         if embeds is not None:
             embeds = rows.input_embeds(embeds, embed, self.config.image_token_id, scale, ids)
-        return memory._replace(key=memory.key.to(dtype), value=memory.value.to(dtype), embeds=embeds)
+        key, value = memory.key.to(dtype), memory.value.to(dtype)
+        return memory._replace(key=key, value=value, embeds=embeds, image_outputs=rows.outputs)
 
     def memory_for(
         self,

@@ -25,6 +25,7 @@ class ImageRows:
 
     def __init__(self, pixels: torch.Tensor | None, mask: torch.Tensor | None, batch: int) -> None:
         self.pixels, self.mask, self.batch = pixels, mask, batch
+        self.outputs: Any = None  # the vision tower's, once it ran
 
     @classmethod
     def pair(cls, pixel_values: torch.Tensor | None, image_mask: torch.Tensor | None, batch: int) -> "ImageRows":

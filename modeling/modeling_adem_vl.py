@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from transformers import GenerationMixin
-from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs
 
 from .adapter_adem_vl import AdemVLAdapter
 from .configuration_adem_vl import AdemVLConfig
+from .forward_pass import SeeingCausalLMOutputWithPast
 from .fused_layers import attach_fusion
 from .fusion import memory_for_one_position
 from .modeling_base import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .checkpoint import AdapterCheckpointMixin  # noqa: F401
     from .configuration_base import FrozenBasesConfig  # noqa: F401
     from .decoder import decoder_layers  # noqa: F401
-    from .forward_pass import ForwardPass  # noqa: F401
     from .generation import VisualGenerationMixin  # noqa: F401
     from .image_inputs import ImageRows  # noqa: F401
     from .images import open_image  # noqa: F401
@@ -40,10 +39,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class AdemVLCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """Outputs of the model: Transformers' own of a causal LM, and the visual prompt.
-
-    ``logits`` are None in training with labels, where only supervised positions are computed.
+class AdemVLCausalLMOutputWithPast(SeeingCausalLMOutputWithPast):
+    """Outputs of the model: those of every model that sees, and the visual prompt.
 
     Args:
         image_hidden_states (Tensor | None): the visual prompt V, [B, S, D], when ``pixel_values`` are given.
@@ -219,6 +216,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            image_outputs=None if memory is None else memory.image_outputs,
             image_hidden_states=None if memory is None else memory.prompt,
             **{CACHE: outputs.get(CACHE)},
         )

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from transformers import GenerationMixin
-from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import TransformersKwargs
 
 from .adapter_evlm import EvlmAdapter
 from .configuration_evlm import EvlmConfig
 from .cross_attention import attach_cross_attention, balance
+from .forward_pass import SeeingCausalLMOutputWithPast
 from .image_inputs import ImageRows, image_token_mask
 from .modeling_base import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
 from .trained_in_base import unfreeze_blocks
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from .checkpoint import AdapterCheckpointMixin  # noqa: F401
     from .configuration_base import FrozenBasesConfig  # noqa: F401
     from .decoder import decoder_layers  # noqa: F401
-    from .forward_pass import ForwardPass  # noqa: F401
     from .generation import VisualGenerationMixin  # noqa: F401
     from .images import open_image  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
@@ -42,11 +41,10 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class EvlmCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """Outputs of the model: Transformers' own of a causal LM, and what the router of the experts did.
+class EvlmCausalLMOutputWithPast(SeeingCausalLMOutputWithPast):
+    """Outputs of the model: those of every model that sees, and what the router of the experts did.
 
-    ``loss`` has the weighted ``aux_loss`` in it. ``logits`` are None in training with labels, where only supervised
-    positions are computed.
+    ``loss`` has the weighted ``aux_loss`` in it.
 
     Args:
         aux_loss (FloatTensor | None): load-balancing loss, mean over the layers; 1 = all experts are used alike.
@@ -333,6 +331,7 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            image_outputs=None if memory is None else memory.image_outputs,
             **routed,
             **{CACHE: outputs.get(CACHE)},
         )

@@ -19,13 +19,15 @@ class VisualMemory(NamedTuple):
     """The memory of the images of a batch, from the adapter that computes it to the layers that read it.
 
     Args:
-        key (Tensor): ADEM-VL [B, S, D]; EVLM [B, L, S, W], split into its L layers for the pass that reads it.
-        value (Tensor): of the shape of ``key``.
+        key (Any): ADEM-VL [B, S, D]; EVLM [B, L, S, W], split into its L layers for the pass that reads it.
+        value (Any): of the shape of ``key``.
         slots (Any): ADEM-VL: [B, S] bool, the slots that exist, None = all. EVLM: [B, S], the number of the image that
             each slot belongs to, and for the pass that reads it a ``SlotVisibility``.
-        embeds (Tensor | None): input embeddings of the images. The adapter gives [B, n, m, D], the model [B, n*m, D].
+        embeds (torch.Tensor | None): input embeddings of the images: from the adapter [B, n, m, D], from the model
+            [B, n*m, D].
         all_frames (Any): EVLM: [B] bool, rows whose text sees every image.
-        prompt (Tensor | None): ADEM-VL: the visual prompt V, [B, S, D].
+        prompt (torch.Tensor | None): ADEM-VL: the visual prompt V, [B, S, D].
+        image_outputs (Any): the vision tower's outputs, of the I images that exist; None where there is no image.
     """
 
     key: Any
@@ -34,6 +36,7 @@ class VisualMemory(NamedTuple):
     embeds: torch.Tensor | None = None
     all_frames: Any = None
     prompt: torch.Tensor | None = None
+    image_outputs: Any = None
 
     def of_rows(self, pick: Callable[[torch.Tensor], torch.Tensor]) -> "VisualMemory":
         """Apply a choice of rows to every tensor; the first dimension of each is the batch.
@@ -74,7 +77,7 @@ class VisualCacheLayer(DynamicLayer):
             memory (VisualMemory): everything that the text reads from now on.
             newest (VisualMemory): the part of it that was added last.
         """
-        self.memory, self.newest = memory._replace(embeds=None, prompt=None), newest.key
+        self.memory, self.newest = memory._replace(embeds=None, prompt=None, image_outputs=None), newest.key
         self.placed: torch.Tensor | int = 0  # [B], embeddings of the newest images that the text has taken
 
     def reset(self) -> None:
