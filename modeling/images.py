@@ -17,6 +17,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
+IMAGE_MARK = "<image>"  # says in a text where an image stands
+CAPTION_PROMPT = "a picture of"  # the prompt for captions in the authors' code
 
 # by EXIF orientation (EXIF 2.32, tag 0x0112): the transposition that turns the stored pixels upright; 1 needs none
 TURN_UPRIGHT = {

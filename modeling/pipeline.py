@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from transformers import BatchFeature, Pipeline
 
-from .images import ImageSource
+from .images import CAPTION_PROMPT, ImageSource
 
-DEFAULT_PROMPT = "a picture of"
 MAX_NEW_TOKENS = 32
 
 
@@ -66,7 +65,7 @@ class AdemVLImageToTextPipeline(Pipeline):
             raise ValueError("no picture given: pass a path, a PIL image, or a list of either")
         return super().__call__(inputs, **kwargs)
 
-    def preprocess(self, image: ImageSource, prompt: str = DEFAULT_PROMPT) -> BatchFeature:
+    def preprocess(self, image: ImageSource, prompt: str = CAPTION_PROMPT) -> BatchFeature:
         """Make the model inputs of one image and the prompt.
 
         Args:

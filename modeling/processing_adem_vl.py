@@ -22,9 +22,9 @@ from transformers import (
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
-from .images import ImageSource
-from .row_layout import IMAGE_MARK, VIDEO_MARK, Row, RowLayout, choose_image_token, load_tokenizer, name_tokenizer_class
-from .videos import Video, pair_with_rows, pixel_inputs
+from .images import IMAGE_MARK, ImageSource
+from .row_layout import Row, RowLayout, choose_image_token, load_tokenizer, name_tokenizer_class
+from .videos import VIDEO_MARK, Video, pair_with_rows, pixel_inputs
 
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
     from .bases import split_gguf  # noqa: F401

@@ -16,8 +16,9 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .bases import split_gguf
+from .images import IMAGE_MARK
+from .videos import VIDEO_MARK
 
-IMAGE_MARK, VIDEO_MARK = "<image>", "<video>"
 PREFIX_WITH_IMAGE, PREFIX_WITHOUT_IMAGE = "Image: ", "Image: N/A"
 NO_TEXT = (0, 0)  # offsets of a token that no character of the text stands for
 

@@ -23,6 +23,7 @@ from transformers import BaseImageProcessor
 from .images import ImageError, ImageSource, open_image
 
 VideoSource = str | os.PathLike[str] | Sequence[ImageSource]
+VIDEO_MARK = "<video>"  # says in a text where the frames of a video stand
 Video = VideoSource | np.ndarray | torch.Tensor | Sequence[np.ndarray | torch.Tensor]  # as a processor takes it
 
 # of the files that are frames in a folder; others there are passed over

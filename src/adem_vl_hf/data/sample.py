@@ -9,8 +9,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from PIL import Image
 
-from ..modeling.pipeline import DEFAULT_PROMPT as CAPTION_PROMPT
-from ..modeling.row_layout import IMAGE_MARK, VIDEO_MARK
+from ..modeling.images import CAPTION_PROMPT, IMAGE_MARK
+from ..modeling.videos import VIDEO_MARK
 from .media import ImageError, open_image
 
 __all__ = [
