@@ -10,7 +10,7 @@ USED = {
     "fusion_adem_vl": "AdemVLAdapter VisionAdapter fuse kernel_map count_parameters",
     "inputs_adem_vl": "merge_image_embeds",
     "frozen_adem_vl": "FrozenBasesForConditionalGeneration",
-    "distributed_adem_vl": "several_processes own_class",
+    "distributed_adem_vl": "several_processes",
     "base_configuration_adem_vl": "FrozenBasesConfig",
     "lora_adem_vl": "attach_lora complete_lora",
     "unfrozen_adem_vl": "unfreeze_blocks",

@@ -21,7 +21,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "checkpoint_adem_vl": ("checkpoint",),
     "cross_attention_evlm": ("cross_attention",),
     "decoder_adem_vl": ("decoder", "forward_pass"),
-    "distributed_adem_vl": ("forward_pass", "checkpoint"),
+    "distributed_adem_vl": ("forward_pass",),
     "experts_evlm": ("cross_attention",),
     "frozen_adem_vl": ("modeling_base",),
     "fusion_adem_vl": ("fusion", "adapter_adem_vl", "vision"),
