@@ -1,4 +1,5 @@
-# `make demo` trains, evaluates, saves, reloads and shows; `make test` installs and runs every check that CI runs.
+# `make demo` trains, evaluates, saves, reloads and shows. `make test` installs and tests every feature once; CI runs
+# `make test-all` too: what else is worth knowing and takes longer.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,39 +8,12 @@ OLDEST := $(VENV)/oldest
 V5.0 := $(VENV)/5.0
 LMMS := $(VENV)/lmms-eval
 SUITE := $(VENV)/transformers-tests
-# what the older supported versions of Transformers are tried with: the model, its checkpoints, its training
-CORE := tests/modeling/test_ablations.py \
-	tests/modeling/test_chat.py \
-	tests/modeling/test_checkpoint.py \
-	tests/modeling/test_checkpoint_errors.py \
-	tests/data/test_collator.py \
-	tests/modeling/test_configuration.py \
-	tests/modeling/test_evlm_forward.py \
-	tests/modeling/test_evlm_generation.py \
-	tests/modeling/test_experts.py \
-	tests/modeling/test_families.py \
-	tests/modeling/test_forward.py \
-	tests/modeling/test_fusion.py \
-	tests/modeling/test_generation.py \
-	tests/modeling/test_generation_options.py \
-	tests/modeling/test_gradients.py \
-	tests/hub/test_upload.py \
-	tests/modeling/test_lora.py \
-	tests/modeling/test_parity.py \
-	tests/modeling/test_peft.py \
-	tests/modeling/test_pipelines.py \
-	tests/modeling/test_processor_options.py \
-	tests/modeling/test_processor_pictures.py \
-	tests/modeling/test_published.py \
-	tests/modeling/test_remote_code.py \
-	tests/training/test_resume.py \
-	tests/modeling/test_several_images.py \
-	tests/training/test_training.py \
-	tests/training/test_training_options.py \
-	tests/modeling/test_unfrozen_blocks.py \
-	tests/modeling/test_vision.py
+# the tests of a file stay on one process, which makes their fixtures once
+PYTEST := -m pytest -n 2 --dist loadscope
+# the kernels of a processor without AVX-512, which round otherwise
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo check docs test test-5.0 table clean
+.PHONY: demo check docs test test-all test-slow test-lmms-eval test-oldest test-5.0 test-avx2 table clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,7 +33,6 @@ $(SUITE)/installed: $(VENV)/installed
 		-c constraints.txt -d $(SUITE) transformers
 	tar xzf $(SUITE)/transformers-*.tar.gz -C $(SUITE) --strip-components=1 --wildcards '*/tests/test_*.py'
 	touch $(SUITE)/tests/__init__.py
-	rm $(SUITE)/transformers-*.tar.gz
 	touch $@
 
 demo: $(VENV)/installed
@@ -76,14 +49,28 @@ check: docs
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
-test: check $(OLDEST)/installed $(SUITE)/installed $(LMMS)/installed
-	$(BIN)/python -m pytest -n 2
-	PYTHONPATH=$(CURDIR)/$(LMMS) $(BIN)/python -m pytest tests/evaluation/test_lmms_eval.py
-	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest -n 2 $(CORE)
+# every feature once, in a few minutes (the markers are explained in pyproject.toml)
+test: check
+	$(BIN)/python $(PYTEST) -m "not slow"
 
-# the first version 5, between the two that `make test` tries
-test-5.0: $(VENV)/installed $(V5.0)/installed
-	PYTHONPATH=$(CURDIR)/$(V5.0) $(BIN)/python -m pytest -n 2 $(CORE)
+# what `make test` leaves out
+test-all: test-slow test-lmms-eval test-oldest test-5.0 test-avx2
+
+test-slow: $(SUITE)/installed
+	$(BIN)/python $(PYTEST) -m slow
+
+test-lmms-eval: $(LMMS)/installed
+	PYTHONPATH=$(CURDIR)/$(LMMS) $(BIN)/python -m pytest tests/evaluation/test_lmms_eval.py
+
+test-oldest: $(OLDEST)/installed
+	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python $(PYTEST) -m core
+
+# the first version 5, between the oldest and the newest
+test-5.0: $(V5.0)/installed
+	PYTHONPATH=$(CURDIR)/$(V5.0) $(BIN)/python $(PYTEST) -m core
+
+test-avx2: $(VENV)/installed
+	$(AVX2) $(BIN)/python $(PYTEST) -m "core and not slow"
 
 # measures the shipped checkpoint (resumable) and rewrites the tables of README.md
 table: $(VENV)/installed

@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def bases(request, tmp_path_factory) -> Path:
-    """A folder with ``llama`` (of another family where a test asks for one by ``families.each``) and ``clip``."""
+    """A folder with ``llama`` (of another family where a test asks for one) and ``clip``."""
     import families
 
     return families.save_bases(tmp_path_factory.mktemp("bases"), getattr(request, "param", "llama"))

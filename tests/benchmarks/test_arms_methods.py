@@ -4,6 +4,7 @@ import peers
 import pytest
 import tiny
 import torch
+from closeness import assert_close
 from torch.nn import functional as F
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
@@ -86,7 +87,7 @@ def test_untrained_it_is_the_bare_language_model(bases, name):
         peers.logits(m, given) for m, given in ((model, inputs), (bare, {"inputs_embeds": embeds, **text}))
     )
     kept = inputs["attention_mask"].bool()
-    torch.testing.assert_close(found[kept], expected[kept], atol=1e-5, rtol=1e-5)
+    assert_close(found[kept], expected[kept])
 
 
 @torch.no_grad()
@@ -113,13 +114,11 @@ def test_untrained_lavin_is_the_bare_language_model_that_never_saw_the_modality_
     embeds, _ = merge_image_embeds(inputs["input_ids"][:, 1:], None, seen[:, 1:], embed, tiny.IMAGE_TOKEN_ID)
     kept = inputs["attention_mask"][:, 1:]
     expected = peers.logits(bare, {"inputs_embeds": embeds, "attention_mask": kept})
-    torch.testing.assert_close(
-        peers.logits(model, inputs)[:, 1:][kept.bool()], expected[kept.bool()], atol=1e-5, rtol=1e-5
-    )
+    assert_close(peers.logits(model, inputs)[:, 1:][kept.bool()], expected[kept.bool()])
     # the image's words are the class tokens of all three blocks, as they are
     tower = vision_features(model.vision_tower, inputs["pixel_values"], [1, 2, 3]).pooler_output[:, :, 0]
     with torch.no_grad():
-        torch.testing.assert_close(seen[[0, 2], 1:], model.adapter.projector(tower[[0, 2]]))
+        assert_close(seen[[0, 2], 1:], model.adapter.projector(tower[[0, 2]]))
 
 
 def test_lavin_routes_by_the_modality_token_alone(bases):
@@ -137,7 +136,7 @@ def test_lavin_routes_by_the_modality_token_alone(bases):
     deaf = peers.logits(model, inputs)
     with torch.no_grad():
         model.adapter.modality.mul_(-2)
-    torch.testing.assert_close(peers.logits(model, inputs)[:, 1:], deaf[:, 1:])
+    assert_close(peers.logits(model, inputs)[:, 1:], deaf[:, 1:])
     with pytest.raises(ValueError, match="no modality token"):
         model(input_ids=torch.tensor([[1, 7]]))
 
@@ -151,9 +150,9 @@ def test_lavins_adapter_is_two_grouped_convolutions(bases):
         kernel = adapter.up[expert].transpose(1, 2).flatten(0, 1)[..., None]  # [D, 8 / 2, 1]
         up = F.conv1d(low, kernel, adapter.up_bias[expert], groups=2).transpose(1, 2)
         expected = expected + weights[:, expert, None, None] * up
-    torch.testing.assert_close(adapter(z, weights), expected)
+    assert_close(adapter(z, weights), expected)
     logits = adapter.router(z[:, 0])
-    torch.testing.assert_close(adapter.route(z[:, 0]), (logits / adapter.temperature).softmax(-1))
+    assert_close(adapter.route(z[:, 0]), (logits / adapter.temperature).softmax(-1))
 
 
 def captured(module, of_input):
@@ -175,7 +174,7 @@ def test_memvps_term_by_hand(bases):
     visual[[0, 2], : tiny.GRID**2] = 0.01 * patches[0]
     scores = F.silu(given[0] @ (visual + adapter.key_embedding).transpose(1, 2))
     gated = mlp.down_proj(F.silu(mlp.gate_proj(given[0])) * mlp.up_proj(given[0]))
-    torch.testing.assert_close(gave[0], gated + 0.1 * scores @ (visual + adapter.value_embedding))
+    assert_close(gave[0], gated + 0.1 * scores @ (visual + adapter.value_embedding))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -193,7 +192,7 @@ def test_llama_adapters_prompts_by_hand(bases, attention):
     model.adapter.gates.zero_()
     peers.logits(model, inputs)
     tower = vision_features(model.vision_tower, inputs["pixel_values"][[0, 2]], [1, 2, 3]).pooler_output[:, :, 0]
-    torch.testing.assert_close(image[0][0], tower.flatten(1))
+    assert_close(image[0][0], tower.flatten(1))
     prompts = model.adapter.prompts[0].expand(3, -1, -1).clone()  # [B, K, D]
     prompts[[0, 2]] += image[0][1][:, None]
     heads, size = 4, layer.head_dim
@@ -207,23 +206,22 @@ def test_llama_adapters_prompts_by_hand(bases, attention):
     weights = (query @ key.transpose(2, 3) / size**0.5).softmax(-1)
     added = gates[0].tanh()[:, None, None] * (weights @ value)
     found = (mixed[0] - mixed[1]).unflatten(-1, (heads, size)).transpose(1, 2)
-    torch.testing.assert_close(found, added, atol=1e-5, rtol=1e-4)
+    assert_close(found, added)
 
 
 def test_the_authors_order_of_computation_gives_the_same_numbers(bases):
     (ours, processor), (theirs, _) = (peers.build(bases, name) for name in ("adem_vl", "adem_vl_authors"))
     inputs = peers.batch(processor)
     assert ours.adapter_state_dict().keys() == theirs.adapter_state_dict().keys()
-    torch.testing.assert_close(peers.logits(theirs, inputs), peers.logits(ours, inputs), atol=1e-5, rtol=1e-5)
+    assert_close(peers.logits(theirs, inputs), peers.logits(ours, inputs))
     outputs = [model.train()(**inputs) for model in (ours, theirs)]
-    torch.testing.assert_close(outputs[1].loss, outputs[0].loss, atol=1e-5, rtol=1e-5)
+    assert_close(outputs[1].loss, outputs[0].loss)
     assert outputs[0].logits is None
     assert outputs[1].logits.shape[:2] == inputs["input_ids"].shape  # of every position
     gradients = []
     for model, output in zip((ours, theirs), outputs, strict=True):
         output.loss.backward()
         gradients.append(tiny.gradients(model))
-    for name, expected in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], expected, atol=1e-5, rtol=1e-5)
+    assert_close(gradients[1], gradients[0])
     text = {name: x for name, x in inputs.items() if name not in ("pixel_values", "image_mask", "labels")}
-    torch.testing.assert_close(peers.logits(theirs.eval(), text), peers.logits(ours.eval(), text), atol=1e-5, rtol=1e-5)
+    assert_close(peers.logits(theirs.eval(), text), peers.logits(ours.eval(), text))

@@ -6,6 +6,7 @@ import pytest
 import scripts
 import tiny
 import torch
+from closeness import assert_close
 
 from adem_vl_hf import EvlmForConditionalGeneration
 
@@ -50,7 +51,7 @@ def test_every_way_of_the_fused_term_computes_the_same(backward, monkeypatch):
     embeddings = torch.randn(1, 9, 12), torch.randn(1, 9, 12)
     key = script.kernel_map(visual + embeddings[0], "silu")
     ours = script.fuse(hidden_states, key, script.SCALE * (visual + embeddings[1]), "silu", script.DROP_RATIO)
-    assert torch.allclose(script.authors_way(hidden_states, visual, *embeddings), ours, atol=1e-5)
+    assert_close(script.authors_way(hidden_states, visual, *embeddings), ours)
     made = script.ways(2, 7, 9, 12, torch.float32, backward)
     assert tuple(made) == script.WAYS
     for run in made.values():

@@ -11,6 +11,8 @@ from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.sample import Sample
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 
+pytestmark = pytest.mark.core
+
 
 class LetterProcessor:
     """One token per letter and one for the end, with the interface and the refusals of AdemVLProcessor."""

@@ -9,6 +9,7 @@ import pytest
 import scripts
 import tiny
 import torch
+from closeness import assert_close
 from hub_server import hub_env, run_client, serve_hub
 from PIL import Image
 from safetensors.torch import load_file
@@ -192,7 +193,7 @@ def test_lora_beside_the_adapter_and_merged(bases, tmp_path, monkeypatch, capsys
     assert one.config.lora is None
     inputs = tiny.batch([8], [True])
     with torch.no_grad():
-        torch.testing.assert_close(one(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-5)
+        assert_close(one(**inputs).logits, model(**inputs).logits)
     scripts.call(scripts.load("examples/caption.py"), monkeypatch, merged, pictures / "0.png")
     assert str(pictures / "0.png") in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Tiny random language models of the families that the feature table names, and of more; tests that run on each."""
+"""Tiny random language models of the families that the feature table names, and of more."""
 
 from pathlib import Path
 
@@ -27,6 +27,8 @@ OTHERS = {
     "cohere": {},
 }
 FAMILIES = {**TABLE, **OTHERS}
+# what `make test` runs: the plainest, and the one with the most beside it (norms before and after, windows, soft caps)
+QUICK = ("llama", "gemma2")
 
 
 def save(folder: Path, family: str, **fields) -> Path:
@@ -41,6 +43,11 @@ def save_bases(folder: Path, family: str, **fields) -> Path:
     return folder
 
 
-def each(fixture: str = "bases") -> pytest.MarkDecorator:
-    """Runs a test that uses this fixture once for each family of the table, which the fixture gets as its parameter."""
-    return pytest.mark.parametrize(fixture, TABLE, indirect=True, scope="module")
+def parameter(family: str, *values):
+    """A family, and values beside it, as a parameter of a test; of most families ``make test-all`` alone runs it."""
+    return pytest.param(family, *values, marks=[] if family in QUICK else pytest.mark.slow)
+
+
+def parameters(names=TABLE) -> list:
+    """Each of these families as a parameter."""
+    return [parameter(family) for family in names]

@@ -1,7 +1,7 @@
 """Transformers' own test-suites, as modules that can be imported.
 
-`make test` fetches them from the source distribution of the pinned Transformers (``.venv/transformers-tests``). That
-one holds the suites of models and processors; those of generation and export are in the repository alone, and run too
+`make test-all` fetches them from the source distribution of the pinned Transformers (``.venv/transformers-tests``). It
+holds the suites of models and processors; those of generation and export are in the repository alone, and run too
 where this folder is a copy of its ``tests/``.
 """
 
@@ -11,8 +11,10 @@ import types
 from pathlib import Path
 
 import pytest
+import transformers
 
 SUITE = Path(sys.prefix) / "transformers-tests" / "tests"
+SOURCE = SUITE.parent / f"transformers-{transformers.__version__}.tar.gz"
 PACKAGE = "transformers_tests"
 # what is empty in the place of what
 IN_THE_REPOSITORY_ALONE = {
@@ -23,9 +25,9 @@ IN_THE_REPOSITORY_ALONE = {
 
 
 def suite(name: str):
-    """A module of the suites; the module that asks for it is skipped where they were not fetched."""
-    if not SUITE.is_dir():
-        pytest.skip("make test fetches Transformers' own tests", allow_module_level=True)
+    """A module of the suites; the module that asks for it is skipped where those of this version were not fetched."""
+    if not SOURCE.is_file():
+        pytest.skip("make test-all fetches the tests of the newest Transformers", allow_module_level=True)
     if PACKAGE not in sys.modules:
         _open()
     return importlib.import_module(f"{PACKAGE}.{name}")

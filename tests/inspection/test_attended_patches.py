@@ -4,6 +4,7 @@ import evlm
 import pytest
 import tiny
 import torch
+from closeness import assert_close
 from PIL import Image
 
 from adem_vl_hf import EvlmProcessor
@@ -38,7 +39,7 @@ def test_one_layer_mixed_the_values_with_these_weights(bases, tmp_path):
     answer = (inputs["labels"][0] != -100).nonzero().flatten()[:-1]
     with torch.no_grad():
         value = model.get_visual_memory(inputs["pixel_values"], inputs["image_mask"])["visual_value"][0, 0]  # [S, W]
-    torch.testing.assert_close(of_whole_row(found) @ value, mixed[0][0, answer - 1], atol=1e-5, rtol=1e-4)
+    assert_close(of_whole_row(found) @ value, mixed[0][0, answer - 1])
     assert found.patches_by_token.shape == (len(found.tokens), 16)
     assert found.patches_by_token.std() > 1e-3  # a place that stands out
 
@@ -60,10 +61,10 @@ def test_the_mean_over_layers_and_heads(bases, monkeypatch):
     weights = torch.cat([weights / weights.sum(-1, keepdim=True) for weights in used]).mean((0, 1))
     tokens = len(found.tokens)
     expected = weights[-tokens - 2 : -2]  # before the end of sequence, and the position that predicts it
-    torch.testing.assert_close(found.class_by_token, expected[:, 0])
-    torch.testing.assert_close(found.patches_by_token, expected[:, 1:17])
-    torch.testing.assert_close(found.zero_by_token, expected[:, 17:].sum(1))
-    torch.testing.assert_close(of_whole_row(found).sum(1), torch.ones(tokens))
+    assert_close(found.class_by_token, expected[:, 0])
+    assert_close(found.patches_by_token, expected[:, 1:17])
+    assert_close(found.zero_by_token, expected[:, 17:].sum(1))
+    assert_close(of_whole_row(found).sum(1), torch.ones(tokens))
     (grid,) = found.grids(found.patches_by_token)
     assert grid.shape == (tokens, 4, 4)
     assert torch.equal(grid[0, 1], found.patches_by_token[0, 4:8])
@@ -73,7 +74,7 @@ def test_without_zero_vectors_everything_goes_to_the_picture(bases):
     model = evlm.build(bases, zero_vectors=0, train_vision_blocks=1)
     found = attended_patches(model, processor_for(model, bases), tiny.picture(), PROMPT, ANSWER)
     assert not found.zero_by_token.any()
-    torch.testing.assert_close(found.class_by_token + found.patches_by_token.sum(1), torch.ones(len(found.tokens)))
+    assert_close(found.class_by_token + found.patches_by_token.sum(1), torch.ones(len(found.tokens)))
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,14 @@
 
 from unittest import mock
 
+import pytest
 import test_library_suite as suite
 import torch
 
 from adem_vl_hf import EvlmConfig, EvlmForConditionalGeneration
 from adem_vl_hf.modeling.cross_attention import GatedCrossAttention
 
+pytestmark = pytest.mark.slow
 drawn = GatedCrossAttention.reset
 
 

@@ -1,9 +1,11 @@
 """Transformers' own test-suite for models (``test_library_suite.py``) on the other families of the feature table."""
 
 import families
+import pytest
 import test_library_suite as suite
 from transformers import AutoConfig
 
+pytestmark = pytest.mark.slow
 # what the suite asks of a language model
 SHAPE = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",

@@ -2,12 +2,14 @@
 
 import unittest
 
+import pytest
 import tiny
 from library_suite import suite
 from transformers import CLIPImageProcessor
 
 from adem_vl_hf import AdemVLProcessor
 
+pytestmark = pytest.mark.slow
 common = suite("test_processing_common")
 TEMPLATE = (
     "{{ bos_token }}{% if tools %}tools{% endif %}"

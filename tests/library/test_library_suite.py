@@ -11,6 +11,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.visual_memory import VisualCacheLayer
 
+pytestmark = pytest.mark.slow
 common = suite("test_modeling_common")
 GenerationTesterMixin = suite("generation.test_utils").GenerationTesterMixin
 ConfigTester = suite("test_configuration_common").ConfigTester

@@ -4,12 +4,15 @@ import families
 import pytest
 import tiny
 import torch
+from closeness import assert_close
 from test_configuration import ALLOWED_PLACES
 from torch import nn
 
 from adem_vl_hf.modeling.adapter_adem_vl import pool_scales
 from adem_vl_hf.modeling.configuration_adem_vl import KERNELS
 from adem_vl_hf.modeling.fusion import fuse, kernel_map
+
+pytestmark = pytest.mark.core
 
 # families that normalise the attention's output before the residual sum
 RESCALED = {"gemma2", "gemma3_text"}
@@ -56,7 +59,7 @@ class Around(nn.Module):
 
 def places_by_family():
     """Two norms around the attention rule its output out for some (``test_families.py`` says which error)."""
-    return [(family, places) for family in families.TABLE for places in ALLOWED_PLACES
+    return [families.parameter(family, places) for family in families.TABLE for places in ALLOWED_PLACES
             if not (places[1] == "attn_out" and family in RESCALED)]  # fmt: skip
 
 
@@ -84,7 +87,7 @@ def test_where_the_query_is_taken_and_the_result_added(bases, inputs, places):
         x = torch.where((inputs["input_ids"] == tiny.IMAGE_TOKEN_ID)[..., None], memory["image_embeds"], x)
         expected = plain(inputs_embeds=x).logits
         without = tiny.language_model(bases)(inputs_embeds=x).logits
-    torch.testing.assert_close(logits(model, inputs), expected, atol=1e-4, rtol=1e-4)
+    assert_close(logits(model, inputs), expected)
     assert (expected - without).abs().max() > 1e-2
 
 
@@ -111,8 +114,8 @@ def test_the_kernel_maps_query_and_key_but_not_value(single, inputs, kernel):
     model = tiny.build(single, kernel=kernel, drop_ratio=0.0)
     memory = model.get_visual_memory(inputs["pixel_values"])
     prompt = memory["image_hidden_states"]
-    torch.testing.assert_close(memory["visual_key"], kernel_map(prompt + model.adapter.key_embedding, kernel))
-    torch.testing.assert_close(memory["visual_value"], prompt + model.adapter.value_embedding)
+    assert_close(memory["visual_key"], kernel_map(prompt + model.adapter.key_embedding, kernel))
+    assert_close(memory["visual_value"], prompt + model.adapter.value_embedding)
     seen = {}
     layer = model.get_decoder().layers[0]
     hooks = [
@@ -125,7 +128,7 @@ def test_the_kernel_maps_query_and_key_but_not_value(single, inputs, kernel):
     for hook in hooks:
         hook.remove()
     fused = (kernel_map(seen["x"], kernel) @ memory["visual_key"].mT) @ memory["visual_value"]
-    torch.testing.assert_close(seen["out"] - plain, fused, atol=1e-3, rtol=1e-3)
+    assert_close(seen["out"] - plain, fused)
 
 
 @pytest.mark.parametrize("use_cls_token", [True, False])
@@ -148,7 +151,7 @@ def test_which_image_embeddings_stand_in_the_input(bases, use_cls_token, number)
     assert torch.equal(embeds[:2], text[:2])
     assert torch.equal(embeds[-2:], text[-2:])
     if expected:
-        torch.testing.assert_close(embeds[2:-2], torch.cat(expected))
+        assert_close(embeds[2:-2], torch.cat(expected))
     assert ("adapter.cls_projector.fc1.weight" in model.adapter_state_dict()) == use_cls_token
 
 
@@ -178,7 +181,7 @@ def test_scales_of_zero_switch_the_paths_off(bases, inputs):
     silent = tiny.build(bases, fusion_scale=0.0, use_cls_token=False)
     with torch.no_grad():
         expected = plain(input_ids=text).logits
-    torch.testing.assert_close(logits(silent, inputs), expected, atol=1e-5, rtol=1e-5)
+    assert_close(logits(silent, inputs), expected)
     # beta = 0: the fused term is the learned memory, whatever the picture
     blind = tiny.build(bases, visual_scale=0.0, use_cls_token=False)
     assert torch.equal(logits(blind, inputs), logits(blind, inputs | {"pixel_values": tiny.pictures(2, seed=9)}))

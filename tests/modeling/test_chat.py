@@ -13,6 +13,7 @@ from adem_vl_hf.data.media import save_gif
 from adem_vl_hf.modeling.pipeline import AdemVLImageToTextPipeline
 from adem_vl_hf.modeling.videos import open_video
 
+pytestmark = pytest.mark.core
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
+import multiprocessing
 import re
+import resource
 import shutil
-import subprocess
-import sys
-from pathlib import Path
+import signal
 
 import architectures
 import pytest
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load as read
 from safetensors.torch import save_file
 
-pytestmark = architectures.each()
+pytestmark = [pytest.mark.core, architectures.each()]
 
 
 @pytest.fixture(scope="module")
@@ -138,20 +138,15 @@ def test_saving_to_a_file_is_refused(model, tmp_path):
         model.save_pretrained(tmp_path / "file")
 
 
-FULL_DISK = """
-import resource, signal, sys
-sys.path.insert(0, sys.argv[1])
-import architectures
-from pathlib import Path
-arch = next(arch for arch in architectures.BOTH if arch.model_type == sys.argv[2])
-model = arch.build(Path(sys.argv[3]), **arch.large)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))  # every file of the bundle fits, the weights do not
-try:
-    model.save_pretrained(sys.argv[4])
-except Exception as error:
-    print("failed:", type(error).__name__, error)
-"""
+def save_on_a_full_disk(model, folder, said):
+    """In a process that may write no file beyond 64 KiB: every file of the bundle fits, the weights do not."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+    try:
+        model.save_pretrained(folder)
+    except Exception as error:
+        said.send(str(error))
+    said.close()
 
 
 def digests(folder):
@@ -162,9 +157,13 @@ def digests(folder):
 
 def test_a_full_disk_leaves_the_checkpoint_before_as_it_was(load, bases, arch, saved, tmp_path):
     before = digests(tmp_path)
-    command = [sys.executable, "-c", FULL_DISK, Path(tiny.__file__).parent, arch, bases, saved]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
-    assert "failed: " in done.stdout, done.stderr
+    listener, said = multiprocessing.Pipe(duplex=False)
+    arguments = arch.build(bases, **arch.large), saved, said
+    process = multiprocessing.get_context("fork").Process(target=save_on_a_full_disk, args=arguments)
+    process.start()
+    said.close()
+    process.join()
+    assert "File too large" in listener.recv()  # nothing is there to receive where it did not fail
     assert digests(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]  # no leftovers beside it either
     load(saved)

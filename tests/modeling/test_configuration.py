@@ -9,6 +9,7 @@ from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig
 from adem_vl_hf import AdemVLConfig
 from adem_vl_hf.modeling.configuration_adem_vl import KERNELS, PLACES
 
+pytestmark = pytest.mark.core
 ALLOWED_PLACES = [
     ("attn_in", "attn_in"), ("attn_in", "attn_out"), ("attn_out", "attn_out"),
     ("mlp_in", "mlp_in"), ("mlp_in", "mlp_out"), ("mlp_out", "mlp_out"),

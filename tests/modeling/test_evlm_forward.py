@@ -6,10 +6,13 @@ import evlm
 import pytest
 import tiny
 import torch
+from closeness import assert_close
 from tiny import IMAGE_TOKEN_ID
 
 from adem_vl_hf import EvlmForConditionalGeneration
 from adem_vl_hf.modeling.image_inputs import ImageRows
+
+pytestmark = pytest.mark.core
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +20,8 @@ def model(bases):
     return evlm.build(bases)
 
 
-def bare(bases, model, inputs) -> torch.Tensor:
-    """The language model alone, with the media tokens at the images' places in the first ``n * m`` positions."""
-    language_model = tiny.language_model(bases)
+def bare(language_model, model, inputs) -> torch.Tensor:
+    """A language model alone, with the media tokens at the images' places in the first ``n * m`` positions."""
     embeds = language_model.get_input_embeddings()(inputs["input_ids"])
     media = model.adapter.media_tokens if model.config.media_tokens else None
     for row, number in enumerate(inputs["image_mask"].sum(1).tolist()):
@@ -34,7 +36,9 @@ def bare(bases, model, inputs) -> torch.Tensor:
 def test_gates_at_zero_leave_the_language_model_as_it_is(bases, fields):
     model = evlm.fresh(bases, **fields)
     inputs = evlm.batch(tokens=model.config.image_tokens)
-    assert torch.equal(model(**inputs).logits, bare(bases, model, inputs))
+    logits = model(**inputs).logits
+    assert torch.equal(logits, bare(model.language_model, model, inputs))
+    assert_close(logits, bare(tiny.language_model(bases), model, inputs))  # as it was saved
 
 
 @torch.no_grad()
@@ -43,7 +47,7 @@ def test_gates_at_zero_leave_the_language_model_as_it_is(bases, fields):
 def test_text_before_the_first_image_is_untouched_bit_for_bit(bases, mask_mode, zero_vectors):
     model = evlm.build(bases, mask_mode=mask_mode, zero_vectors=zero_vectors)
     inputs = evlm.batch()
-    seeing, blind = model(**inputs).logits, bare(bases, model, inputs)
+    seeing, blind = model(**inputs).logits, bare(model.language_model, model, inputs)
     for row, number in enumerate(evlm.NUMBERS):
         length = int(inputs["attention_mask"][row].sum())
         before = 2 if number else length
@@ -60,7 +64,7 @@ def test_a_batch_is_each_row_alone(bases, fields):
     together = model(**inputs).logits
     for row in range(len(evlm.NUMBERS)):
         logits = model(**evlm.alone(inputs, row)).logits[0]
-        torch.testing.assert_close(together[row, : len(logits)], logits, atol=5e-5, rtol=1e-4)
+        assert_close(together[row, : len(logits)], logits)
 
 
 @torch.no_grad()
@@ -95,9 +99,9 @@ def test_a_row_that_is_a_video_sees_all_frames(bases):
     videos = torch.tensor([False, False, False, True])
     model, whole = evlm.build(bases), evlm.build(bases, mask_mode="all_frames")
     mixed, images, frames = model(**inputs, video_mask=videos).logits, model(**inputs).logits, whole(**inputs).logits
-    torch.testing.assert_close(mixed[:3], images[:3])
+    assert_close(mixed[:3], images[:3])
     length = int(inputs["attention_mask"][3].sum())
-    torch.testing.assert_close(mixed[3, :length], frames[3, :length])
+    assert_close(mixed[3, :length], frames[3, :length])
     assert (mixed[3] - images[3]).abs().max() > 1e-3
 
 
@@ -126,13 +130,11 @@ def test_checkpointing_and_a_second_forward_leave_gradients_as_they_are(bases):
     loss = model(**inputs).loss
     model(**other)
     loss.backward()
-    for name, gradient in tiny.gradients(model).items():
-        torch.testing.assert_close(gradient, expected[name], msg=name)
+    assert_close(tiny.gradients(model), expected)
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     getattr(model, f"{name}_checkpointing_enable")()
     model(**inputs).loss.backward()
-    for name, gradient in tiny.gradients(model).items():
-        torch.testing.assert_close(gradient, expected[name], msg=name)
+    assert_close(tiny.gradients(model), expected)
 
 
 @torch.no_grad()
@@ -201,4 +203,4 @@ def test_it_is_built_and_saved_without_bases(bases, tmp_path, model):
     again = EvlmForConditionalGeneration.from_pretrained(tmp_path)
     inputs = evlm.batch()
     with torch.no_grad():
-        torch.testing.assert_close(again(**inputs).logits, whole(**inputs).logits)
+        assert_close(again(**inputs).logits, whole(**inputs).logits)

@@ -5,11 +5,13 @@ import pytest
 import tiny
 import torch
 import transformers
+from closeness import assert_close
 from transformers import DynamicCache, StaticCache
 
 from adem_vl_hf.modeling.visibility import append_images
 from adem_vl_hf.modeling.visual_memory import VisualCacheLayer, VisualMemory, visual_cache_layer
 
+pytestmark = pytest.mark.core
 OLD = int(transformers.__version__.split(".")[0]) < 5
 GREEDY = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
 
@@ -54,12 +56,12 @@ def test_a_step_with_the_cache_is_the_same_pass_without(model):
         memory = model.get_visual_memory(inputs["pixel_values"])
         first = {"input_ids": inputs["input_ids"][:, :cut], "attention_mask": inputs["attention_mask"][:, :cut]}
         out = model(**first, **memory, use_cache=True)
-        torch.testing.assert_close(out.logits, whole[:, :cut], atol=5e-5, rtol=1e-4)
+        assert_close(out.logits, whole[:, :cut])
         rest = {"input_ids": inputs["input_ids"][:, cut:], "attention_mask": inputs["attention_mask"]}
         if cut == length - 2:
             memory = {}  # the cache has it
         after = model(**rest, **memory, past_key_values=out.past_key_values).logits
-        torch.testing.assert_close(after, whole[:, cut:], atol=5e-5, rtol=1e-4)
+        assert_close(after, whole[:, cut:])
 
 
 @torch.no_grad()
@@ -101,7 +103,7 @@ def test_a_conversation_goes_on_with_another_image(bases, static):
     handle.remove()
     assert calls == [1]
     whole = model(input_ids=torch.cat([ids, more], dim=1), pixel_values=pixels).logits
-    torch.testing.assert_close(second, whole[:, 7:], atol=5e-5, rtol=1e-4)
+    assert_close(second, whole[:, 7:])
 
 
 def test_the_visual_layer_follows_the_cache():

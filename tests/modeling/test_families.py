@@ -4,14 +4,16 @@ import families
 import pytest
 import tiny
 import torch
+from closeness import assert_close, assert_equal
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.fusion import fuse
 
+pytestmark = pytest.mark.core
 STEPS = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
 
-@pytest.fixture(scope="module", params=families.FAMILIES)
+@pytest.fixture(scope="module", params=families.parameters(families.FAMILIES))
 def family(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     return tiny.build(families.save_bases(folder, request.param))
@@ -36,7 +38,7 @@ def test_each_layer_adds_the_fused_term_of_its_mlp_input(family, inputs):
         hook.remove()
         plain, output = tiny.first(plain), tiny.first(output)
         expected = plain + fuse(queries[0], key, value, "silu", family.config.drop_ratio)
-        torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+        assert_close(output, expected)
         assert (output - plain).abs().max() > 1e-3
         seen.append(layer)
 
@@ -64,7 +66,7 @@ def test_the_loss_is_the_same_on_supervised_positions_alone(family, inputs):
         family.train()
         found = family(**inputs).loss
         family.eval()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert_close(found, expected)
 
 
 def test_generation_sees_the_picture_with_and_without_the_cache(family, inputs):
@@ -86,14 +88,15 @@ def test_a_batch_gives_what_each_row_gives_alone(family, inputs):
             one = tiny.row(inputs, index)
             alone = family(**one).logits[0]
             kept = inputs["attention_mask"][index].bool()
-            torch.testing.assert_close(together[index][kept], alone, atol=1e-4, rtol=1e-4)
+            assert_close(together[index][kept], alone)
 
 
 def test_the_checkpoint_holds_the_adapter_and_loads(family, inputs, tmp_path):
     family.save_pretrained(tmp_path / "saved")
     loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert_equal(loaded.state_dict(), family.state_dict())
     with torch.no_grad():
-        assert torch.equal(loaded(**inputs).logits, family(**inputs).logits)
+        assert_close(loaded(**inputs).logits, family(**inputs).logits)
 
 
 @pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text", "granite"])

@@ -7,9 +7,11 @@ import pytest
 import tiny
 import torch
 import transformers
+from closeness import assert_close
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 
+pytestmark = pytest.mark.core
 LENGTHS, IMAGES = [9, 6, 8, 5], [True, False, True, True]
 
 
@@ -28,10 +30,10 @@ def test_a_row_of_a_mixed_padded_batch_is_what_it_is_alone(model, side):
         one = tiny.row(inputs, index)
         alone = model(**one)
         kept = inputs["attention_mask"][index].bool()
-        torch.testing.assert_close(together.logits[index][kept], alone.logits[0], atol=1e-4, rtol=1e-4)
+        assert_close(together.logits[index][kept], alone.logits[0])
         losses += alone.loss * 3
         supervised += 3
-    torch.testing.assert_close(together.loss, losses / supervised, atol=1e-5, rtol=1e-5)
+    assert_close(together.loss, losses / supervised)
 
 
 def test_rows_see_their_own_picture(model):
@@ -96,8 +98,8 @@ def test_training_mode_gives_the_same_loss_without_logits(model):
     summed = model(**inputs, num_items_in_batch=torch.tensor(24)).loss
     model.eval()
     assert out.logits is None
-    torch.testing.assert_close(out.loss, expected, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(summed, expected * 12 / 24, atol=1e-6, rtol=1e-6)
+    assert_close(out.loss, expected)
+    assert_close(summed, expected * 12 / 24)
 
 
 def test_training_builds_no_cache_unless_asked(model):
@@ -117,7 +119,7 @@ def test_a_copy_is_independent(model):
     inputs = tiny.batch(LENGTHS, IMAGES)
     expected = model(**inputs).logits
     other = copy.deepcopy(model)
-    assert torch.equal(other(**inputs).logits, expected)
+    assert_close(other(**inputs).logits, expected)
     tiny.perturb(other, seed=5)
     assert (other(**inputs).logits - expected).abs().max() > 1e-3
     assert torch.equal(model(**inputs).logits, expected)
@@ -148,8 +150,7 @@ def test_threads_do_not_see_each_others_memory(model):
         with torch.no_grad():  # a setting of each thread
             for _ in range(15):
                 try:
-                    if not torch.allclose(model(**batches[index]).logits, expected[index], atol=1e-5):
-                        wrong.append(index)
+                    assert_close(model(**batches[index]).logits, expected[index])
                 except Exception as error:  # reported by the test, not by the thread
                     wrong.append(repr(error))
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import tiny
 import torch
+from closeness import assert_close
 from torch.nn import functional as F
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
@@ -13,6 +14,8 @@ from adem_vl_hf.modeling.adapter_adem_vl import AdemVLAdapter, pool_scales
 from adem_vl_hf.modeling.fusion import adaptive_drop_, fuse, kernel_map, memory_for_one_position
 from adem_vl_hf.modeling.image_inputs import ImageRows
 from adem_vl_hf.modeling.visual_memory import VisualMemory
+
+pytestmark = pytest.mark.core
 
 
 def naive_drop(scores, drop_ratio):
@@ -75,7 +78,7 @@ def test_kernel_maps():
         "silu-min": x * sigmoid - x.min(-1, keepdim=True).values,
     }
     for kernel, values in expected.items():
-        torch.testing.assert_close(kernel_map(x, kernel), values, atol=1e-6, rtol=1e-5)
+        assert_close(kernel_map(x, kernel), values, name=kernel)
     with pytest.raises(ValueError, match="gelu"):
         kernel_map(x, "gelu")
 
@@ -96,7 +99,7 @@ def test_pool_scales_in_the_given_order(pooling, counts):
                 expected.append(window.mean(1) if pooling == "avg" else window.amax(1))
     pooled = pool_scales(patches, counts, pooling)
     assert pooled.shape == (2, sum(counts), 5)
-    torch.testing.assert_close(pooled, torch.stack(expected, 1))
+    assert_close(pooled, torch.stack(expected, 1))
 
 
 def test_fuse_is_drop_of_the_scores_times_the_values():
@@ -109,7 +112,7 @@ def test_fuse_is_drop_of_the_scores_times_the_values():
             query = F.silu(hidden[b, t])
             scores = torch.stack([query @ slot for slot in key[b]])
             kept = scores * (scores >= scores.sort().values[2])
-            torch.testing.assert_close(fused[b, t], (kept[:, None] * value[b]).sum(0), atol=1e-5, rtol=1e-5)
+            assert_close(fused[b, t], (kept[:, None] * value[b]).sum(0))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -121,7 +124,7 @@ def test_a_single_position_reads_the_memory_in_32_bits(dtype):
     fused = fuse(hidden, *memory[:2], "silu", 0.2)
     assert fused.dtype == dtype
     exact = fuse(hidden.double(), key.double(), value.double(), "silu", 0.2)
-    torch.testing.assert_close(fused, exact.to(dtype), atol=0.05, rtol=0.02)
+    assert_close(fused, exact.to(dtype))
 
 
 def test_only_a_pass_of_one_position_reads_another_copy(model):
@@ -154,16 +157,16 @@ def test_the_memory_adds_each_embedding_to_its_own_part(adapter):
         pooled = pool_scales(features[image : image + 1, 1:], [16, 4])
         prompt = F.linear(F.silu(F.linear(pooled, projector.fc1.weight, projector.fc1.bias)), projector.fc2.weight)
         prompt = 0.25 * (prompt + projector.fc2.bias)
-        torch.testing.assert_close(visual[row : row + 1], prompt)
-        torch.testing.assert_close(key[row : row + 1], F.silu(prompt + adapter.key_embedding))
-        torch.testing.assert_close(value[row : row + 1], 0.5 * (prompt + adapter.value_embedding))
+        assert_close(visual[row : row + 1], prompt)
+        assert_close(key[row : row + 1], F.silu(prompt + adapter.key_embedding))
+        assert_close(value[row : row + 1], 0.5 * (prompt + adapter.value_embedding))
     # a row without an image attends to the learned slots alone
     assert (visual[1] == 0).all()
-    torch.testing.assert_close(key[1:2], F.silu(adapter.key_embedding))
-    torch.testing.assert_close(value[1:2], 0.5 * adapter.value_embedding)
+    assert_close(key[1:2], F.silu(adapter.key_embedding))
+    assert_close(value[1:2], 0.5 * adapter.value_embedding)
     key, value, *_, visual = adapter(None, ImageRows(None, None, 2))
     assert visual is None
-    torch.testing.assert_close(value, 0.5 * adapter.value_embedding.expand(2, -1, -1))
+    assert_close(value, 0.5 * adapter.value_embedding.expand(2, -1, -1))
 
 
 def test_a_fresh_adapter_starts_as_the_authors_do(bases):

@@ -4,11 +4,12 @@ import architectures
 import pytest
 import tiny
 import torch
+from closeness import assert_close
 from transformers import DynamicCache, StaticCache
 
 from adem_vl_hf.modeling.visual_memory import visual_cache_layer
 
-pytestmark = architectures.each_family()
+pytestmark = [pytest.mark.core, architectures.each_family()]
 STEPS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
 
@@ -140,7 +141,7 @@ def test_an_emptied_cache_has_no_picture_any_more(model, prompt):
         seen = model(**prompt, past_key_values=cache).logits
         cache.reset()
         emptied = model(**text, past_key_values=cache).logits
-        torch.testing.assert_close(emptied, model(**text).logits, atol=1e-4, rtol=1e-4)
+        assert_close(emptied, model(**text).logits)
     assert (seen - emptied).abs().max() > 1e-2
 
 
@@ -171,4 +172,4 @@ def test_going_on_from_a_cache_needs_no_image_and_changes_nothing(model, prompt)
     rest = {"input_ids": start.sequences, "attention_mask": mask, "past_key_values": start.past_key_values}
     rest = model.generate(**rest, **{**STEPS, "max_new_tokens": 2}, return_dict_in_generate=True, output_logits=True)
     assert torch.equal(rest.sequences, whole.sequences)
-    torch.testing.assert_close(torch.stack(rest.logits), torch.stack(whole.logits[4:]), atol=1e-5, rtol=1e-5)
+    assert_close(torch.stack(rest.logits), torch.stack(whole.logits[4:]))

@@ -6,7 +6,7 @@ import tiny
 import torch
 from transformers import TextStreamer
 
-pytestmark = architectures.each_family()
+pytestmark = [pytest.mark.core, architectures.each_family()]
 STEPS = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
 

@@ -7,8 +7,9 @@ import pytest
 import tiny
 import torch
 import transformers
+from closeness import assert_close
 
-pytestmark = architectures.each_family()
+pytestmark = [pytest.mark.core, architectures.each_family()]
 OLD = int(transformers.__version__.split(".")[0]) < 5
 
 
@@ -37,14 +38,6 @@ def checkpointed(model, kwargs=None):
 def backward(model, inputs, **kwargs):
     model(**inputs, **kwargs).loss.backward()
     return tiny.gradients(model)
-
-
-def assert_close(found, expected):
-    assert set(found) == set(expected)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(
-            found[name], tensor, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
 
 
 def test_everything_in_the_adapter_trains_and_nothing_else(training, inputs):
@@ -98,7 +91,7 @@ def test_nothing_stays_on_the_layers(bases, training, inputs):
     # outside a layer's forward its parts are the language model's own
     x = torch.randn(1, 2, tiny.TEXT_WIDTH)
     alone = tiny.language_model(bases).model.layers[0].mlp
-    torch.testing.assert_close(layers[0].mlp(x), alone(x))
+    assert_close(layers[0].mlp(x), alone(x))
 
 
 def test_a_step_of_an_optimizer_moves_the_adapter_alone(bases, arch, inputs):
@@ -127,4 +120,4 @@ def test_the_whole_pass_compiles_into_one_graph(model, inputs):
         whole = not (OLD and hasattr(model.config.text_config, "num_experts"))
         torch.compiler.reset()  # what other models left counts against the limit
         compiled = torch.compile(model.forward, fullgraph=whole, backend="eager")
-        torch.testing.assert_close(compiled(**text, **memory, use_cache=False).logits, expected)
+        assert_close(compiled(**text, **memory, use_cache=False).logits, expected)

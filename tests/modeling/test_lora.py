@@ -1,36 +1,25 @@
 """LoRA beside the adapter (``config.lora``): one rule for what trains and is saved, PEFT's numbers, merging."""
 
 import copy
-import os
 import shutil
-import subprocess
 import sys
 
 import architectures
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file, save_file
-from training_runs import adapter, assert_equal, samples, trainer
+from closeness import assert_close, assert_equal
+from safetensors.torch import load_file
+from training_runs import adapter, samples, trainer
 
 from adem_vl_hf.loading import describe
 from adem_vl_hf.modeling.trained_in_base import attach_lora
 from adem_vl_hf.training import train
 
+pytestmark = pytest.mark.core
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 BATCH = tiny.batch([9, 7], [True, False])
 LAYERS = 3
-CLIENT = """
-import sys
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
-assert "adem_vl_hf" not in sys.modules
-with torch.no_grad():
-    save_file({"logits": model(**load_file("inputs.safetensors")).logits}, "results.safetensors")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +41,13 @@ def lora_keys(tensors):
 def test_peft_computes_what_the_formula_says(bases, arch, with_lora):
     """The same adapter on a language model whose matrices are W + alpha / r * B A."""
     folded = arch.build(bases)
-    assert not torch.allclose(logits(folded), logits(with_lora), atol=1e-2)
+    assert (logits(folded) - logits(with_lora)).abs().max() > 1e-2
     lora = with_lora.adapter.lora
     for name, module in folded.language_model.named_modules():
         if name.endswith(("q_proj", "v_proj")):
             weights = lora.get_submodule(name)
             module.weight.data += 8 / 4 * weights.lora_B.weight.data @ weights.lora_A.weight.data
-    torch.testing.assert_close(logits(folded), logits(with_lora), atol=1e-4, rtol=1e-4)
+    assert_close(logits(folded), logits(with_lora))
 
 
 @architectures.each()
@@ -67,7 +56,7 @@ def test_a_fresh_lora_changes_nothing(bases, arch, model):
     for name, parameter in fresh.adapter.lora.named_parameters():
         if "lora_B" in name:
             torch.nn.init.zeros_(parameter)
-    assert torch.equal(logits(fresh), logits(model))
+    assert_close(logits(fresh), logits(model))
     made = arch.model_class.from_base_pretrained(bases / "llama", bases / "clip", lora=LORA)
     for name, parameter in made.adapter.lora.named_parameters():
         assert (parameter == 0).all() if "lora_B" in name else (parameter != 0).all(), name
@@ -112,9 +101,7 @@ def test_activation_checkpointing_gives_the_same_gradients(bases, arch):
     getattr(model, f"{name}_checkpointing_enable")()
     model(**BATCH).loss.backward()
     found = tiny.gradients(model)
-    assert found.keys() == expected.keys()
-    for key, gradient in expected.items():
-        torch.testing.assert_close(found[key], gradient)
+    assert_close(found, expected)
 
 
 @architectures.each_family()
@@ -126,23 +113,11 @@ def test_one_file_holds_both_and_loads_both(bases, arch, with_lora, tmp_path):
     loaded, info = arch.model_class.from_pretrained(tmp_path, output_loading_info=True)
     assert loaded.config.lora == {"lora_dropout": 0.0, "use_rslora": False, **LORA}
     assert not any(info.values())
-    assert torch.equal(logits(loaded), logits(with_lora))
+    assert_equal(loaded.state_dict(), with_lora.state_dict())
+    assert_close(logits(loaded), logits(with_lora))
     (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"r": 4', '"r": 2'))
     with pytest.raises(ValueError, match=r"adapter\.lora\.\S+ is \(4, 32\) where the config needs \(2, 32\)"):
         arch.model_class.from_pretrained(tmp_path)
-
-
-@architectures.each()
-def test_it_loads_where_this_package_is_not_installed(with_lora, tmp_path):
-    with_lora.save_pretrained(tmp_path / "checkpoint")
-    save_file(BATCH, tmp_path / "inputs.safetensors")
-    blocker = tiny.package_blocker(tmp_path / "blocked")
-    env = os.environ | {"PYTHONPATH": blocker, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", CLIENT, "checkpoint"], env=env, cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert torch.equal(load_file(tmp_path / "results.safetensors")["logits"], logits(with_lora))
 
 
 @architectures.each()
@@ -151,7 +126,7 @@ def test_lora_is_float32_on_a_base_in_half_precision(bases, arch, with_lora, tmp
     half = arch.model_class.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {p.dtype for p in half.adapter.parameters()} == {torch.float32}
     assert {p.dtype for p in half.language_model.parameters()} == {torch.bfloat16}
-    torch.testing.assert_close(logits(half).float(), logits(with_lora), atol=0.3, rtol=0.1)
+    assert_close(logits(half), logits(with_lora))
 
 
 @architectures.each()
@@ -193,10 +168,11 @@ def test_a_self_contained_checkpoint_holds_every_tensor_once(arch, with_lora, tm
     assert sum(t.numel() for t in saved.values()) == sum(p.numel() for p in with_lora.parameters())
     loaded = arch.model_class.from_pretrained(tmp_path)
     assert not loaded.config.has_external_bases
-    assert torch.equal(logits(loaded), logits(with_lora))
+    assert_equal(loaded.state_dict(), with_lora.state_dict())
+    assert_close(logits(loaded), logits(with_lora))
     assert {n for n, p in loaded.named_parameters() if p.requires_grad} == set(with_lora.adapter_state_dict())
     loaded.merge_and_unload()
-    torch.testing.assert_close(logits(loaded), logits(with_lora), atol=1e-5, rtol=1e-5)
+    assert_close(logits(loaded), logits(with_lora))
 
 
 @architectures.each_family()
@@ -207,10 +183,11 @@ def test_merged_the_model_answers_the_same_and_is_saved_whole(bases, arch, with_
     assert merged.config.lora is None
     assert not merged.config.has_external_bases
     assert not [key for key in merged.state_dict() if "lora" in key or "base_layer" in key]
-    torch.testing.assert_close(logits(merged), logits(with_lora), atol=1e-4, rtol=1e-4)
+    assert_close(logits(merged), logits(with_lora))
     merged.save_pretrained(tmp_path / "merged")
     loaded = arch.model_class.from_pretrained(tmp_path / "merged")
-    assert torch.equal(logits(loaded), logits(merged))
+    assert_equal(loaded.state_dict(), merged.state_dict())
+    assert_close(logits(loaded), logits(merged))
     assert str(bases) not in (tmp_path / "merged" / "config.json").read_text()
     with pytest.raises(ValueError, match="no LoRA to merge"):
         loaded.merge_and_unload()
@@ -242,7 +219,7 @@ def test_a_copy_has_matrices_of_its_own(bases, arch):
     for parameter in other.adapter.lora.parameters():
         torch.nn.init.zeros_(parameter)
     assert torch.equal(logits(model), before)
-    assert not torch.equal(logits(other), before)
+    assert (logits(other) - before).abs().max() > 1e-2
 
 
 @architectures.each()

@@ -3,9 +3,12 @@
 import pytest
 import tiny
 import torch
+from closeness import assert_close
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.hub.convert_official import _our_name
+
+pytestmark = pytest.mark.core
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +35,19 @@ def evaluated(golden, converted):
 def test_vision_features(golden, converted):
     with torch.no_grad():
         features = converted.get_image_features(golden.inputs["pixel_values"]).pooler_output
-    torch.testing.assert_close(features, golden.expected["vision_features"], atol=1e-4, rtol=0)
+    assert_close(features, golden.expected["vision_features"])
 
 
 def test_every_hidden_state(golden, evaluated):
     states = evaluated[1]
     assert len(states) == golden.settings["layers"] + 1
     for index, state in enumerate(states):
-        torch.testing.assert_close(state, golden.expected[f"hidden_states.{index}"], atol=1e-4, rtol=0)
+        assert_close(state, golden.expected[f"hidden_states.{index}"])
 
 
 def test_logits_and_loss(golden, evaluated):
     out = evaluated[0]
-    torch.testing.assert_close(out.logits, golden.expected["logits"], atol=1e-4, rtol=0)
+    assert_close(out.logits, golden.expected["logits"])
     assert out.loss.item() == pytest.approx(golden.expected["loss"].item(), abs=1e-5)
     assert out.loss.item() == pytest.approx(golden.settings["loss"], abs=1e-5)
 
@@ -86,7 +89,7 @@ def test_an_attention_mask_changes_nothing_before_the_padding(golden, converted)
         logits = converted(**inputs, attention_mask=mask).logits
     kept = mask.bool()
     assert not kept.all()
-    torch.testing.assert_close(logits[kept], golden.expected["logits"][kept], atol=1e-4, rtol=0)
+    assert_close(logits[kept], golden.expected["logits"][kept])
 
 
 def test_the_adapter_shows(golden, converted):

@@ -17,6 +17,7 @@ from adem_vl_hf.modeling import videos
 from adem_vl_hf.modeling.images import ImageError
 from adem_vl_hf.modeling.pipeline import AdemVLImageToTextPipeline
 
+pytestmark = pytest.mark.core
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"

@@ -7,6 +7,7 @@ from transformers import CLIPImageProcessor
 
 from adem_vl_hf import AdemVLProcessor
 
+pytestmark = pytest.mark.core
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
 )

@@ -16,6 +16,7 @@ from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.media import save_gif
 from adem_vl_hf.data.sample import images_of, processor_arguments
 
+pytestmark = pytest.mark.core
 GREYS = (0, 60, 120, 180, 240)
 
 

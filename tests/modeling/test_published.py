@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from closeness import assert_close
 from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
@@ -19,6 +20,7 @@ from transformers import AutoModel, AutoProcessor
 
 import adem_vl_hf
 
+pytestmark = pytest.mark.core
 VERSION = Version(transformers.__version__)
 PUBLISHED = Path(__file__).parent.parent / "fixtures" / "published"
 NAMES = sorted(path.stem for path in PUBLISHED.glob("*.safetensors"))
@@ -81,7 +83,7 @@ def test_this_package_gives_the_answers_of_then(name):
     assert type(model).__module__.startswith(adem_vl_hf.__name__)
     rows, expected = parts(name, "inputs."), parts(name, "expected.")
     with torch.no_grad():
-        torch.testing.assert_close(model(**rows).logits, expected["logits"])
+        assert_close(model(**rows).logits, expected["logits"])
     steps = expected["tokens"].shape[1]
     tokens = model.generate(**rows, max_new_tokens=steps, do_sample=False, eos_token_id=None, pad_token_id=3)
     assert torch.equal(tokens[:, -steps:], expected["tokens"])
@@ -93,9 +95,7 @@ def test_this_package_prepares_the_same_rows(name):
     assert type(processor).__module__.startswith(adem_vl_hf.__name__)
     rows = processor(images=[Image.open(PUBLISHED / "picture.png"), None], text=["a photo", "hello"])
     expected = parts(name, "inputs.")
-    assert rows.keys() == expected.keys()
-    for key, tensor in expected.items():
-        torch.testing.assert_close(rows[key], tensor)
+    assert_close(rows, expected)
 
 
 @pytest.mark.parametrize("name", WITH_WHOLE)
@@ -137,6 +137,4 @@ def test_its_own_code_gives_the_answers_of_then(by_its_own_code, name):
     work, modules = by_its_own_code
     assert all(module.startswith("transformers_modules.") for module in modules[name])
     stored, found = (load_file(folder / f"{name}.safetensors") for folder in (PUBLISHED, work))
-    assert found.keys() == stored.keys()
-    for key, tensor in stored.items():
-        torch.testing.assert_close(found[key], tensor)
+    assert_close(found, stored)

@@ -9,11 +9,13 @@ import architectures
 import pytest
 import tiny
 import torch
+from closeness import assert_close
 from safetensors.torch import load_file, save_file
 
 from adem_vl_hf import AdemVLImageToTextPipeline
 
-pytestmark = architectures.each()
+pytestmark = [pytest.mark.core, architectures.each()]
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 CLIENT = """
 import json, sys
 import torch
@@ -26,73 +28,93 @@ try:
     raise SystemExit("adem_vl_hf can be imported")
 except ImportError:
     pass
-folder, work = sys.argv[1:]
-inputs = load_file(f"{work}/inputs.safetensors")
-config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-other = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-with torch.no_grad():
-    results = {"model": model(**inputs).logits, "other": other(**inputs).logits}
-    row = processor(images=[Image.open(f"{work}/cat.png"), None], text=["a photo", "hello"])
-    results["processed"] = model(**row).logits
-    model.save_pretrained(f"{work}/again")
-    again = AutoModel.from_pretrained(f"{work}/again", trust_remote_code=True)
-    results["again"] = again(**inputs).logits
-save_file({name: tensor.contiguous() for name, tensor in results.items()}, f"{work}/results.safetensors")
-captioner = pipeline("image-to-text", model=folder, trust_remote_code=True)
-path, picture = f"{work}/cat.png", Image.open(f"{work}/cat.png")
-answers = {
-    "path": captioner(path, max_new_tokens=4),
-    "picture": captioner(picture, max_new_tokens=4),
-    "list": captioner([path, picture], max_new_tokens=4),
-    "prompt": captioner(picture, prompt="hello", max_new_tokens=4),
-    "inferred": pipeline(model=folder, trust_remote_code=True)(path, max_new_tokens=4),
-}
-print(json.dumps({"config": type(config).__name__, "module": type(model).__module__, "answers": answers}))
+for name in sys.argv[1:]:
+    folder, inputs = f"{name}/{name}_checkpoint", load_file(f"{name}/inputs.safetensors")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    other = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+    with_lora = AutoModel.from_pretrained(f"{name}/{name}_lora", trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    path, picture = "cat.png", Image.open("cat.png")
+    with torch.no_grad():
+        results = {"model": model(**inputs).logits, "other": other(**inputs).logits, "lora": with_lora(**inputs).logits}
+        row = processor(images=[picture, None], text=["a photo", "hello"])
+        results["processed"] = model(**row).logits
+        model.save_pretrained(f"{name}/again")
+        again = AutoModel.from_pretrained(f"{name}/again", trust_remote_code=True)
+        results["again"] = again(**inputs).logits
+    save_file({name: tensor.contiguous() for name, tensor in results.items()}, f"{name}/results.safetensors")
+    captioner = pipeline("image-to-text", model=folder, trust_remote_code=True)
+    answers = {
+        "path": captioner(path, max_new_tokens=4),
+        "picture": captioner(picture, max_new_tokens=4),
+        "list": captioner([path, picture], max_new_tokens=4),
+        "prompt": captioner(picture, prompt="hello", max_new_tokens=4),
+        "inferred": pipeline(model=folder, trust_remote_code=True)(path, max_new_tokens=4),
+    }
+    printed = {"config": type(config).__name__, "module": type(model).__module__, "answers": answers}
+    with open(f"{name}/printed.json", "w") as file:
+        json.dump(printed, file)
 """
 
 
 @pytest.fixture(scope="module")
-def work(bases, arch, model, tmp_path_factory):
-    """A checkpoint with its processor, inputs, and what a process without the package made of them."""
-    work = tmp_path_factory.mktemp("remote")
-    model.save_pretrained(work / "checkpoint")
-    arch.processor(bases, model).save_pretrained(work / "checkpoint")
-    tiny.picture().save(work / "cat.png")
+def folder(bases, tmp_path_factory):
+    """For each model a checkpoint, one with LoRA, inputs, and what one process without the package made of them."""
+    folder = tmp_path_factory.mktemp("remote")
+    tiny.picture().save(folder / "cat.png")
     inputs = tiny.batch([8, 6], [True, False])
     del inputs["labels"]
-    save_file(inputs, work / "inputs.safetensors")
-    blocker = tiny.package_blocker(work / "blocked")
-    env = os.environ | {"PYTHONPATH": blocker, "HF_HOME": str(work / "home"), "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-c", CLIENT, str(work / "checkpoint"), str(work)]
-    done = subprocess.run(arguments, env=env, cwd=work, capture_output=True, text=True)
+    for arch in architectures.BOTH:
+        work, model = folder / str(arch), arch.build(bases)
+        # the names differ because Transformers keeps the code of each under the folder's name
+        model.save_pretrained(work / f"{arch}_checkpoint")
+        arch.processor(bases, model).save_pretrained(work / f"{arch}_checkpoint")
+        arch.build(bases, lora=LORA).save_pretrained(work / f"{arch}_lora")
+        save_file(inputs, work / "inputs.safetensors")
+    blocker = tiny.package_blocker(folder / "blocked")
+    env = os.environ | {"PYTHONPATH": blocker, "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CLIENT, *map(str, architectures.BOTH)]
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (work / "printed.json").write_text(done.stdout.splitlines()[-1])
-    return work
+    return folder
 
 
 @pytest.fixture(scope="module")
-def processor(arch, work):
-    return arch.processor_class.from_pretrained(work / "checkpoint")
+def work(arch, folder):
+    return folder / str(arch)
 
 
-def test_the_logits_are_the_same_bit_for_bit(work, model, processor):
+@pytest.fixture(scope="module")
+def checkpoint(arch, work):
+    return work / f"{arch}_checkpoint"
+
+
+@pytest.fixture(scope="module")
+def processor(arch, checkpoint):
+    return arch.processor_class.from_pretrained(checkpoint)
+
+
+def test_the_logits_are_the_same(bases, arch, work, model, processor):
     results = load_file(work / "results.safetensors")
     row = processor(images=[tiny.picture(), None], text=["a photo", "hello"])
+    inputs = load_file(work / "inputs.safetensors")
     with torch.no_grad():
-        expected = model(**load_file(work / "inputs.safetensors")).logits
+        expected = model(**inputs).logits
         processed = model(**row).logits
+        with_lora = arch.build(bases, lora=LORA)(**inputs).logits
     for name in ("model", "other", "again"):
-        assert torch.equal(results[name], expected), name
-    assert torch.equal(results["processed"], processed)
+        assert_close(results[name], expected, name=name)
+    assert_close(results["processed"], processed)
+    assert_close(results["lora"], with_lora)
+    assert (with_lora - expected).abs().max() > 1e-2
 
 
-def test_it_was_the_checkpoints_own_code(arch, work):
+def test_it_was_the_checkpoints_own_code(arch, work, checkpoint):
     printed = json.loads((work / "printed.json").read_text())
     assert printed["config"] == arch.config_class.__name__
     assert printed["module"].startswith("transformers_modules.")
-    files = {path.name: path.read_bytes() for path in (work / "checkpoint").iterdir()}
+    files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     again = {path.name: path.read_bytes() for path in (work / "again").iterdir()}
     assert {name: files[name] for name in again} == again
     processor_files = {
@@ -113,13 +135,13 @@ def test_the_pipeline_takes_paths_pictures_and_lists(work, model, processor):
     assert answers["prompt"] != expected
 
 
-def test_the_bundle_imports_nothing_of_the_package_around_it(work):
-    for path in (work / "checkpoint").glob("*.py"):
+def test_the_bundle_imports_nothing_of_the_package_around_it(checkpoint):
+    for path in checkpoint.glob("*.py"):
         assert "adem_vl_hf" not in path.read_text(encoding="utf-8"), path.name
 
 
-def test_the_model_file_names_every_other_file(arch, work):
+def test_the_model_file_names_every_other_file(arch, checkpoint):
     """Transformers copies what the file of the class imports; 4.57 looks no deeper."""
-    lines = (work / "checkpoint" / f"modeling_{arch}.py").read_text(encoding="utf-8").splitlines()
+    lines = (checkpoint / f"modeling_{arch}.py").read_text(encoding="utf-8").splitlines()
     named = {line.split()[1].removeprefix(".") for line in lines if line.strip().startswith("from .")}
-    assert named | {f"modeling_{arch}"} == {path.stem for path in (work / "checkpoint").glob("*.py")}
+    assert named | {f"modeling_{arch}"} == {path.stem for path in checkpoint.glob("*.py")}

@@ -3,11 +3,13 @@
 import pytest
 import tiny
 import torch
+from closeness import assert_close
 from tiny import IMAGE_TOKEN_ID
 
 from adem_vl_hf.modeling.fusion import fuse
 from adem_vl_hf.modeling.image_inputs import FRAME_SCALE
 
+pytestmark = pytest.mark.core
 NUMBERS = [2, 0, 3, 1]  # images of each row
 
 
@@ -40,7 +42,7 @@ def test_a_batch_is_each_row_alone(model):
     together = model(**inputs).logits
     for row, number in enumerate(NUMBERS):
         logits = model(**alone(inputs, row, number)).logits[0]
-        torch.testing.assert_close(together[row, : len(logits)], logits, atol=2e-5, rtol=1e-4)
+        assert_close(together[row, : len(logits)], logits)
 
 
 @torch.no_grad()
@@ -61,13 +63,13 @@ def test_the_memory_holds_the_images_one_after_another(model):
     slots = model.config.memory_size
     assert both["visual_key"].shape[1] == 2 * slots
     assert both["visual_mask"] is None
-    torch.testing.assert_close(both["visual_key"][:, :slots], first["visual_key"], atol=1e-5, rtol=1e-4)
+    assert_close(both["visual_key"][:, :slots], first["visual_key"])
     second = model.get_visual_memory(pixels[:, 1])["image_hidden_states"]
     moved = both["image_hidden_states"][:, slots:] - second  # the same for every slot: which picture it is
     order = torch.zeros_like(moved)
     if model.config.frame_embeddings:
         order += FRAME_SCALE * (model.adapter.frame_embedding[1] - model.adapter.frame_embedding[0])
-    torch.testing.assert_close(moved, order, atol=1e-5, rtol=1e-4)
+    assert_close(moved, order, scale=second.abs().max().item())
 
 
 @torch.no_grad()
@@ -84,9 +86,9 @@ def test_the_fused_term_of_several_images_is_the_mean_of_theirs(bases):
         return fuse(hidden, memory["visual_key"], memory["visual_value"], "silu", 0.3, slots)
 
     one = term(picture)
-    torch.testing.assert_close(term(rows), one, atol=1e-5, rtol=1e-4)
+    assert_close(term(rows), one)
     there = torch.tensor([[True, True, True, False, False]])
-    torch.testing.assert_close(term(rows, there), one, atol=1e-5, rtol=1e-4)
+    assert_close(term(rows, there), one)
 
 
 @torch.no_grad()

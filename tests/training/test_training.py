@@ -6,10 +6,13 @@ import architectures
 import pytest
 import tiny
 import torch
+from closeness import assert_equal
 from safetensors.torch import load_file
-from training_runs import adapter, assert_equal, samples, trainer
+from training_runs import adapter, samples, trainer
 
 from adem_vl_hf.training import fastest_setting, train, training_arguments
+
+pytestmark = pytest.mark.core
 
 
 def test_the_defaults_are_the_papers(tmp_path):
