@@ -1,4 +1,4 @@
-"""What was written before stays whole, and nothing is left beside it."""
+"""After an error the old file is as it was, and no temporary file is left."""
 
 import pytest
 

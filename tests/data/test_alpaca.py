@@ -22,7 +22,7 @@ ROWS = [
 
 @pytest.fixture
 def files(tmp_path):
-    """``alpaca_data.json`` and ``llava.json`` with its picture, which the second entry names as LLaVA does."""
+    """Write ``alpaca_data.json`` and ``llava.json`` with its image, which the second entry names as LLaVA does."""
     (tmp_path / "alpaca_data.json").write_text(json.dumps(ROWS))
     Image.new("RGB", (6, 4), "red").save(tmp_path / "COCO_train2014_000000000009.jpg")
     turns = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": "Red."}]

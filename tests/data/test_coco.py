@@ -1,4 +1,4 @@
-"""COCO captions: Karpathy's splits, the authors' training captions, and what finds the words that are scored."""
+"""COCO captions: Karpathy's splits, the authors' training captions, and the tokenizers that find the words to score."""
 
 import json
 import shutil

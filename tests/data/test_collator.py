@@ -15,7 +15,7 @@ pytestmark = pytest.mark.core
 
 
 class LetterProcessor:
-    """One token per letter and one for the end, with the interface and the refusals of AdemVLProcessor."""
+    """Makes one token per letter and one for the end, with the interface and the errors of AdemVLProcessor."""
 
     def __call__(self, images, text, suffix, max_length, return_tensors):
         assert return_tensors == "pt"
@@ -89,7 +89,7 @@ def test_images_that_are_not_rgb_are_opened(tmp_path):
     ]
     assert pixels[0].unique().tolist() == [200]
     assert pixels[1].unique().tolist() == [255]
-    assert pixels[3, 0, 0, 0] > 200  # red came up
+    assert pixels[3, 0, 0, 0] > 200  # the red half is on top now
 
 
 def test_unusable_images_name_the_sample(tmp_path):
@@ -143,7 +143,7 @@ def test_stripped_samples_name_the_training_argument():
 
 @pytest.fixture(scope="module")
 def processor():
-    """The real one, with a byte-level BPE tokenizer trained on a few words and 8 x 8 pictures."""
+    """An AdemVLProcessor with a byte-level BPE tokenizer trained on a few words, for images of 8 x 8 pixels."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -194,7 +194,7 @@ def test_errors_of_the_real_processor_name_the_sample(processor):
 
 
 class Recorder(LetterProcessor):
-    """Keeps what it was called with; pictures are nobody's business here."""
+    """Records the arguments of its calls and ignores the images."""
 
     def __call__(self, images, text, suffix, max_length, return_tensors, **further):
         self.images, self.further = images, further

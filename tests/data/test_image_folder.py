@@ -1,4 +1,4 @@
-"""ImageFolder: what its lines become, and that every bad line is named."""
+"""ImageFolder: the samples of its lines, and the errors that name every bad line."""
 
 import json
 

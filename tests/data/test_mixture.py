@@ -1,4 +1,4 @@
-"""The OpenMoji mixture: blocks of one kind, in fixed shares, every sample its own."""
+"""The OpenMoji mixture: blocks of one kind, in fixed shares, without repeated samples."""
 
 from collections import Counter
 

@@ -75,7 +75,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 def test_a_sample_follows_from_seed_split_and_index(dataset, split):
     one, again = dataset(split, size=50, seed=3), dataset(split, size=10**6, seed=3)
     other_seed, other_split = dataset(split, size=50, seed=4), dataset({"train": "test", "test": "train"}[split], 50, 3)
-    for index in reversed(range(0, 50, 7)):  # whatever was drawn before
+    for index in reversed(range(0, 50, 7)):  # in any order
         sample = one[index]
         assert equal(sample, again[index])
         assert not equal(sample, other_seed[index])
@@ -118,7 +118,7 @@ def test_every_thing_comes_once_per_kind_before_any_comes_again():
 
 
 def test_a_billion_samples_cost_nothing():
-    openmoji()  # drawn once, whatever the size
+    openmoji()  # drawn once for any size
     began = time.process_time()
     names, scenes = OpenMojiNames("train", size=10**9), OpenMojiScenes("train", size=10**9)
     mixture = open_dataset("openmoji", "train", 10**9)

@@ -1,4 +1,4 @@
-"""Pairs of pictures: what is held out, whether texts say what the pictures show, and whether one of them would do."""
+"""Pairs of images: the held-out combinations, texts that are true of the images, and questions that need both."""
 
 import random
 import re

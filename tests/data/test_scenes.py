@@ -1,4 +1,4 @@
-"""Scenes: what is held out, whether texts say what the picture shows, and whether the picture shows the scene."""
+"""Scenes: the held-out combinations, texts that are true of the image, and images that show the scene."""
 
 import random
 import re
@@ -51,7 +51,7 @@ def mirrored(scene):
 
 
 def combination(scene):
-    """What is held out: the pair of things, or the one thing with its number."""
+    """Return the combination that may be held out: the pair of things, or the one thing with its number."""
     if scene.relation is None:
         return scene.groups[0].thing, "times", scene.groups[0].number
     return frozenset(group.thing for group in scene.groups)
@@ -59,7 +59,7 @@ def combination(scene):
 
 @pytest.fixture(scope="module")
 def asked():
-    """Every kind of question about test scenes, by kind: (scene, sample)."""
+    """Return scenes with their samples by kind of question."""
     pairs = [scene for scene in scenes("test", 1200) if scene.relation]
     kinds = ("presence", "count", "relation", "choice")
     return {kind: [(s, ask(s, kind, random.Random(f"{kind}-{i}"))) for i, s in enumerate(pairs)] for kind in kinds}
@@ -72,7 +72,7 @@ def test_no_combination_of_the_test_split_is_ever_in_training():
     assert len(seen) > 1500
     assert len(held_out) > 500
     assert not seen & held_out
-    # what the combinations are made of is all seen
+    # every part of the combinations is seen in training
     groups = [group for scene in train for group in scene.groups]
     assert {group.thing for group in groups} == set(range(100))
     assert {group.number for group in groups} == set(NUMBERS)
@@ -167,7 +167,7 @@ def test_relations_are_asked_of_two_kinds_only_and_unknown_kinds_refused():
 
 
 def centre(scene, data, name, seed):
-    """Where the pictures of ``name`` lie (x, y): the scene with everything else invisible."""
+    """Find the pixels (x, y) of a thing, by drawing the scene with everything else invisible."""
     hidden = {thing: sprite if thing == name else np.zeros_like(sprite) for thing, sprite in data.sprites.items()}
     pixels = np.asarray(draw_scene(scene, hidden, random.Random(seed)))
     empty = np.asarray(draw_scene(scene, dict.fromkeys(THINGS, hidden["none"]), random.Random(seed)))

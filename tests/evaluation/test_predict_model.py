@@ -62,7 +62,7 @@ def model(processor: AdemVLProcessor) -> AdemVLForConditionalGeneration:
         image_token_id=processor.image_token_id,
     )
     model = AdemVLForConditionalGeneration(config)
-    for parameter in model.parameters():  # far from the silent start, so that answers differ
+    for parameter in model.parameters():  # far from the initial values, which would give equal answers
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
 

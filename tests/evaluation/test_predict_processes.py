@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU) answer one data set: shares, one file in the end, going on from what a stopped run left."""
+"""Two processes (gloo, CPU) share a data set, leave one prediction file, and continue a stopped run."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from adem_vl_hf.evaluation.predictions import PredictionFile, part_of, read_pred
 
 @pytest.fixture(scope="module")
 def flags(bases, tmp_path_factory):
-    """What evaluates a checkpoint on four pictures, all but where the predictions go."""
+    """Return the command that evaluates a checkpoint on four images, except for the prediction file."""
     folder = tmp_path_factory.mktemp("checkpoint")
     model = tiny.build(bases)
     model.save_pretrained(folder / "run")
@@ -25,8 +25,8 @@ def flags(bases, tmp_path_factory):
 
 
 def command(argv, folder):
-    """What each of the processes does; what it prints goes to a file of its own."""
-    PartialState._reset_state()  # of the process that this one is a copy of
+    """Run one of the processes, with its output in a file of its own."""
+    PartialState._reset_state()  # this process is a copy of another, with its state
     state = PartialState(cpu=True)
     with (folder / f"printed{state.process_index}").open("w") as file, contextlib.redirect_stdout(file):
         assert main(argv) == 0
@@ -34,7 +34,7 @@ def command(argv, folder):
 
 
 def launch(argv, folder):
-    """The command on two processes; what they printed."""
+    """Run the command on two processes and return what they printed."""
     folder.mkdir(exist_ok=True)
     debug_launcher(command, (argv, folder), num_processes=2)
     return [(folder / f"printed{rank}").read_text() for rank in range(2)]
@@ -50,7 +50,7 @@ def test_two_processes_leave_the_file_of_one(flags, tmp_path, capsys):
     assert (json.loads(first), second) == (scores, "")
     assert together.read_bytes() == alone.read_bytes()
     assert sorted(path.name for path in tmp_path.glob("*.json*")) == ["alone.jsonl", "together.jsonl"]
-    # of a stopped run: the first process's file is there, the second's part is too
+    # a stopped run left the file of the first process and the part of the second
     with PredictionFile(together) as file:
         file._file.truncate(0)
         file.append({**rows[0], "prediction": "kept"})

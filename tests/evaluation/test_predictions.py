@@ -1,4 +1,4 @@
-"""Prediction files: written row by row, read back, gone on with after a kill."""
+"""Prediction files: written row by row, read again, and continued after a kill."""
 
 import json
 from pathlib import Path

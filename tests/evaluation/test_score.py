@@ -1,4 +1,4 @@
-"""Scores by task: ScienceQA's table, and what every task returns."""
+"""Scores by task: ScienceQA's table, and the result of every task."""
 
 import json
 from pathlib import Path

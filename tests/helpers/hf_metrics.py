@@ -13,7 +13,7 @@ FOLDER = Path(adem_vl_hf.__file__).parent / "evaluation" / "hf_metrics"
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
-    """``evaluate.load`` of one metric of ours, its copies and tables in a folder of these tests."""
+    """Load one metric of this package with ``evaluate.load``, whose copies and tables go to a folder of these tests."""
     folder = tmp_path_factory.mktemp("evaluate")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(folder / "modules"))

@@ -6,7 +6,7 @@ from PIL import Image
 
 
 def write(folder: Path) -> Path:
-    """Two sub-tasks in the official layout, one of each of its two kinds."""
+    """Write two sub-tasks in the official layout, one in each of its two forms."""
     folder = folder / "MME_Benchmark_release_version"
     for below, texts, suffix in (("existence", "", ".jpg"), ("landmark/images", "../questions_answers_YN", ".png")):
         pictures = folder / below

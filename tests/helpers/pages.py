@@ -1,4 +1,4 @@
-"""What the tests read of README.md and docs/."""
+"""Reads the parts of README.md and docs/ that tests check."""
 
 import re
 

@@ -16,7 +16,7 @@ COLOURS = {"red": "a cat", "blue": "two birds flying over the sea", "green": "a 
 
 
 def samples(number=8, images=True):
-    """Pictures of one colour whose text is that of the colour, some without a picture where ``images`` is "some"."""
+    """Images of one colour with the text of that colour. If ``images`` is "some", some samples have no image."""
     made = []
     for index, (colour, text) in enumerate(list(COLOURS.items()) * (number // 4 + 1)):
         picture = Image.new("RGB", (16, 16), colour)
@@ -31,7 +31,7 @@ PLAIN = {"optim": "sgd", "learning_rate": 0.5, "weight_decay": 0.0, "lr_schedule
 
 
 def blocks(number, size=2):
-    """``size`` samples with a picture, then as many without, and so on; their answers differ in length."""
+    """Blocks of ``size`` samples with an image and without one, in turn. Their answers differ in length."""
     made = samples(number)
     for index, sample in enumerate(made):
         if index // size % 2:
@@ -40,7 +40,7 @@ def blocks(number, size=2):
 
 
 def picture_folder(folder, number=3):
-    """Pictures with a ``metadata.jsonl``, as ``ImageFolder`` reads them; their texts."""
+    """Write images with a ``metadata.jsonl``, as ``ImageFolder`` reads them, and return their texts."""
     folder.mkdir()
     texts = ["a cat", "two birds", "a dog", "hello"][:number]
     for index in range(number):
@@ -56,7 +56,7 @@ def processor_of(bases, model):
 
 
 class Interrupted(Exception):
-    """What stops a run in the middle of a step."""
+    """Stops a run in the middle of a step."""
 
 
 class StopAt(TrainerCallback):

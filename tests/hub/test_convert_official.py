@@ -1,4 +1,4 @@
-"""The authors' adapter files: what is read, what is dropped and said, and what is refused."""
+"""The authors' adapter files: which tensors are read, which are dropped with a message, and which files are refused."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ FIELDS = {"projector_dim": 8, "vision_adapter_dim": 4}
 
 
 class MakesFolder:
-    """What a malicious pickle does: reading it calls a function."""
+    """A malicious pickle: reading it calls a function."""
 
     def __init__(self, path):
         self.path = path

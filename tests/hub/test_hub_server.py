@@ -1,4 +1,4 @@
-"""The tests' local Hub, driven by huggingface_hub alone: what it takes, what it gives back, how it refuses."""
+"""The local Hub of the tests, with huggingface_hub as its client: uploads, downloads and refusals."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ def hub():
 
 
 def ask(hub, home, code, *args, token=None):
-    """Run a client whose source prints one JSON value; returns that value."""
+    """Run a client whose source prints one JSON value, and return that value."""
     done = run_client("import json, sys\nimport huggingface_hub as hf\n" + code, hub_env(hub.url, home, token), *args)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""The model card: what it says comes from the checkpoint's folder, and the Hub accepts it."""
+"""The model card: its statements come from the checkpoint's folder, and the Hub accepts it."""
 
 import json
 
@@ -13,11 +13,11 @@ from adem_vl_hf.hub.model_card import write_model_card
 from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-TENSORS = {"adapter.key": torch.zeros(5, 400), "adapter.value": torch.zeros(21)}  # 2,021 numbers
+TENSORS = {"adapter.key": torch.zeros(5, 400), "adapter.value": torch.zeros(21)}  # 2,021 parameters
 
 
 def checkpoint(folder, tensors=TENSORS, **fields):
-    """A folder with what the card is made from: a config and the adapter's tensors."""
+    """Write a folder with the sources of the card: a config and the adapter's tensors."""
     names = {"text_model_name_or_path": "acme/llama", "vision_model_name_or_path": "acme/clip"}
     config = AdemVLConfig(
         text_config=LlamaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32),

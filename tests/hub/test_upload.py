@@ -68,7 +68,7 @@ model = AdemVLForConditionalGeneration.from_base_pretrained(
     visual_token_counts=[4, 1], projector_dim=8, vision_adapter_dim=4, fusion_scale=1.0, visual_scale=1.0,
 )
 torch.manual_seed(1)
-with torch.no_grad():  # an adapter that shows: fresh ones hardly change the language model
+with torch.no_grad():  # an adapter that changes the answers, as a new one hardly does
     for parameter in model.adapter.parameters():
         parameter.normal_(std=0.3)
 processor = AdemVLProcessor.from_base_pretrained("acme/llama", "acme/clip", model.config)
@@ -165,7 +165,7 @@ def publish_with(hub, repo_id, **config):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """The Hub after three pushes by a process that has the package; `told` is what that process was warned of."""
+    """The Hub after three pushes by a process that has the package. `told` has the warnings of that process."""
     folder = tmp_path_factory.mktemp("hub")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(folder / "cat.png")
     with serve_hub() as server:
@@ -178,7 +178,7 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(hub):
-    """What a process without the package, and with an empty cache, makes of it: captions, errors, its requests."""
+    """The captions, the errors and the requests of a process without the package and with an empty cache."""
     shutil.rmtree(hub.folder / "home")
     publish_with(hub, "acme/moved", text_model_revision=hub.newest[0])
     publish_with(hub, "acme/no-text", text_model_name_or_path="acme/gone")
@@ -223,7 +223,7 @@ def test_it_loads_from_the_hub_without_the_package(hub, loaded):
     own, adem, moved, its, evlm = (load_file(hub.folder / f"{name}.safetensors")["logits"] for name in names)
     assert_close(adem, own)
     assert_close(evlm, its)
-    assert (moved - own).abs().max() > 1e-2  # the newest language model is another one: the pin is what counts
+    assert (moved - own).abs().max() > 1e-2  # the newest language model is another one, so the pinned revision matters
 
 
 def test_bases_are_asked_for_by_id_at_their_pinned_revision(hub, loaded):

@@ -1,4 +1,4 @@
-"""Where an EVLM looks: against what its layers really mixed, and leaving no trace."""
+"""Where an EVLM looks: the weights are those that its layers really use, and the model is left as it was."""
 
 import evlm
 import pytest
@@ -27,7 +27,7 @@ def test_one_layer_mixed_the_values_with_these_weights(bases, tmp_path):
     tiny.save_llama(tmp_path / "llama", num_hidden_layers=1)
     (tmp_path / "clip").symlink_to(bases / "clip")
     model = evlm.build(tmp_path)
-    assert model.config.cross_attention_dim == model.config.cross_attention_head_dim  # one head: the mean is it
+    assert model.config.cross_attention_dim == model.config.cross_attention_head_dim  # one head is its own mean
     processor = processor_for(model, tmp_path)
     mixed = []
     handle = model.adapter.cross_attention[0].o_proj.register_forward_pre_hook(
@@ -41,7 +41,7 @@ def test_one_layer_mixed_the_values_with_these_weights(bases, tmp_path):
         value = model.get_visual_memory(inputs["pixel_values"], inputs["image_mask"])["visual_value"][0, 0]  # [S, W]
     assert_close(of_whole_row(found) @ value, mixed[0][0, answer - 1])
     assert found.patches_by_token.shape == (len(found.tokens), 16)
-    assert found.patches_by_token.std() > 1e-3  # a place that stands out
+    assert found.patches_by_token.std() > 1e-3  # some patches have clearly more than others
 
 
 def test_the_mean_over_layers_and_heads(bases, monkeypatch):

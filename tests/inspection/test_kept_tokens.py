@@ -1,4 +1,4 @@
-"""Which slots were kept: against a computation by hand, against what the layers really fused, leaving no trace."""
+"""Which slots are kept: compared with a computation by hand and with the fused terms; the model is left as it was."""
 
 import copy
 
@@ -28,7 +28,7 @@ def processor_for(model, bases) -> AdemVLProcessor:
 
 
 def hooks(model) -> int:
-    """How many there are in the decoder's sub-layers."""
+    """Count the hooks in the sub-layers of the decoder."""
     parts = [part for layer in model.language_model.get_decoder().layers for part in (layer.mlp, layer.self_attn)]
     return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts)
 
@@ -62,7 +62,7 @@ def test_one_layer_by_hand(bases, tmp_path):
     assert_close(kept.scores_by_token, torch.tensor(expected_scores))
     assert [grid.shape for grid in kept.kept] == [(4, 4), (2, 2)]
     assert_close(torch.cat([grid.flatten() for grid in kept.kept]), expected.mean(0))
-    assert len(expected.mean(0).unique()) > 2  # an average that tells the slots apart
+    assert len(expected.mean(0).unique()) > 2  # the averages of the slots differ
 
 
 @pytest.mark.parametrize("drop_ratio", [0.0, 0.1, 0.49])
@@ -139,7 +139,7 @@ def test_other_pictures_give_other_scores(model, bases):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_was(bases, training):
     model = tiny.build(bases)
-    model(input_ids=torch.tensor([[1, 5]]))  # in its first pass Transformers puts hooks of its own, which stay
+    model(input_ids=torch.tensor([[1, 5]]))  # in the first pass, Transformers adds hooks of its own, which stay
     model.train(training)
     before = hooks(model)
     kept_visual_tokens(model, processor_for(model, bases), noise(), PROMPT, ANSWER)

@@ -1,4 +1,4 @@
-"""The page: everything on it, escaped and alone; the maps' pixels; the numbers of its tables."""
+"""The page: escaped, self-contained and complete; the pixels of its maps; the numbers of its tables."""
 
 import base64
 import re
@@ -19,7 +19,7 @@ NASTY = "<script>alert(1)</script> & \"quoted\" 'caption'"
 
 
 class Reader(HTMLParser):
-    """Text, attributes by tag, and whether every tag is closed."""
+    """Reads the text and the attributes by tag, and checks that every tag is closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

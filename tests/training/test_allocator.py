@@ -1,4 +1,4 @@
-"""Programs keep the memory that PyTorch frees: large blocks come back without the system clearing their pages again."""
+"""Programs keep the memory that PyTorch frees, so that the system need not clear the pages of large blocks again."""
 
 import platform
 import subprocess

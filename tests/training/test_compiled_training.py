@@ -14,7 +14,7 @@ from adem_vl_hf.training import train
 
 @architectures.each()
 def test_a_compiled_training_moves_the_adapter_as_a_plain_one_does(bases, arch, tmp_path):
-    """Batches of other lengths, with and without pictures, and an evaluation in between."""
+    """Train on batches of different lengths, with and without images, and evaluate in between."""
     fresh, moved = adapter(arch.build(bases)), {}
     torch.compiler.reset()
     for compiled in (False, True):
@@ -26,7 +26,7 @@ def test_a_compiled_training_moves_the_adapter_as_a_plain_one_does(bases, arch, 
         train(made, processor)
         losses = [value for entry in made.state.log_history for key, value in entry.items() if key.endswith("loss")]
         moved[compiled] = losses, adapter(made.model), load_file(tmp_path / str(compiled) / "model.safetensors")
-    assert moved[True][0] == pytest.approx(moved[False][0], rel=2e-4)  # as logged: rounded
+    assert moved[True][0] == pytest.approx(moved[False][0], rel=2e-4)  # the logged loss is rounded
     assert moved[True][2].keys() == moved[False][2].keys()  # no name of a wrapper
     assert_moved_alike(moved[True][1], moved[False][1], fresh)
     assert_equal(moved[True][2], moved[True][1])

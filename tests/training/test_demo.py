@@ -1,4 +1,4 @@
-"""The demo, on tiny bases and with tiny numbers: every stage, and a page that says which model it is."""
+"""The demo on tiny bases at a tiny size: every stage, and a page that names the model."""
 
 import json
 

@@ -27,7 +27,7 @@ CONFIGS = scripts.ROOT / "examples" / "accelerate"
 
 
 def launch(config: str, script, *arguments, **environment: str) -> str:
-    """Run a script of ours on two processes; what it printed."""
+    """Run a script of the repository on two processes and return what it printed."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / config]
     command += ["--main_process_port", "0", script, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
@@ -49,7 +49,7 @@ def all_bases(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(all_bases, tmp_path_factory):
-    """The folders of the same runs on one process: batches of four instead of two and two."""
+    """Return the folders of the same runs on one process, with batches of four instead of two and two."""
     folder = tmp_path_factory.mktemp("alone")
     distributed_worker.run(all_bases / "llama", folder / "llama", 4)
     distributed_worker.others(all_bases, folder, 4)
@@ -69,7 +69,7 @@ def assert_same_adapter(folder, alone, tolerance=1e-6):
 
 
 def assert_same_others(together, alone):
-    """The step of each of the others, whose adapters differ from one another."""
+    """Compare the training step of each other model. The models must also differ from one another."""
     seen = []
     for name in distributed_worker.OTHERS:
         assert_same_adapter(together / name, alone / name)
@@ -79,7 +79,7 @@ def assert_same_others(together, alone):
 
 
 def assert_resumed(folder):
-    """The run that was cut and went on ended with the same bits as the whole one, which are returned."""
+    """Check that the interrupted run ended with the same bits as the whole one, and return them."""
     assert "resumed_at_step" in json.loads((folder / "cut" / "training.json").read_text())
     whole, cut = (load_file(folder / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(tensor, cut[key]) for key, tensor in whole.items())
@@ -87,7 +87,7 @@ def assert_resumed(folder):
 
 
 def files(folder) -> set[str]:
-    """Names; a state of the random numbers for each process counts as one."""
+    """Return the names of the files, with those of all processes' random states as one."""
     return {"rng_state" if path.name.startswith("rng_state") else path.name for path in folder.iterdir()}
 
 
@@ -150,7 +150,7 @@ def test_zero3_saves_the_same_file_and_resumes(all_bases, alone, tmp_path):
 
 
 class OnlyWhileCalled(dict):
-    """A module's tensors as ZeRO-3 has them: at hand only while the module is called."""
+    """Make the tensors of a module available only while it is called, as ZeRO-3 does."""
 
     def __init__(self, module):
         super().__init__(module._parameters)

@@ -1,4 +1,4 @@
-"""Runs that are stopped and go on, to the bit; and evaluation on the way, which keeps the best model."""
+"""Stopped runs that continue with the same bits, and evaluation during training, which keeps the best model."""
 
 import architectures
 import pytest
@@ -33,7 +33,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(bases, arch, tmp_path, fields):
             assert not (folder / "model.safetensors").exists()
         return adapter(made.model), callback.steps
 
-    whole, steps = run(tmp_path / "whole", stop=None, resume=True)  # nothing there yet: from the start
+    whole, steps = run(tmp_path / "whole", stop=None, resume=True)  # without a checkpoint it begins at the start
     assert steps == list(range(1, 9))
     half, steps = run(tmp_path / "cut", stop=5)
     assert steps == [1, 2, 3, 4, 5]
@@ -61,7 +61,7 @@ def test_the_model_chosen_by_evaluation_loss_is_kept(bases, arch, tmp_path):
     made, processor = trainer(
         bases, tmp_path, samples(4), arch.build(bases), eval_dataset=samples(5, images="some"), max_steps=6,
         learning_rate=3e-2, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
-        # the worst, in fact: so that the one to keep is not the last
+        # this keeps the worst model, so that it is not the last one
         load_best_model_at_end=True, greater_is_better=True,
     )  # fmt: skip
     train(made, processor)

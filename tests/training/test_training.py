@@ -1,4 +1,4 @@
-"""The recipe on the stock Trainer: optimizer, schedule, adapter-only checkpoints, what may be mixed."""
+"""The recipe on the stock Trainer: optimizer, schedule, adapter-only checkpoints, and mixed batches."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_the_stock_optimizer_decays_all_but_vectors_and_holds_the_adapter_alone(
     names = {id(parameter): name for name, parameter in made.model.named_parameters()}
     decays = {names[id(p)]: group["weight_decay"] for group in made.optimizer.param_groups for p in group["params"]}
     state = made.model.adapter_state_dict()
-    # EVLM's gates are single numbers, which decay towards closed
+    # EVLM's gates have one element each, and weight decay moves them towards closed gates
     assert decays == {key: 0.0 if tensor.dim() == 1 and len(tensor) > 1 else 0.02 for key, tensor in state.items()}
     assert set(decays.values()) == {0.02, 0.0}
     assert decays.keys() == {name for name, p in made.model.named_parameters() if p.requires_grad}
@@ -52,7 +52,7 @@ def test_the_stock_optimizer_decays_all_but_vectors_and_holds_the_adapter_alone(
     assert rates[0] == 0
     assert rates[5] == pytest.approx(0.05)
     assert max(rates) == rates[10] == pytest.approx(0.1)
-    assert rates[55] == pytest.approx(0.05)  # half a cosine
+    assert rates[55] == pytest.approx(0.05)  # the cosine is half way down
     assert made.lr_scheduler.get_last_lr()[0] == pytest.approx(0, abs=1e-9)
 
 
@@ -92,7 +92,7 @@ def test_training_halves_the_loss_and_leaves_records(bases, arch, tmp_path):
 @architectures.each()
 @pytest.mark.parametrize("images", ["some", False])
 def test_samples_without_an_image_train_too(bases, arch, tmp_path, images):
-    # decay would move what gets no gradient
+    # weight decay would move tensors without a gradient
     made, processor = trainer(bases, tmp_path, samples(4, images), arch.build(bases), batch_size=4, weight_decay=0.0)
     fresh = adapter(made.model)
     facts = train(made, processor)

@@ -1,4 +1,4 @@
-"""What users turn on in ``TrainingArguments``: accumulation, bfloat16 autocast, metrics of generated answers."""
+"""Options of ``TrainingArguments``: accumulation, bfloat16 autocast, metrics of generated answers."""
 
 import architectures
 import numpy as np
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.core
 
 @pytest.fixture(autouse=True)
 def no_precision_left_over(monkeypatch):
-    """Transformers 4.57 leaves the precision of a process's last TrainingArguments in its environment."""
+    """Reset the precision, which Transformers 4.57 leaves in the environment after TrainingArguments are made."""
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @architectures.each()
 def test_a_batch_in_parts_moves_the_adapter_as_the_whole_does(bases, arch, tmp_path):
-    """The answers differ in length: each token has to count the same, whichever part it is in."""
+    """The answers differ in length, and every token must have the same weight in any part of the batch."""
     fresh, moved = adapter(arch.build(bases)), {}
     for parts in (1, 2, 4):
         made, processor = trainer(
@@ -93,7 +93,7 @@ def test_metrics_of_generated_answers_choose_the_model(bases, arch, tmp_path):
 
 
 def answer(model, processor, sample):
-    """What the model says to one prompt alone."""
+    """Return the answer of the model to one prompt alone."""
     inputs = processor(images=None if sample["image"] is None else [sample["image"]], text=[sample["prompt"]])
     ids = model.generate(**inputs, do_sample=False)
     return processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
@@ -130,5 +130,5 @@ def test_the_recipe_counts_the_samples_of_all_processes(tmp_path, monkeypatch):
     together = training_arguments(tmp_path, samples=1000, batch_size=16, epochs=20)
     assert together.learning_rate == pytest.approx(4 * alone.learning_rate) == pytest.approx(9e-3 * 64 / 256)
     assert (alone.warmup_steps, together.warmup_steps) == (126, 32)
-    assert training.fastest_setting() == training.fastest_setting()  # nothing that each would measure for itself
+    assert training.fastest_setting() == training.fastest_setting()  # no process measures for itself
     assert training.fastest_setting(0)["dtype"] in (torch.float32, torch.bfloat16)

@@ -28,7 +28,7 @@ from .attended_patches import AttendedPatches
 from .kept_tokens import KeptTokens
 
 TEMPLATE = Path(__file__).with_name("page_template.html")
-IMAGE_SIDE = 384  # pixels; larger images are scaled down, because a page of photos would have a hundred megabytes
+IMAGE_SIDE = 384  # pixels; larger images are scaled down, because a page of photos would take a hundred megabytes
 SHADE = (9, 12, 24)  # the colour of the darkness over an image
 DARKEST = 0.88  # its opacity where it is darkest, so that a trace of the image stays visible
 MEASURES = {"exact_match": "exact match", "bleu4": "BLEU-4", "cider": "CIDEr", "accuracy_plus": "accuracy+"}
