@@ -5,8 +5,12 @@ vision tower, N patches, G = sqrt(N) side of the patch grid.
 """
 
 import math
+from typing import TYPE_CHECKING, Any
 
-from .configuration_base import FrozenBasesConfig, complete_lora
+from .configuration_base import FrozenBasesConfig, PreTrainedConfig, complete_lora
+
+if TYPE_CHECKING:  # never run: 4.57 finds the files that a configuration needs by these lines
+    from .arguments import library_fields  # noqa: F401
 
 POOLINGS = ("avg", "max")
 KERNELS = ("none", "softmax", "relu", "elu", "silu", "silu-min")
@@ -17,73 +21,61 @@ class AdemVLConfig(FrozenBasesConfig):
     """Everything that defines an ADEM-VL model; validated when constructed. The defaults are the paper's, at 7B.
 
     Args:
-        text_config ... frame_embeddings: the bases, as in ``FrozenBasesConfig``. Each frame embedding is of width D.
-        vision_feature_layer: index into the tower's hidden states; -2 is the output of the last block but one.
-        visual_token_counts: the scales of the multiscale visual prompt, each a square; default the whole grid and half
-            its side, which is [256, 64] for ViT-L/14 (Table "scales").
-        pooling: ``"avg"`` or ``"max"``.
-        drop_ratio: gamma of the adaptive fusion, share of the scores dropped per position and layer.
-        fusion_scale: alpha, the weight of the fused term. visual_scale: beta, the weight of the visual prompt.
-        kernel: feature map of queries and keys: none, softmax, relu, elu, silu, silu-min.
-        query_from, add_to: where the query is taken and the result added: ``attn_in``, ``attn_out``, ``mlp_in`` or
-            ``mlp_out``, both of the same sub-layer, the result not before the query.
-        projector_dim: width of the low-rank projectors.
-        vision_adapter_dim, vision_adapter_scale, vision_adapter_dropout: the bottleneck adapters beside the tower's
-            MLPs; dimension 0 leaves them out (the tower then runs without gradient).
-        use_cls_token: CLIP's class token becomes one input embedding.
-        input_visual_tokens: 0, or a square: that many pooled patches become input embeddings too.
-        lora: LoRA in the language model, trained and saved with the adapter, as a dict of fields of ``peft.LoraConfig``
-            (``r``, ``lora_alpha``, ``target_modules``, ``lora_dropout``, ...). Needs PEFT. Default None, no LoRA.
+        text_config (dict | PreTrainedConfig | None): configuration of the language model; default Llama 7B.
+        vision_config (dict | PreTrainedConfig | None): configuration of the vision tower; default CLIP ViT-L/14.
+        vision_feature_layer (int): index into the tower's hidden states; -2 is the output of the last block but one.
+        visual_token_counts (list[int] | int | None): the scales of the multiscale visual prompt, each a square; default
+            the whole grid and half its side, which is [256, 64] for ViT-L/14 (Table "scales").
+        pooling (str): ``"avg"`` or ``"max"``.
+        drop_ratio (float): gamma of the adaptive fusion, the share of the scores dropped per position and layer.
+        fusion_scale (float): alpha, the weight of the fused term.
+        visual_scale (float): beta, the weight of the visual prompt.
+        kernel (str): feature map of queries and keys: none, softmax, relu, elu, silu, silu-min.
+        query_from (str): where the query is taken: ``attn_in``, ``attn_out``, ``mlp_in`` or ``mlp_out``.
+        add_to (str): where the result is added; in the same sub-layer as ``query_from``, and not before it.
+        projector_dim (int): width of the low-rank projectors.
+        vision_adapter_dim (int): width of the bottleneck adapters beside the tower's MLPs; 0 leaves them out (the tower
+            then runs without gradient).
+        vision_adapter_scale (float): weight of the tower's adapters.
+        vision_adapter_dropout (float): dropout inside the tower's adapters.
+        use_cls_token (bool): CLIP's class token becomes one input embedding.
+        input_visual_tokens (int): 0, or a square: that many pooled patches become input embeddings too.
+        lora (dict[str, Any] | None): LoRA in the language model, trained and saved with the adapter, as fields of
+            ``peft.LoraConfig`` (``r``, ``lora_alpha``, ``target_modules``, ``lora_dropout``, ...). Needs PEFT. Default
+            None, no LoRA.
+        **kwargs (Any): the fields that say where the bases come from, see ``FrozenBasesConfig`` (each frame embedding
+            is of width D), and those that Transformers has in every configuration.
 
     Raises:
-        ValueError: naming the field that cannot be, and what can.
+        TypeError: a name that is no field, with the nearest field.
+        ValueError: a field with an impossible value, with the possible ones.
     """
 
     model_type = "adem_vl"
     keys_to_ignore_at_inference = ["past_key_values", "cache", "image_outputs", "image_hidden_states"]
-    adapter_fields = (
-        "vision_backend",
-        "vision_feature_layer",
-        "visual_token_counts",
-        "pooling",
-        "drop_ratio",
-        "fusion_scale",
-        "visual_scale",
-        "kernel",
-        "query_from",
-        "add_to",
-        "projector_dim",
-        "vision_adapter_dim",
-        "vision_adapter_scale",
-        "vision_adapter_dropout",
-        "use_cls_token",
-        "input_visual_tokens",
-        "lora",
-        "frame_embeddings",
-    )
 
     def __init__(
         self,
-        text_config=None,
-        vision_config=None,
-        vision_feature_layer=-2,
-        visual_token_counts=None,
-        pooling="avg",
-        drop_ratio=0.1,
-        fusion_scale=0.1,
-        visual_scale=0.01,
-        kernel="silu",
-        query_from="mlp_in",
-        add_to="mlp_out",
-        projector_dim=128,
-        vision_adapter_dim=12,
-        vision_adapter_scale=0.1,
-        vision_adapter_dropout=0.1,
-        use_cls_token=True,
-        input_visual_tokens=0,
-        lora=None,
-        **kwargs,
-    ):
+        text_config: dict | PreTrainedConfig | None = None,
+        vision_config: dict | PreTrainedConfig | None = None,
+        vision_feature_layer: int = -2,
+        visual_token_counts: list[int] | int | None = None,
+        pooling: str = "avg",
+        drop_ratio: float = 0.1,
+        fusion_scale: float = 0.1,
+        visual_scale: float = 0.01,
+        kernel: str = "silu",
+        query_from: str = "mlp_in",
+        add_to: str = "mlp_out",
+        projector_dim: int = 128,
+        vision_adapter_dim: int = 12,
+        vision_adapter_scale: float = 0.1,
+        vision_adapter_dropout: float = 0.1,
+        use_cls_token: bool = True,
+        input_visual_tokens: int = 0,
+        lora: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.vision_feature_layer = vision_feature_layer
         self.pooling = pooling
         self.drop_ratio = drop_ratio

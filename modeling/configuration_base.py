@@ -1,16 +1,30 @@
 """What the configurations of this bundle's models have in common: two frozen bases, and where they come from.
 
-This file imports nothing of the bundle: Transformers 4.57 fetches what a configuration imports, and no further step.
+This file imports ``arguments`` alone: Transformers 4.57 fetches what a configuration imports, and no further step, so
+that each configuration names both files.
 """
 
 import copy
+import importlib
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
 
 from transformers import AutoConfig
 
-try:
-    from transformers import PreTrainedConfig
-except ImportError:  # the name before Transformers 5
-    from transformers import PretrainedConfig as PreTrainedConfig
+from .arguments import (
+    FETCHING,
+    HUB_ARGUMENTS,
+    REMEDIES,
+    PreTrainedConfig,
+    generation_fields,
+    hint,
+    library_fields,
+    loading_arguments,
+    named_parameters,
+    one_dtype,
+    refuse_unknown,
+)
 
 BACKENDS = ("transformers", "open_clip")
 
@@ -34,7 +48,13 @@ LORA_FIELDS = (
 
 
 def complete_lora(lora: dict | None) -> dict | None:
-    """The fields with PEFT's present defaults filled in, as JSON holds them.
+    """Complete the field ``lora`` with PEFT's present defaults.
+
+    Args:
+        lora (dict | None): fields of ``peft.LoraConfig``; None = no LoRA.
+
+    Returns:
+        The complete fields as JSON holds them, or None.
 
     Raises:
         ValueError: naming the field that is unknown or out of its range.
@@ -77,41 +97,66 @@ def _sub_config(given, model_type, **defaults):
 class FrozenBasesConfig(PreTrainedConfig):
     """Base class of the configurations.
 
+    A name that is neither a field of the class nor one of Transformers' is an error. In a configuration that was saved,
+    where a newer version may have written it, the name is kept with a warning.
+
     Args:
-        text_config, vision_config: the two bases' own configurations (objects or dicts); default Llama 7B and CLIP
-            ViT-L/14. The vision config is a ``CLIPVisionConfig`` for both backends.
-        text_model_name_or_path, vision_model_name_or_path: where the frozen bases are loaded from: a Hub id, a folder,
-            or a folder relative to the checkpoint (``./tower``, ``../tower``). ``None`` for both: the checkpoint holds
-            every weight itself.
-        text_model_revision, vision_model_revision: the bases' pinned revisions (commit, tag or branch).
-        text_model_fingerprint, vision_model_fingerprint: what the bases looked like in training; written when built.
-        vision_backend: ``"transformers"`` (``CLIPVisionModel``) or ``"open_clip"`` (any of its ViT image towers).
-        image_token_id: the token, inside the language model's vocabulary, that marks where image embeddings go.
-        frame_embeddings: how many pictures of a row have a learned embedding of their own that says which of them they
-            are (zero at the start); 0 = none, and their order shows in the text alone.
+        text_config (dict | PreTrainedConfig | None): configuration of the language model; default Llama 7B.
+        vision_config (dict | PreTrainedConfig | None): configuration of the vision tower, a ``CLIPVisionConfig`` for
+            both backends; default CLIP ViT-L/14.
+        text_model_name_or_path (str | None): where the language model is loaded from: a Hub id, a folder, or a folder
+            relative to the checkpoint (``./llm``, ``../llm``). None for both bases: the checkpoint holds every weight
+            itself.
+        text_model_revision (str | None): the language model's pinned revision (commit, tag or branch).
+        text_model_fingerprint (dict | None): what the language model looked like in training; written when the model
+            is built.
+        vision_model_name_or_path (str | None): where the vision tower is loaded from.
+        vision_model_revision (str | None): the vision tower's pinned revision.
+        vision_model_fingerprint (dict | None): what the vision tower looked like in training.
+        vision_backend (str): ``"transformers"`` (``CLIPVisionModel``) or ``"open_clip"`` (any of its ViT towers).
+        image_token_id (int | None): the token, inside the language model's vocabulary, that marks where image
+            embeddings go.
+        frame_embeddings (int): how many pictures of a row have a learned embedding of their own that says which of them
+            they are (zero at the start); 0 = none, and their order shows in the text alone.
+        **kwargs (Any): fields that Transformers itself has in every configuration.
 
     Raises:
-        ValueError: naming the field that cannot be, and what can.
+        TypeError: a name that is no field, with the nearest field.
+        ValueError: a field with an impossible value, with the possible ones.
     """
 
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
-    adapter_fields: tuple[str, ...] = ()  # what says how an adapter computes: its numbers mean nothing otherwise
+    # fields that do not change what an adapter computes; a subclass adds its own
+    outside_adapter: ClassVar[tuple[str, ...]] = (
+        "text_config", "vision_config", "text_model_name_or_path", "text_model_revision", "text_model_fingerprint",
+        "vision_model_name_or_path", "vision_model_revision", "vision_model_fingerprint", "image_token_id",
+    )  # fmt: skip
+    field_names: ClassVar[tuple[str, ...]] = ()  # all of the class, from the constructors' signatures
+    adapter_fields: ClassVar[tuple[str, ...]] = ()  # those without which the adapter's weights mean nothing
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        constructors = [one.__init__ for one in cls.__mro__ if issubclass(one, FrozenBasesConfig)]
+        names = (name for constructor in constructors for name in named_parameters(constructor) if name != "self")
+        cls.field_names = tuple(dict.fromkeys(names))
+        cls.adapter_fields = tuple(name for name in cls.field_names if name not in cls.outside_adapter)
 
     def __init__(
         self,
-        text_config=None,
-        vision_config=None,
-        text_model_name_or_path=None,
-        text_model_revision=None,
-        text_model_fingerprint=None,
-        vision_model_name_or_path=None,
-        vision_model_revision=None,
-        vision_model_fingerprint=None,
-        vision_backend="transformers",
-        image_token_id=None,
-        frame_embeddings=0,
-        **kwargs,
-    ):
+        text_config: dict | PreTrainedConfig | None = None,
+        vision_config: dict | PreTrainedConfig | None = None,
+        text_model_name_or_path: str | None = None,
+        text_model_revision: str | None = None,
+        text_model_fingerprint: dict | None = None,
+        vision_model_name_or_path: str | None = None,
+        vision_model_revision: str | None = None,
+        vision_model_fingerprint: dict | None = None,
+        vision_backend: str = "transformers",
+        image_token_id: int | None = None,
+        frame_embeddings: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        kwargs = self._known(kwargs)
         self.text_config = _sub_config(text_config, "llama")
         self.vision_config = _sub_config(vision_config, "clip_vision_model", **CLIP_VIT_L14)
         self.text_model_name_or_path = text_model_name_or_path
@@ -126,6 +171,97 @@ class FrozenBasesConfig(PreTrainedConfig):
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
         self._check_bases()
+
+    def _known(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The fields that Transformers keeps, of those that are not the class's own.
+
+        A dictionary that was saved says whose it is (``model_type``), and a user's call does not.
+
+        Raises:
+            TypeError: a user's call has a name that is no field, or two different dtypes.
+        """
+        unknown = [name for name in given if name not in library_fields() and not name.startswith("_")]
+        if "model_type" not in given:
+            if unknown:
+                refuse_unknown(type(self).__name__, unknown, {*self.field_names, *library_fields()}, self.remedies())
+            one_dtype(given)
+            return given
+        if never := [name for name in unknown if name in HUB_ARGUMENTS]:
+            warnings.warn(
+                f"this saved configuration holds {', '.join(never)}, which no configuration should; left out. A token "
+                "that was published has to be revoked",
+                stacklevel=3,
+            )
+        if newer := [name for name in unknown if name not in (*HUB_ARGUMENTS, *generation_fields())]:
+            warnings.warn(
+                f"this saved configuration has fields that {type(self).__name__} does not know: {', '.join(newer)}; "
+                "they are kept and have no effect (did a newer version write it?)",
+                stacklevel=3,
+            )
+        return {name: value for name, value in given.items() if name not in HUB_ARGUMENTS}
+
+    @classmethod
+    def remedies(cls) -> dict[str, str]:
+        """What to do about names that are known, but not as fields of this configuration."""
+        generation = "it is an option of generate: give it there, or set it in model.generation_config"
+        loading = "it is an argument of the loaders (from_pretrained, from_base_pretrained), never a field"
+        for path in Path(__file__).parent.glob("configuration_*.py"):  # which may not have been imported yet
+            importlib.import_module(f".{path.stem}", __package__)
+        others = [one for one in FrozenBasesConfig.__subclasses__() if not issubclass(cls, one)]
+        return {
+            **dict.fromkeys(generation_fields(), generation),
+            **dict.fromkeys(loading_arguments() - library_fields(), loading),
+            **{name: f"it is a field of {one.__name__}" for one in others for name in one.field_names},
+        }
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """A configuration from a dictionary that was saved, as Transformers makes it.
+
+        Args:
+            config_dict (dict[str, Any]): what was saved.
+            **kwargs (Any): fields to override, which are then checked with the others, and ``return_unused_kwargs``.
+
+        Returns:
+            The configuration, or with ``return_unused_kwargs=True`` a tuple of it and of what was no field.
+
+        Raises:
+            TypeError: an override that is no field, where nobody asks for what is left over.
+        """
+        own = {name: kwargs.pop(name) for name in cls.field_names if name in kwargs and name not in cls.sub_configs}
+        dtype = one_dtype(kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("dtype", "torch_dtype")}
+        if not kwargs.get("return_unused_kwargs"):
+            cls._check_overrides([name for name in kwargs if name not in config_dict])
+        saved = {"model_type": cls.model_type, **config_dict, **own}
+        if dtype is not None and dtype != "auto":
+            saved = {name: value for name, value in saved.items() if name != "torch_dtype"} | {"dtype": dtype}
+        found = super().from_dict(saved, **kwargs)
+        if isinstance(found, tuple) and dtype is not None:  # the model that is loaded next is of this dtype
+            found[1]["dtype"] = dtype
+        return found
+
+    @classmethod
+    def _check_overrides(cls, names: list[str]) -> None:
+        """Refuse what ``from_pretrained`` of a configuration was given in vain.
+
+        The Auto classes of tokenizers and image processors read the configuration with all of their own arguments.
+        From them (they also give ``name_or_path``), only what looks like a field is refused.
+        """
+        where = f"{cls.__name__}.from_pretrained"
+        known = {*cls.field_names, *library_fields(), *loading_arguments(), "return_unused_kwargs", "code_revision"}
+        if "name_or_path" in names:
+            names = [name for name in names if hint(name, cls.field_names, REMEDIES, cutoff=0.8)]
+        if unknown := [name for name in names if name not in known]:
+            refuse_unknown(where, unknown, known, cls.remedies())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON holds them; never a token, nor where files were fetched from."""
+        fields = {name: value for name, value in super().to_dict().items() if name not in HUB_ARGUMENTS}
+        for part in self.sub_configs:
+            if isinstance(fields.get(part), dict):
+                fields[part] = {name: value for name, value in fields[part].items() if name not in FETCHING}
+        return fields
 
     @property
     def grid(self) -> int:
@@ -143,7 +279,11 @@ class FrozenBasesConfig(PreTrainedConfig):
         return self.text_model_name_or_path is not None and self.vision_model_name_or_path is not None
 
     def tower_depth(self, layer: int) -> int:
-        """How many of the tower's blocks lie behind its hidden states ``layer`` (negative: counted from the end)."""
+        """How many of the tower's blocks lie behind one of its hidden states.
+
+        Args:
+            layer (int): index of the hidden states; a negative one counts from the end.
+        """
         return layer if layer >= 0 else self.vision_config.num_hidden_layers + 1 + layer
 
     def _check_choice(self, name, allowed):

@@ -7,7 +7,12 @@ Notation of the EVLM files: B batch, T text positions, I images, n images a row 
 k levels, S visual slots, D width of the language model, C width of the tower, W width of the cross-attention.
 """
 
-from .configuration_base import FrozenBasesConfig, complete_lora
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .configuration_base import FrozenBasesConfig, PreTrainedConfig, complete_lora
+
+if TYPE_CHECKING:  # never run: 4.57 finds the files that a configuration needs by these lines
+    from .arguments import library_fields  # noqa: F401
 
 MASK_MODES = ("previous_image", "all_frames")
 LEVEL_FUSIONS = ("route", "concatenate")
@@ -17,77 +22,67 @@ class EvlmConfig(FrozenBasesConfig):
     """Everything that defines an EVLM model; validated when constructed. The defaults are the paper's where it has any.
 
     Args:
-        text_config ... frame_embeddings: the bases, as in ``FrozenBasesConfig``. Each frame embedding is of width C.
-        cross_attention_interval: a cross-attention layer stands before every n-th decoder layer [paper: 1].
-        vision_feature_layer: the levels, as indices into the tower's hidden states, ascending. Default: 8 [paper]
-            sampled uniformly from the last five eighths of the blocks [paper: 40 of 64] up to the last; fewer where
-            the tower is shallower. One index = one level.
-        level_fusion: ``"route"`` sends level i to the i-th group of cross-attention layers [paper]; ``"concatenate"``
-            gives every layer all levels, side by side.
-        level_map: which level each cross-attention layer reads. Default: groups of consecutive layers, ascending.
-        media_tokens: learned input embeddings per image [paper: 16]. 0 = the image token's own embedding stands there.
-        mask_mode: what text sees: ``"previous_image"``, the image immediately before it, or ``"all_frames"``, every
-            image of the row [paper: images the former, videos the latter; rows that are videos always see all frames].
-            Media tokens see their own image. Text before the first image sees none.
-        zero_vectors: all-zero visual slots that every position may attend to [paper: a set].
-        cross_attention_ratio: r_c, W / D [paper: 0.2]; W is rounded to a multiple of the head size.
-        cross_attention_head_dim: default the language model's, at most 64.
-        ffn_ratio: r_f, width of the feed-forward part / D [paper: 0.5].
-        moe_replicas, moe_slices, moe_top_k: n copies of the feed-forward part in m slices each, k of the n * m experts
-            per position [paper: 4, 4, 4], beside one that is always on. ``moe_replicas=0``: dense.
-        router_aux_loss_coef: weight of the load-balancing loss.
-        train_vision_blocks: how many of the tower's last blocks train, and are saved with the adapter [paper: half of
-            them, then a quarter].
-        lora: as in ``AdemVLConfig``.
+        text_config (dict | PreTrainedConfig | None): configuration of the language model; default Llama 7B.
+        vision_config (dict | PreTrainedConfig | None): configuration of the vision tower; default CLIP ViT-L/14.
+        cross_attention_interval (int): a cross-attention layer stands before every n-th decoder layer [paper: 1].
+        vision_feature_layer (list[int] | int | None): the levels, as indices into the tower's hidden states, ascending.
+            Default: 8 [paper] sampled uniformly from the last five eighths of the blocks [paper: 40 of 64] up to the
+            last; fewer where the tower is shallower. One index = one level.
+        level_fusion (str): ``"route"`` sends level i to the i-th group of cross-attention layers [paper];
+            ``"concatenate"`` gives every layer all levels, side by side.
+        level_map (list[int] | None): which level each cross-attention layer reads. Default: groups of consecutive
+            layers, ascending.
+        media_tokens (int): learned input embeddings per image [paper: 16]. 0 = the image token's own embedding stands
+            there.
+        mask_mode (str): what text sees: ``"previous_image"``, the image immediately before it, or ``"all_frames"``,
+            every image of the row [paper: images the former, videos the latter; rows that are videos always see all
+            frames]. Media tokens see their own image. Text before the first image sees none.
+        zero_vectors (int): all-zero visual slots that every position may attend to [paper: a set].
+        cross_attention_ratio (float): r_c, W / D [paper: 0.2]; W is rounded to a multiple of the head size.
+        cross_attention_head_dim (int | None): default the language model's, at most 64.
+        ffn_ratio (float): r_f, width of the feed-forward part / D [paper: 0.5].
+        moe_replicas (int): copies n of the feed-forward part that experts are made of, beside one that is always on
+            [paper: 4]. 0 = dense.
+        moe_slices (int): slices m, the experts that each copy is cut into [paper: 4].
+        moe_top_k (int): how many of the n * m experts each position uses [paper: 4].
+        router_aux_loss_coef (float): weight of the load-balancing loss.
+        train_vision_blocks (int): how many of the tower's last blocks train, and are saved with the adapter [paper:
+            half of them, then a quarter].
+        lora (dict[str, Any] | None): as in ``AdemVLConfig``.
+        **kwargs (Any): the fields that say where the bases come from, see ``FrozenBasesConfig`` (each frame embedding
+            is of width C), and those that Transformers has in every configuration.
 
     Raises:
-        ValueError: naming the field that cannot be, and what can.
+        TypeError: a name that is no field, with the nearest field.
+        ValueError: a field with an impossible value, with the possible ones.
     """
 
     model_type = "evlm"
     keys_to_ignore_at_inference = ["past_key_values", "cache", "image_outputs", "router_logits", "router_load"]
-    adapter_fields = (
-        "vision_backend",
-        "cross_attention_interval",
-        "vision_feature_layer",
-        "level_fusion",
-        "level_map",
-        "media_tokens",
-        "mask_mode",
-        "zero_vectors",
-        "cross_attention_ratio",
-        "cross_attention_head_dim",
-        "ffn_ratio",
-        "moe_replicas",
-        "moe_slices",
-        "moe_top_k",
-        "train_vision_blocks",
-        "lora",
-        "frame_embeddings",
-    )
+    outside_adapter: ClassVar[tuple[str, ...]] = (*FrozenBasesConfig.outside_adapter, "router_aux_loss_coef")
 
     def __init__(
         self,
-        text_config=None,
-        vision_config=None,
-        cross_attention_interval=1,
-        vision_feature_layer=None,
-        level_fusion="route",
-        level_map=None,
-        media_tokens=16,
-        mask_mode="previous_image",
-        zero_vectors=1,
-        cross_attention_ratio=0.2,
-        cross_attention_head_dim=None,
-        ffn_ratio=0.5,
-        moe_replicas=0,
-        moe_slices=4,
-        moe_top_k=4,
-        router_aux_loss_coef=0.01,
-        train_vision_blocks=0,
-        lora=None,
-        **kwargs,
-    ):
+        text_config: dict | PreTrainedConfig | None = None,
+        vision_config: dict | PreTrainedConfig | None = None,
+        cross_attention_interval: int = 1,
+        vision_feature_layer: list[int] | int | None = None,
+        level_fusion: str = "route",
+        level_map: list[int] | None = None,
+        media_tokens: int = 16,
+        mask_mode: str = "previous_image",
+        zero_vectors: int = 1,
+        cross_attention_ratio: float = 0.2,
+        cross_attention_head_dim: int | None = None,
+        ffn_ratio: float = 0.5,
+        moe_replicas: int = 0,
+        moe_slices: int = 4,
+        moe_top_k: int = 4,
+        router_aux_loss_coef: float = 0.01,
+        train_vision_blocks: int = 0,
+        lora: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.cross_attention_interval = cross_attention_interval
         self.level_fusion = level_fusion
         self.media_tokens = media_tokens

@@ -19,6 +19,7 @@ from .configuration_base import FrozenBasesConfig
 from .decoder import cache_argument
 from .forward_pass import ForwardPass
 from .generation import VisualGenerationMixin
+from .loaders import LoadersMixin
 from .trained_in_base import LoraMixin, LoraWeights, prepare_unfrozen_blocks, unfrozen_blocks
 from .vision import VISION_BLOCKS, OpenClipVisionTower
 
@@ -96,6 +97,7 @@ class FrozenBasesPreTrainedModel(PreTrainedModel):
 
 
 class FrozenBasesForConditionalGeneration(
+    LoadersMixin,
     AdapterCheckpointMixin,
     LoraMixin,
     ForwardPass,

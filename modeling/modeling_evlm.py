@@ -26,12 +26,14 @@ from .visual_memory import CACHE, VisualMemory
 
 if TYPE_CHECKING:
     # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
+    from .arguments import library_fields  # noqa: F401
     from .bases import base_fingerprint  # noqa: F401
     from .checkpoint import AdapterCheckpointMixin  # noqa: F401
     from .configuration_base import FrozenBasesConfig  # noqa: F401
     from .decoder import decoder_layers  # noqa: F401
     from .generation import VisualGenerationMixin  # noqa: F401
     from .images import open_image  # noqa: F401
+    from .loaders import LoadersMixin  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
     from .processing_evlm import EvlmProcessor  # noqa: F401

@@ -46,7 +46,6 @@ class LavinConfig(FrozenBasesConfig):
 
     model_type = "lavin"
     lora = None
-    adapter_fields = ("adapter_dim", "adapter_dropout", "routing_temperature", "projector_dim", "vision_feature_layer")
 
     def __init__(
         self, text_config=None, vision_config=None, adapter_dim=8, adapter_dropout=0.1, routing_temperature=10.0,

@@ -46,7 +46,6 @@ class LlamaAdapterConfig(FrozenBasesConfig):
 
     model_type = "llama_adapter"
     keys_to_ignore_at_inference = ["past_key_values", "cache", "image_outputs"]
-    adapter_fields = ("prompt_length", "prompt_layers", "projector_dim", "vision_feature_layer")
     image_tokens = 0
     lora = None
 

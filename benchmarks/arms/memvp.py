@@ -40,7 +40,6 @@ class MemVPConfig(AdemVLConfig):
 
     model_type = "memvp"
     _auto_class = None
-    adapter_fields = (*AdemVLConfig.adapter_fields, "memory_slots", "score_dropout")
 
     def __init__(self, text_config=None, vision_config=None, memory_slots=None, score_dropout=0.1, **kwargs):
         without = {"drop_ratio": 0.0, "kernel": "none", "visual_token_counts": None}

@@ -18,7 +18,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "base_configuration_adem_vl": ("configuration_base",),
     "bases_adem_vl": ("bases",),
     "body_adem_vl": ("modeling_base",),
-    "checkpoint_adem_vl": ("checkpoint",),
+    "checkpoint_adem_vl": ("checkpoint", "loaders"),
     "cross_attention_evlm": ("cross_attention",),
     "decoder_adem_vl": ("decoder", "forward_pass"),
     "distributed_adem_vl": ("forward_pass",),

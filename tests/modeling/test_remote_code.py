@@ -52,7 +52,14 @@ for name in sys.argv[1:]:
         "prompt": captioner(picture, prompt="hello", max_new_tokens=4),
         "inferred": pipeline(model=folder, trust_remote_code=True)(path, max_new_tokens=4),
     }
+    refused = {}
+    for wrong in ("frame_embedings", "load_in_4bit", "kernel" if name == "evlm" else "media_tokens"):
+        try:
+            AutoModel.from_pretrained(folder, trust_remote_code=True, **{wrong: 4})
+        except TypeError as error:
+            refused[wrong] = str(error)
     printed = {"config": type(config).__name__, "module": type(model).__module__, "answers": answers}
+    printed["refused"] = refused
     with open(f"{name}/printed.json", "w") as file:
         json.dump(printed, file)
 """
@@ -121,6 +128,13 @@ def test_it_was_the_checkpoints_own_code(arch, work, checkpoint):
         name for name in files if name.endswith("json") and ("token" in name or "processor_config" in name)
     }
     assert set(files) - set(again) == processor_files
+
+
+def test_unknown_names_are_refused_there_too(work):
+    refused = json.loads((work / "printed.json").read_text())["refused"]
+    assert len(refused) == 3
+    assert refused["frame_embedings"].endswith("did you mean 'frame_embeddings'?")
+    assert "give quantization_config=" in refused["load_in_4bit"]
 
 
 def test_the_pipeline_takes_paths_pictures_and_lists(work, model, processor):

@@ -1,0 +1,337 @@
+"""How models are made of two frozen bases, and how checkpoints are read: ``from_base_pretrained``, ``from_pretrained``.
+
+The bases load through their own ``from_pretrained`` before the model is built around them: Transformers 5 constructs
+models on the meta device, where bases loaded earlier would lose their buffers.
+"""
+
+import copy
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import GenerationConfig
+from transformers.utils import cached_file
+
+from .arguments import (
+    FETCHING,
+    HUB_ARGUMENTS,
+    PLACEMENT,
+    REMEDIES,
+    PreTrainedConfig,
+    check_fresh,
+    check_leftovers,
+    check_loaded,
+    check_use,
+    loading_arguments,
+    named_parameters,
+    one_dtype,
+    refuse_unknown,
+)
+from .bases import (
+    attention_by_part,
+    base_fingerprint,
+    base_name,
+    check_base,
+    keep_trainable,
+    load_language_model,
+    load_vision_tower,
+    pinned_revision,
+)
+from .decoder import computing_device
+from .trained_in_base import lora_weights
+
+if TYPE_CHECKING:  # a mixin stands before the model class that it completes
+    from .checkpoint import AdapterCheckpointMixin as _Model
+else:
+    _Model = object
+
+
+class LoadersMixin(_Model):
+    """``from_base_pretrained`` and ``from_pretrained`` of an adapter on two frozen bases."""
+
+    @classmethod
+    def from_base_pretrained(
+        cls,
+        language_model: str | os.PathLike[str] | nn.Module,
+        vision_tower: str | os.PathLike[str] | nn.Module,
+        *,
+        text_model_revision: str | None = None,
+        vision_model_revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        attn_implementation: str | dict[str, str] | None = None,
+        quantization_config: Any = None,
+        device_map: str | int | torch.device | dict[str, Any] | None = None,
+        max_memory: dict[int | str, int | str] | None = None,
+        offload_folder: str | os.PathLike[str] | None = None,
+        offload_buffers: bool | None = None,
+        text_model_kwargs: dict[str, Any] | None = None,
+        vision_model_kwargs: dict[str, Any] | None = None,
+        **config_fields: Any,
+    ):
+        """Two frozen bases in, a model with a fresh adapter out.
+
+        Args:
+            language_model (str | os.PathLike[str] | nn.Module): a Hub id, a folder, one GGUF file (see ``split_gguf``),
+                or a loaded model.
+            vision_tower (str | os.PathLike[str] | nn.Module): a Hub id, a folder, or a loaded model; for the backend
+                open_clip as open_clip spells it.
+            text_model_revision (str | None): revision of the language model; the commit found is recorded.
+            vision_model_revision (str | None): revision of the vision tower; the commit found is recorded.
+            dtype (torch.dtype | str | None): of both bases, default their own; the adapter is float32.
+            attn_implementation (str | dict[str, str] | None): of both bases, or a dict by ``text_config`` and
+                ``vision_config``.
+            quantization_config (Any): how the language model is quantised, see ``bitsandbytes_config``.
+            device_map (str | int | torch.device | dict[str, Any] | None): where the language model is put.
+            max_memory (dict[int | str, int | str] | None): most memory of each device, for ``device_map="auto"``.
+            offload_folder (str | os.PathLike[str] | None): where layers go that ``device_map`` puts on disk.
+            offload_buffers (bool | None): offload the language model's buffers with its parameters.
+            text_model_kwargs (dict[str, Any] | None): more arguments of the language model's own ``from_pretrained``,
+                such as ``trust_remote_code`` for its repository.
+            vision_model_kwargs (dict[str, Any] | None): more arguments of the tower's own ``from_pretrained``.
+            **config_fields (Any): fields of the model's configuration. ``image_token_id`` is chosen from the tokenizer
+                when it is not given.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            TypeError: a name that is neither an argument nor a field, with the nearest one or the remedy.
+            ValueError: a base that cannot be reached or does not fit, or a field with an impossible value.
+        """
+        where = f"{cls.__name__}.from_base_pretrained"
+        check_fresh(where, cls.config_class, named_parameters(cls.from_base_pretrained), config_fields)
+        dtype = one_dtype({"dtype": dtype, "torch_dtype": config_fields.pop("torch_dtype", None)})
+        shared = {"dtype": dtype} if dtype is not None else {}
+        attention = attention_by_part(attn_implementation)
+        placement = {
+            "quantization_config": quantization_config,
+            "device_map": device_map,
+            "max_memory": max_memory,
+            "offload_folder": offload_folder,
+            "offload_buffers": offload_buffers,
+        }
+        text_model_kwargs = {**_given(placement), **(text_model_kwargs or {})}
+        if "gguf_file" in text_model_kwargs:  # Transformers' own spelling
+            language_model = f"{language_model}/{text_model_kwargs.pop('gguf_file')}"
+        names: list[Any] = [_base_name(language_model), _base_name(vision_tower)]
+        if isinstance(language_model, nn.Module):
+            check_loaded("language model", text_model_kwargs)
+        else:
+            arguments = {**shared, **attention["text_config"], **text_model_kwargs}
+            language_model = load_language_model(names[0], revision=text_model_revision, **arguments)
+        if isinstance(vision_tower, nn.Module):
+            check_loaded("vision tower", vision_model_kwargs or {})
+        else:
+            arguments = {**shared, **attention["vision_config"], **(vision_model_kwargs or {})}
+            backend = config_fields.get("vision_backend", "transformers")
+            vision_tower = load_vision_tower(names[1], backend, revision=vision_model_revision, **arguments)
+        config = cls.config_class(
+            text_config=language_model.config,
+            vision_config=vision_tower.config,
+            text_model_name_or_path=names[0],
+            text_model_revision=pinned_revision(language_model, text_model_revision),
+            text_model_fingerprint=base_fingerprint(language_model),
+            vision_model_name_or_path=names[1],
+            vision_model_revision=pinned_revision(vision_tower, vision_model_revision),
+            vision_model_fingerprint=base_fingerprint(vision_tower),
+            **attention[""],
+            **config_fields,
+        )
+        if config.image_tokens and config.image_token_id is None:
+            from .row_layout import tokenizer_and_image_token
+
+            if names[0] is None:
+                raise ValueError("this language model does not say where it was loaded from: pass image_token_id")
+            _, config.image_token_id = tokenizer_and_image_token(names[0], text_model_revision)
+        model = cls(config, language_model=language_model, vision_tower=vision_tower)
+        model._place_adapter()
+        model.generation_config = copy.deepcopy(language_model.generation_config)
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        config: Any = None,
+        language_model: nn.Module | None = None,
+        vision_tower: nn.Module | None = None,
+        text_model_kwargs: dict[str, Any] | None = None,
+        vision_model_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        """Load a checkpoint: the bases from where the config says (at their own revisions), then the adapter.
+
+        Args:
+            pretrained_model_name_or_path (str | os.PathLike[str] | None): a folder or a Hub id.
+            *model_args (Any): as in Transformers, for checkpoints that hold every weight.
+            config (Any): the configuration, or where it is; default the checkpoint's own.
+            language_model (nn.Module | None): a loaded language model to use.
+            vision_tower (nn.Module | None): a loaded vision tower to use.
+            text_model_kwargs (dict[str, Any] | None): more arguments of the language model's own ``from_pretrained``.
+            vision_model_kwargs (dict[str, Any] | None): more arguments of the tower's own ``from_pretrained``.
+            **kwargs (Any): the library's arguments (``dtype``, ``attn_implementation``; ``device_map`` and
+                ``quantization_config`` of the language model; ``token``; ``revision`` of this checkpoint, ...), and
+                fields of the configuration to override, such as ``text_model_name_or_path="/models/llama"``.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            TypeError: a name that is neither an argument nor a field, or an argument that this checkpoint has no use
+                for.
+            ValueError: another base than the adapter was trained on, or an adapter file that does not fit, by name.
+        """
+        name = str(pretrained_model_name_or_path)
+        loading = {key: kwargs.pop(key) for key in list(kwargs) if key in loading_arguments()}
+        dtype = one_dtype(loading)
+        where = _given({key: loading.get(key) for key in HUB_ARGUMENTS})
+        config = cls._read_config(name if config is None else config, where, kwargs)
+        of_text, of_vision = dict(text_model_kwargs or {}), dict(vision_model_kwargs or {})
+        if not config.has_external_bases or pretrained_model_name_or_path is None:  # None: a state dict is given
+            bases = {"language_model": language_model, "vision_tower": vision_tower}
+            for key in (*_given(bases), *of_text, *of_vision):
+                raise TypeError(f"{name} holds every weight itself, and has no use for {key}, which is for a base")
+            return cls._load_every_weight(pretrained_model_name_or_path, *model_args, config=config, **loading)
+        check_use(name, model_args, loading)
+        config = copy.deepcopy(config)
+        attention = attention_by_part(loading.get("attn_implementation"), config)
+        config._attn_implementation = attention[""].get("attn_implementation")
+        shared = {key: where[key] for key in FETCHING if key in where} | _given({"dtype": dtype})
+        of_text = {**_given({key: loading.get(key) for key in PLACEMENT}), **of_text}
+        if language_model is not None:
+            check_loaded("language model", of_text)
+        else:
+            arguments = {**shared, **attention["text_config"], **of_text}
+            path = _resolve(config.text_model_name_or_path, name)
+            language_model = load_language_model(path, revision=config.text_model_revision, **arguments)
+        if vision_tower is not None:
+            check_loaded("vision tower", of_vision)
+        else:
+            arguments = {**shared, **attention["vision_config"], **of_vision}
+            path, revision = _resolve(config.vision_model_name_or_path, name), config.vision_model_revision
+            vision_tower = load_vision_tower(path, config.vision_backend, revision=revision, **arguments)
+        check_base("language model", name, config.text_config, config.text_model_fingerprint, language_model)
+        check_base("vision tower", name, config.vision_config, config.vision_model_fingerprint, vision_tower)
+        model = cls(config, language_model=language_model, vision_tower=vision_tower)
+        model._load_adapter(_adapter_file(name, where))
+        model._place_adapter()
+        model.name_or_path = config.name_or_path = name
+        model.generation_config = loading.get("generation_config") or _generation_config(name, where, language_model)
+        model.eval()
+        if loading.get("output_loading_info"):
+            none: dict = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+            return model, none
+        return model
+
+    @classmethod
+    def _read_config(cls, config: Any, where: dict[str, Any], overrides: dict[str, Any]) -> Any:
+        """The configuration with the overrides; one that is given has to have them already.
+
+        Pipelines read the configuration with them, and give them again with it.
+        """
+        where_given = f"{cls.__name__}.from_pretrained"
+        refuse_unknown(where_given, [name for name in overrides if name in REMEDIES], ())  # 4.57 takes use_auth_token
+        given = config if isinstance(config, PreTrainedConfig) else None
+        if given is None:
+            config, left = cls.config_class.from_pretrained(config, return_unused_kwargs=True, **where, **overrides)
+        else:
+            left = {k: v for k, v in overrides.items() if not hasattr(given, k) or getattr(given, k) != v}
+        check_leftovers(where_given, cls.config_class, left, given)
+        return config
+
+    @classmethod
+    def _load_every_weight(cls, name: str | os.PathLike[str] | None, *model_args: Any, **loading: Any):
+        """Load a checkpoint that holds the bases too, as Transformers does."""
+        if loading.get("quantization_config") is not None:
+            raise ValueError(
+                f"{name} holds every weight itself, and quantization_config would quantise its tower and adapter too: "
+                "take an adapter-only checkpoint, whose language model alone is quantised"
+            )
+        loaded = super().from_pretrained(name, *model_args, **loading)
+        # Transformers 5 puts tensors of its own in place of the frozen ones
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._freeze_bases()
+        return loaded
+
+    def _load_adapter(self, path: str) -> None:
+        """Read the adapter by an exact check of keys, shapes and values."""
+        try:
+            given = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is no readable safetensors file ({error}); adapters are never read from pickles, "
+                "and a file cut short has to be fetched or saved again"
+            ) from error
+        wanted = self.adapter_state_dict()
+        problems = [f"missing {key}" for key in wanted if key not in given]
+        problems += [f"unexpected {key}" for key in given if key not in wanted]
+        problems += [
+            f"{key} is {tuple(given[key].shape)} where the config needs {tuple(wanted[key].shape)}"
+            for key in wanted
+            if key in given and given[key].shape != wanted[key].shape
+        ]
+        problems += [f"{key} holds NaN or infinity" for key in given if not given[key].isfinite().all()]
+        if problems:
+            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise ValueError(
+                f"{path} is not the adapter that its config.json describes: {'; '.join(problems[:5])}{more}"
+            )
+        self.load_state_dict(given, strict=False)
+
+    def _place_adapter(self) -> None:
+        """Put tower and adapter where the language model takes its input; the adapter stays float32."""
+        device = computing_device(self.get_input_embeddings())
+        if device.type != "meta":
+            self.adapter.to(device=device, dtype=torch.float32)
+            for path, weights in lora_weights(self.adapter):  # where the layers that they belong to compute
+                device_of_layer = computing_device(self.language_model.get_submodule(path).get_base_layer())
+                if device_of_layer.type != "meta":
+                    weights.to(device_of_layer)
+            self.vision_tower.to(device)
+        if getattr(self.language_model, "hf_device_map", None):
+            self.hf_device_map = {
+                f"language_model.{k}".rstrip("."): v for k, v in self.language_model.hf_device_map.items()
+            }
+        if getattr(self.language_model, "quantization_method", None) is not None:
+            # Trainer then leaves placing to us; is_quantized on the wrapper would make it refuse to train
+            self.quantization_method = self.language_model.quantization_method
+            keep_trainable(self.language_model)
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _base_name(base) -> str | None:
+    """The id to record: a Hub id as it is, a folder or a GGUF file as its absolute path."""
+    name = str(base) if isinstance(base, (str, os.PathLike)) else base_name(base)
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
+
+
+def _resolve(base: str, checkpoint: str) -> str:
+    """Folders that begin with a dot are meant relative to the checkpoint, so that both can move together."""
+    if base.startswith(".") and Path(checkpoint).is_dir():
+        return str((Path(checkpoint) / base).resolve())
+    return base
+
+
+def _adapter_file(name: str, where: dict) -> str:
+    for pickle in ("pytorch_model.bin", "adapter_model.bin"):
+        if (Path(name) / pickle).is_file() and not (Path(name) / "model.safetensors").is_file():
+            raise ValueError(f"{name} holds {pickle}, a pickle; adapters are read from model.safetensors only")
+    try:
+        return cached_file(name, "model.safetensors", **where)
+    except OSError as error:
+        raise ValueError(f"{name} holds no model.safetensors, where the adapter's weights belong: {error}") from error
+
+
+def _generation_config(name: str, where: dict, language_model) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(name, **where)
+    except OSError:  # none was saved: the base's own
+        return copy.deepcopy(language_model.generation_config)
