@@ -5,7 +5,7 @@ vision tower, N patches, G = sqrt(N) side of the patch grid.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .configuration_base import FrozenBasesConfig, PreTrainedConfig, complete_lora
 
@@ -53,6 +53,13 @@ class AdemVLConfig(FrozenBasesConfig):
 
     model_type = "adem_vl"
     keys_to_ignore_at_inference = ["past_key_values", "cache", "image_outputs", "image_hidden_states"]
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        **FrozenBasesConfig.choices,
+        "pooling": POOLINGS,
+        "kernel": KERNELS,
+        "query_from": PLACES,
+        "add_to": PLACES,
+    }
 
     def __init__(
         self,
@@ -122,13 +129,6 @@ class AdemVLConfig(FrozenBasesConfig):
             self._check_square("visual_token_counts", count)
         if self.input_visual_tokens:
             self._check_square("input_visual_tokens", self.input_visual_tokens)
-        for name, allowed in (
-            ("pooling", POOLINGS),
-            ("kernel", KERNELS),
-            ("query_from", PLACES),
-            ("add_to", PLACES),
-        ):
-            self._check_choice(name, allowed)
         if self.query_from.split("_")[0] != self.add_to.split("_")[0]:
             raise ValueError(
                 f"query_from={self.query_from!r} and add_to={self.add_to!r} name different sub-layers; "

@@ -131,6 +131,8 @@ class FrozenBasesConfig(PreTrainedConfig):
         "text_config", "vision_config", "text_model_name_or_path", "text_model_revision", "text_model_fingerprint",
         "vision_model_name_or_path", "vision_model_revision", "vision_model_fingerprint", "image_token_id",
     )  # fmt: skip
+    # the values of the fields that take one of a few; a subclass adds its own
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {"vision_backend": BACKENDS}
     field_names: ClassVar[tuple[str, ...]] = ()  # all of the class, from the constructors' signatures
     adapter_fields: ClassVar[tuple[str, ...]] = ()  # those without which the adapter's weights mean nothing
 
@@ -286,13 +288,11 @@ class FrozenBasesConfig(PreTrainedConfig):
         """
         return layer if layer >= 0 else self.vision_config.num_hidden_layers + 1 + layer
 
-    def _check_choice(self, name, allowed):
-        value = getattr(self, name)
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
-
     def _check_bases(self):
-        self._check_choice("vision_backend", BACKENDS)
+        for name, allowed in self.choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
         vocab_size = self.text_config.vocab_size
         if self.image_token_id is not None and not 0 <= self.image_token_id < vocab_size:
             raise ValueError(

@@ -48,7 +48,9 @@ class EvlmConfig(FrozenBasesConfig):
         router_aux_loss_coef (float): weight of the load-balancing loss.
         train_vision_blocks (int): how many of the tower's last blocks train, and are saved with the adapter [paper:
             half of them, then a quarter].
-        lora (dict[str, Any] | None): as in ``AdemVLConfig``.
+        lora (dict[str, Any] | None): LoRA in the language model, trained and saved with the adapter, as fields of
+            ``peft.LoraConfig`` (``r``, ``lora_alpha``, ``target_modules``, ``lora_dropout``, ...). Needs PEFT. Default
+            None, no LoRA.
         **kwargs (Any): the fields that say where the bases come from, see ``FrozenBasesConfig`` (each frame embedding
             is of width C), and those that Transformers has in every configuration.
 
@@ -59,6 +61,11 @@ class EvlmConfig(FrozenBasesConfig):
 
     model_type = "evlm"
     keys_to_ignore_at_inference = ["past_key_values", "cache", "image_outputs", "router_logits", "router_load"]
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        **FrozenBasesConfig.choices,
+        "level_fusion": LEVEL_FUSIONS,
+        "mask_mode": MASK_MODES,
+    }
     outside_adapter: ClassVar[tuple[str, ...]] = (*FrozenBasesConfig.outside_adapter, "router_aux_loss_coef")
 
     def __init__(
@@ -170,8 +177,6 @@ class EvlmConfig(FrozenBasesConfig):
 
     def check_numbers(self):
         """Raise a ValueError for a field that cannot be."""
-        self._check_choice("level_fusion", LEVEL_FUSIONS)
-        self._check_choice("mask_mode", MASK_MODES)
         for name, least in (
             ("cross_attention_interval", 1), ("media_tokens", 0), ("zero_vectors", 0), ("moe_replicas", 0),
             ("moe_slices", 1), ("moe_top_k", 1), ("train_vision_blocks", 0), ("cross_attention_head_dim", 1),

@@ -17,6 +17,7 @@ import transformers
 import adem_vl_hf
 import adem_vl_hf.data
 import adem_vl_hf.hub
+from adem_vl_hf.cli.parser import COMMANDS
 
 LAZY_PACKAGES = (adem_vl_hf, adem_vl_hf.data, adem_vl_hf.hub)
 # each takes long to import, or writes to the terminal when it is imported
@@ -59,6 +60,16 @@ for folder in sys.argv[2:]:
     classes = [type(one) for one in (config, *models, AutoProcessor.from_pretrained(folder))]
     found[config.model_type] = [f"{kind.__module__}.{kind.__name__}" for kind in classes]
 print(json.dumps(found))
+"""
+EACH_COMMAND = """
+import json, sys
+from adem_vl_hf.cli import main
+for argv in json.loads(sys.argv[1]):
+    try:
+        code = main(argv)
+    except SystemExit as done:
+        code = done.code
+    print("exit code", code)
 """
 AUTO_MODELS = [
     name
@@ -112,6 +123,25 @@ def test_optional_packages_are_imported_when_they_are_used():
     added = run(f"{code}\nimport {', '.join(ours)}\nprint(*(set(sys.modules) - theirs))").split()
     assert {"adem_vl_hf", *ours} <= set(added)
     assert not OPTIONAL & set(added)
+
+
+def test_help_and_bad_usage_import_nothing_heavy(tmp_path):
+    train = ["train", "--output-dir", "x"]
+    cases = [
+        ["--help"], ["--version"], *([command, "--help"] for command in COMMANDS), ["paint"], ["caption"],
+        [*train, "--kernel", "foo"], [*train, "--model", "evlm", "--kernel", "silu"], [*train, "--data", "nowhere"],
+        [*train, "--dtype", "int8"], [*train, "--set", "seed=3"], ["train", "--output-dir", __file__],
+        [*train, "--language-model", str(tmp_path / "none")], ["caption", "none.png"], ["evaluate", "--task", "poetry"],
+        ["evaluate", "--task", "mme"], ["evaluate", "--task", "caption", "--predictions", str(tmp_path / "none")],
+        ["info", str(tmp_path / "none")],
+        ["convert", "none.pth", "x", "--language-model", "x", "--vision-tower", "x"],
+    ]  # fmt: skip
+    *said, imported = run(EACH_COMMAND + IMPORTED, json.dumps(cases)).splitlines()
+    assert [line for line in said if line.startswith("exit code")] == [
+        f"exit code {0 if {'--help', '--version'} & set(argv) else 2}" for argv in cases
+    ]
+    assert f"adem-vl {adem_vl_hf.__version__}" in said
+    assert not HEAVY & set(imported.split())
 
 
 @pytest.mark.parametrize(

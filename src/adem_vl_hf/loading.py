@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, BitsAndBytesConfig
+from transformers import AutoConfig, BitsAndBytesConfig, CLIPVisionConfig
 
 from .embedded.smollm2 import LANGUAGE_MODEL_ID, resolve_language_model
 from .modeling.adapter_adem_vl import count_parameters as count_adem_vl
@@ -70,8 +70,22 @@ def build_model(
     """
     text, vision = resolve_language_model(language_model), resolve_vision_tower(vision_tower)
     model_class, processor_class = MODELS[kind]
+    _check_fields(model_class.config_class, text, vision, kwargs)
     model = model_class.from_base_pretrained(text, vision, **kwargs)
     return model, processor_class.from_base_pretrained(model.config.text_model_name_or_path, vision, model.config)
+
+
+def _check_fields(
+    config_class: type[FrozenBasesConfig], language_model: str, vision_tower: str, arguments: dict[str, Any]
+) -> None:
+    """Refuse a field with an impossible value before any weights are loaded, which can take minutes."""
+    try:
+        text = AutoConfig.from_pretrained(language_model, revision=arguments.get("text_model_revision"))
+        vision = CLIPVisionConfig.from_pretrained(vision_tower, revision=arguments.get("vision_model_revision"))
+    except (OSError, ValueError):
+        return  # a GGUF file, open_clip's spelling, or no model at all: loading it says more
+    fields = {name: value for name, value in arguments.items() if name in config_class.field_names}
+    config_class(text_config=text, vision_config=vision, **fields)
 
 
 def count_trained(config: FrozenBasesConfig) -> int:

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from adem_vl_hf.cli import commands
+from adem_vl_hf.cli import info
 from adem_vl_hf.cli.parser import build_parser, main
 
 COMMANDS = {
@@ -71,7 +71,9 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
         "vision tower": [*train, "--vision-tower", str(tmp_path / "nowhere")],
         "file is a file; name a folder": [*train, "--output-dir", str(tmp_path / "file")],
         "visual_token_counts: 256 does not fit": [*train, "--visual-token-counts", "256", "64"],
-        "kernel is 'gelu'; it must be one of": [*train, "--kernel", "gelu"],
+        "drop_ratio is 2.0; it must be at least 0": [*train, "--drop-ratio", "2"],
+        "lora: the field 'rank' is not one of": [*train, "--lora", "rank=8"],
+        "--vision-feature-layer: ADEM-VL takes one, not 2": [*train, "--vision-feature-layer", "-2", "-1"],
         "did you mean save_steps?": [*train, "--set", "save_step=3"],
         "--set seed: use --seed": [*train, "--set", "seed=3"],
         "no.jsonl": ["evaluate", "--task", "caption", "--predictions", str(tmp_path / "no.jsonl")],
@@ -101,6 +103,9 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
         (["train", "--output-dir", "x", "--dtype", "int8"], "int8"),
         (["train", "--output-dir", "x", "--set", "save_steps"], "'save_steps' is not KEY=VALUE"),
         (["train", "--output-dir", "x", "--use-cls-token", "maybe"], "'maybe' is neither true nor false"),
+        (["train", "--output-dir", "x", "--kernel", "gelu"], "argument --kernel: invalid choice: 'gelu'"),
+        (["train", "--output-dir", "x", "--level-map", "one"], "argument --level-map: invalid int value: 'one'"),
+        (["train", "--output-dir", "x", "--lora", "8"], "'8' is not KEY=VALUE"),
         (["evaluate", "--task", "caption", "--images", "some"], "some"),
         (["convert", "a.pth", "out"], "--language-model"),
     ],
@@ -127,7 +132,7 @@ def test_the_rest_is_exit_code_1_and_debug_shows_it(monkeypatch, capsys, error, 
     def fail(args):
         raise error
 
-    monkeypatch.setattr(commands, "info", fail)
+    monkeypatch.setattr(info, "run", fail)
     assert main(["info"]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("adem-vl info: ")

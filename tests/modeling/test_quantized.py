@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoModel, BitsAndBytesConfig
 
 from adem_vl_hf import loading
-from adem_vl_hf.cli import commands, parser
+from adem_vl_hf.cli import parser
 from adem_vl_hf.loading import MODELS, load_config
 
 CONFIGS = {
@@ -207,13 +207,13 @@ def test_packed_weights_are_not_saved_and_tower_and_adapter_are_not_packed(arch,
 def test_commands_load_in_few_bits(wide, tmp_path, monkeypatch, capsys):
     seen = []
     for name in ("build_model", "load_checkpoint"):
-        original = getattr(commands, name)
+        original = getattr(loading, name)
 
         def spy(*args, original=original, **kwargs):
             seen.append(original(*args, **kwargs))
             return seen[-1]
 
-        monkeypatch.setattr(commands, name, spy)
+        monkeypatch.setattr(loading, name, spy)
     bases = ["--language-model", wide / "llama", "--vision-tower", wide / "clip"]
     run, pictures = tmp_path / "run", wide / "pictures"
     train = ["train", *bases, "--data", pictures, "--output-dir", run, "--max-steps", 1, "--batch-size", 2,

@@ -7,6 +7,7 @@ from torch.utils.data import Dataset
 
 from .coco import FILE as COCO_FILE
 from .coco import CocoCaptions
+from .dataset_names import HUB_ID, unknown_dataset
 from .image_folder import ImageFolder
 from .instructions import Alpaca, Conversations
 from .mme import MME
@@ -73,11 +74,7 @@ def open_dataset(
         return OpenMojiPairs(split, size=size, seed=seed)
     found = _open_path(name, split, image_folder, prompt_format, use_captions)
     if found is None:
-        raise ValueError(
-            f"no data set {name!r}: give openmoji, openmoji-names, openmoji-scenes, openmoji-videos, openmoji-pairs, a "
-            "folder with metadata.jsonl, problems.json, dataset_coco.json, MME's sub-tasks or ScienceQA's parquet "
-            "files, or a .json file of conversations or instructions"
-        )
+        raise unknown_dataset(name)
     return found
 
 
@@ -94,7 +91,7 @@ def _open_path(
         return CocoCaptions(path, split)
     if (path / "metadata.jsonl").is_file() or (path / split / "metadata.jsonl").is_file():
         return ImageFolder(path, split=split if (path / split).is_dir() else None)
-    if has_hub_layout(path) or re.fullmatch(r"[\w.-]+/ScienceQA", name):
+    if has_hub_layout(path) or HUB_ID.fullmatch(name):
         if use_captions:
             raise ValueError(f"{name}: ScienceQA on the Hub has no captions; use the benchmark's own files for them")
         return HubScienceQA(name, split, prompt_format)

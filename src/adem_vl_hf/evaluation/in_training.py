@@ -22,7 +22,7 @@ def answer_metrics(
         processor (AdemVLProcessor): The processor, which decodes the generated token ids.
         dataset (Dataset[Sample]): The ``eval_dataset`` of the trainer. It is read once, during this call. All its
             references are used, and its images are not kept.
-        task (str): One of ``score.TASKS``, such as "caption", "questions" or "scienceqa".
+        task (str): One of ``tasks.TASKS``, such as "caption", "questions" or "scienceqa".
 
     Returns:
         A function that turns an ``EvalPrediction`` (token ids [N, T], padded with the padding token or any negative

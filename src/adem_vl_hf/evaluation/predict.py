@@ -197,7 +197,7 @@ def evaluate_with_controls(
     Args:
         model (Any): A model with ``generate``.
         processor (Any): Its processor, which pads on the left.
-        datasets (Mapping[str, Dataset[Sample]]): The test set of each task. Tasks are those of ``score.TASKS``.
+        datasets (Mapping[str, Dataset[Sample]]): The test set of each task. Tasks are those of ``tasks.TASKS``.
         folder (str | os.PathLike[str]): The folder for the prediction files. An interrupted evaluation continues from
             them.
         batch_size (int): The number of samples per call of ``generate``.

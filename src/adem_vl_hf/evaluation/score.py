@@ -9,18 +9,7 @@ from .metrics import best_tokenizer, caption_metrics, question_accuracy
 from .mme import mme_prediction_scores, mme_scores
 from .predictions import Prediction, read_predictions
 from .scienceqa import Problem, scienceqa_scores
-
-TASKS = (
-    "caption",
-    "questions",
-    "openmoji-names",
-    "openmoji-scenes",
-    "openmoji-videos",
-    "openmoji-pairs",
-    "scienceqa",
-    "coco-caption",
-    "mme",
-)
+from .tasks import TASKS
 
 # the numbers that papers print times 100: shares, BLEU-4 and CIDEr
 PER_HUNDRED = {"accuracy", "accuracy_plus", "chance", "exact_match", "bleu4", "cider", "columns"}

@@ -1,0 +1,118 @@
+"""Kinds of values and groups of flags that several commands have, and checks of paths that load nothing."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """Read ``KEY=VALUE``.
+
+    Args:
+        text (str): The argument. The value is read as JSON, and as a text where it is no JSON.
+
+    Returns:
+        The key and the value.
+
+    Raises:
+        ArgumentTypeError: There is no equals sign.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1.
+
+    Args:
+        text (str): The argument.
+
+    Returns:
+        The number.
+
+    Raises:
+        ArgumentTypeError: It is something else.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def true_or_false(text: str) -> bool:
+    """Read ``true`` or ``false``.
+
+    Args:
+        text (str): The argument.
+
+    Returns:
+        The truth value.
+
+    Raises:
+        ArgumentTypeError: It is something else.
+    """
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+def add_bases(parser: argparse.ArgumentParser, required: bool) -> None:
+    """Add the flags of the language model and the vision tower.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the command.
+        required (bool): Whether both have to be given. Otherwise the embedded ones are the defaults.
+    """
+    for flag, embedded in (("--language-model", "SmolLM2-135M-Instruct"), ("--vision-tower", "small CLIP")):
+        note = "" if required else f" (default: the embedded {embedded})"
+        default = None if required else "embedded"
+        parser.add_argument(flag, required=required, default=default, help="Hub id or folder" + note)
+    parser.add_argument("--language-model-revision", help="commit, tag or branch of the language model")
+    parser.add_argument("--vision-tower-revision", help="commit, tag or branch of the tower")
+
+
+def add_bits(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that quantise the language model.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the command.
+    """
+    group = parser.add_mutually_exclusive_group()
+    for bits in (4, 8):
+        group.add_argument(f"--load-in-{bits}bit", dest="bits", action="store_const", const=bits,
+                           help=f"the language model in {bits} bits, by bitsandbytes")  # fmt: skip
+
+
+def add_scienceqa(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ScienceQA's prompt.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the command.
+    """
+    parser.add_argument("--prompt-format", default="CQM-A",
+                        help="of ScienceQA: CQM or QCM, a dash, A, AL, AE, ALE, AEL, LA, EA, LEA or ELA; the authors "
+                             "train with CQM-A and evaluate with QCM-A and --use-captions")  # fmt: skip
+    parser.add_argument("--use-captions", action="store_true", help="of ScienceQA: captions.json adds to the context")
+
+
+def check_there(what: str, name: str | Path | None) -> None:
+    """Refuse a path to nothing. A name that may be a Hub id is left to the Hub.
+
+    Args:
+        what (str): What the path is to, for the error.
+        name (str | Path | None): The path, the Hub id, or None where none was given.
+
+    Raises:
+        ValueError: The path leads to no file and no folder.
+    """
+    if name is None:
+        return
+    is_path = isinstance(name, Path) or os.path.isabs(name) or name.startswith(".")
+    if is_path and not Path(name).exists():
+        raise ValueError(f"{what} {name}: there is no such file or folder; correct the path")

@@ -1,0 +1,67 @@
+"""``adem-vl caption``: descriptions of images and videos, or answers to a question about them."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .arguments import check_there, positive
+from .checkpoint import add_checkpoint, load
+
+TEXT = "Describe pictures or videos, or answer a question about them, with a trained adapter."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the command.
+    """
+    parser.add_argument("images", nargs="*", help="picture files")
+    parser.add_argument("--video", nargs="+", default=[], metavar="FILE",
+                        help="videos: animated pictures, folders of frames, with PyAV also films")  # fmt: skip
+    parser.add_argument("--frames", type=positive, default=8, help="frames of each video that are looked at")
+    add_checkpoint(parser)
+    parser.add_argument("--prompt", default="a picture of", help='what to continue, e.g. "How many foxes are there?"')
+    parser.add_argument("--max-new-tokens", type=positive, default=32)
+    parser.add_argument("--num-beams", type=positive, default=1)
+    parser.add_argument("--json", action="store_true", help="one JSON object per picture")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what can be refused before anything is imported.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+
+    Raises:
+        ValueError: There is nothing to describe, or a path is wrong.
+    """
+    if not args.images and not args.video:
+        raise ValueError("nothing to describe: name picture files, or videos after --video")
+    for kind, paths in (("image", args.images), ("video", args.video)):
+        for path in paths:
+            check_there(f"the {kind}", Path(path))
+    check_there("the checkpoint", args.checkpoint)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print one line per image or video.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+    """
+    from ..data.media import open_video
+    from ..modeling.images import open_image
+
+    # before the model loads: a damaged file should fail at once
+    opened: list[tuple[str, str, dict[str, Any]]] = [
+        *(("image", path, {"images": [open_image(path)]}) for path in args.images),
+        *(("video", path, {"videos": [open_video(path, args.frames)]}) for path in args.video),
+    ]
+    model, processor = load(args)
+    for kind, path, seen in opened:
+        inputs = processor(**seen, text=[args.prompt]).to(model.device)
+        ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
+        text = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
+        print(json.dumps({kind: path, "text": text}) if args.json else f"{path}: {text}", flush=True)

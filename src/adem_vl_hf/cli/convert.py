@@ -1,0 +1,58 @@
+"""``adem-vl convert``: a checkpoint of this package from the adapter file that the authors released."""
+
+import argparse
+from pathlib import Path
+
+from .arguments import add_bases, check_there
+from .config_flags import add_config_flags, config_fields
+
+TEXT = "Turn the authors' released adapter file (.pth) into a checkpoint of this package."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the command.
+    """
+    parser.add_argument("official", type=Path, help="the authors' checkpoint-*.pth")
+    add_bases(parser, required=True)
+    parser.add_argument("output_dir", type=Path, metavar="OUT", help="folder to write")
+    add_config_flags(parser, models=("adem_vl",))
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what can be refused before anything is imported.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+
+    Raises:
+        ValueError: A path is wrong.
+    """
+    if not args.official.is_file():
+        raise ValueError(f"{args.official} is no file; give the authors' checkpoint-<epoch>.pth")
+    check_there("the language model", args.language_model)
+    check_there("the vision tower", args.vision_tower)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert the file and say what was done with every tensor of it.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+    """
+    from ..embedded.smollm2 import resolve_language_model
+    from ..hub.convert_official import convert_official
+    from ..loading import resolve_vision_tower
+
+    report = convert_official(
+        args.official,
+        resolve_language_model(args.language_model),
+        resolve_vision_tower(args.vision_tower),
+        args.output_dir,
+        text_model_revision=args.language_model_revision,
+        vision_model_revision=args.vision_tower_revision,
+        **config_fields(args, "adem_vl"),
+    )
+    print(report)

@@ -1,0 +1,44 @@
+"""``adem-vl info``: what a checkpoint is."""
+
+import argparse
+import json
+
+from .arguments import check_there
+from .checkpoint import DEFAULT
+
+TEXT = "Show what a checkpoint is: its frozen models, its settings, how many numbers were trained."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the command.
+    """
+    parser.add_argument("checkpoint", nargs="?", help=f"folder or Hub id {DEFAULT}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what can be refused before anything is imported.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+    """
+    check_there("the checkpoint", args.checkpoint)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the facts.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+    """
+    from ..loading import describe
+
+    facts = describe(args.checkpoint)
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        width = max(map(len, facts))
+        print("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))

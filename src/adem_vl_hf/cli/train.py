@@ -1,0 +1,145 @@
+"""``adem-vl train``: a small adapter for two frozen models."""
+
+import argparse
+import difflib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..data.dataset_names import DRAWN, check_name
+from ..papers import PAPERS
+from .arguments import add_bases, add_bits, add_scienceqa, check_there, key_value, positive
+from .config_flags import add_config_flags, config_fields
+
+TEXT = "Train a small adapter so that a language model you have understands images."
+# ADEM-VL's authors do not clip; EVLM's gradients jump while its gates open
+CLIPPING: dict[str, dict[str, Any]] = {"adem_vl": {}, "evlm": {"max_grad_norm": 1.0}}
+# fields of TrainingArguments that have a flag of their own; the flag also sets fields that depend on them
+FLAG_OF_FIELD = {
+    "output_dir": "--output-dir",
+    "num_train_epochs": "--epochs",
+    "max_steps": "--max-steps",
+    "per_device_train_batch_size": "--batch-size",
+    "learning_rate": "--learning-rate",
+    "seed": "--seed",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the command.
+    """
+    parser.add_argument("--model", choices=tuple(PAPERS), default="adem_vl",
+                        help="adem_vl (smallest, fastest) or evlm (gated cross-attention)")  # fmt: skip
+    add_bases(parser, required=False)
+    parser.add_argument("--data", nargs="+", default=["openmoji"],
+                        help=f"{', '.join(DRAWN)}, an image folder with metadata.jsonl, a folder of ScienceQA or of "
+                             "COCO (dataset_coco.json), a .json file of LLaVA-style conversations or of Alpaca's "
+                             "instructions; several are mixed")  # fmt: skip
+    parser.add_argument("--image-folder", help="where the conversations' pictures are")
+    add_scienceqa(parser)
+    parser.add_argument("--train-size", type=positive, help="number of samples drawn from the OpenMoji data sets")
+    parser.add_argument("--output-dir", type=Path, required=True, help="where checkpoints and the adapter go")
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--max-steps", type=int, default=-1, help="stop after so many steps")
+    parser.add_argument("--batch-size", type=positive, default=32)
+    parser.add_argument("--learning-rate", type=float, help="peak (default: 9e-3 x batch size / 256)")
+    parser.add_argument("--max-length", type=positive, help="longest sample in tokens; a longer one is an error")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
+                        help="of the frozen models (default: the fastest here)")  # fmt: skip
+    add_bits(parser)
+    parser.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2 (default: the fastest here)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    parser.add_argument("--set", nargs="+", type=key_value, default=[], metavar="KEY=VALUE",
+                        help="any other TrainingArguments field, e.g. save_steps=100 logging_steps=10")  # fmt: skip
+    add_config_flags(parser)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what can be refused before anything is imported.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+
+    Raises:
+        ValueError: A name or a path is wrong, or a flag belongs to the other model.
+    """
+    config_fields(args, args.model)
+    if args.output_dir.is_file():
+        raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
+    for name in args.data:
+        check_name(name)
+    check_there("--image-folder", args.image_folder and Path(args.image_folder))
+    check_there("the language model", args.language_model)
+    check_there("the vision tower", args.vision_tower)
+    for key, _ in args.set:
+        if key in FLAG_OF_FIELD:
+            raise ValueError(f"--set {key}: use {FLAG_OF_FIELD[key]}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train an adapter and save it, its processor and its card.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+    """
+    from torch.utils.data import ConcatDataset
+    from transformers import set_seed
+
+    from ..data import open_dataset
+    from ..hub.model_card import write_model_card
+    from ..loading import build_model, loading_arguments
+    from ..training import build_trainer, fastest_setting, train, training_arguments
+
+    _check_set(dict(args.set))
+    parts = [
+        open_dataset(
+            name, "train", args.train_size, args.seed, args.image_folder, args.prompt_format, args.use_captions
+        )
+        for name in args.data
+    ]
+    dataset = parts[0] if len(parts) == 1 else ConcatDataset(parts)
+    setting = fastest_setting()
+    setting |= {"dtype": args.dtype} if args.dtype else {}
+    setting |= {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    setting |= loading_arguments(args.bits, setting["dtype"])
+    set_seed(args.seed)
+    model, processor = build_model(
+        args.language_model,
+        args.vision_tower,
+        args.model,
+        text_model_revision=args.language_model_revision,
+        vision_model_revision=args.vision_tower_revision,
+        **setting,
+        **config_fields(args, args.model),
+    )
+    arguments = training_arguments(
+        args.output_dir,
+        samples=len(dataset),  # type: ignore[arg-type]
+        batch_size=args.batch_size,
+        epochs=args.epochs,
+        max_steps=args.max_steps,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+        **{**CLIPPING[args.model], **dict(args.set)},
+    )
+    trainer = build_trainer(model, processor, dataset, arguments, args.max_length)
+    facts = train(trainer, processor, args.resume)
+    if trainer.is_world_process_zero():
+        write_model_card(args.output_dir, data=args.data)
+        print(f"trained {facts['trained_numbers']:,} numbers in {facts['seconds']} s; saved in {args.output_dir}")
+
+
+def _check_set(values: dict[str, Any]) -> None:
+    """Refuse a name that is no field of ``TrainingArguments``."""
+    from transformers import TrainingArguments
+
+    known = [field.name for field in fields(TrainingArguments)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"--set {key}: TrainingArguments has no such field{hint}")

@@ -1,0 +1,36 @@
+"""The names by which ``open_dataset`` opens data sets. They are checked here without importing the data sets."""
+
+import re
+from pathlib import Path
+
+DRAWN = ("openmoji", "openmoji-names", "openmoji-scenes", "openmoji-videos", "openmoji-pairs")
+HUB_ID = re.compile(r"[\w.-]+/ScienceQA")  # the one data set that is read from the Hub
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that can be no data set. What is in a file or folder shows when it is opened.
+
+    Args:
+        name (str): A name, a path or a Hub id.
+
+    Raises:
+        ValueError: There is no such data set.
+    """
+    if name not in DRAWN and not HUB_ID.fullmatch(name) and not Path(name).exists():
+        raise unknown_dataset(name)
+
+
+def unknown_dataset(name: str) -> ValueError:
+    """Describe what a data set can be.
+
+    Args:
+        name (str): A name that is none.
+
+    Returns:
+        The error to raise.
+    """
+    return ValueError(
+        f"no data set {name!r}: give {', '.join(DRAWN)}, a folder with metadata.jsonl, problems.json, "
+        "dataset_coco.json, MME's sub-tasks or ScienceQA's parquet files, or a .json file of conversations or "
+        "instructions"
+    )

@@ -1,0 +1,13 @@
+"""The names of the tasks that ``score`` and ``adem-vl evaluate`` know."""
+
+TASKS = (
+    "caption",
+    "questions",
+    "openmoji-names",
+    "openmoji-scenes",
+    "openmoji-videos",
+    "openmoji-pairs",
+    "scienceqa",
+    "coco-caption",
+    "mme",
+)
