@@ -1,10 +1,10 @@
-"""What the frozen language model answers, untrained, when it is told the true caption in the picture's place.
+"""How well the frozen language model answers from the true caption, as text, instead of the image. Nothing is trained.
 
 python benchmarks/caption_as_text.py
 
-Eight answered samples of the same kind come first, so that the form of the answer is known. An answer is right when the
-true one is the likeliest (by its first token) of those that the kind allows. Presence is also scored by AUC, which no
-wrong threshold hides.
+Eight answered samples of the same kind come first, which show the form of the answer. An answer counts as right if the
+first token of a true one is the likeliest among those of all answers that the kind allows. Questions about presence
+are also scored by AUC, which does not depend on a threshold between yes and no.
 """
 
 import argparse
@@ -28,7 +28,15 @@ SHOTS = 8
 
 
 def told(data: OpenMojiScenes, index: int) -> tuple[str, dict]:
-    """A question with the true caption of its picture in front, and the sample."""
+    """A question with the true caption in front.
+
+    Args:
+        data (OpenMojiScenes): the data set.
+        index (int): the sample.
+
+    Returns:
+        The text, and the sample.
+    """
     scene, _, _ = data.scene(index)
     caption = ask(scene, "caption", random.Random(index))["answer"].strip()
     sample = dict(data[index])
@@ -36,13 +44,31 @@ def told(data: OpenMojiScenes, index: int) -> tuple[str, dict]:
 
 
 def options(sample: dict) -> tuple[str, ...]:
-    """What may be answered."""
+    """All possible answers of a question.
+
+    Args:
+        sample (dict): the sample.
+
+    Returns:
+        The answers that its kind allows, or its choices.
+    """
     return ANSWERS.get(sample["kind"]) or tuple(sample["choices"])
 
 
 @torch.no_grad()
 def scores(model, cache, tokenizer, text: str, answers: tuple[str, ...]) -> list[float]:
-    """Logit of each answer's first token after ``text``, which follows the shots in ``cache``."""
+    """Score answers by the logit of their first token.
+
+    Args:
+        model: the language model.
+        cache: its cache after the answered samples; it is left as it was.
+        tokenizer: its tokenizer.
+        text (str): the question.
+        answers (tuple[str, ...]): the answers.
+
+    Returns:
+        One logit for each answer.
+    """
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
     logits = model(ids, past_key_values=cache).logits[0, -1]
     cache.crop(-ids.shape[1])
@@ -51,13 +77,22 @@ def scores(model, cache, tokenizer, text: str, answers: tuple[str, ...]) -> list
 
 
 def auc(right: list[float], wrong: list[float]) -> float:
-    """The share of (yes, no) pairs that the score puts in order."""
+    """The area under the ROC curve: the share of pairs (one of each list) that the score puts in order.
+
+    Args:
+        right (list[float]): scores that should be the higher ones.
+        wrong (list[float]): scores that should be the lower ones.
+
+    Returns:
+        0.5 at chance, 1 if all pairs are in order.
+    """
     return sum((a > b) + 0.5 * (a == b) for a in right for b in wrong) / (len(right) * len(wrong))
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=100, help="of each kind")
+    parser.add_argument("--samples", type=int, default=100, help="number of samples of each kind")
     args = parser.parse_args()
     folder = embedded_language_model()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

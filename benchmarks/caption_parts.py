@@ -1,4 +1,4 @@
-"""Which part of a scene's caption is right: the colour, a thing, all things, the numbers, everything.
+"""How many captions of scenes have the right colour, a right thing, all right things, right numbers, everything right.
 
 python benchmarks/caption_parts.py runs/quality/*/openmoji-scenes-true.jsonl
 """
@@ -15,7 +15,14 @@ PARTS = ("colour", "a thing", "all things", "numbers", "everything")
 
 
 def parse(caption: str) -> dict | None:
-    """Colour, things (sorted, in the singular as far as an s tells) and numbers; None where it is no caption."""
+    """Take a caption of a scene apart.
+
+    Args:
+        caption (str): the caption.
+
+    Returns:
+        Its ``colour``, ``things`` (sorted, without a final s) and ``numbers`` (sorted); None if it has another form.
+    """
     found = CAPTION.fullmatch(caption)
     if found is None:
         return None
@@ -28,7 +35,15 @@ def parse(caption: str) -> dict | None:
 
 
 def right_parts(prediction: str, references: list[str]) -> set[str]:
-    """The names of the parts that ``prediction`` has right."""
+    """Compare a caption with the truth, part by part.
+
+    Args:
+        prediction (str): the caption.
+        references (list[str]): all true captions.
+
+    Returns:
+        The names, out of ``PARTS``, of the parts that are right.
+    """
     said, true = parse(prediction), parse(references[0])
     if said is None or true is None:
         return set()
@@ -43,8 +58,9 @@ def right_parts(prediction: str, references: list[str]) -> set[str]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("predictions", type=Path, help="a file that the evaluation of scenes wrote")
+    parser.add_argument("predictions", type=Path, help="a file of predictions about scenes")
     rows = [json.loads(line) for line in parser.parse_args().predictions.read_text(encoding="utf-8").splitlines()]
     captions = [row for row in rows if row["kind"] == "caption"]
     counts = Counter(part for row in captions for part in right_parts(row["prediction"], row["references"]))

@@ -1,12 +1,13 @@
-"""Quality in miniature: ADEM-VL, its peers, ladder and ablations on the same bases, data, order and steps. Resumable.
+"""Quality at a small scale: ADEM-VL, its peers and the paper's ablations, on the same bases and data. Resumable.
 
 python benchmarks/compare.py                                  # every run that has no result file, seed after seed
 python benchmarks/compare.py --groups peers ladder --seeds 0  # part of it
-python benchmarks/compare.py --jobs 12                        # so many runs at once, of a machine with a GPU
-python benchmarks/readme.py                                   # puts the tables of all result files into README.md
+python benchmarks/compare.py --jobs 12                        # twelve runs at once, on a machine with a GPU
+python benchmarks/write_tables.py                             # puts the tables into docs/results.md
 
-A run trains on captions and four-way choices of OpenMoji scenes and answers held-out ones, with their own picture and
-with another one. The loss on held-out answers tells runs apart that answer alike.
+Each run trains on captions and four-way choices of OpenMoji scenes and then answers held-out ones, with their own image
+and with another one. All runs have the same frozen bases, samples in the same order, and number of steps. The loss on
+held-out answers also tells runs apart whose answers are equally good.
 """
 
 import argparse
@@ -36,12 +37,22 @@ from adem_vl_hf.evaluation.score import score
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 STEPS, SEEDS, TEST_SIZE = 240, 3, 400
-CLIPPED = ("evlm",)  # whose gradients jump while gates open
+CLIPPED = ("evlm",)  # its gradients jump while its gates open, so it trains with its own recipe, which clips them
 
 
 @torch.inference_mode()
 def held_out_loss(model: Any, processor: Any, dataset: OpenMojiScenes, images: str) -> float:
-    """Mean cross-entropy of the answers' tokens, each batch weighted by its tokens."""
+    """The mean cross-entropy of the answers' tokens.
+
+    Args:
+        model (Any): the trained model.
+        processor (Any): its processor.
+        dataset (OpenMojiScenes): the held-out samples.
+        images (str): ``"true"`` for each sample's own image, ``"shuffled"`` for another sample's.
+
+    Returns:
+        The mean over all tokens of all answers, in nats.
+    """
     collate, donors, total, tokens = AdemVLCollator(processor), donors_of(len(dataset)), 0.0, 0
     model.eval()
     for start in range(0, len(dataset), BATCH_SIZE):
@@ -57,7 +68,17 @@ def held_out_loss(model: Any, processor: Any, dataset: OpenMojiScenes, images: s
 
 
 def measure(run: Run, folder: Path, steps: int, seed: int) -> dict[str, Any]:
-    """Train and let answer; goes on from where an earlier call stopped."""
+    """Train one run and let it answer. An interrupted run goes on from its last checkpoint.
+
+    Args:
+        run (Run): what to train.
+        folder (Path): where checkpoints and predictions are written.
+        steps (int): training steps of ``BATCH_SIZE`` samples.
+        seed (int): of the initial weights and of the data.
+
+    Returns:
+        What the result file holds.
+    """
     set_seed(seed)
     build = ARMS[run.arm].build
     model, processor = build("embedded", "embedded", **fastest_setting(), **run.settings)
@@ -88,18 +109,25 @@ def _mean_and_range(values: list[float], digits: int) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-# heading -> (digits, sign of better, the value of one run)
+# heading -> (digits, +1 where more is better, -1 where less is and 0 for a control, the value of one run)
 MEASURES: dict[str, tuple[int, int, Callable[[dict[str, Any]], float]]] = {
     "held-out loss": (3, -1, lambda r: r["held_out_loss"]["true"]),
-    "another picture's loss": (3, 0, lambda r: r["held_out_loss"]["shuffled"]),
+    "loss with another image": (3, 0, lambda r: r["held_out_loss"]["shuffled"]),
     "choice, %": (1, 1, lambda r: 100 * r["metrics"]["true"]["questions"]["choice"]["accuracy"]),
-    "another picture's choice": (1, 0, lambda r: 100 * r["metrics"]["shuffled"]["questions"]["choice"]["accuracy"]),
+    "choice with another image, %": (1, 0, lambda r: 100 * r["metrics"]["shuffled"]["questions"]["choice"]["accuracy"]),
     "CIDEr": (1, 1, lambda r: 100 * r["metrics"]["true"]["caption"]["cider"]),
 }
 
 
 def measured(group: str) -> dict[str, list[dict[str, Any]]]:
-    """The results of a group's runs, of all seeds that were measured."""
+    """Read the results of a group.
+
+    Args:
+        group (str): a key of ``GROUPS``.
+
+    Returns:
+        For each run that was measured, its results, one for each seed.
+    """
     found = {
         name: [r for seed in range(SEEDS) if (r := tables.load(f"compare/{key(run)}-{seed}")) is not None]
         for name, run in GROUPS[group].items()
@@ -108,12 +136,28 @@ def measured(group: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float:
-    """Spearman's, of values without ties: 1 = the same order, -1 = the reverse."""
+    """Spearman's rank correlation.
+
+    Args:
+        a (list[float]): values without ties.
+        b (list[float]): as many, without ties.
+
+    Returns:
+        1 for the same order, -1 for the reverse.
+    """
     return statistics.correlation(*([float(sorted(values).index(x)) for x in values] for values in (a, b)))
 
 
 def order(group: str, found: dict[str, list[dict[str, Any]]]) -> str:
-    """How far the order of a group's means is the paper's; empty where there is too little to order."""
+    """One sentence that compares the order of a group's means with the order of the paper.
+
+    Args:
+        group (str): a key of ``GROUPS``.
+        found (dict[str, list[dict[str, Any]]]): of ``measured``.
+
+    Returns:
+        The sentence; empty if the paper has fewer than three of these runs.
+    """
     known = {name: paper for name in found if (paper := GROUPS[group][name].paper) is not None}
     if len(known) < 3:
         return ""
@@ -121,38 +165,56 @@ def order(group: str, found: dict[str, list[dict[str, Any]]]) -> str:
     for heading, (_, sign, value) in MEASURES.items():
         if sign:
             means = [sign * statistics.mean(map(value, found[name])) for name in known]
-            parts.append(f"{heading} {rank_correlation(means, list(known.values())):.2f}")
-    return f"Rank correlation with the paper's column (1 = its order, -1 = the reverse): {', '.join(parts)}."
+            parts.append(f"{heading.removesuffix(', %')} {rank_correlation(means, list(known.values())):.2f}")
+    return f"Rank correlation with the last column (1 = the same order, -1 = the reverse): {', '.join(parts)}."
 
 
 def table(group: str) -> str:
-    """A row for each run of a group: mean and range over its seeds; empty where nothing was measured."""
+    """A row for each run of a group: the mean and the range over its seeds.
+
+    Args:
+        group (str): a key of ``GROUPS``.
+
+    Returns:
+        The table and the sentence of ``order``; empty if nothing was measured.
+    """
     found = measured(group)
     if not found:
         return ""
-    lines = [
-        f"| | trained numbers | seeds | {' | '.join(MEASURES)} | the paper's ScienceQA |",
-        "|---|---|---|" + "---|" * len(MEASURES) + "---|",
-    ]
+    rows = []
     for name, results in found.items():
         paper = GROUPS[group][name].paper
         cells = [
+            name,
             f"{results[0]['training']['trained_numbers']:,}",
             str(len(results)),
             *(_mean_and_range(list(map(value, results)), digits) for digits, _, value in MEASURES.values()),
             "" if paper is None else f"{paper:.2f}",
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", order(group, found)]).rstrip()
+        rows.append(cells)
+    head = ["", "trainable parameters", "seeds", *MEASURES, "ScienceQA in the paper, %"]
+    return "\n".join([tables.markdown(head, rows), "", order(group, found)]).rstrip()
 
 
 def sections() -> dict[str, str]:
-    """What README.md shows of the result files."""
+    """The sections of docs/results.md about the peers and the ablations.
+
+    Returns:
+        The text by the name of the section.
+    """
     return {f"{group} table": table(group) or tables.NOT_MEASURED for group in GROUPS}
 
 
 def once(group: str, name: str, seed: int, steps: int, output_dir: Path) -> None:
-    """One run, unless its result is there."""
+    """Measure one run, unless it has a result file.
+
+    Args:
+        group (str): a key of ``GROUPS``.
+        name (str): a run of that group.
+        seed (int): of the initial weights and of the data.
+        steps (int): training steps.
+        output_dir (Path): where checkpoints and predictions of all runs are written.
+    """
     run = GROUPS[group][name]
     own = f"{key(run)}-{seed}"
     label = f"{group}: {name}, seed {seed}"
@@ -160,25 +222,30 @@ def once(group: str, name: str, seed: int, steps: int, output_dir: Path) -> None
 
 
 def set_up(threads: int | None) -> None:
-    """What a process needs before it trains; several share the processor's cores."""
+    """Prepare a process for training.
+
+    Args:
+        threads (int | None): how many threads it may use where several processes share the cores; None for the default.
+    """
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--groups", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="GROUP", help="; ".join(GROUPS)
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(SEEDS)))
     parser.add_argument("--output-dir", type=Path, default=Path("runs/compare"), help="checkpoints and predictions")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH_SIZE} samples")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each in a process and a thread of its own")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps of {BATCH_SIZE} samples")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each in a process with one thread")
     args = parser.parse_args()
     if args.jobs < 1:
-        parser.error(f"--jobs {args.jobs}: give at least 1")
-    # runs that stand in several tables are run once
+        parser.error(f"--jobs {args.jobs} is too few: give at least 1")
+    # a run that stands in several tables is trained once
     runs = {(key(run), seed): (group, name, seed)
             for seed in args.seeds for group in args.groups for name, run in GROUPS[group].items()}  # fmt: skip
     if args.jobs == 1:

@@ -1,4 +1,4 @@
-"""What compare.py compares: the peers, the paper's ladder and its ablation tables, each run a setting of an arm."""
+"""The runs of compare.py: the peers, and the ablation tables of the ADEM-VL paper. Each is an arm with settings."""
 
 import json
 from typing import Any, NamedTuple
@@ -12,7 +12,13 @@ OURS = RECIPES["adem_vl"].settings
 
 
 class Run(NamedTuple):
-    """One way to train. ``paper``: what its paper's table says, ScienceQA average, or None."""
+    """One training.
+
+    Args:
+        arm (str): a key of ``ARMS``.
+        settings (dict[str, Any]): its settings.
+        paper (float | None): the ScienceQA average that the ADEM-VL paper prints for it, in per cent; None if none.
+    """
 
     arm: str
     settings: dict[str, Any]
@@ -20,17 +26,33 @@ class Run(NamedTuple):
 
 
 def ours(paper: float | None = None, **settings: Any) -> Run:
-    """ADEM-VL with the demo's settings and these; what is a default is left out, so that equal runs look equal."""
+    """A run of ADEM-VL with the settings of the demo, and these. Defaults are left out, so that equal runs are equal.
+
+    Args:
+        paper (float | None): as in ``Run``.
+        settings (Any): fields of ``AdemVLConfig``.
+
+    Returns:
+        The run.
+    """
     changed = {name: value for name, value in settings.items() if value != DEFAULTS.get(name)}
     return Run("adem_vl", {**OURS, **changed}, paper)
 
 
 def peer(name: str, paper: float | None = None) -> Run:
-    """An arm with about as many trained numbers as the others."""
+    """A run of another method, with about as many trainable parameters.
+
+    Args:
+        name (str): a key of ``ARMS``.
+        paper (float | None): as in ``Run``.
+
+    Returns:
+        The run.
+    """
     return Run(name, matched_sizes(name), paper)
 
 
-WHOLE, HALF, QUARTER = 64, 16, 4  # the tower's grid of 8 x 8, and pooled: what 256, 64 and 16 are to 16 x 16
+WHOLE, HALF, QUARTER = 64, 16, 4  # the grid of 8 x 8, and pooled; the paper's are 256, 64 and 16 of a grid of 16 x 16
 DEFAULTS = {
     "visual_token_counts": [WHOLE, HALF],
     "pooling": "avg",
@@ -97,7 +119,14 @@ GROUPS: dict[str, dict[str, Run]] = {
 
 
 def key(run: Run) -> str:
-    """The same for runs of different tables that are the same run."""
+    """The name of a run in file names.
+
+    Args:
+        run (Run): a run of ``GROUPS``.
+
+    Returns:
+        The name of its first group and its name there, so that equal runs of two groups have one name.
+    """
     settings = json.dumps(run.settings, sort_keys=True)
     same = [
         f"{group} {name}"

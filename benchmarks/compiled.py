@@ -1,9 +1,10 @@
-"""What `torch.compile` saves: a training step and a decoded token, compiled and not, of ADEM-VL and the LM alone.
+"""The time of a training step and of a generated token with `torch.compile`, over that without it.
 
-python benchmarks/compiled.py          # SmolLM2; most of it is compiling: half an hour on two CPU cores
-python benchmarks/readme.py            # puts the table of the result file into README.md
+python benchmarks/compiled.py          # SmolLM2: half an hour on two CPU cores, most of which is compiling
+python benchmarks/write_tables.py      # puts the table into docs/results.md
 
-Everything takes turns in one process. Times are ratios within a turn, and of those the median.
+Measured are ADEM-VL, the language model alone and the vision tower alone, which take turns in one process. Each figure
+is the median of the ratios within a turn.
 """
 
 import argparse
@@ -38,13 +39,23 @@ from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.training import fastest_setting
 
 BACKEND = "inductor"
-SHOWN = {"floor": "the LM's", "tower": "the tower's", "adem_vl": "ADEM-VL's"}
-FEW = 1  # new tokens: the prefill alone
+SHOWN = {"floor": "language model alone", "tower": "vision tower alone", "adem_vl": "ADEM-VL"}
+FEW = 1  # new tokens: this is the prefill alone
 Functions = dict[str, Callable[[], None]]
 
 
 class Parts(NamedTuple):
-    """ADEM-VL, the language model alone and the tower alone, with inputs of each."""
+    """ADEM-VL, the language model alone and the vision tower alone, with the inputs of each.
+
+    Args:
+        model (Any): ADEM-VL.
+        bare (Any): the language model alone.
+        tower (Any): the vision tower alone.
+        batch (dict[str, torch.Tensor]): a training batch of ADEM-VL.
+        bare_ids (torch.Tensor): the token ids of that batch without images, [B, T].
+        prompt (dict[str, torch.Tensor]): prompts with images.
+        bare_prompt (dict[str, torch.Tensor]): the same prompts without images.
+    """
 
     model: Any
     bare: Any
@@ -56,7 +67,16 @@ class Parts(NamedTuple):
 
 
 def parts(backbone: str, text: int, folder: Path) -> Parts:
-    """Everything on its device, as efficiency.py measures it."""
+    """Build the models and inputs that efficiency.py measures.
+
+    Args:
+        backbone (str): a key of ``BACKBONES``.
+        text (int): tokens of a row of text.
+        folder (Path): where random bases are written.
+
+    Returns:
+        All of them, on the device of the measurements.
+    """
     language_model, vision = BACKBONES[backbone].bases(folder)
     setting = fastest_setting()
     sizes = matched_sizes("adem_vl") if BACKBONES[backbone].matched else {}
@@ -76,7 +96,14 @@ def parts(backbone: str, text: int, folder: Path) -> Parts:
 
 
 def training_steps(made: Parts) -> Functions:
-    """Forward and backward of each part."""
+    """A training step of each part.
+
+    Args:
+        made (Parts): what to train.
+
+    Returns:
+        The function by the name of the part.
+    """
     return {
         "floor": partial(floor_step, made.bare, made.bare_ids),
         "tower": partial(tower_step, made.tower, torch.zeros_like(made.batch["pixel_values"])),
@@ -85,7 +112,15 @@ def training_steps(made: Parts) -> Functions:
 
 
 def answers(made: Parts, **kwargs: Any) -> Functions:
-    """Of the LM and of ADEM-VL, each with one new token and with many; ``kwargs`` are for ``generate``."""
+    """Generation by the language model alone and by ADEM-VL, of one new token and of many.
+
+    Args:
+        made (Parts): what generates.
+        kwargs (Any): for ``generate``.
+
+    Returns:
+        The function by the name of the part and the number of new tokens.
+    """
     return {
         f"{who}, {count}": partial(measures.answer, model, inputs, count, **kwargs)
         for who, model, inputs in (("floor", made.bare, made.bare_prompt), ("adem_vl", made.model, made.prompt))
@@ -94,14 +129,28 @@ def answers(made: Parts, **kwargs: Any) -> Functions:
 
 
 def compiled_answers(made: Parts) -> Functions:
-    """The same with a static cache and compiled passes of one token."""
+    """The functions of ``answers`` with a static cache, in which the passes of one token are compiled.
+
+    Args:
+        made (Parts): what generates.
+
+    Returns:
+        The function by the name of the part and the number of new tokens.
+    """
     config = CompileConfig(backend=BACKEND, mode=None)
     config._compile_all_devices = True  # as generate does by itself on a GPU
     return answers(made, cache_implementation="static", compile_config=config)
 
 
 def first_calls(made: Functions) -> dict[str, float]:
-    """Seconds of a first call of each: nearly all of it is compiling."""
+    """Call each function once. Nearly all of that time is compiling.
+
+    Args:
+        made (Functions): the compiled functions.
+
+    Returns:
+        The seconds by the name of the function.
+    """
     seconds = {}
     for name, function in made.items():
         began = time.perf_counter()
@@ -113,14 +162,34 @@ def first_calls(made: Functions) -> dict[str, float]:
 
 
 def in_turns(plain: Functions, compiled: Functions, repeats: int, label: str) -> dict[str, dict[str, list[float]]]:
-    """Seconds of all of both, which take turns."""
+    """Measure the functions, plain and compiled, which take turns.
+
+    Args:
+        plain (Functions): the functions that are not compiled.
+        compiled (Functions): the same functions, compiled.
+        repeats (int): how often each is measured.
+        label (str): the label of the progress bar.
+
+    Returns:
+        The seconds of every measurement, by way (``"plain"`` or ``"compiled"``) and name of the function.
+    """
     ways = {"plain": plain, "compiled": compiled}
     times = measures.interleaved({(way, name): ways[way][name] for way in ways for name in plain}, repeats, label)
     return {way: {name: times[way, name] for name in plain} for way in ways}
 
 
 def measure(backbone: str, text: int, repeats: int, folder: Path) -> dict[str, Any]:
-    """Of one length of text: compiled over plain, and ADEM-VL over the floor either way."""
+    """Measure one length of text.
+
+    Args:
+        backbone (str): a key of ``BACKBONES``.
+        text (int): tokens of a row of text.
+        repeats (int): how often generation is measured, and a ``STEP_TURNS``-th of how often a step is.
+        folder (Path): where random bases are written.
+
+    Returns:
+        Times of compiled over plain, and of ADEM-VL over the language model alone, plain and compiled.
+    """
     keep_freed_memory()
     plain, compiled = (parts(backbone, text, folder) for _ in range(2))
     for module in (compiled.bare.get_decoder(), compiled.tower, compiled.model):
@@ -128,8 +197,8 @@ def measure(backbone: str, text: int, repeats: int, folder: Path) -> dict[str, A
     quick_steps = training_steps(compiled)
     first = first_calls(quick_steps)
     steps = in_turns(training_steps(plain), quick_steps, STEP_TURNS * repeats, "steps")
-    torch.compiler.reset()  # both go through the same code: graphs of steps would be in the way of answers
-    # of the models that are not compiled: of the others, the prefill would be, too
+    torch.compiler.reset()  # steps and answers share code: without this, graphs of steps would be tried for answers
+    # made from the plain models: the compiled ones would compile the prefill, too
     quick_answers = compiled_answers(plain)
     first |= first_calls(quick_answers)
     answered = in_turns(answers(plain), quick_answers, repeats, "answers")
@@ -154,39 +223,47 @@ def measure(backbone: str, text: int, repeats: int, folder: Path) -> dict[str, A
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """A row for each length of text and each of step and token."""
-    heads = [f"{shown}, compiled / not" for shown in SHOWN.values()]
-    lines = [
-        f"| backbone, text | | {' | '.join(heads)} | ADEM-VL / floor | both compiled | to compile ADEM-VL's, s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """A row for a training step and one for a generated token, of each length of text.
+
+    Args:
+        results (dict[str, dict[str, Any]]): what ``measure`` returned, by backbone and length of text.
+
+    Returns:
+        The table.
+    """
+    rows = []
     for name, result in results.items():
         first = result["seconds_of_first_calls"]
         for what, shown, key, call in (
-            ("step", "a step (floor: with the tower)", "step_with_tower", "adem_vl"),
-            ("token", "a token", "token", f"adem_vl, {NEW_TOKENS}"),
+            ("step", "training step", "step_with_tower", "adem_vl"),
+            ("token", "generated token", "token", f"adem_vl, {NEW_TOKENS}"),
         ):
             saved = result["compiled_over_plain"][what]
             cells = [f"{saved[who]:.2f}" if who in saved else "" for who in SHOWN]
             over = [f"{result[key][way]:.2f}" for way in ("plain", "compiled")]
-            lines.append(
-                f"| {', '.join(name.split('/'))} | {shown} | {' | '.join([*cells, *over])} | {first[call]:.0f} |"
-            )
-    return "\n".join(lines)
+            rows.append([", ".join(name.split("/")), shown, *cells, *over, f"{first[call]:.0f}"])
+    heads = [f"{label}: compiled / plain" for label in SHOWN.values()]
+    over = ["ADEM-VL / floor, plain", "ADEM-VL / floor, compiled"]
+    return tables.markdown(["backbone, text tokens", "", *heads, *over, "seconds to compile ADEM-VL"], rows)
 
 
 def sections() -> dict[str, str]:
-    """What README.md shows of the result file."""
+    """The section of docs/results.md about compilation.
+
+    Returns:
+        The text by the name of the section.
+    """
     saved = tables.load("compiled")
-    return {"compiled table": table(saved) if saved else ""}
+    return {"compiled table": table(saved) if saved else tables.NOT_MEASURED}
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", choices=BACKBONES, default=DEFAULT_BACKBONES[0])
-    parser.add_argument("--texts", nargs="+", type=int, default=list(TEXTS), help="tokens of a row")
-    parser.add_argument("--repeats", type=int, default=3, help=f"turns of answers; of steps {STEP_TURNS} times as many")
-    parser.add_argument("--again", action="store_true", help="measure what has a result, too")
+    parser.add_argument("--texts", nargs="+", type=int, default=list(TEXTS), help="tokens of a row of text")
+    parser.add_argument("--repeats", type=int, default=3, help=f"turns of answers; {STEP_TURNS} times as many of steps")
+    parser.add_argument("--again", action="store_true", help="also measure again what has a result")
     args = parser.parse_args()
     results = tables.load(measures.result_file("compiled")) or {}
     for text in args.texts:
@@ -195,7 +272,8 @@ def main() -> None:
             continue
         print(f"=== {name}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # what another run compiled would hide what it takes
+            # an empty cache: with code that an earlier run compiled, the time of compiling would not be seen
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
             torch.compiler.reset()
             results[name] = measure(args.backbone, text, args.repeats, Path(folder))
         tables.save(measures.result_file("compiled"), results)

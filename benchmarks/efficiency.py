@@ -1,12 +1,12 @@
-"""What each arm costs: trained numbers, tokens, operations, seconds and memory, each beside the frozen LM alone.
+"""What each arm costs: trainable parameters, tokens, operations, time and memory, beside the language model alone.
 
 python benchmarks/efficiency.py                                   # every arm that has no result yet
 python benchmarks/efficiency.py --backbones smollm2 --texts 256   # part of it
-python benchmarks/readme.py                                       # puts the table of the result file into README.md
+python benchmarks/write_tables.py                                 # puts the tables into docs/results.md
 
-An arm is measured in a process of its own, in turns with the floor: the language model alone on the same text, forward
-and backward to its input embeddings in a training step, and with the tower's own forward and backward beside it. All
-times are ratios within a turn, and of those the median.
+Each arm is measured in a process of its own, where it takes turns with the floor: the frozen language model alone, on
+the same text. In a training step the floor runs forward and backward to its input embeddings; the vision tower's own
+forward and backward are measured beside it. Each figure is the median of the ratios within a turn.
 """
 
 import argparse
@@ -43,11 +43,19 @@ from adem_vl_hf.loading import TOWER
 from adem_vl_hf.training import fastest_setting
 
 NEW_TOKENS = 64
-PAPER = {"llava_lora": (1.96, 1.84), "lavin": (1.56, 1.11), "memvp": (1.12, 1.01)}  # its times over ADEM-VL's, at 7B
+# (step, answer) over ADEM-VL's, as the ADEM-VL paper prints them for a 7B model
+PAPER = {"llava_lora": (1.96, 1.84), "lavin": (1.56, 1.11), "memvp": (1.12, 1.01)}
 
 
 class Backbone(NamedTuple):
-    """Where the bases come from, rows of a batch (on a GPU), whether the arms' sizes are matched or as published."""
+    """A pair of frozen bases to measure with.
+
+    Args:
+        bases (Callable[[Path], tuple[str, str]]): from a folder to the names of language model and vision tower.
+        batch_size (int): rows of a batch on a CPU.
+        batch_size_on_gpu (int): rows of a batch on a GPU.
+        matched (bool): whether all arms get about as many trainable parameters; else the published sizes.
+    """
 
     bases: Callable[[Path], tuple[str, str]]
     batch_size: int
@@ -56,12 +64,29 @@ class Backbone(NamedTuple):
 
 
 def real(folder: Path) -> tuple[str, str]:
-    """SmolLM2-135M and the tower that ships."""
+    """SmolLM2-135M and the shipped vision tower.
+
+    Args:
+        folder (Path): not used.
+
+    Returns:
+        Their folders.
+    """
     return resolve_language_model("embedded"), str(TOWER)
 
 
 def random(folder: Path, name: str, text_sizes: dict[str, int], tower_sizes: dict[str, int]) -> tuple[str, str]:
-    """A Llama and a tower of these sizes with random weights, written to ``folder``; SmolLM2's vocabulary."""
+    """A Llama and a CLIP vision tower with random weights, and with SmolLM2's vocabulary.
+
+    Args:
+        folder (Path): where they are written, unless they are there.
+        name (str): the beginning of their folders' names.
+        text_sizes (dict[str, int]): fields of ``LlamaConfig``.
+        tower_sizes (dict[str, int]): fields of ``CLIPVisionConfig``.
+
+    Returns:
+        Their folders.
+    """
     text, tower = folder / f"{name}-llama", folder / f"{name}-tower"
     if not (tower / "preprocessor_config.json").exists():
         torch.manual_seed(0)
@@ -97,13 +122,22 @@ BACKBONES = {
 }
 ON_GPU = measures.DEVICE.type == "cuda"
 DEFAULT_BACKBONES = ["random-7b", "random-1.1b"] if ON_GPU else ["smollm2", "random-1.1b"]
-TEXTS = {256: "as in ScienceQA", 32: "as in captions"}  # tokens of a row without images
-ANSWER = 8  # of them supervised
-STEP_TURNS = 3  # times as many turns of steps as of answers, which last longer by as much and more
+TEXTS = {256: "as in ScienceQA", 32: "as in captions"}  # tokens of a row, without those of images
+ANSWER = 8  # supervised tokens of a row
+STEP_TURNS = 3  # steps take three times as many turns as answers, which last at least three times as long
 
 
 def samples(tokenizer: Any, text: int, number: int) -> list[Sample]:
-    """Rows whose text has about ``text`` tokens, the last of them the answer; the picture is noise."""
+    """Samples of one length, with random pixels as images.
+
+    Args:
+        tokenizer (Any): the language model's.
+        text (int): about how many tokens a row has; the last ``ANSWER`` of them are the answer.
+        number (int): how many samples.
+
+    Returns:
+        The samples.
+    """
     word = " the"  # one token each
     generator = torch.Generator().manual_seed(0)
     rows = []
@@ -116,7 +150,12 @@ def samples(tokenizer: Any, text: int, number: int) -> list[Sample]:
 
 
 def floor_step(language_model, input_ids: torch.Tensor) -> None:
-    """Forward and backward of the frozen LM to its input embeddings, with the head on the answer alone."""
+    """Forward and backward of the frozen language model, back to its input embeddings. The LM head runs on the answer.
+
+    Args:
+        language_model: any decoder.
+        input_ids (torch.Tensor): [B, T].
+    """
     embeds = language_model.get_input_embeddings()(input_ids).detach().requires_grad_()  # [B, T, D]
     hidden_states = language_model.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state
     # flat: a slice of rows would make the product copy the head's weights for every row
@@ -126,18 +165,42 @@ def floor_step(language_model, input_ids: torch.Tensor) -> None:
 
 
 def tower_step(tower, pixel_values: torch.Tensor) -> None:
-    """The frozen tower's forward, and its backward through every block."""
+    """Forward and backward of the frozen vision tower, through every block.
+
+    Args:
+        tower: a ``CLIPVisionModel``.
+        pixel_values (torch.Tensor): [B, 3, H, W].
+    """
     pixel_values = pixel_values.detach().to(tower.dtype).requires_grad_()
     tower(pixel_values).last_hidden_state.float().square().mean().backward()
 
 
 def default_batch_size(backbone: str) -> int:
-    """Rows of a batch on this machine."""
+    """The number of rows of a batch on this machine.
+
+    Args:
+        backbone (str): a key of ``BACKBONES``.
+
+    Returns:
+        That of a GPU if there is one, else that of a CPU.
+    """
     return BACKBONES[backbone].batch_size_on_gpu if ON_GPU else BACKBONES[backbone].batch_size
 
 
 def measure(arm: str, backbone: str, text: int, batch_size: int, repeats: int, folder: Path) -> dict[str, Any]:
-    """Everything about one arm; the peak of memory is read before the floor is loaded beside it."""
+    """Measure one arm. The peak of memory is read before the floor is loaded beside it.
+
+    Args:
+        arm (str): a key of ``ARMS``.
+        backbone (str): a key of ``BACKBONES``.
+        text (int): tokens of a row of text.
+        batch_size (int): rows of a batch.
+        repeats (int): how often generation is measured, and a ``STEP_TURNS``-th of how often a step is.
+        folder (Path): where random bases are written.
+
+    Returns:
+        What the result file holds of it.
+    """
     keep_freed_memory()
     language_model, tower = BACKBONES[backbone].bases(folder)
     setting = fastest_setting()
@@ -192,56 +255,70 @@ def measure(arm: str, backbone: str, text: int, batch_size: int, repeats: int, f
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """A row for each backbone, length and arm; ratios to the floor."""
-    lines = [
-        "| backbone, text | arm | trained numbers | extra tokens | FLOPs of a step | a step | a step / (floor + tower) "
-        "| prefill and 64 tokens | a token | peak memory |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """A row for each backbone, length of text and arm.
+
+    Args:
+        results (dict[str, dict[str, Any]]): what ``measure`` returned, by backbone, length of text and arm.
+
+    Returns:
+        The table; operations, times and memory are over those of the floor.
+    """
+    rows = []
     for name, result in results.items():
         backbone, text, arm = name.split("/")
         floor = results.get(f"{backbone}/{text}/floor")
         memory = f"{result['memory'] / floor['memory']:.2f}" if floor else ""
         extra = result["tokens"] - result["floor_tokens"]
-        lines.append(
-            f"| {backbone}, {text} | {arm} | {result['trained_numbers']:,} | {extra} "
-            f"| {result['training_flops'] / result['floor_training_flops']:.2f} | {result['step']:.2f} "
-            f"| {result['step_with_tower']:.2f} | {result['answer']:.2f} | {result['token']:.3f} | {memory} |"
-        )
-    return "\n".join(lines)
+        flops = result["training_flops"] / result["floor_training_flops"]
+        times = [f"{result[key]:.2f}" for key in ("step", "step_with_tower", "answer")]
+        cells = [f"{result['trained_numbers']:,}", str(extra), f"{flops:.2f}", *times, f"{result['token']:.3f}", memory]
+        rows.append([f"{backbone}, {text}", tables.METHODS[arm], *cells])
+    head = ["backbone, text tokens", "method", "trainable parameters", "extra tokens", "FLOPs of a step", "step"]
+    head += ["step / (floor + tower)", f"prefill and {NEW_TOKENS} tokens", "generated token", "peak memory"]
+    return tables.markdown(head, rows)
 
 
 def peers_table(results: dict[str, dict[str, Any]]) -> str:
-    """Times of the peers over ADEM-VL's, each by way of the floor beside it, and what the paper prints."""
-    lines = [
-        "| backbone, text | arm | a step / ADEM-VL's | the paper's | prefill and 64 tokens / ADEM-VL's | the paper's |",
-        "|---|---|---|---|---|---|",
-    ]
+    """A row for each peer of which the ADEM-VL paper prints times.
+
+    Args:
+        results (dict[str, dict[str, Any]]): what ``measure`` returned, by backbone, length of text and arm.
+
+    Returns:
+        The table; times are over ADEM-VL's, where either was measured beside a floor of its own.
+    """
+    rows = []
     for name, result in results.items():
         backbone, text, arm = name.split("/")
         ours = results.get(f"{backbone}/{text}/adem_vl")
         if ours is not None and arm in PAPER:
-            step, answer = (f"{result[key] / ours[key]:.2f}" for key in ("step", "answer"))
-            lines.append(
-                f"| {backbone}, {text} | {arm} | {step} | {PAPER[arm][0]:.2f} | {answer} | {PAPER[arm][1]:.2f} |"
-            )
-    return "\n".join(lines)
+            pairs = zip((f"{result[key] / ours[key]:.2f}" for key in ("step", "answer")), PAPER[arm], strict=True)
+            cells = [cell for own, paper in pairs for cell in (own, f"{paper:.2f}")]
+            rows.append([f"{backbone}, {text}", tables.METHODS[arm], *cells])
+    both = [f"{what} / ADEM-VL's" for what in ("step", f"prefill and {NEW_TOKENS} tokens")]
+    head = ["backbone, text tokens", "method", both[0], "in the paper", both[1], "in the paper"]
+    return tables.markdown(head, rows)
 
 
 def sections() -> dict[str, str]:
-    """What README.md shows of the result files."""
+    """The sections of docs/results.md about cost.
+
+    Returns:
+        The text by the name of the section.
+    """
     return tables.of_devices("efficiency", {"cost table": table, "cost of peers table": peers_table})
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=DEFAULT_BACKBONES)
-    parser.add_argument("--texts", nargs="+", type=int, default=list(TEXTS), help="tokens of a row")
-    parser.add_argument("--batch-size", type=int, help="rows; default " + ", ".join(
-        f"{default_batch_size(name)} of {name}" for name in BACKBONES))  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=5, help=f"turns of answers; of steps {STEP_TURNS} times as many")
-    parser.add_argument("--again", action="store_true", help="measure what has a result, too")
+    parser.add_argument("--texts", nargs="+", type=int, default=list(TEXTS), help="tokens of a row of text")
+    parser.add_argument("--batch-size", type=int, help="rows of a batch; default " + ", ".join(
+        f"{default_batch_size(name)} with {name}" for name in BACKBONES))  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=5, help=f"turns of answers; {STEP_TURNS} times as many of steps")
+    parser.add_argument("--again", action="store_true", help="also measure again what has a result")
     parser.add_argument("--here", nargs=2, metavar=("RESULT", "BASES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:  # the process of one arm
@@ -260,7 +337,8 @@ def main() -> None:
                     if name in results and not args.again:
                         continue
                     print(f"=== {name}", flush=True)
-                    BACKBONES[backbone].bases(Path(folder))  # made here: the arm's process would hold more memory
+                    # made here: in the process of the arm, making them would count in its peak memory
+                    BACKBONES[backbone].bases(Path(folder))
                     command = [sys.executable, __file__, "--arms", arm, "--backbones", backbone, "--texts", str(text),
                                "--batch-size", str(batch_size), "--repeats", str(args.repeats),
                                "--here", str(file), folder]  # fmt: skip

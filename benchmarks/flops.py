@@ -1,11 +1,22 @@
-"""FLOPs of one decoder layer with images, by the formulas of EVLM (arXiv 2407.14177, Eqs. 1 and 2), forward only.
+"""FLOPs of one decoder layer with images, forward only, by the formulas of EVLM (arXiv 2407.14177, Eqs. 1 and 2).
 
-A multiply and an add are two. Norms, activations, the softmax and position embeddings are left out, as in the paper.
+A multiplication and an addition are two operations. Norms, activations, the softmax and position embeddings are left
+out, as in the paper.
 """
 
 
 def full_attention_flops(batch: int, image_tokens: int, text_tokens: int, width: int) -> int:
-    """Eq. 1: a layer of width h (feed-forward part of 4h) over images and text in one sequence."""
+    """Eq. 1: a layer over images and text in one sequence, with a feed-forward part four times as wide.
+
+    Args:
+        batch (int): rows.
+        image_tokens (int): tokens of the images of a row.
+        text_tokens (int): tokens of the text of a row.
+        width (int): h, the width of the language model.
+
+    Returns:
+        The operations of one forward pass.
+    """
     length = image_tokens + text_tokens
     return 24 * batch * length * width**2 + 4 * batch * length**2 * width
 
@@ -23,7 +34,17 @@ def cross_attention_flops(
     """Eq. 2: the layer over the text and its media tokens, and a gated cross-attention layer to the image tokens.
 
     Args:
-        width: h, of the language model. vision_width: d_img. attention_ratio: r_c. ffn_ratio: r_f.
+        batch (int): rows.
+        image_tokens (int): tokens of the images of a row.
+        text_tokens (int): tokens of the text of a row.
+        width (int): h, the width of the language model.
+        vision_width (int): d_img, the width of the vision tower.
+        attention_ratio (float): r_c, the width of the cross-attention over h.
+        ffn_ratio (float): r_f, the width of its feed-forward part over h.
+        media_tokens (int): learned tokens in place of the images.
+
+    Returns:
+        The operations of one forward pass.
     """
     length = media_tokens + text_tokens
     layer = 4 * (6 + attention_ratio + ffn_ratio) * batch * length * width**2 + 4 * batch * length**2 * width

@@ -1,6 +1,7 @@
-"""The fused term alone, against its own two matrix products and against the way that the authors' code computes it.
+"""The time of the fused term, beside its two matrix products alone and beside the authors' way to compute it.
 
 python benchmarks/fusion_speed.py
+python benchmarks/write_tables.py  # puts the table into docs/results.md
 """
 
 import argparse
@@ -15,15 +16,25 @@ from torch.nn import functional as F
 from adem_vl_hf.modeling.fusion import fuse, kernel_map, memory_for_one_position
 from adem_vl_hf.modeling.visual_memory import VisualMemory
 
-# B, T, S, D: LLaMA-7B and SmolLM2-135M, each with a text and with one more token of an answer
+# B, T, S, D: LLaMA-7B and SmolLM2-135M, each with a text and with one more token of an answer (as in decoding)
 SHAPES = ((1, 256, 320, 4096), (4, 256, 320, 576), (1, 1, 320, 4096), (4, 1, 320, 576))
 DROP_RATIO, SCALE = 0.1, 0.1
-CALLS = {"cpu": 1, "cuda": 50}  # in a measurement: a GPU's are too short for one
+CALLS = {"cpu": 1, "cuda": 50}  # calls in one measurement: a single call on a GPU is too short to be timed
 WAYS = ("two matrix products", "fused term", "the authors' way")
 
 
 def authors_way(hidden_states, visual, key_embedding, value_embedding):
-    """One layer of ADEM-VL as published code computes it: its own keys and values, a full sort for the threshold."""
+    """One layer of ADEM-VL as the published code computes it: keys and values anew, a full sort for the threshold.
+
+    Args:
+        hidden_states: [B, T, D].
+        visual: the visual prompt, [B, S, D].
+        key_embedding: [1, S, D].
+        value_embedding: [1, S, D].
+
+    Returns:
+        The fused term, [B, T, D].
+    """
     key = F.silu(visual + key_embedding)  # [B, S, D]
     value = visual + value_embedding
     scores = F.silu(hidden_states) @ key.transpose(1, 2)  # [B, T, S]
@@ -34,7 +45,19 @@ def authors_way(hidden_states, visual, key_embedding, value_embedding):
 
 
 def ways(batch: int, text: int, slots: int, width: int, dtype: torch.dtype, backward: bool) -> dict[str, Callable]:
-    """One call of each of ``WAYS`` at a shape, with its backward if asked for."""
+    """One call of each of ``WAYS`` at a shape.
+
+    Args:
+        batch (int): B.
+        text (int): T, the positions of the text.
+        slots (int): S, the slots of the visual memory.
+        width (int): D, the width of the language model.
+        dtype (torch.dtype): the precision of all tensors.
+        backward (bool): whether a call has a backward pass, too.
+
+    Returns:
+        The function by the name of the way.
+    """
     torch.manual_seed(0)
 
     def leaf(x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +98,14 @@ def ways(batch: int, text: int, slots: int, width: int, dtype: torch.dtype, back
 
 
 def measure(repeats: int) -> list[dict[str, Any]]:
-    """A row for each shape, precision and direction; ratios to the two products."""
+    """Measure every shape in both precisions, forward, and with the backward where there is more than one position.
+
+    Args:
+        repeats (int): how often each call is measured.
+
+    Returns:
+        A row for each, with the times over that of the two matrix products.
+    """
     rows = []
     for shape in SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
@@ -90,25 +120,35 @@ def measure(repeats: int) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Times over that of the two products alone."""
-    lines = [
-        "| B, T, S, D | precision | | fused term | the authors' way | authors' / ours |",
-        "|---|---|---|---|---|---|",
-    ]
+    """A row for each shape, precision and direction.
+
+    Args:
+        rows (list[dict[str, Any]]): of ``measure``.
+
+    Returns:
+        The table, with times over that of the two matrix products.
+    """
+    lines = []
     for row in rows:
         ours, theirs = (row["ratios"][way] for way in WAYS[1:])
         direction = "forward and backward" if row["backward"] else "forward"
         shape = ", ".join(map(str, row["shape"]))
-        lines.append(f"| {shape} | {row['dtype']} | {direction} | {ours:.2f} | {theirs:.2f} | {theirs / ours:.2f} |")
-    return "\n".join(lines)
+        lines.append([shape, row["dtype"], direction, f"{ours:.2f}", f"{theirs:.2f}", f"{theirs / ours:.2f}"])
+    head = ["B, T, S, D", "precision", "pass", "this package", "authors' code", "authors' code / this package"]
+    return tables.markdown(head, lines)
 
 
 def sections() -> dict[str, str]:
-    """What README.md shows of the result files."""
+    """The sections of docs/results.md about the fused term.
+
+    Returns:
+        The text by the name of the section.
+    """
     return tables.of_devices("fusion_speed", {"fusion table": lambda saved: table(saved["rows"])})
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()

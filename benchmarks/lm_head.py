@@ -1,6 +1,7 @@
-"""How much a training step gains from running the LM head on supervised positions only: the ratio of step times.
+"""The time of a training step with the LM head on every position, over that with the head on supervised ones only.
 
 python benchmarks/lm_head.py
+python benchmarks/write_tables.py  # puts the result into docs/results.md
 """
 
 import argparse
@@ -18,7 +19,24 @@ from adem_vl_hf.loading import build_model
 from adem_vl_hf.training import fastest_setting
 
 
+def sections() -> dict[str, str]:
+    """The section of docs/results.md about the LM head.
+
+    Returns:
+        The text by the name of the section.
+    """
+    saved = tables.load("lm_head")
+    if saved is None:
+        return {"lm head": tables.NOT_MEASURED}
+    return {
+        "lm head": f"With the LM head on every position, a training step takes {saved['ratio']:.2f} times as long as "
+        f"with the head on the supervised positions only (SmolLM2-135M, batch of {saved['batch_size']}, medians of "
+        f"{saved['repeats']} repeats in turns)."
+    }
+
+
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
@@ -43,7 +61,7 @@ def main() -> None:
             times[plain_head].append(step(plain_head))
     ratio = statistics.median(times[False]) / statistics.median(times[True])
     tables.save("lm_head", {"ratio": ratio, "batch_size": args.batch_size, "repeats": args.repeats})
-    print(f"LM head on every position / on supervised positions only: {ratio:.2f} x the step time")
+    print(sections()["lm head"])
 
 
 if __name__ == "__main__":

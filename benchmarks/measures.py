@@ -1,4 +1,4 @@
-"""Times, operations and memory of functions, in ways that a busy machine disturbs least."""
+"""Measure time, operations and memory of functions, in ways that other load on the machine disturbs least."""
 
 import resource
 import statistics
@@ -13,36 +13,63 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SUFFIXES = {"cpu": "", "cuda": "_gpu"}  # of result files
+SUFFIXES = {"cpu": "", "cuda": "_gpu"}  # of the names of result files
 
 
 def result_file(name: str) -> str:
-    """The name of this device's result file."""
+    """The name of a result file for the device of this machine.
+
+    Args:
+        name (str): the name for a CPU.
+
+    Returns:
+        The name, with a suffix on a GPU.
+    """
     return name + SUFFIXES[DEVICE.type]
 
 
 def device_name() -> str:
-    """Of the GPU, or "cpu"."""
+    """The name of the device.
+
+    Returns:
+        That of the GPU, or ``"cpu"``.
+    """
     return torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
 
 
 def finish() -> None:
-    """Wait until a GPU has done what it was told."""
+    """Wait until the GPU has finished all work; does nothing on a CPU."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
 def to_device(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a batch where the model is."""
+    """Move a batch to the device of the measurements.
+
+    Args:
+        batch (Mapping[str, Any]): tensors by name.
+
+    Returns:
+        The same names with the tensors there.
+    """
     return {name: value.to(DEVICE) for name, value in batch.items()}
 
 
 def interleaved(
     functions: Mapping[str, Callable[[], Any]], repeats: int, label: str = "", calls: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each call; every function once in turn, so that what slows the machine falls on all alike.
+    """Measure functions in turns: each is called once a turn, so that other load on the machine slows all alike.
 
-    The first turn warms up and is not counted. ``calls``: of a function, one after another, in one measurement.
+    The first turn warms up and is not counted.
+
+    Args:
+        functions (Mapping[str, Callable[[], Any]]): the functions by name.
+        repeats (int): the number of turns.
+        label (str): the label of the progress bar; empty for none.
+        calls (int): how often a function is called in one measurement.
+
+    Returns:
+        The seconds of one call, of every turn, by the name of the function.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for turn in tqdm(range(repeats + 1), desc=label, disable=not label):
@@ -57,25 +84,52 @@ def interleaved(
 
 
 def ratio(times: list[float], base: list[float]) -> float:
-    """The median of the ratios within a turn: a machine that is slow for a while is slow for both."""
+    """The median of the ratios within a turn: while a machine is slow, it is slow for both.
+
+    Args:
+        times (list[float]): seconds of each turn.
+        base (list[float]): seconds of another function in the same turns.
+
+    Returns:
+        The median of ``times`` over ``base``.
+    """
     return statistics.median(a / b for a, b in zip(times, base, strict=True))
 
 
 def ratios(times: Mapping[str, list[float]], base: str) -> dict[str, float]:
-    """Of each over ``base``."""
+    """The ratios of several functions to one of them.
+
+    Args:
+        times (Mapping[str, list[float]]): of ``interleaved``.
+        base (str): the name of that one.
+
+    Returns:
+        The ratio by the name of the function.
+    """
     return {name: ratio(values, times[base]) for name, values in times.items()}
 
 
 def counted_flops(function: Callable[[], Any]) -> int:
-    """Floating-point operations of the matrix products (and attention) of one call; a multiply and an add are two."""
-    # a GPU's fused attention is not counted for every shape; as products it is
+    """Count the floating-point operations of matrix products and attention in one call.
+
+    Args:
+        function (Callable[[], Any]): what to call.
+
+    Returns:
+        The number of operations; a multiplication and an addition are two.
+    """
+    # the counter does not know every shape of a GPU's fused attention, so attention runs as plain products here
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
 
 
 def peak_memory() -> int:
-    """Bytes that this process held at most since it began: on the GPU, where there is one."""
+    """The peak memory of this process since it began.
+
+    Returns:
+        Bytes; those of the GPU if there is one.
+    """
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
     kilobyte = 1 if sys.platform == "darwin" else 1024
@@ -83,20 +137,32 @@ def peak_memory() -> int:
 
 
 def training_step(model: Any, batch: Mapping[str, torch.Tensor]) -> None:
-    """Forward and backward in training mode."""
+    """One forward and backward pass in training mode.
+
+    Args:
+        model (Any): the model.
+        batch (Mapping[str, torch.Tensor]): its inputs, with labels.
+    """
     _switch(model, True)
     model(**batch).loss.backward()
     model.zero_grad()
 
 
 def _switch(model: Any, training: bool) -> None:
-    """Where it is needed alone: it goes through all modules, which a step of training does not."""
+    """Set the mode only where it changes: ``train()`` visits all modules, which is no part of a training step."""
     if model.training != training:
         model.train(training)
 
 
 @torch.inference_mode()
 def answer(model: Any, inputs: Mapping[str, torch.Tensor], new_tokens: int, **kwargs: Any) -> None:
-    """Prefill and exactly ``new_tokens`` greedy tokens, in evaluation mode."""
+    """Generate greedily in evaluation mode: the prefill and exactly ``new_tokens`` tokens.
+
+    Args:
+        model (Any): the model.
+        inputs (Mapping[str, torch.Tensor]): the prompt.
+        new_tokens (int): how many tokens to generate.
+        kwargs (Any): for ``generate``.
+    """
     _switch(model, False)
     model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, **kwargs)

@@ -1,8 +1,10 @@
-"""EVLM's mechanisms and ADEM-VL in miniature: the same frozen bases, data, order and steps. Resumable.
+"""What each mechanism of EVLM does, at a small scale and beside ADEM-VL. Resumable.
 
-python benchmarks/miniature.py                  # every arm that has no result file yet
-python benchmarks/miniature.py --arms evlm moe  # these alone
-python benchmarks/readme.py                     # puts the table of all result files into README.md
+python benchmarks/miniature.py                      # every arm that has no result file yet
+python benchmarks/miniature.py --arms evlm experts  # only these
+python benchmarks/write_tables.py                   # puts the table into docs/results.md
+
+All arms have the same frozen bases, samples in the same order, and number of steps.
 """
 
 import argparse
@@ -18,8 +20,8 @@ from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes
 from adem_vl_hf.demo import DEMO_SHARES, RECIPES, fine_tune
 from adem_vl_hf.evaluation.predict import evaluate_with_controls
 
-STEPS = 240  # of the demo's recipes and data
-# name -> (kind of model, its settings); what is not named is as in the paper
+STEPS = 240  # with the recipes and the data of the demo
+# name -> (kind of model, its settings); all other settings are those of the paper
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "evlm": ("evlm", {}),
     "adem_vl": ("adem_vl", RECIPES["adem_vl"].settings),
@@ -30,10 +32,25 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "4 media tokens": ("evlm", {"media_tokens": 4}),
     "no zero vector": ("evlm", {"zero_vectors": 0}),
 }
+# the same names as tables show them
+LABELS = {
+    "evlm": "EVLM",
+    "adem_vl": "ADEM-VL",
+    "experts": "EVLM with experts",
+    "one level": "EVLM, one level of the tower",
+    "no media tokens": "EVLM without media tokens",
+    "levels concatenated": "EVLM, all levels to every layer",
+    "4 media tokens": "EVLM, 4 media tokens",
+    "no zero vector": "EVLM without the zero vector",
+}
 
 
 def test_sets() -> dict[str, Any]:
-    """What the arms are asked: the kinds that they are taught, of combinations that they never saw."""
+    """The held-out samples that every arm answers: captions and choices, as in training.
+
+    Returns:
+        The data set by its name.
+    """
     kinds = ("caption", "choice")
     return {
         "openmoji-scenes": OpenMojiScenes("test", size=240, kinds=kinds),
@@ -42,7 +59,16 @@ def test_sets() -> dict[str, Any]:
 
 
 def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
-    """Train one arm and let it answer; goes on from where an earlier call stopped."""
+    """Train one arm and let it answer. An interrupted run goes on from its last checkpoint.
+
+    Args:
+        name (str): a key of ``ARMS``.
+        folder (Path): where checkpoints and predictions are written.
+        steps (int): training steps of 32 samples.
+
+    Returns:
+        What the result file holds.
+    """
     kind, settings = ARMS[name]
     model, processor, facts = fine_tune(
         folder, steps, resume=True, shares=DEMO_SHARES, kind=kind, settings=settings, save_steps=20
@@ -52,13 +78,17 @@ def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """A row for each arm that was measured; own picture / another picture, per cent, CIDEr times 100."""
-    lines = [
-        "| | trained numbers | tokens an image | scenes: choice | scenes: CIDEr | names: choice | training loss |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """A row for each arm that was measured.
+
+    Args:
+        results (dict[str, dict[str, Any]]): what ``measure`` returned, by arm.
+
+    Returns:
+        The table. Two scores in a cell are those with the own image and with another image; CIDEr is times 100.
+    """
+    rows = []
     for name, result in results.items():
-        cells = [f"{result['training']['trained_numbers']:,}", str(result["image_tokens"])]
+        cells = [LABELS.get(name, name), f"{result['training']['trained_numbers']:,}", str(result["image_tokens"])]
         for task, part, key in (
             ("openmoji-scenes", "choice", "accuracy"),
             ("openmoji-scenes", "caption", "cider"),
@@ -70,21 +100,27 @@ def table(results: dict[str, dict[str, Any]]) -> str:
                 pair.append(100 * (scores["caption"] if part == "caption" else scores["questions"][part])[key])
             cells.append(f"{pair[0]:.1f} / {pair[1]:.1f}")
         cells.append(f"{result['training']['train_loss']:.2f}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    head = ["", "trainable parameters", "tokens per image", "scenes: choice, %", "scenes: CIDEr", "names: choice, %"]
+    return tables.markdown([*head, "training loss"], rows)
 
 
 def sections() -> dict[str, str]:
-    """What README.md shows of the result files."""
+    """The sections of docs/results.md about EVLM's mechanisms.
+
+    Returns:
+        The text by the name of the section.
+    """
     results = tables.load_arms("miniature", ARMS)
-    return {"miniature table": table(results) if results else ""}
+    return {"miniature table": table(results) if results else tables.NOT_MEASURED}
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--output-dir", type=Path, default=Path("runs/miniature"), help="checkpoints and predictions")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of 32 samples")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of 32 samples")
     args = parser.parse_args()
     keep_freed_memory()
     for name in args.arms:

@@ -1,7 +1,7 @@
-"""What the arms of miniature.py cost: operations and time of a training step, time of a token, memory of an image.
+"""What the arms of miniature.py cost: operations and time of a step, time of a generated token, memory of an image.
 
-python benchmarks/miniature_cost.py    # measures all arms in turns, in one process
-python benchmarks/readme.py            # puts the table of the result file into README.md
+python benchmarks/miniature_cost.py    # measures all arms, which take turns in one process
+python benchmarks/write_tables.py      # puts the table into docs/results.md
 """
 
 import argparse
@@ -11,7 +11,7 @@ from functools import partial
 import measures
 import tables
 import torch
-from miniature import ARMS
+from miniature import ARMS, LABELS
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiScenes
@@ -25,7 +25,15 @@ NEW_TOKENS = 17
 
 @torch.inference_mode()
 def cached_bytes(model, inputs: dict[str, torch.Tensor]) -> int:
-    """Of everything that a cache holds after the prompt: keys and values of text and images."""
+    """The size of the cache after the prompt.
+
+    Args:
+        model: a model of this package, or its language model.
+        inputs (dict[str, torch.Tensor]): the prompt, with an image or without.
+
+    Returns:
+        The bytes of all keys and values, of text and of images.
+    """
     cache = model(**inputs, use_cache=True).past_key_values
     tensors = [part for layer in cache.layers for part in (layer.keys, layer.values)]
     tensors += [part for part in getattr(cache, "visual_memory", ()) if part is not None]
@@ -33,7 +41,15 @@ def cached_bytes(model, inputs: dict[str, torch.Tensor]) -> int:
 
 
 def measure(repeats: int) -> dict[str, dict[str, float]]:
-    """Figures of every arm; ``step``, ``token`` and ``uncached`` are seconds."""
+    """Measure every arm.
+
+    Args:
+        repeats (int): how often each call is measured.
+
+    Returns:
+        For each arm ``flops`` of a step, ``cached_bytes`` of an image, and the seconds of a ``step``, of a generated
+        ``token``, and of one without a cache (``uncached``).
+    """
     keep_freed_memory()
     setting, data = fastest_setting(), OpenMojiScenes("train", size=BATCH_SIZE, kinds=("caption",))
     rows = [data[i] for i in range(BATCH_SIZE)]
@@ -66,26 +82,39 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
 
 
 def table(facts: dict[str, dict[str, float]]) -> str:
-    """A row for each arm; times as ratios to ADEM-VL's, from one run."""
-    lines = [
-        "| | FLOPs of a step, G | a step | a generated token | a token without cache | cache of an image, KiB |",
-        "|---|---|---|---|---|---|",
-    ]
-    base = facts["adem_vl"]
+    """A row for each arm.
+
+    Args:
+        facts (dict[str, dict[str, float]]): of ``measure``.
+
+    Returns:
+        The table, with times over ADEM-VL's, and below it ADEM-VL's own times.
+    """
+    keys = ("step", "token", "uncached")
+    base, rows = facts["adem_vl"], []
     for name, own in facts.items():
-        times = " | ".join(f"{own[key] / base[key]:.2f}" for key in ("step", "token", "uncached"))
-        lines.append(f"| {name} | {own['flops'] / 1e9:,.0f} | {times} | {own['cached_bytes'] / 1024:,.0f} |")
-    ms = ", ".join(f"{1000 * base[key]:,.0f}" for key in ("step", "token", "uncached"))
-    return "\n".join([*lines, "", f"Times are over ADEM-VL's ({ms} ms; batch {BATCH_SIZE} for a step, 1 for a token)."])
+        times = [f"{own[key] / base[key]:.2f}" for key in keys]
+        rows.append([LABELS[name], f"{own['flops'] / 1e9:,.0f}", *times, f"{own['cached_bytes'] / 1024:,.0f}"])
+    step, token, uncached = (f"{1000 * base[key]:,.0f} ms" for key in keys)
+    head = ["", "GFLOPs per step", "step", "generated token", "generated token without a cache", "cache per image, KiB"]
+    return (
+        f"{tables.markdown(head, rows)}\n\nTimes are divided by ADEM-VL's: {step} for a step of {BATCH_SIZE} samples, "
+        f"{token} for a generated token (batch of 1), and {uncached} for one without a cache."
+    )
 
 
 def sections() -> dict[str, str]:
-    """What README.md shows of the result file."""
+    """The section of docs/results.md about the cost of EVLM's mechanisms.
+
+    Returns:
+        The text by the name of the section.
+    """
     saved = tables.load("miniature_cost")
-    return {"miniature cost table": table(saved["arms"]) if saved else ""}
+    return {"miniature cost table": table(saved["arms"]) if saved else tables.NOT_MEASURED}
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()

@@ -1,11 +1,12 @@
-"""Videos and pairs of pictures in miniature: do ADEM-VL and EVLM use the order of frames? Resumable.
+"""Do ADEM-VL and EVLM use the order of video frames, and of two images? At a small scale. Resumable.
 
-python benchmarks/miniature.py --arms "4 media tokens"  # what EVLM goes on from; ADEM-VL from the adapter that ships
-python benchmarks/moving.py                             # both arms that have no result file yet
-python benchmarks/readme.py                             # puts the table of all result files into README.md
+python benchmarks/miniature.py --arms "4 media tokens"  # trains the adapter that EVLM starts from
+python benchmarks/moving.py                             # both arms, unless they have a result file
+python benchmarks/write_tables.py                       # puts the tables into docs/results.md
 
-Each arm takes its adapter of single pictures, gets an embedding for each of 8 frames (zero at the start) and trains on
-clips and pairs. Clips with their frames in another order are the control: what is above one half there is a fault.
+Each arm starts from an adapter for single images (ADEM-VL from the shipped one), gets an embedding for each of 8 frames
+(zero at the start) and trains on clips and on pairs of images. The control is the same clip with its frames in another
+order: there, more than half of the yes-or-no answers right would mean a fault in the evaluation.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train,
 
 FRAMES = 8
 STEPS, BATCH_SIZE = 500, 16
-# captions name what is first and what is last, so they teach which frame is which before a yes or no can
+# captions say what comes first and what comes last, so they teach the order of frames sooner than yes and no do
 SHARES = {
     ("videos", "caption"): 7,
     ("videos", "order"): 5,
@@ -41,7 +42,14 @@ SHARES = {
 
 
 class Arm(NamedTuple):
-    """Kind of model, its settings, the arm of miniature.py that it goes on from (None: the adapter that ships)."""
+    """One model.
+
+    Args:
+        kind (str): ``"adem_vl"`` or ``"evlm"``.
+        settings (dict[str, Any]): fields of its configuration.
+        start (str | None): the arm of miniature.py whose adapter it starts from; None for the shipped adapter.
+        learning_rate (float): the peak.
+    """
 
     kind: str
     settings: dict[str, Any]
@@ -49,18 +57,24 @@ class Arm(NamedTuple):
     learning_rate: float
 
 
-# rates found by short runs; no clipping: the gates of EVLM have the largest gradients and would decide how far the rest
-# goes
+# learning rates found by short runs. No clipping: EVLM's gates have the largest gradients, and clipping by them would
+# slow all other parameters down
 ARMS = {
     "adem_vl": Arm("adem_vl", RECIPES["adem_vl"].settings, None, 2e-3),
     "evlm, 4 media tokens": Arm("evlm", {"media_tokens": 4}, "4 media tokens", 1.5e-3),
 }
-# test set -> what it is shown as
+# names as tables show them
+LABELS = {"adem_vl": "ADEM-VL", "evlm, 4 media tokens": "EVLM, 4 media tokens"}
+# test set -> the two ways in which its samples are shown
 SOURCES = {"openmoji-videos": ("true", "shuffled_frames"), "openmoji-pairs": ("true", "swapped_images")}
 
 
 def test_sets() -> dict[str, Any]:
-    """Combinations that were never trained; 320 questions of order, every event and answer alike."""
+    """Samples of combinations that no training sample has; 320 ask for the order, all events and answers equally often.
+
+    Returns:
+        The data set by its name.
+    """
     videos = ("order", "order", "what", "caption")
     return {
         "openmoji-videos": OpenMojiVideos("test", size=640, kinds=videos, frames=FRAMES),
@@ -69,7 +83,15 @@ def test_sets() -> dict[str, Any]:
 
 
 def order_by_family(videos: OpenMojiVideos, rows: list[Any]) -> dict[str, dict[str, Any]]:
-    """Share of right answers on the order of frames, for each family of events and form of question."""
+    """Accuracy of questions about the order of frames.
+
+    Args:
+        videos (OpenMojiVideos): the data set that was asked.
+        rows (list[Any]): the predictions.
+
+    Returns:
+        ``accuracy`` and ``n`` for each family of events and form of question.
+    """
     right: dict[str, list[bool]] = {}
     for row in rows:
         if row["kind"] == "order":
@@ -80,7 +102,20 @@ def order_by_family(videos: OpenMojiVideos, rows: list[Any]) -> dict[str, dict[s
 
 
 def measure(name: str, start: Path, folder: Path, steps: int) -> dict[str, Any]:
-    """Train one arm and let it answer; goes on from where an earlier call stopped."""
+    """Train one arm and let it answer. An interrupted run goes on from its last checkpoint.
+
+    Args:
+        name (str): a key of ``ARMS``.
+        start (Path): the folder of the adapter that it starts from.
+        folder (Path): where checkpoints and predictions are written.
+        steps (int): training steps of ``BATCH_SIZE`` samples.
+
+    Returns:
+        What the result file holds.
+
+    Raises:
+        ValueError: the adapter in ``start`` has other tensors than this model.
+    """
     arm = ARMS[name]
     set_seed(0)
     model, processor = build_model(kind=arm.kind, frame_embeddings=FRAMES, **fastest_setting(), **arm.settings)
@@ -88,7 +123,7 @@ def measure(name: str, start: Path, folder: Path, steps: int) -> dict[str, Any]:
     missing = {key for key in loaded.missing_keys if key.startswith("adapter.")}
     if missing != {"adapter.frame_embedding"} or loaded.unexpected_keys:
         raise ValueError(
-            f"{start} holds no adapter of this shape: {missing} missing, {loaded.unexpected_keys} too much"
+            f"{start} holds no adapter of this shape: missing are {missing}, unexpected {loaded.unexpected_keys}"
         )
     dataset = OpenMojiMixture("train", steps * BATCH_SIZE, seed=1, shares=SHARES)
     arguments = training_arguments(
@@ -109,22 +144,26 @@ def measure(name: str, start: Path, folder: Path, steps: int) -> dict[str, Any]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """A row for each arm; right order / another order, per cent."""
+    """A row for each arm.
+
+    Args:
+        results (dict[str, dict[str, Any]]): what ``measure`` returned, by arm.
+
+    Returns:
+        The table; two scores in a cell are those in the right order and in another order, in per cent.
+    """
     parts = (
         ("openmoji-videos", "order", "clips: order"),
         ("openmoji-videos", "what", "clips: what happens"),
         ("openmoji-videos", "caption", "clips: caption exact"),
-        ("openmoji-pairs", "which", "pairs: which shows it"),
+        ("openmoji-pairs", "which", "pairs: which one shows it"),
         ("openmoji-pairs", "more", "pairs: which has more"),
         ("openmoji-pairs", "same", "pairs: same thing"),
     )
-    lines = [
-        "| | trained numbers | tokens a frame | " + " | ".join(label for *_, label in parts) + " |",
-        "|---|---|---|" + "---|" * len(parts),
-    ]
+    rows: list[list[str]] = []
     chances: list[str] = []
     for name, result in results.items():
-        cells = [f"{result['training']['trained_numbers']:,}", str(result["image_tokens"])]
+        cells = [LABELS[name], f"{result['training']['trained_numbers']:,}", str(result["image_tokens"])]
         chances = []
         for task, kind, _ in parts:
             pair = []
@@ -136,36 +175,50 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             cells.append(" / ".join(f"{100 * value:.1f}" for value in pair))
             asked = None if kind == "caption" else result["metrics"][task]["true"]["questions"][kind]
             chances.append("" if asked is None else f"{100 * asked['chance']:.1f} (n {asked['n']})")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, f"| always the commonest answer | | | {' | '.join(chances)} |"])
+        rows.append(cells)
+    rows.append(["always the commonest answer", "", "", *chances])
+    head = ["", "trainable parameters", "tokens per frame", *(f"{label}, %" for *_, label in parts)]
+    return tables.markdown(head, rows)
 
 
 def order_table(results: dict[str, dict[str, Any]]) -> str:
-    """A row for each family of events and form of question; right order / another order, per cent."""
-    lines = ["| order of | n | " + " | ".join(results) + " |", "|---|---|" + "---|" * len(results)]
+    """A row for each family of events and form of question.
+
+    Args:
+        results (dict[str, dict[str, Any]]): what ``measure`` returned, by arm.
+
+    Returns:
+        The table; two scores in a cell are those in the right order and in another order, in per cent.
+    """
+    rows = []
     videos = [result["metrics"]["openmoji-videos"] for result in results.values()]
     for name, first in sorted(videos[0]["true"]["order"].items()):
         cells = [
             " / ".join(f"{100 * part[source]['order'][name]['accuracy']:.1f}" for source in SOURCES["openmoji-videos"])
             for part in videos
         ]
-        lines.append(f"| {name} | {first['n']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, str(first["n"]), *cells])
+    return tables.markdown(["event, form of the question", "n", *(f"{LABELS[name]}, %" for name in results)], rows)
 
 
 def sections() -> dict[str, str]:
-    """What README.md shows of the result files."""
+    """The sections of docs/results.md about clips and pairs of images.
+
+    Returns:
+        The text by the name of the section.
+    """
     results = tables.load_arms("moving", ARMS)
     makers = {"moving table": table, "order table": order_table}
-    return {name: make(results) if results else "" for name, make in makers.items()}
+    return {name: make(results) if results else tables.NOT_MEASURED for name, make in makers.items()}
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help="; ".join(ARMS))
     parser.add_argument("--start-dir", type=Path, default=Path("runs/miniature"), help="--output-dir of miniature.py")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/moving"), help="checkpoints and predictions")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH_SIZE} samples")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps of {BATCH_SIZE} samples")
     args = parser.parse_args()
     keep_freed_memory()
     for name in args.arms:

@@ -118,7 +118,7 @@ def test_the_order_of_a_table_beside_the_papers(compare, monkeypatch):
     }
     found = {name: [result] for name, result in results.items()}
     monkeypatch.setattr(compare, "measured", lambda group: found)
-    assert compare.order("kernel", found).endswith("held-out loss 1.00, choice, % -0.50, CIDEr -0.50.")
+    assert compare.order("kernel", found).endswith("held-out loss 1.00, choice -0.50, CIDEr -0.50.")
     assert compare.table("kernel").splitlines()[2] == "| a | 1 | 1 | 3.000 | 5.000 | 20.0 | 20.0 | 20.0 | 90.00 |"
     del found["c"]
     assert compare.order("kernel", found) == ""  # two have one order or the other, by chance

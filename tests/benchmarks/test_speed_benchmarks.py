@@ -85,7 +85,7 @@ def test_growth_is_measured_and_plotted(results, bases, monkeypatch, tmp_path):
     assert figures.keys() == {"growth_text_tokens.svg", "growth_visual_slots.svg"}
     scripts.call(script, monkeypatch, "--plot")
     assert figures == {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
-    assert "docs/figures/growth_visual_slots.svg" in script.sections()["growth table"]
+    assert "](figures/growth_visual_slots.svg)" in script.sections()["growth table"]
 
 
 def test_the_steepest_step():
@@ -122,7 +122,7 @@ def test_costs_of_the_miniature(results, bases, monkeypatch):
     saved = script.tables.load("miniature_cost")["arms"]
     assert saved.keys() == arms.keys()
     assert all(value > 0 for part in saved.values() for key, value in part.items() if key != "token")
-    assert "| adem_vl | 0 | 1.00 | 1.00 | 1.00 |" in script.sections()["miniature cost table"]
+    assert "| ADEM-VL | 0 | 1.00 | 1.00 | 1.00 |" in script.sections()["miniature cost table"]
 
 
 def test_the_table_of_clips_and_pairs(results):
@@ -139,13 +139,16 @@ def test_the_table_of_clips_and_pairs(results):
         "openmoji-videos": {"true": right, "shuffled_frames": control},
         "openmoji-pairs": {"true": right, "swapped_images": control},
     }
-    assert script.sections() == {"moving table": "", "order table": ""}
+    assert set(script.sections().values()) == {script.tables.NOT_MEASURED}
     result = {"training": {"trained_numbers": 1234}, "image_tokens": 1, "metrics": metrics}
     script.tables.save("moving/evlm_4_media_tokens", result)
     line = script.sections()["moving table"].splitlines()[2]
-    assert line.startswith("| evlm, 4 media tokens | 1,234 | 1 | 75.0 / 50.0 | 75.0 / 75.0 | 25.0 / 25.0 |")
+    assert line.startswith("| EVLM, 4 media tokens | 1,234 | 1 | 75.0 / 50.0 | 75.0 / 75.0 | 25.0 / 25.0 |")
     order = script.sections()["order table"].splitlines()
-    assert order[::2] == ["| order of | n | evlm, 4 media tokens |", "| size, yes or no | 8 | 87.5 / 50.0 |"]
+    assert order[::2] == [
+        "| event, form of the question | n | EVLM, 4 media tokens, % |",
+        "| size, yes or no | 8 | 87.5 / 50.0 |",
+    ]
 
 
 def test_clips_go_on_from_single_pictures(results, bases, monkeypatch, tmp_path):
@@ -214,7 +217,7 @@ def test_the_cost_of_an_arm_beside_the_floor(results, bases, monkeypatch, capsys
     saved["tiny/24/lavin"] = own | {"step": 3 * own["step"]}
     script.tables.save("efficiency", saved)
     assert (
-        script.sections()["cost of peers table"].splitlines()[2] == "| tiny, 24 | lavin | 3.00 | 1.56 | 1.00 | 1.11 |"
+        script.sections()["cost of peers table"].splitlines()[2] == "| tiny, 24 | LaVIN | 3.00 | 1.56 | 1.00 | 1.11 |"
     )
     scripts.call(script, monkeypatch, *arguments)  # goes on where it was stopped: nothing is left to measure
     assert script.tables.load("efficiency")["tiny/24/floor"]["step"] == 123.0

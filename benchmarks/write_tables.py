@@ -1,0 +1,54 @@
+"""Rewrite every table of README.md and docs/results.md from the result files. Nothing is measured.
+
+python benchmarks/write_tables.py
+"""
+
+import argparse
+
+import at_a_glance
+import compare
+import compiled
+import efficiency
+import fusion_speed
+import growth
+import lm_head
+import miniature
+import miniature_cost
+import moving
+import quality
+import tables
+import where_it_looks
+
+SCRIPTS = (
+    at_a_glance,
+    compare,
+    compiled,
+    efficiency,
+    fusion_speed,
+    growth,
+    lm_head,
+    miniature,
+    miniature_cost,
+    moving,
+    quality,
+    where_it_looks,
+)
+
+
+def sections() -> dict[str, str]:
+    """The text of every generated section of the two pages.
+
+    Returns:
+        The text by the name of the section. Where nothing has been measured, the text says so.
+    """
+    return {name: text for script in SCRIPTS for name, text in script.sections().items()}
+
+
+def main() -> None:
+    """Run the command line."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    tables.write_sections(sections())
+
+
+if __name__ == "__main__":
+    main()
