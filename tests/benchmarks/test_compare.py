@@ -124,6 +124,7 @@ def test_the_order_of_a_table_beside_the_papers(compare, monkeypatch):
     assert compare.order("kernel", found) == ""  # two have one order or the other, by chance
 
 
+@pytest.mark.slow
 def test_several_jobs_go_on_where_one_stopped(compare, monkeypatch):
     done = subprocess.run(
         [sys.executable, str(compare.__file__), "--groups", "ladder", "--seeds", "0", "--jobs", "2"],

@@ -79,7 +79,7 @@ def test_batches_answer_as_single_rows(stock, paths):
     together = stock(pictures, text=texts, batch_size=2, **given)
     assert [row["generated_text"] for row in together] == single
     assert len(set(single)) > 1
-    streamed = list(stock(copy.deepcopy(row) for row in rows * 2))
+    streamed = list(stock((copy.deepcopy(row) for row in rows * 2), **given))
     assert len(streamed) == 6
 
 

@@ -127,6 +127,7 @@ def test_the_difference_to_the_defaults_is_enough_to_build_it_again():
     assert again.text_config.hidden_size == 64
 
 
+@pytest.mark.slow
 def test_generation_compiles_and_says_the_same(model, inputs):
     prompt = {name: tensor for name, tensor in inputs.items() if name != "labels"}
     expected = model.generate(**prompt, **STEPS)

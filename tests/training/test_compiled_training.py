@@ -12,6 +12,7 @@ from training_runs import PLAIN, adapter, assert_moved_alike, blocks, samples, t
 from adem_vl_hf.training import train
 
 
+@pytest.mark.slow
 @architectures.each()
 def test_a_compiled_training_moves_the_adapter_as_a_plain_one_does(bases, arch, tmp_path):
     """Train on batches of different lengths, with and without images, and evaluate in between."""
@@ -47,6 +48,7 @@ def compiled(tmp_path, monkeypatch, bases):
     return script
 
 
+@pytest.mark.slow
 def test_what_compiling_saves(compiled, monkeypatch, capsys):
     torch.compiler.reset()
     scripts.call(compiled, monkeypatch, "--texts", 24, "--repeats", 2)

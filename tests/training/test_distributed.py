@@ -95,6 +95,7 @@ def lines(folder) -> int:
     return len((folder / "log.jsonl").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(all_bases, alone, tmp_path):
     """Of each batch one process has all the pictures and the other none, and the answers differ in length."""
     picture_folder(tmp_path / "pictures", 4)
@@ -120,6 +121,7 @@ def test_two_processes_train_as_one_does(all_bases, alone, tmp_path):
     assert load_file(tmp_path / "example" / "model.safetensors").keys() == moved.keys()
 
 
+@pytest.mark.slow
 def test_fully_sharded_training_saves_the_same_file_and_resumes(all_bases, alone, tmp_path):
     launch("fsdp2.yaml", distributed_worker.__file__, "fsdp2", all_bases, tmp_path, **ON_CPU)
     for facts in facts_of(tmp_path):
@@ -138,6 +140,7 @@ def test_fully_sharded_training_saves_the_same_file_and_resumes(all_bases, alone
     assert all(torch.equal(tensor, whole[key]) for key, tensor in loaded.adapter_state_dict().items())
 
 
+@pytest.mark.slow
 def test_zero3_saves_the_same_file_and_resumes(all_bases, alone, tmp_path):
     launch("deepspeed_zero3.yaml", distributed_worker.__file__, "zero3", all_bases, tmp_path, DS_ACCELERATOR="cpu")
     for facts in facts_of(tmp_path):
