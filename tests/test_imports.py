@@ -172,7 +172,8 @@ def test_what_type_checkers_read_is_what_a_package_exports(package):
         package.Nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.core
+@pytest.mark.parametrize("order", [pytest.param(o, marks=[pytest.mark.slow] if "last" in o else []) for o in ORDERS])
 def test_checkpoints_load_by_the_auto_classes(checkpoints, order):
     found = json.loads(run(ORDERS[order] + LOAD, " ".join(AUTO_MODELS), *checkpoints.values()))
     for arch in architectures.BOTH:
@@ -185,12 +186,15 @@ def registered(model):
     return transformers.AutoModel._model_mapping[type(model.config)]
 
 
+@pytest.mark.core
+@pytest.mark.slow
 def test_models_go_to_a_spawned_process(bases):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         for arch in architectures.BOTH:
             assert pool.apply(registered, (arch.build(bases),)) is arch.model_class
 
 
+@pytest.mark.core
 def test_a_class_of_ones_own_takes_the_place_of_ours():
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
