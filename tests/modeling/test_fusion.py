@@ -150,7 +150,8 @@ def adapter():
 def test_the_memory_adds_each_embedding_to_its_own_part(adapter):
     features = torch.randn(2, 17, tiny.VISION_WIDTH)
     rows = ImageRows(None, torch.tensor([[True], [False], [True]]), 3)
-    key, value, mask, *_, visual = adapter(features, rows)
+    memory = adapter(features, rows)
+    key, value, mask, visual = memory.key, memory.value, memory.slots, memory.prompt
     assert mask is None
     projector = adapter.visual_projector
     for row, image in ((0, 0), (2, 1)):
@@ -164,9 +165,9 @@ def test_the_memory_adds_each_embedding_to_its_own_part(adapter):
     assert (visual[1] == 0).all()
     assert_close(key[1:2], F.silu(adapter.key_embedding))
     assert_close(value[1:2], 0.5 * adapter.value_embedding)
-    key, value, *_, visual = adapter(None, ImageRows(None, None, 2))
-    assert visual is None
-    assert_close(value, 0.5 * adapter.value_embedding.expand(2, -1, -1))
+    text = adapter(None, ImageRows(None, None, 2))
+    assert text.prompt is None
+    assert_close(text.value, 0.5 * adapter.value_embedding.expand(2, -1, -1))
 
 
 def test_a_fresh_adapter_starts_as_the_authors_do(bases):

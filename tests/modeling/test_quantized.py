@@ -246,4 +246,4 @@ def test_the_example_trains_on_few_bits_and_answers_in_full_precision(wide, tmp_
     assert json.loads((tmp_path / "training.json").read_text())["samples"] == 3
     sizes = {line.split(":")[0]: float(line.split()[-2]) for line in lines if line.endswith(" MB")}
     assert sizes["language model in 4 bits"] < sizes["language model in full precision"]
-    assert lines[-1].startswith("full precision, first picture: ")
+    assert lines[-1].startswith("full precision, first image: ")
