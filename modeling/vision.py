@@ -239,6 +239,16 @@ def vision_features(
     )
 
 
+class _Projection(nn.Linear):
+    """Linear layer that computes in its input's precision.
+
+    It is called as a module, because ZeRO-3 has a module's weights at hand only while the module is called.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
 class VisionAdapter(nn.Module):
     """Adds a bottleneck beside the MLP of a tower's block: C -> hidden -> C, with GELU and without bias.
 
@@ -252,8 +262,8 @@ class VisionAdapter(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.down = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(hidden, width, bias=False)
+        self.down = _Projection(width, hidden, bias=False)
+        self.up = _Projection(hidden, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def reset(self) -> None:
@@ -270,8 +280,7 @@ class VisionAdapter(nn.Module):
         Returns:
             torch.Tensor: [I, 1+N, C], to be scaled and added to the output of the MLP.
         """
-        hidden = self.dropout(F.gelu(F.linear(x, self.down.weight.to(x.dtype))))  # [I, 1+N, hidden]
-        return F.linear(hidden, self.up.weight.to(x.dtype))
+        return self.up(self.dropout(F.gelu(self.down(x))))
 
 
 def _add_adapter(
