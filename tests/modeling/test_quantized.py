@@ -26,7 +26,7 @@ CONFIGS = {
     "int8": {"load_in_8bit": True},
 }
 
-DENSE = {"Linear", "InputPrecisionLinear"}
+DENSE = {"Linear", "InputPrecisionLinear", "_Projection"}
 
 
 def config(kind: str = "nf4") -> BitsAndBytesConfig:
