@@ -57,31 +57,31 @@ def test_the_stock_optimizer_decays_all_but_vectors_and_holds_the_adapter_alone(
 
 
 @architectures.each()
-def test_training_lowers_the_loss_and_leaves_records(bases, arch, tmp_path):
+def test_training_halves_the_loss_and_leaves_records(bases, arch, tmp_path):
     made, processor = trainer(
-        bases, tmp_path, samples(4), arch.build(bases), batch_size=4, max_steps=100, learning_rate=5e-2,
-        save_strategy="steps", save_steps=45, logging_steps=1,
+        bases, tmp_path, samples(4), arch.build(bases), batch_size=4, max_steps=300, learning_rate=3e-2,
+        save_strategy="steps", save_steps=140, logging_steps=1,
     )  # fmt: skip
     frozen = {key: value.clone() for key, value in made.model.state_dict().items() if not key.startswith("adapter.")}
     fresh = adapter(made.model)
     facts = train(made, processor)
     losses = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
     assert losses[0] > 5.5  # about log(320): no better than chance
-    assert losses[-1] < 0.65 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     for key, value in made.model.state_dict().items():
         if key in frozen:
             assert torch.equal(value, frozen[key]), key
         else:
             assert not torch.equal(value, fresh[key]), key
     assert json.loads((tmp_path / "training.json").read_text()) == facts
-    assert (facts["samples"], facts["steps"], facts["batch_size"], facts["learning_rate"]) == (4, 100, 4, 5e-2)
+    assert (facts["samples"], facts["steps"], facts["batch_size"], facts["learning_rate"]) == (4, 300, 4, 3e-2)
     assert facts["trained_numbers"] == sum(tensor.numel() for tensor in fresh.values())
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines if "loss" in line] == losses
     assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
     # the checkpoints on the way (the last two are kept) and the end result hold the adapter alone, and load
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-100", "checkpoint-90"]
-    for folder in (tmp_path / "checkpoint-90", tmp_path / "checkpoint-100", tmp_path):
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-280", "checkpoint-300"]
+    for folder in (tmp_path / "checkpoint-280", tmp_path / "checkpoint-300", tmp_path):
         saved = load_file(folder / "model.safetensors")
         assert saved.keys() == fresh.keys()
         assert_equal(adapter(arch.model_class.from_pretrained(folder)), saved)
