@@ -1,5 +1,5 @@
-# `make demo` trains, evaluates, saves, reloads and shows. `make test` installs and tests every feature once; CI runs
-# `make test-all` too: what else is worth knowing and takes longer.
+# `make demo` trains, evaluates, saves, reloads and shows. `make test` installs and tests every feature once, as CI does.
+# `make test-all` runs what is worth knowing besides and takes longer.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
