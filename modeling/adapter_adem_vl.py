@@ -179,19 +179,3 @@ class AdemVLAdapter(nn.Module):
         key = key.mT.contiguous().mT.expand(rows.batch, -1, -1)
         value = (config.fusion_scale * value).expand(rows.batch, -1, -1)
         return VisualMemory(key, value, slots, prompt=prompt)
-
-
-def count_parameters(config: AdemVLConfig) -> dict[str, int]:
-    """Count the trainable parameters of a configuration: those that really train, and as the authors count them.
-
-    The published counts include an adapter on every tower block behind the features, which gets no gradient.
-
-    Args:
-        config (AdemVLConfig): the configuration.
-    """
-    with torch.device("meta"):
-        adapter = AdemVLAdapter(config)
-    trained = sum(p.numel() for p in adapter.parameters())
-    unused = config.vision_config.num_hidden_layers - config.num_vision_adapters
-    dead = unused * 2 * config.vision_config.hidden_size * config.vision_adapter_dim
-    return {"trained": trained, "as_published": trained + dead}

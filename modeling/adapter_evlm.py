@@ -108,13 +108,3 @@ class EvlmAdapter(nn.Module):
             slots = torch.where(rows.mask.to(device), slots, NOTHING)
         slots = slots.repeat_interleave(tokens, dim=1)
         return torch.cat([slots, slots.new_full((rows.batch, self.config.zero_vectors), ALWAYS)], dim=1)
-
-
-def count_parameters(config: EvlmConfig) -> int:
-    """Count the trainable parameters of a configuration, without those of tower blocks that train.
-
-    Args:
-        config (EvlmConfig): the configuration.
-    """
-    with torch.device("meta"):
-        return sum(p.numel() for p in EvlmAdapter(config).parameters())

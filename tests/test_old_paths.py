@@ -7,7 +7,7 @@ import pytest
 from adem_vl_hf.old_paths import BUNDLE, MOVED
 
 USED = {
-    "fusion_adem_vl": "AdemVLAdapter VisionAdapter fuse kernel_map count_parameters",
+    "fusion_adem_vl": "AdemVLAdapter VisionAdapter fuse kernel_map pool_scales",
     "inputs_adem_vl": "merge_image_embeds",
     "frozen_adem_vl": "FrozenBasesForConditionalGeneration",
     "distributed_adem_vl": "several_processes",

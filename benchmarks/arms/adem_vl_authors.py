@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from adem_vl_hf.counting import count_adapter_parameters, count_as_published
 from adem_vl_hf.modeling.adapter_adem_vl import AdemVLAdapter
-from adem_vl_hf.modeling.adapter_adem_vl import count_parameters as count_adem_vl
 from adem_vl_hf.modeling.fusion import kernel_map
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.vision import attach_vision_adapters
@@ -63,8 +63,7 @@ class AuthorsAdemVLForConditionalGeneration(MemoryAsItIs, AdemVLForConditionalGe
 
 def unused_adem_vl(config) -> int:
     """Of the tower adapters that the authors count, those on which no feature depends."""
-    counts = count_adem_vl(config)
-    return counts["as_published"] - counts["trained"]
+    return count_as_published(config) - count_adapter_parameters(config)
 
 
 ADEM_VL = of_house(AdemVLForConditionalGeneration, unused=unused_adem_vl)

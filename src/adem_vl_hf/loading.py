@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from transformers import AutoConfig, BitsAndBytesConfig, CLIPVisionConfig
 
+from .counting import count_trained
 from .embedded.smollm2 import LANGUAGE_MODEL_ID, resolve_language_model
-from .modeling.adapter_adem_vl import count_parameters as count_adem_vl
-from .modeling.adapter_evlm import count_parameters as count_evlm
 from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.modeling_evlm import EvlmForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
 from .modeling.processing_evlm import EvlmProcessor
-from .modeling.trained_in_base import count_lora_parameters
 
 MODELS: dict[str, tuple[type[FrozenBasesForConditionalGeneration], type[AdemVLProcessor]]] = {
     "adem_vl": (AdemVLForConditionalGeneration, AdemVLProcessor),
@@ -86,12 +84,6 @@ def _check_fields(
         return  # a GGUF file, open_clip's spelling, or no model at all: loading it says more
     fields = {name: value for name, value in arguments.items() if name in config_class.field_names}
     config_class(text_config=text, vision_config=vision, **fields)
-
-
-def count_trained(config: FrozenBasesConfig) -> int:
-    """Trained numbers of a configuration."""
-    own = count_adem_vl(config)["trained"] if config.model_type == "adem_vl" else count_evlm(config)
-    return own + count_lora_parameters(config)
 
 
 def describe(checkpoint: str | None = None) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from adem_vl_hf import AdemVLConfig, EvlmConfig, training
 from adem_vl_hf.cli.parser import main
+from adem_vl_hf.counting import count_adapter_parameters
 from adem_vl_hf.data import OpenMojiVideos
 from adem_vl_hf.data.media import save_gif
-from adem_vl_hf.modeling.adapter_adem_vl import count_parameters
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_evaluation_prints_one_object_and_scores_its_own_file_alike(trained, fol
 def test_info_says_what_a_checkpoint_is(trained, capsys):
     facts = json.loads(output_of(capsys, "info", trained, "--json"))
     config = AdemVLConfig.from_pretrained(trained)
-    assert facts["trained_numbers"] == count_parameters(config)["trained"]
+    assert facts["trained_numbers"] == count_adapter_parameters(config)
     assert (facts["visual_token_counts"], facts["drop_ratio"]) == ([4, 1], 0.25)
     assert facts["language_model"] == "llama, 3 layers of width 32"
     assert facts["tower"] == "3 blocks of width 24, grid 4 x 4"

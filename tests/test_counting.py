@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
-from adem_vl_hf.modeling.adapter_adem_vl import count_parameters
+from adem_vl_hf.counting import count_adapter_parameters, count_as_published
 
 LLAMA_13B = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40}
 UNUSED = 2 * 1024 * 12  # the authors' adapter beside the tower's last block, on which no feature depends
@@ -25,7 +25,8 @@ UNUSED = 2 * 1024 * 12  # the authors' adapter beside the tower's last block, on
     ],
 )
 def test_published_and_trained(fields, as_published, trained):
-    assert count_parameters(AdemVLConfig(**fields)) == {"trained": trained, "as_published": as_published}
+    config = AdemVLConfig(**fields)
+    assert (count_as_published(config), count_adapter_parameters(config)) == (as_published, trained)
 
 
 @pytest.mark.parametrize("width", [576, 896, 2048, 3200])
@@ -37,7 +38,7 @@ def test_any_width_follows_the_formula(width, use_cls_token, counts):
     config = AdemVLConfig(text_config=text_config, visual_token_counts=counts, use_cls_token=use_cls_token)
     projector = 1024 * 128 + 128 + 128 * width + width
     expected = 2 * sum(counts) * width + (1 + use_cls_token) * projector + 24 * UNUSED
-    assert count_parameters(config)["as_published"] == expected
+    assert count_as_published(config) == expected
 
 
 def test_the_whole_model_at_7b_trains_exactly_these():
