@@ -22,7 +22,7 @@ from adem_vl_hf.cli.parser import COMMANDS
 LAZY_PACKAGES = (adem_vl_hf, adem_vl_hf.data, adem_vl_hf.hub)
 # each takes long to import, or writes to the terminal when it is imported
 OPTIONAL = {
-    "av", "bitsandbytes", "datasets", "deepspeed", "emoji", "evaluate", "gguf", "inflect", "matplotlib", "nltk",
+    "av", "bitsandbytes", "datasets", "deepspeed", "emoji", "evaluate", "gguf", "matplotlib", "nltk",
     "open_clip", "peft", "pycocoevalcap", "resvg_py", "trl",
 }  # fmt: skip
 HEAVY = OPTIONAL | {

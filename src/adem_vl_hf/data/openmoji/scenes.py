@@ -9,7 +9,6 @@ In reading order: the truth about a scene and the split that it belongs to, its 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 from zlib import crc32
 
@@ -20,7 +19,7 @@ from torch.utils.data import Dataset
 from ..sample import CAPTION_PROMPT, Sample
 from .common import CHOICES, DEFAULT_SIZE, check_arguments, choice_prompt, text_fields
 from .drawing import CANVAS, COLOURS, canvas, place
-from .sprites import need, sprites_of
+from .sprites import sprites_of
 
 # a hundred things that look unlike one another and can be counted
 THINGS = (
@@ -32,6 +31,12 @@ THINGS = (
     "basketball kite guitar violin trumpet drum camera television laptop telephone candle pencil hammer key bomb "
     "umbrella crown bell chair toilet door star"
 ).split()
+# where a plural is more than the name and an "s"
+IRREGULAR = {
+    "wolf": "wolves", "fox": "foxes", "mouse": "mice", "octopus": "octopuses", "butterfly": "butterflies",
+    "cactus": "cactuses", "strawberry": "strawberries", "tomato": "tomatoes", "potato": "potatoes",
+    "sandwich": "sandwiches", "bus": "buses", "church": "churches", "trophy": "trophies",
+}  # fmt: skip
 NUMBERS = (1, 2, 3, 4)
 NUMBER_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 PAIR_NUMBERS = ((1, 1),) * 5 + ((1, 2), (2, 1)) * 2 + ((2, 2), (1, 3), (3, 1))
@@ -159,12 +164,6 @@ def _line(number: int, size: float, rng: random.Random) -> list[float]:
     return [middle + gap * (i - (number - 1) / 2) for i in range(number)]
 
 
-@cache
-def _inflect() -> Any:
-    return need("inflect").engine()
-
-
-@cache
 def plural(name: str) -> str:
     """Return the plural of a name: "foxes".
 
@@ -174,20 +173,19 @@ def plural(name: str) -> str:
     Returns:
         Its plural.
     """
-    return _inflect().plural_noun(name)
+    return IRREGULAR.get(name, f"{name}s")
 
 
-@cache
 def singular(name: str) -> str:
     """Return a name with its indefinite article: "a fox".
 
     Args:
-        name (str): The name of a thing, or any other word.
+        name (str): The name of a thing or of a colour.
 
     Returns:
         "a" or "an" and the name.
     """
-    return _inflect().a(name)
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def phrase(group: Group) -> str:
