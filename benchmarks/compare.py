@@ -34,6 +34,7 @@ from adem_vl_hf.demo import BATCH_SIZE, DEMO_SHARES, RECIPES
 from adem_vl_hf.evaluation.image_conditions import choose_images, donors_of
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 STEPS, SEEDS, TEST_SIZE = 240, 3, 400
@@ -62,7 +63,7 @@ def held_out_loss(model: Any, processor: Any, dataset: OpenMojiScenes, images: s
             sample["image"] = choose_images(dataset, index, sample, images, donors).images[0]  # type: ignore[arg-type]
             rows.append(sample)
         batch = measures.to_device(collate(rows))
-        number = int((batch["labels"] != -100).sum())
+        number = int((batch["labels"] != NOT_SUPERVISED).sum())
         total, tokens = total + float(model(**batch).loss) * number, tokens + number
     return total / tokens
 

@@ -12,10 +12,9 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from .image_inputs import ImageRows, merge_image_embeds
+from .labels import NOT_SUPERVISED
 from .vision import vision_features
 from .visual_memory import CACHE, VisualCacheLayer, VisualMemory, visual_cache_layer
-
-IGNORED = -100  # label of a position that is not supervised
 
 
 @dataclass
@@ -259,7 +258,7 @@ class ForwardPass:
         Raises:
             ValueError: labels without a single supervised position, no image token set.
         """
-        if labels is not None and not (labels[:, 1:] != IGNORED).any():
+        if labels is not None and not (labels[:, 1:] != NOT_SUPERVISED).any():
             raise ValueError("no position of the batch is supervised: every label is -100; give the samples an answer")
         embeds = None if memory is None else memory.embeds  # [B, n*m, D]: what the cache holds is in its text already
         kept = None if cache is None else visual_cache_layer(cache)
@@ -315,7 +314,7 @@ class ForwardPass:
     def _supervised_loss(self, hidden_states, labels, **kwargs):
         """Cross-entropy with the LM head run on supervised positions alone: the answer is a small part of a row."""
         targets = labels[:, 1:].to(hidden_states.device)
-        supervised = targets != IGNORED  # [B, T-1]
+        supervised = targets != NOT_SUPERVISED  # [B, T-1]
         targets = targets[supervised]
         logits = self.language_model.get_output_embeddings()(
             hidden_states[:, :-1][supervised]

@@ -6,40 +6,8 @@ from typing import Any
 
 import torch
 
+from .labels import prompts_alone
 from .visual_memory import CACHE, VisualMemory
-
-
-def prompts_alone(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor, pad_token_id: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut rows before their first supervised token and pad them on the left.
-
-    Args:
-        input_ids (torch.Tensor): [B, T], padded on either side.
-        attention_mask (torch.Tensor | None): [B, T]; None = no padding.
-        labels (torch.Tensor): [B, T], -100 = not supervised.
-        pad_token_id (int): what fills rows up on the left.
-
-    Returns:
-        ``input_ids`` and ``attention_mask`` [B, P], P the longest prompt.
-
-    Raises:
-        ValueError: naming a row in which nothing comes before what is supervised.
-    """
-    supervised = (labels != -100).to(input_ids.device)
-    kept = supervised.cumsum(1) == 0  # [B, T]
-    if attention_mask is not None:
-        kept &= attention_mask.to(kept.device).bool()
-    lengths = kept.sum(1)  # [B]
-    if not lengths.all():
-        raise ValueError(
-            f"row {int((lengths == 0).nonzero()[0])} has no prompt: its first token is supervised; "
-            "label prompts -100, or leave labels out to generate from the whole row"
-        )
-    longest = int(lengths.max())
-    order = kept.long().argsort(dim=1, stable=True)[:, -longest:]  # what is kept comes last, in its own order
-    mask = kept.gather(1, order)  # [B, P]
-    return input_ids.gather(1, order).masked_fill(~mask, pad_token_id), mask.long()
 
 
 def answers_labelled_batches(generate: Callable[..., Any]) -> Callable[..., Any]:

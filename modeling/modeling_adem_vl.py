@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .generation import VisualGenerationMixin  # noqa: F401
     from .image_inputs import ImageRows  # noqa: F401
     from .images import open_image  # noqa: F401
+    from .labels import NOT_SUPERVISED  # noqa: F401
     from .loaders import LoadersMixin  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401

@@ -23,6 +23,7 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
 from .images import IMAGE_MARK, ImageSource
+from .labels import NOT_SUPERVISED
 from .row_layout import Row, RowLayout, choose_image_token, load_tokenizer, name_tokenizer_class
 from .videos import VIDEO_MARK, Video, pair_with_rows, pixel_inputs
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoin
     from .vision import tower_blocks  # noqa: F401
 
 logger = logging.get_logger(__name__)
-
-IGNORED = -100  # label of a position that is not supervised
 
 TEXT_DEFAULTS: dict[str, Any] = {
     "add_special_tokens": True,
@@ -381,7 +380,7 @@ class AdemVLProcessor(ProcessorMixin):
             data["attention_mask"].append([0] * before + [1] * (longest - room) + [0] * after)
             mapping.append([(0, 0)] * before + offsets + [(0, 0)] * (len(answer) + after))
             if with_labels:
-                data["labels"].append([IGNORED] * (before + len(ids)) + answer + [IGNORED] * after)
+                data["labels"].append([NOT_SUPERVISED] * (before + len(ids)) + answer + [NOT_SUPERVISED] * after)
         return {name: torch.tensor(values) for name, values in data.items()} | {"offset_mapping": mapping}
 
 

@@ -35,7 +35,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "pictures_adem_vl": ("videos",),
     "pipeline_adem_vl": ("pipeline",),
     "precision_adem_vl": ("cross_attention",),
-    "prompts_adem_vl": ("generation",),
+    "prompts_adem_vl": ("labels", "generation"),
     "quantized_adem_vl": ("bases",),
     "tokenizer_adem_vl": ("row_layout",),
     "unfrozen_adem_vl": ("trained_in_base",),

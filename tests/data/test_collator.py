@@ -9,6 +9,7 @@ from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.sample import Sample
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 
 pytestmark = pytest.mark.core
@@ -24,14 +25,12 @@ class LetterProcessor:
             ids = [*map(ord, prompt + answer), 1]
             if max_length is not None and len(ids) > max_length:
                 raise ValueError(f"sample {i}: {len(ids)} tokens are more than max_length {max_length}")
-            supervised = 0 if "unsupervised" in answer else len(answer) + 1
-            rows.append(
-                (torch.tensor(ids), torch.tensor([-100] * (len(ids) - supervised) + ids[len(ids) - supervised :]))
-            )
+            before = len(ids) if "unsupervised" in answer else len(prompt)
+            rows.append((torch.tensor(ids), torch.tensor([NOT_SUPERVISED] * before + ids[before:])))
         pad = torch.nn.utils.rnn.pad_sequence
         batch = {
             "input_ids": pad([ids for ids, _ in rows], batch_first=True),
-            "labels": pad([labels for _, labels in rows], batch_first=True, padding_value=-100),
+            "labels": pad([labels for _, labels in rows], batch_first=True, padding_value=NOT_SUPERVISED),
         }
         batch["attention_mask"] = (batch["input_ids"] != 0).long()
         if images is not None:
@@ -178,7 +177,7 @@ def test_mixed_batch_of_the_real_processor(processor):
         "<s>Image: N/Atwo dogs</s>",
         "<s>Image: <reserved>a picture of grass</s>",
     ]
-    answers = [processor.decode(row[row != -100]) for row in batch["labels"]]
+    answers = [processor.decode(row[row != NOT_SUPERVISED]) for row in batch["labels"]]
     assert answers == [" a red flag</s>", " dogs</s>", " grass</s>"]
     assert set(AdemVLCollator(processor)(samples[1:2])) == KEYS
 

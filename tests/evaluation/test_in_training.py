@@ -8,6 +8,7 @@ from transformers import EvalPrediction
 from adem_vl_hf.evaluation.in_training import answer_metrics
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 
 def test_the_trainer_logs_what_evaluation_scores(bases, tmp_path):
@@ -34,7 +35,7 @@ def test_every_reference_counts_and_padding_does_not(bases):
     dataset[0]["references"] = ["no", "hello"]
     ids = processor.tokenizer(["hello", "two birds"], add_special_tokens=False)["input_ids"]
     width = max(map(len, ids))
-    padded = [one + [-100] * (width - len(one)) for one in ids]
+    padded = [one + [NOT_SUPERVISED] * (width - len(one)) for one in ids]
     found = answer_metrics(processor, dataset)(EvalPrediction(padded, padded))
     assert found["caption_exact_match"] == 0.5
     with pytest.raises(ValueError, match="1 predictions and 2 samples: give answer_metrics the eval_dataset"):

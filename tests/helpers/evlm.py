@@ -7,6 +7,7 @@ import torch
 from tiny import IMAGE_TOKEN_ID
 
 from adem_vl_hf import EvlmForConditionalGeneration
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 TOKENS = 2  # media tokens an image
 NUMBERS = [2, 0, 1, 3]  # images of each row
@@ -37,7 +38,7 @@ def batch(numbers=NUMBERS, tokens: int = TOKENS, side: str = "right") -> dict[st
         rows.append(ids + words)
     longest, most = max(map(len, rows)), max(1, *numbers)
     ids = torch.full((len(rows), longest), 3)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, NOT_SUPERVISED)
     for row, words in enumerate(rows):
         start = 0 if side == "right" else longest - len(words)
         ids[row, start : start + len(words)] = torch.tensor(words)

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from adem_vl_hf.hub.convert_official import ConversionReport, convert_official
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 
 @dataclass
@@ -50,10 +51,10 @@ def assemble(raw: dict[str, torch.Tensor], use_cls: bool, image_token_id: int) -
         inserted = raw["prefix_with_image" if has_image else "prefix_without_image"].tolist()
         inserted = inserted + [image_token_id] * int(has_image) if use_cls else []
         ids.append([tokens[0].item(), *inserted, *tokens[1:].tolist()][:length])
-        targets = [-100 if target == 0 else target for target in targets.tolist()]
-        labels.append([targets[0], *[-100] * len(inserted), *targets[1:]][:length])
+        targets = [NOT_SUPERVISED if target == 0 else target for target in targets.tolist()]
+        labels.append([targets[0], *[NOT_SUPERVISED] * len(inserted), *targets[1:]][:length])
     labels = torch.tensor(labels)
-    supervised = (labels != -100).any(0).nonzero().max() + 1
+    supervised = (labels != NOT_SUPERVISED).any(0).nonzero().max() + 1
     return {
         "input_ids": torch.tensor(ids)[:, :supervised],
         "labels": labels[:, :supervised],

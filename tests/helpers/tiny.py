@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from adem_vl_hf import AdemVLForConditionalGeneration
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden"
 SPECIALS = ["<unk>", "<s>", "</s>", "<pad>", "<reserved_0>"]
@@ -148,7 +149,7 @@ def batch(lengths: list[int], images: list[bool], side: str = "right", seed: int
     """
     generator = torch.Generator().manual_seed(seed)
     ids = torch.full((len(lengths), max(lengths)), 3)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, NOT_SUPERVISED)
     for row, (length, has_image) in enumerate(zip(lengths, images, strict=True)):
         start = 0 if side == "right" else max(lengths) - length
         tokens = torch.randint(5, 300, (length,), generator=generator)

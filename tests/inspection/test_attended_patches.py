@@ -9,6 +9,7 @@ from PIL import Image
 
 from adem_vl_hf import EvlmProcessor
 from adem_vl_hf.inspection.attended_patches import attended_patches
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 PROMPT, ANSWER = "a photo of", " a cat on the sea"
 
@@ -36,7 +37,7 @@ def test_one_layer_mixed_the_values_with_these_weights(bases, tmp_path):
     found = attended_patches(model, processor, tiny.picture(), PROMPT, ANSWER)
     handle.remove()
     inputs = processor(images=[tiny.picture()], text=[PROMPT], suffix=[ANSWER])
-    answer = (inputs["labels"][0] != -100).nonzero().flatten()[:-1]
+    answer = (inputs["labels"][0] != NOT_SUPERVISED).nonzero().flatten()[:-1]
     with torch.no_grad():
         value = model.get_visual_memory(inputs["pixel_values"], inputs["image_mask"])["visual_value"][0, 0]  # [S, W]
     assert_close(of_whole_row(found) @ value, mixed[0][0, answer - 1])

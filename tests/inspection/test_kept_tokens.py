@@ -13,6 +13,7 @@ from adem_vl_hf import AdemVLProcessor
 from adem_vl_hf.inspection.kept_tokens import kept_mask, kept_visual_tokens, split_scales
 from adem_vl_hf.modeling import fused_layers
 from adem_vl_hf.modeling.fusion import adaptive_drop_, kernel_map
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 PROMPT, ANSWER = "a photo of", " a cat on the sea"
 COUNTS = [16, 4]  # S = 20
@@ -41,7 +42,7 @@ def test_one_layer_by_hand(bases, tmp_path):
     kept = kept_visual_tokens(model, processor, noise(), PROMPT, ANSWER)
 
     inputs = processor(images=[noise()], text=[PROMPT], suffix=[ANSWER])
-    answer = (inputs.pop("labels")[0] != -100).nonzero().flatten()
+    answer = (inputs.pop("labels")[0] != NOT_SUPERVISED).nonzero().flatten()
     decoder, layer = model.language_model.get_decoder(), model.language_model.get_decoder().layers[0]
     with torch.no_grad():
         out = model(**inputs, output_hidden_states=True)

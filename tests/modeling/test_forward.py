@@ -10,6 +10,7 @@ import transformers
 from closeness import assert_close
 
 from adem_vl_hf import AdemVLForConditionalGeneration
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 pytestmark = pytest.mark.core
 LENGTHS, IMAGES = [9, 6, 8, 5], [True, False, True, True]
@@ -167,7 +168,7 @@ def test_labels_without_a_supervised_position_are_refused(model, training):
     inputs = tiny.batch(LENGTHS, IMAGES)
     model.train(training)
     with pytest.raises(ValueError, match="no position of the batch is supervised"):
-        model(**inputs | {"labels": torch.full_like(inputs["labels"], -100)})
+        model(**inputs | {"labels": torch.full_like(inputs["labels"], NOT_SUPERVISED)})
     model.eval()
 
 

@@ -7,6 +7,7 @@ from closeness import assert_close
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.hub.convert_official import _our_name
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 pytestmark = pytest.mark.core
 
@@ -81,7 +82,7 @@ def test_training_mode_computes_the_same_from_the_supervised_positions_alone(gol
 
 def test_an_attention_mask_changes_nothing_before_the_padding(golden, converted):
     inputs = golden.inputs
-    lengths = [(row != -100).nonzero().max() + 1 for row in inputs["labels"]]
+    lengths = [(row != NOT_SUPERVISED).nonzero().max() + 1 for row in inputs["labels"]]
     mask = torch.zeros_like(inputs["input_ids"])
     for row, length in zip(mask, lengths, strict=True):
         row[:length] = 1

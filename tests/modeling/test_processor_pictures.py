@@ -15,6 +15,7 @@ from adem_vl_hf.data import OpenMojiPairs, OpenMojiVideos
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.media import save_gif
 from adem_vl_hf.data.sample import images_of, processor_arguments
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 pytestmark = pytest.mark.core
 GREYS = (0, 60, 120, 180, 240)
@@ -170,7 +171,7 @@ def test_answers_behind_several_pictures(processor):
         images=[frames(0, 60), [], []], videos=[None, frames(0, 60, 120), None], text=texts,
         suffix=[" no", " a cat", " hello"],
     )  # fmt: skip
-    answers = [processor.decode(row[row != -100]) for row in inputs["labels"]]
+    answers = [processor.decode(row[row != NOT_SUPERVISED]) for row in inputs["labels"]]
     assert answers == [" no</s>", " a cat</s>", " hello</s>"]
     assert not (inputs["labels"] == IMAGE_TOKEN_ID).any()
     ids = [

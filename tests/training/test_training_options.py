@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from training_runs import PLAIN, adapter, assert_moved_alike, blocks, samples, trainer
 
 from adem_vl_hf import training
-from adem_vl_hf.modeling.generation import prompts_alone
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED, prompts_alone
 from adem_vl_hf.training import train, training_arguments
 
 pytestmark = pytest.mark.core
@@ -119,7 +119,7 @@ def test_a_training_batch_is_answered_from_its_prompts(model, side):
 
 
 def test_a_row_that_is_all_answer_is_named():
-    labels = torch.tensor([[-100, 5, 6], [4, 5, 6]])
+    labels = torch.tensor([[NOT_SUPERVISED, 5, 6], [4, 5, 6]])
     with pytest.raises(ValueError, match="row 1 has no prompt"):
         prompts_alone(labels.clamp(min=1), None, labels, 0)
 

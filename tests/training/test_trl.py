@@ -14,6 +14,8 @@ from training_runs import COLOURS
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
+
 # TRL 1.16 and PEFT 0.21 call parts of Transformers 5.23 by their names before
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 TEMPLATE = (
@@ -133,7 +135,7 @@ def test_answers_alone_are_supervised(chat_bases, processor, tmp_path):
     for number, settings in enumerate(({"assistant_only_loss": True}, {"dataset": prompts_and_completions()})):
         trainer = sft(model, processor, tmp_path / str(number), **settings)
         batch = trainer.data_collator([trainer.train_dataset[index] for index in range(4)])
-        answers = [processor.decode(row[row != -100]) for row in batch["labels"]]
+        answers = [processor.decode(row[row != NOT_SUPERVISED]) for row in batch["labels"]]
         assert answers == [text + "</s>" for text in [*list(COLOURS.values())[:3], "hello world"]]
         assert batch["image_mask"].tolist() == [True, True, True, False]
         rows = [

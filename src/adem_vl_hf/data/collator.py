@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..modeling.processing_adem_vl import IGNORED
+from ..modeling.labels import NOT_SUPERVISED
 from .sample import Sample, Shown, images_of, opened, processor_arguments
 
 
@@ -56,7 +56,7 @@ class AdemVLCollator:
         except ValueError:
             self._raise_for_one_sample(samples, rows)
             raise
-        supervised = (batch["labels"] != IGNORED).any(dim=1).tolist()  # [B]
+        supervised = (batch["labels"] != NOT_SUPERVISED).any(dim=1).tolist()  # [B]
         for sample, has_labels in zip(samples, supervised, strict=True):
             if not has_labels:
                 raise ValueError(f"sample {sample['id']!r}: no token of its answer is supervised; check its answer")

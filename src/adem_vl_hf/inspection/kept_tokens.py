@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..modeling.fusion import adaptive_drop_, keep_mask, kernel_map
 from ..modeling.images import ImageSource, open_image
-from ..modeling.processing_adem_vl import IGNORED
+from ..modeling.labels import NOT_SUPERVISED
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,8 @@ def pass_over_answer(
     if image is None:
         raise ValueError("image is None: give the image that the model looks at")
     batch = dict(processor(images=[image], text=[prompt], suffix=[answer], return_tensors="pt"))
-    supervised = (batch.pop("labels")[0] != IGNORED).nonzero().flatten()[:-1]  # [T], without the end-of-sequence token
+    labels = batch.pop("labels")[0]
+    supervised = (labels != NOT_SUPERVISED).nonzero().flatten()[:-1]  # [T], without the end-of-sequence token
     if supervised[0] == 0:
         raise ValueError("nothing stands before the answer, so nothing predicts its first token; give a prompt")
     tokens = _pieces(processor, batch["input_ids"][0][supervised].tolist())

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ...data.instructions import INSTRUCTION_PROMPT
 from ...data.sample import IMAGE_MARK, Shown, opened, processor_arguments, without_marks
 from ...loading import load_checkpoint
-from ...modeling.processing_adem_vl import IGNORED
+from ...modeling.labels import NOT_SUPERVISED
 from ..predict import generate_answers
 from ..predictions import processes
 
@@ -110,7 +110,7 @@ class AdemVLModel(lmms):
                 **processor_arguments([shown]), text=[prompt], suffix=[suffix], return_tensors="pt"
             ).to(self.device)
             labels = inputs.pop("labels")[0, 1:]  # [T - 1]
-            kept = labels != IGNORED
+            kept = labels != NOT_SUPERVISED
             if inputs["input_ids"][0, -1] == self.processor.tokenizer.eos_token_id:
                 kept[-1] = False  # the end of text does not belong to the continuation
             logits = self.model(**inputs).logits[0, :-1][kept].float()  # [continuation, vocabulary]
