@@ -8,12 +8,12 @@ OLDEST := $(VENV)/oldest
 V5.0 := $(VENV)/5.0
 LMMS := $(VENV)/lmms-eval
 SUITE := $(VENV)/transformers-tests
-# the tests of a file stay on one process, which makes their fixtures once
-PYTEST := -m pytest -n 2 --dist loadscope
+# the tests of a file stay on one process, which makes their fixtures once; files go out in the order of tests/conftest.py
+PYTEST := -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 # the kernels of a processor without AVX-512, which round otherwise
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo check docs test test-all test-slow test-lmms-eval test-oldest test-5.0 test-avx2 table clean
+.PHONY: demo check types style docs test test-all test-slow test-lmms-eval test-oldest test-5.0 test-avx2 table clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,12 +38,17 @@ $(SUITE)/installed: $(VENV)/installed
 demo: $(VENV)/installed
 	$(BIN)/python -m adem_vl_hf.demo --output-dir runs/demo
 
-# style, docstrings, types and links: no test runs
-check: docs
+# style, docstrings, types and links, two at a time: no test runs
+check: $(VENV)/installed
+	$(MAKE) --no-print-directory -j 2 --output-sync types style docs
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+style: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/flake8 src modeling
-	$(BIN)/mypy
 
 # the site, in runs/site
 docs: $(VENV)/installed

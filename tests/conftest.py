@@ -7,12 +7,32 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+TESTS = Path(__file__).parent
+# Files that take longest, by their processor seconds (58 to 8). With the short ones last, no process is left alone with
+# a long one while the other has nothing to do.
+LONGEST = (
+    "test_imports", "docs/test_examples", "training/test_training", "modeling/test_compiled_generation",
+    "benchmarks/test_speed_benchmarks", "hub/test_upload", "modeling/test_remote_code", "docs/test_readme",
+    "training/test_trl", "training/test_resume", "training/test_training_options", "benchmarks/test_benchmarks",
+    "cli/test_cli", "training/test_demo", "training/test_compiled_training",
+)  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Put the longest files first, then those of most tests (pytest-xdist gives files out in this order)."""
+    files = [item.path.relative_to(TESTS).with_suffix("").as_posix() for item in items]
+    number, rank = Counter(files), {file: place for place, file in enumerate(LONGEST)}
+    order = sorted(zip(files, items, strict=True), key=lambda one: (rank.get(one[0], len(rank)), -number[one[0]]))
+    items[:] = [item for _, item in order]
 
 
 @pytest.fixture(scope="session")
