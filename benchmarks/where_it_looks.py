@@ -27,11 +27,11 @@ from tqdm import tqdm
 
 from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.data.openmoji.scenes import THINGS, captions, draw_scene, plural
+from adem_vl_hf.data.sample import CAPTION_PROMPT
 from adem_vl_hf.inspection import kept_visual_tokens
 from adem_vl_hf.inspection.kept_tokens import pass_over_answer, split_scales
 from adem_vl_hf.loading import load_checkpoint
 
-PROMPT = "a picture of"
 SCENES = 100
 FIGURE = tables.ROOT / "docs" / "figures" / "where_it_looks.png"
 RED, BLUE, OPACITY = (0.84, 0.12, 0.08), (0.10, 0.25, 0.85), 0.85
@@ -86,7 +86,7 @@ def effects_on_words(
     Returns:
         For each word its map [side, side], in nats: above 0 where a place makes the word more likely.
     """
-    batch, positions, tokens = pass_over_answer(model, processor, image, PROMPT, answer)
+    batch, positions, tokens = pass_over_answer(model, processor, image, CAPTION_PROMPT, answer)
     targets = batch["input_ids"][0, positions + 1]  # [T], the tokens of the answer
     with torch.no_grad():
         memory = model.get_visual_memory(batch.pop("pixel_values"), batch.pop("image_mask"))
@@ -163,7 +163,7 @@ def measure(number: int) -> dict[str, Any]:
         answer = f" {captions(scene)[0]}"
         words = [group.name if group.number == 1 else plural(group.name) for group in scene.groups]
         effects = effects_on_words(model, processor, sample["image"], answer, words)
-        kept = kept_visual_tokens(model, processor, sample["image"], PROMPT, answer)
+        kept = kept_visual_tokens(model, processor, sample["image"], CAPTION_PROMPT, answer)
         tokens_of = dict(words_of(kept.tokens))
         side = effects[words[0]].shape[-1]
         places = [places_of(data, index, group.name, side) for group in scene.groups]
@@ -200,7 +200,7 @@ def caption(model: Any, processor: Any, sample: dict[str, Any]) -> str:
     Returns:
         The generated caption.
     """
-    inputs = processor(images=sample["image"], text=PROMPT, return_tensors="pt")
+    inputs = processor(images=sample["image"], text=CAPTION_PROMPT, return_tensors="pt")
     ids = model.generate(**inputs, max_new_tokens=20, do_sample=False)[:, inputs["input_ids"].shape[1] :]
     return processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
 

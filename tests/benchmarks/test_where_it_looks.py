@@ -51,7 +51,7 @@ def test_the_effect_is_the_slope_of_the_log_probability(looks, loaded):
     image = tiny.picture()
     found = looks.effects_on_words(model, processor, image, ANSWER, ("cat", "grass", "dog"))
     assert {word: grid.shape for word, grid in found.items()} == {"cat": (4, 4), "grass": (4, 4)}
-    batch, positions, tokens = looks.pass_over_answer(model, processor, image, looks.PROMPT, ANSWER)
+    batch, positions, tokens = looks.pass_over_answer(model, processor, image, looks.CAPTION_PROMPT, ANSWER)
     memory = model.get_visual_memory(batch.pop("pixel_values"), batch.pop("image_mask"))
     memory.pop("image_hidden_states")
     # one place of the fine scale, and a quarter of the coarse one's slot above it

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="videos: animated pictures, folders of frames, with PyAV also films")  # fmt: skip
     parser.add_argument("--frames", type=positive, default=8, help="frames of each video that are looked at")
     add_checkpoint(parser)
-    parser.add_argument("--prompt", default="a picture of", help='what to continue, e.g. "How many foxes are there?"')
+    parser.add_argument("--prompt", help='what to continue, e.g. "How many foxes are there?"; default: a description')
     parser.add_argument("--max-new-tokens", type=positive, default=32)
     parser.add_argument("--num-beams", type=positive, default=1)
     parser.add_argument("--json", action="store_true", help="one JSON object per picture")
@@ -52,8 +52,9 @@ def run(args: argparse.Namespace) -> None:
         args (argparse.Namespace): The parsed arguments.
     """
     from ..data.media import open_video
-    from ..modeling.images import open_image
+    from ..modeling.images import CAPTION_PROMPT, open_image
 
+    prompt = CAPTION_PROMPT if args.prompt is None else args.prompt
     # before the model loads: a damaged file should fail at once
     opened: list[tuple[str, str, dict[str, Any]]] = [
         *(("image", path, {"images": [open_image(path)]}) for path in args.images),
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     ]
     model, processor = load(args)
     for kind, path, seen in opened:
-        inputs = processor(**seen, text=[args.prompt]).to(model.device)
+        inputs = processor(**seen, text=[prompt]).to(model.device)
         ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
         text = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
         print(json.dumps({kind: path, "text": text}) if args.json else f"{path}: {text}", flush=True)
