@@ -33,7 +33,7 @@ def main() -> None:
     model, processor = build_model(args.language_model, args.vision_tower, lora=lora, **fastest_setting())
     arguments = training_arguments(args.output_dir, len(dataset), args.batch_size, args.epochs)
     facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
-    in_lora = sum(p.numel() for p in model.adapter.lora.parameters())
+    in_lora = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
     print(f"{facts['trained_numbers']:,} parameters trained, {in_lora:,} of them LoRA, saved in {args.output_dir}")
     if args.merged_dir:
         model.merge_and_unload().save_pretrained(args.merged_dir)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .bases import changed_weight, check_can_save, sample_weights
-from .trained_in_base import check_outside_peft, names_in_checkpoint
+from .trained_in_base import check_outside_peft, lora_names, names_in_checkpoint
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from transformers import PreTrainedModel as _Model
@@ -32,7 +32,7 @@ CUSTOM_PIPELINES = {
 
 
 def is_adapter_key(key: str) -> bool:
-    """The one predicate that says what trains and what is saved."""
+    """Whether the key of a checkpoint, or of a model's own adapter, is of something that trains."""
     return key.startswith("adapter.")
 
 
@@ -73,6 +73,7 @@ class AdapterCheckpointMixin(_Model):
             save_base = not self.config.has_external_bases or self._bases_changed(state_dict)
         if save_base:
             check_can_save(self.language_model)
+            state_dict = self._with_lora_renamed(state_dict)
         else:  # Trainer hands over a full state dict under FSDP and DeepSpeed
             state_dict = self.adapter_state_dict(state_dict)
         target.mkdir(parents=True, exist_ok=True)
@@ -83,6 +84,18 @@ class AdapterCheckpointMixin(_Model):
             super(AdapterCheckpointMixin, view).save_pretrained(beside, *args, state_dict=state_dict, **kwargs)
             for file in sorted(Path(beside).iterdir()):
                 os.replace(file, target / file.name)
+
+    def _with_lora_renamed(self, state_dict: dict | None) -> dict | None:
+        """Every weight of the model, by the names in a checkpoint; as it was given where there is no LoRA."""
+        renamed = lora_names(self)
+        if not renamed:
+            return state_dict
+        tensors = self.state_dict() if state_dict is None else state_dict
+        if any(tensor.is_meta for tensor in tensors.values()):  # offloaded
+            from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+            tensors = get_state_dict_offloaded_model(self)
+        return {renamed.get(key, key): tensor for key, tensor in tensors.items()}
 
     def _view_to_save(self, save_base: bool):
         """A second object on the same weights, described as the checkpoint describes them.

@@ -42,7 +42,7 @@ from .bases import (
     pinned_revision,
 )
 from .decoder import computing_device
-from .trained_in_base import lora_weights
+from .trained_in_base import LORA_KEY_MAPPING, keep_in_memory
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from .checkpoint import AdapterCheckpointMixin as _Model
@@ -252,9 +252,11 @@ class LoadersMixin(_Model):
                 f"{name} holds every weight itself, and quantization_config would quantise its tower and adapter too: "
                 "take an adapter-only checkpoint, whose language model alone is quantised"
             )
-        loaded = super().from_pretrained(name, *model_args, **loading)
+        renamed = {**LORA_KEY_MAPPING, **(loading.pop("key_mapping", None) or {})}
+        loaded = super().from_pretrained(name, *model_args, key_mapping=renamed, **loading)
         # Transformers 5 puts tensors of its own in place of the frozen ones
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        keep_in_memory(model)
         model._freeze_bases()
         return loaded
 
@@ -288,10 +290,6 @@ class LoadersMixin(_Model):
         device = computing_device(self.get_input_embeddings())
         if device.type != "meta":
             self.adapter.to(device=device, dtype=torch.float32)
-            for path, weights in lora_weights(self.adapter):  # where the layers that they belong to compute
-                device_of_layer = computing_device(self.language_model.get_submodule(path).get_base_layer())
-                if device_of_layer.type != "meta":
-                    weights.to(device_of_layer)
             self.vision_tower.to(device)
         if getattr(self.language_model, "hf_device_map", None):
             self.hf_device_map = {

@@ -1,9 +1,12 @@
 """What the models of this bundle have in common: a frozen language model and a frozen tower around a trained adapter.
 
     model
-      .vision_tower     frozen, untouched state-dict keys
-      .language_model   frozen, untouched state-dict keys
-      .adapter          everything that trains = everything that is saved = every key that starts with "adapter."
+      .vision_tower     frozen, but for blocks that train (train_vision_blocks)
+      .language_model   frozen, but for LoRA (config.lora)
+      .adapter          trained
+
+An adapter-only checkpoint holds what trains, and nothing else. Each of its keys starts with "adapter.", those of what
+trains inside the bases too (``trained_in_base``).
 
 Shapes: B batch, T text positions, D width of the language model, C width of the tower, N patches, I images.
 """
@@ -20,7 +23,14 @@ from .decoder import cache_argument
 from .forward_pass import ForwardPass
 from .generation import VisualGenerationMixin
 from .loaders import LoadersMixin
-from .trained_in_base import LoraMixin, LoraWeights, prepare_unfrozen_blocks, unfrozen_blocks
+from .trained_in_base import (
+    LoraMixin,
+    attach_lora,
+    names_in_checkpoint,
+    prepare_unfrozen_blocks,
+    rename_for_load,
+    unfrozen_blocks,
+)
 from .vision import VISION_BLOCKS, OpenClipVisionTower
 
 
@@ -78,9 +88,6 @@ class FrozenBasesPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, self.adapter_class):
             module.reset()
-            for part in module.modules():
-                if isinstance(part, LoraWeights):
-                    part.reset()
 
     def _replicate_for_data_parallel(self):
         """Refuse ``nn.DataParallel``, which asks this of every module that it puts on several devices.
@@ -127,13 +134,17 @@ class FrozenBasesForConditionalGeneration(
                 setattr(config, name, given.config)  # one object, so that later changes stay in step
                 mark_initialized(given)
         self.vision_tower = vision_tower if vision_tower is not None else _fresh_tower(config)
-        self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
-        self.cache_argument = cache_argument(self.language_model)
+        language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
+        # the adapter's parameters come before LoRA's, as they always did: a saved optimizer knows them by their order
         self.adapter = self.adapter_class(config)
+        self.language_model = language_model
+        self.cache_argument = cache_argument(self.language_model)
         self.attach()
-        self._attach_lora()
         prepare_unfrozen_blocks(self)
         self.post_init()
+        if config.lora is not None:  # after post_init, which would draw LoRA's matrices as those of any other layer
+            attach_lora(self.language_model, config.lora)
+        self.register_load_state_dict_pre_hook(rename_for_load)
         # only those that are there: Transformers 5 gathers every name of the parts, and FSDP refuses one it cannot find
         blocks = {*(getattr(self.language_model, "_no_split_modules", None) or []), *VISION_BLOCKS}
         self._no_split_modules = sorted(blocks & {type(module).__name__ for module in self.modules()})
@@ -142,10 +153,10 @@ class FrozenBasesForConditionalGeneration(
             self._note_bases()
 
     def _freeze_bases(self):
-        self.vision_tower.requires_grad_(False)
-        self.language_model.requires_grad_(False)
-        for block in self.unfrozen_vision_blocks().values():
-            block.requires_grad_(True)
+        trained = names_in_checkpoint(self)
+        for base in ("vision_tower", "language_model"):
+            for name, parameter in getattr(self, base).named_parameters(base):
+                parameter.requires_grad_(name in trained)
 
     def unfrozen_vision_blocks(self) -> dict[int, nn.Module]:
         """The blocks of the tower that train, by number: the last ones that the features depend on."""

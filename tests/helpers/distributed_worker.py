@@ -28,6 +28,7 @@ ONE_STEP = {"max_steps": 1, "save_strategy": "no"}
 # by the name of its folder: the bases' family and how the model is built on them
 OTHERS = {family: (family, tiny.build) for family in families.TABLE if family != "llama"} | {
     "evlm": ("llama", architectures.EVLM.build),
+    "lora": ("llama", partial(tiny.build, lora={"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]})),
     "experts": ("llama", partial(architectures.EVLM.build, moe_replicas=2)),
 }
 # with so large an epsilon Adam does not turn the last bit of a gradient near zero into a whole step

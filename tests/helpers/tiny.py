@@ -22,6 +22,7 @@ from transformers import (
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED
+from adem_vl_hf.modeling.trained_in_base import lora_parameters
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden"
 SPECIALS = ["<unk>", "<s>", "</s>", "<pad>", "<reserved_0>"]
@@ -127,7 +128,7 @@ def language_model(bases: Path) -> PreTrainedModel:
 def perturb(model: AdemVLForConditionalGeneration, seed: int = 1, std: float = 0.3) -> AdemVLForConditionalGeneration:
     """Random numbers for every trained tensor: where some are zero, lost or mixed-up images would go unseen."""
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.adapter.parameters():
+    for parameter in (*model.adapter.parameters(), *lora_parameters(model.language_model)):
         parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
     return model
 
