@@ -19,6 +19,7 @@ from transformers import AutoModel, BitsAndBytesConfig
 from adem_vl_hf import loading
 from adem_vl_hf.cli import parser
 from adem_vl_hf.loading import MODELS, load_config
+from adem_vl_hf.modeling.trained_in_base import lora_parameters
 
 CONFIGS = {
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
@@ -166,6 +167,25 @@ def test_an_adapter_trained_on_it_loads_in_full_precision(arch, wide, tmp_path, 
     assert packed(loaded) == set()
     assert_equal(training_runs.adapter(loaded), after)
     assert model.config.text_config.quantization_config is not None  # the model itself is left as it was
+
+
+@architectures.each()
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_lora_trains_on_it_and_loads_in_full_precision(arch, wide, tmp_path, kind):
+    lora = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+    model = arch.build(wide, lora=lora, quantization_config=config(kind), dtype=torch.bfloat16)
+    matrices = lora_parameters(model.language_model)
+    assert len(matrices) == 2 * 2 * 3
+    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in matrices)
+    before = training_runs.adapter(model)
+    trainer, _ = training_runs.trainer(wide, tmp_path, training_runs.samples(4), model=model, max_steps=2)
+    trainer.train()
+    after = training_runs.adapter(model)
+    assert all(not torch.equal(before[key], after[key]) for key in before)
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = arch.model_class.from_pretrained(tmp_path / "saved")
+    assert packed(loaded) == set()
+    assert_equal(training_runs.adapter(loaded), after)
 
 
 @architectures.each()
