@@ -23,6 +23,9 @@ except ImportError:  # the name before Transformers 5
 # how files are fetched from the Hub; never a part of a configuration
 FETCHING = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 HUB_ARGUMENTS = (*FETCHING, "revision", "subfolder")
+# the same for one base alone: text_model_token, vision_model_subfolder, ...
+FETCHING_OF_A_BASE = tuple(f"{base}_{name}" for base in ("text_model", "vision_model") for name in FETCHING)
+HUB_ARGUMENTS_OF_A_BASE = tuple(f"{base}_{name}" for base in ("text_model", "vision_model") for name in HUB_ARGUMENTS)
 # how the language model is loaded; never a part of a configuration either
 PLACEMENT = ("device_map", "max_memory", "offload_folder", "offload_buffers", "quantization_config")
 BASE_ARGUMENTS = ("dtype", "torch_dtype", *PLACEMENT)
@@ -96,6 +99,40 @@ def loading_arguments() -> frozenset[str]:
     return frozenset(named_parameters(PreTrainedModel.from_pretrained)) | {*KEYWORDS_OF_FROM_PRETRAINED}
 
 
+def take(names: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:
+    """Take arguments out of a dictionary.
+
+    Args:
+        names (Iterable[str]): the names to take.
+        given (dict[str, Any]): where they are taken out.
+
+    Returns:
+        Those that were there and are not None.
+    """
+    return {name: value for name in names if (value := given.pop(name, None)) is not None}
+
+
+def hub_arguments_of(base: str, given: Mapping[str, Any], names: Iterable[str] = HUB_ARGUMENTS) -> dict[str, Any]:
+    """The Hub arguments for one of the two bases.
+
+    Args:
+        base (str): ``"text_model"`` or ``"vision_model"``.
+        given (Mapping[str, Any]): arguments for both bases (``token``) and for this one alone (``text_model_token``),
+            which count more.
+        names (Iterable[str]): which of the arguments to look for.
+
+    Returns:
+        The arguments under the names that ``from_pretrained`` has for them.
+    """
+    found = {}
+    for name in names:
+        own = given.get(f"{base}_{name}")
+        value = given.get(name) if own is None else own
+        if value is not None:
+            found[name] = value
+    return found
+
+
 def hint(name: str, known: Iterable[str], remedies: Mapping[str, str] = REMEDIES, cutoff: float = 0.6) -> str | None:
     """What to write in place of an unknown name.
 
@@ -149,7 +186,7 @@ def check_fresh(where: str, config_class: Any, arguments: Iterable[str], given: 
     """
     of_bases = {name for name in config_class.field_names if name.startswith(("text_", "vision_model_", "vision_conf"))}
     fields = {*config_class.field_names, *library_fields(), "torch_dtype"} - of_bases
-    known = {*arguments, *fields}
+    known = {*arguments, *fields, *HUB_ARGUMENTS_OF_A_BASE}
     if unknown := [name for name in given if name not in known]:
         remedies = config_class.remedies() | dict.fromkeys(of_bases, "it follows from the bases that are given")
         for name in loading_arguments() - fields:
@@ -172,7 +209,8 @@ def check_leftovers(where: str, config_class: Any, left: Iterable[str], config: 
         TypeError: for the first name, with the nearest one or the remedy.
     """
     for name in left:
-        near, remedies = {*config_class.field_names, *OF_BASES} - {name}, config_class.remedies()
+        near = {*config_class.field_names, *OF_BASES, *FETCHING_OF_A_BASE} - {name}
+        remedies = config_class.remedies()
         if config is not None:
             says_otherwise = "the configuration that is given says otherwise: change the field there"
             remedies |= dict.fromkeys({*config_class.field_names, *library_fields()}, says_otherwise)

@@ -7,13 +7,16 @@ import math
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, CLIPVisionModel
+from transformers.utils import cached_file, extract_commit_hash
 
-from .vision import OpenClipVisionTower
+from .arguments import HUB_ARGUMENTS, take
+from .vision import HF_HUB, OPEN_CLIP_CONFIG, OpenClipVisionTower
 
 try:
     from accelerate.utils import align_module_device
@@ -99,14 +102,30 @@ def load_vision_tower(name: str, backend: str = "transformers", **arguments) -> 
     dtype = arguments.get("dtype")
     dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     try:
-        return OpenClipVisionTower.from_pretrained(name, dtype=dtype)
+        return OpenClipVisionTower.from_pretrained(name, dtype=dtype, **take(HUB_ARGUMENTS, arguments))
     except (OSError, RuntimeError) as error:
         raise ValueError(f"the vision tower {name!r} could not be loaded by open_clip: {error}") from error
 
 
-def pinned_revision(base: nn.Module, asked: str | None) -> str | None:
-    """The commit a base was loaded at where it came from a Hub; else the revision that was asked for."""
-    return getattr(base.config, "_commit_hash", None) or asked
+def pinned_revision(name: str | None, hub: dict[str, Any]) -> str | None:
+    """The commit that a base was loaded at.
+
+    Args:
+        name (str | None): where it was loaded from: a folder, a Hub id, or a GGUF file in either.
+        hub (dict[str, Any]): the Hub arguments that it was loaded with.
+
+    Returns:
+        The commit of a Hub repository; for everything else, the revision that was asked for.
+    """
+    asked = hub.get("revision")
+    if name is None or Path(name).exists():
+        return asked
+    where, file = split_gguf(name.removeprefix(HF_HUB))
+    file = file or (OPEN_CLIP_CONFIG if name.startswith(HF_HUB) else "config.json")
+    try:  # the base was loaded a moment ago, so the file is in the cache
+        return extract_commit_hash(cached_file(where, file, **{**hub, "force_download": False}), None) or asked
+    except (OSError, ValueError):  # a name of open_clip's own list
+        return asked
 
 
 def _values(base: nn.Module, key: str) -> list[float]:

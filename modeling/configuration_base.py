@@ -108,10 +108,12 @@ class FrozenBasesConfig(PreTrainedConfig):
             relative to the checkpoint (``./llm``, ``../llm``). None for both bases: the checkpoint holds every weight
             itself.
         text_model_revision (str | None): the language model's pinned revision (commit, tag or branch).
+        text_model_subfolder (str | None): the folder inside its folder or repository that holds the language model.
         text_model_fingerprint (dict | None): what the language model looked like in training; written when the model
             is built.
         vision_model_name_or_path (str | None): where the vision tower is loaded from.
         vision_model_revision (str | None): the vision tower's pinned revision.
+        vision_model_subfolder (str | None): the folder inside its folder or repository that holds the vision tower.
         vision_model_fingerprint (dict | None): what the vision tower looked like in training.
         vision_backend (str): ``"transformers"`` (``CLIPVisionModel``) or ``"open_clip"`` (any of its ViT towers).
         image_token_id (int | None): the token, inside the language model's vocabulary, that marks where image
@@ -128,8 +130,9 @@ class FrozenBasesConfig(PreTrainedConfig):
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
     # fields that do not change what an adapter computes; a subclass adds its own
     outside_adapter: ClassVar[tuple[str, ...]] = (
-        "text_config", "vision_config", "text_model_name_or_path", "text_model_revision", "text_model_fingerprint",
-        "vision_model_name_or_path", "vision_model_revision", "vision_model_fingerprint", "image_token_id",
+        "text_config", "vision_config", "text_model_name_or_path", "text_model_revision", "text_model_subfolder",
+        "text_model_fingerprint", "vision_model_name_or_path", "vision_model_revision", "vision_model_subfolder",
+        "vision_model_fingerprint", "image_token_id",
     )  # fmt: skip
     # the values of the fields that take one of a few; a subclass adds its own
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"vision_backend": BACKENDS}
@@ -149,9 +152,11 @@ class FrozenBasesConfig(PreTrainedConfig):
         vision_config: dict | PreTrainedConfig | None = None,
         text_model_name_or_path: str | None = None,
         text_model_revision: str | None = None,
+        text_model_subfolder: str | None = None,
         text_model_fingerprint: dict | None = None,
         vision_model_name_or_path: str | None = None,
         vision_model_revision: str | None = None,
+        vision_model_subfolder: str | None = None,
         vision_model_fingerprint: dict | None = None,
         vision_backend: str = "transformers",
         image_token_id: int | None = None,
@@ -163,9 +168,11 @@ class FrozenBasesConfig(PreTrainedConfig):
         self.vision_config = _sub_config(vision_config, "clip_vision_model", **CLIP_VIT_L14)
         self.text_model_name_or_path = text_model_name_or_path
         self.text_model_revision = text_model_revision
+        self.text_model_subfolder = text_model_subfolder
         self.text_model_fingerprint = text_model_fingerprint
         self.vision_model_name_or_path = vision_model_name_or_path
         self.vision_model_revision = vision_model_revision
+        self.vision_model_subfolder = vision_model_subfolder
         self.vision_model_fingerprint = vision_model_fingerprint
         self.vision_backend = vision_backend
         self.image_token_id = image_token_id

@@ -18,7 +18,9 @@ from transformers.utils import cached_file
 
 from .arguments import (
     FETCHING,
+    FETCHING_OF_A_BASE,
     HUB_ARGUMENTS,
+    HUB_ARGUMENTS_OF_A_BASE,
     PLACEMENT,
     REMEDIES,
     PreTrainedConfig,
@@ -26,10 +28,12 @@ from .arguments import (
     check_leftovers,
     check_loaded,
     check_use,
+    hub_arguments_of,
     loading_arguments,
     named_parameters,
     one_dtype,
     refuse_unknown,
+    take,
 )
 from .bases import (
     attention_by_part,
@@ -59,8 +63,12 @@ class LoadersMixin(_Model):
         language_model: str | os.PathLike[str] | nn.Module,
         vision_tower: str | os.PathLike[str] | nn.Module,
         *,
-        text_model_revision: str | None = None,
-        vision_model_revision: str | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool | None = None,
+        force_download: bool | None = None,
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | dict[str, str] | None = None,
         quantization_config: Any = None,
@@ -79,8 +87,12 @@ class LoadersMixin(_Model):
                 or a loaded model.
             vision_tower (str | os.PathLike[str] | nn.Module): a Hub id, a folder, or a loaded model; for the backend
                 open_clip as open_clip spells it.
-            text_model_revision (str | None): revision of the language model; the commit found is recorded.
-            vision_model_revision (str | None): revision of the vision tower; the commit found is recorded.
+            token (str | bool | None): the access token for the Hub, of both bases and the tokenizer. It is never saved.
+            revision (str | None): commit, tag or branch of both bases. The commit that was found is recorded.
+            subfolder (str | None): the folder inside both folders or repositories that holds the base; recorded.
+            cache_dir (str | os.PathLike[str] | None): where downloads are kept.
+            local_files_only (bool | None): take what was downloaded before, and never reach for the network.
+            force_download (bool | None): download again what was downloaded before.
             dtype (torch.dtype | str | None): of both bases, default their own; the adapter is float32.
             attn_implementation (str | dict[str, str] | None): of both bases, or a dict by ``text_config`` and
                 ``vision_config``.
@@ -93,7 +105,8 @@ class LoadersMixin(_Model):
                 such as ``trust_remote_code`` for its repository.
             vision_model_kwargs (dict[str, Any] | None): more arguments of the tower's own ``from_pretrained``.
             **config_fields (Any): fields of the model's configuration. ``image_token_id`` is chosen from the tokenizer
-                when it is not given.
+                when it is not given. Also the six Hub arguments above for one base alone, under the names
+                ``text_model_token``, ``vision_model_revision`` and so on.
 
         Returns:
             The model, in evaluation mode.
@@ -105,7 +118,7 @@ class LoadersMixin(_Model):
         where = f"{cls.__name__}.from_base_pretrained"
         check_fresh(where, cls.config_class, named_parameters(cls.from_base_pretrained), config_fields)
         dtype = one_dtype({"dtype": dtype, "torch_dtype": config_fields.pop("torch_dtype", None)})
-        shared = {"dtype": dtype} if dtype is not None else {}
+        shared = _given({"dtype": dtype})
         attention = attention_by_part(attn_implementation)
         placement = {
             "quantization_config": quantization_config,
@@ -114,39 +127,53 @@ class LoadersMixin(_Model):
             "offload_folder": offload_folder,
             "offload_buffers": offload_buffers,
         }
-        text_model_kwargs = {**_given(placement), **(text_model_kwargs or {})}
-        if "gguf_file" in text_model_kwargs:  # Transformers' own spelling
-            language_model = f"{language_model}/{text_model_kwargs.pop('gguf_file')}"
+        hub = {
+            "token": token,
+            "revision": revision,
+            "subfolder": subfolder,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "force_download": force_download,
+        } | take(HUB_ARGUMENTS_OF_A_BASE, config_fields)
+        of_text, of_vision = {**_given(placement), **(text_model_kwargs or {})}, dict(vision_model_kwargs or {})
+        hub_of_text = hub_arguments_of("text_model", hub) | take(HUB_ARGUMENTS, of_text)
+        hub_of_vision = hub_arguments_of("vision_model", hub) | take(HUB_ARGUMENTS, of_vision)
+        if "gguf_file" in of_text:  # Transformers' own spelling
+            language_model = f"{language_model}/{of_text.pop('gguf_file')}"
         names: list[Any] = [_base_name(language_model), _base_name(vision_tower)]
         if isinstance(language_model, nn.Module):
-            check_loaded("language model", text_model_kwargs)
+            check_loaded("language model", of_text)
         else:
-            arguments = {**shared, **attention["text_config"], **text_model_kwargs}
-            language_model = load_language_model(names[0], revision=text_model_revision, **arguments)
+            language_model = load_language_model(
+                names[0], **shared, **attention["text_config"], **hub_of_text, **of_text
+            )
         if isinstance(vision_tower, nn.Module):
-            check_loaded("vision tower", vision_model_kwargs or {})
+            check_loaded("vision tower", of_vision)
         else:
-            arguments = {**shared, **attention["vision_config"], **(vision_model_kwargs or {})}
             backend = config_fields.get("vision_backend", "transformers")
-            vision_tower = load_vision_tower(names[1], backend, revision=vision_model_revision, **arguments)
+            vision_tower = load_vision_tower(
+                names[1], backend, **shared, **attention["vision_config"], **hub_of_vision, **of_vision
+            )
         config = cls.config_class(
             text_config=language_model.config,
             vision_config=vision_tower.config,
             text_model_name_or_path=names[0],
-            text_model_revision=pinned_revision(language_model, text_model_revision),
+            text_model_revision=pinned_revision(names[0], hub_of_text),
+            text_model_subfolder=hub_of_text.get("subfolder"),
             text_model_fingerprint=base_fingerprint(language_model),
             vision_model_name_or_path=names[1],
-            vision_model_revision=pinned_revision(vision_tower, vision_model_revision),
+            vision_model_revision=pinned_revision(names[1], hub_of_vision),
+            vision_model_subfolder=hub_of_vision.get("subfolder"),
             vision_model_fingerprint=base_fingerprint(vision_tower),
             **attention[""],
             **config_fields,
         )
         if config.image_tokens and config.image_token_id is None:
-            from .row_layout import tokenizer_and_image_token
+            from .processor_parts import tokenizer_and_image_token
 
             if names[0] is None:
                 raise ValueError("this language model does not say where it was loaded from: pass image_token_id")
-            _, config.image_token_id = tokenizer_and_image_token(names[0], text_model_revision)
+            _, config.image_token_id = tokenizer_and_image_token(names[0], **hub_of_text)
         model = cls(config, language_model=language_model, vision_tower=vision_tower)
         model._place_adapter()
         model.generation_config = copy.deepcopy(language_model.generation_config)
@@ -175,8 +202,11 @@ class LoadersMixin(_Model):
             text_model_kwargs (dict[str, Any] | None): more arguments of the language model's own ``from_pretrained``.
             vision_model_kwargs (dict[str, Any] | None): more arguments of the tower's own ``from_pretrained``.
             **kwargs (Any): the library's arguments (``dtype``, ``attn_implementation``; ``device_map`` and
-                ``quantization_config`` of the language model; ``token``; ``revision`` of this checkpoint, ...), and
-                fields of the configuration to override, such as ``text_model_name_or_path="/models/llama"``.
+                ``quantization_config`` of the language model; ``revision`` and ``subfolder`` of this checkpoint;
+                ``token``, ``cache_dir``, ``local_files_only``, ``force_download`` of this checkpoint and both bases,
+                or as ``text_model_token``, ``vision_model_token`` and so on of one base alone), and fields of the
+                configuration to override, such as ``text_model_name_or_path="/models/llama"`` or
+                ``text_model_revision``.
 
         Returns:
             The model, in evaluation mode.
@@ -190,31 +220,36 @@ class LoadersMixin(_Model):
         loading = {key: kwargs.pop(key) for key in list(kwargs) if key in loading_arguments()}
         dtype = one_dtype(loading)
         where = _given({key: loading.get(key) for key in HUB_ARGUMENTS})
+        hub = where | take(FETCHING_OF_A_BASE, kwargs)
         config = cls._read_config(name if config is None else config, where, kwargs)
         of_text, of_vision = dict(text_model_kwargs or {}), dict(vision_model_kwargs or {})
         if not config.has_external_bases or pretrained_model_name_or_path is None:  # None: a state dict is given
             bases = {"language_model": language_model, "vision_tower": vision_tower}
-            for key in (*_given(bases), *of_text, *of_vision):
+            for key in (*_given(bases), *of_text, *of_vision, *(hub.keys() - where.keys())):
                 raise TypeError(f"{name} holds every weight itself, and has no use for {key}, which is for a base")
             return cls._load_every_weight(pretrained_model_name_or_path, *model_args, config=config, **loading)
         check_use(name, model_args, loading)
         config = copy.deepcopy(config)
         attention = attention_by_part(loading.get("attn_implementation"), config)
         config._attn_implementation = attention[""].get("attn_implementation")
-        shared = {key: where[key] for key in FETCHING if key in where} | _given({"dtype": dtype})
+        shared = _given({"dtype": dtype})
         of_text = {**_given({key: loading.get(key) for key in PLACEMENT}), **of_text}
         if language_model is not None:
             check_loaded("language model", of_text)
         else:
-            arguments = {**shared, **attention["text_config"], **of_text}
             path = _resolve(config.text_model_name_or_path, name)
-            language_model = load_language_model(path, revision=config.text_model_revision, **arguments)
+            place = _given({"revision": config.text_model_revision, "subfolder": config.text_model_subfolder})
+            hub_of_text = hub_arguments_of("text_model", hub, FETCHING) | place | take(HUB_ARGUMENTS, of_text)
+            language_model = load_language_model(path, **shared, **attention["text_config"], **hub_of_text, **of_text)
         if vision_tower is not None:
             check_loaded("vision tower", of_vision)
         else:
-            arguments = {**shared, **attention["vision_config"], **of_vision}
-            path, revision = _resolve(config.vision_model_name_or_path, name), config.vision_model_revision
-            vision_tower = load_vision_tower(path, config.vision_backend, revision=revision, **arguments)
+            path = _resolve(config.vision_model_name_or_path, name)
+            place = _given({"revision": config.vision_model_revision, "subfolder": config.vision_model_subfolder})
+            hub_of_vision = hub_arguments_of("vision_model", hub, FETCHING) | place | take(HUB_ARGUMENTS, of_vision)
+            vision_tower = load_vision_tower(
+                path, config.vision_backend, **shared, **attention["vision_config"], **hub_of_vision, **of_vision
+            )
         check_base("language model", name, config.text_config, config.text_model_fingerprint, language_model)
         check_base("vision tower", name, config.vision_config, config.vision_model_fingerprint, vision_tower)
         model = cls(config, language_model=language_model, vision_tower=vision_tower)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .loaders import LoadersMixin  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
+    from .processor_parts import load_tokenizer  # noqa: F401
     from .row_layout import RowLayout  # noqa: F401
     from .trained_in_base import LoraMixin  # noqa: F401
     from .videos import open_video  # noqa: F401

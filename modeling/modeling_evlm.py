@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
     from .processing_evlm import EvlmProcessor  # noqa: F401
+    from .processor_parts import load_tokenizer  # noqa: F401
     from .row_layout import RowLayout  # noqa: F401
     from .videos import open_video  # noqa: F401
     from .vision import tower_blocks  # noqa: F401

@@ -6,15 +6,14 @@ In reading order: sorting the options of a call (``sort_options``), the chat tem
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from transformers import (
-    AutoImageProcessor,
     BaseImageProcessor,
     BatchFeature,
-    CLIPImageProcessor,
     PretrainedConfig,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -22,9 +21,11 @@ from transformers import (
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
+from .arguments import HUB_ARGUMENTS, HUB_ARGUMENTS_OF_A_BASE, hub_arguments_of, refuse_unknown
 from .images import IMAGE_MARK, ImageSource
 from .labels import NOT_SUPERVISED
-from .row_layout import Row, RowLayout, choose_image_token, load_tokenizer, name_tokenizer_class
+from .processor_parts import choose_image_token, load_image_processor, load_tokenizer, tidy_saved_tokenizer
+from .row_layout import Row, RowLayout
 from .videos import VIDEO_MARK, Video, pair_with_rows, pixel_inputs
 
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
@@ -198,7 +199,7 @@ class AdemVLProcessor(ProcessorMixin):
 
     @classmethod
     def from_base_pretrained(
-        cls, language_model: str, vision_tower: str, config: PretrainedConfig
+        cls, language_model: str, vision_tower: str, config: PretrainedConfig, **hub: Any
     ) -> "AdemVLProcessor":
         """Make the processor of a model that is built from two bases.
 
@@ -209,23 +210,30 @@ class AdemVLProcessor(ProcessorMixin):
             language_model (str): The language model, whose tokenizer is taken: a folder, the id of a repository on the
                 Hub, or the path of a GGUF file in either.
             vision_tower (str): The vision tower, whose image processor is taken: a folder or the id of a repository.
-            config (PretrainedConfig): The configuration of the model. It has the revisions of both bases, the image
-                token and the number of image tokens.
+            config (PretrainedConfig): The configuration of the model. It has the revisions and subfolders of both
+                bases, the image token and the number of image tokens.
+            **hub (Any): Hub arguments for both: ``token``, ``revision``, ``subfolder``, ``cache_dir``,
+                ``local_files_only``, ``force_download``. As ``text_model_token``, ``vision_model_token`` and so on they
+                are for one of the two.
 
         Returns:
             AdemVLProcessor: The processor.
 
         Raises:
+            TypeError: An argument is not one of these.
             ValueError: The language model has no tokenizer that can be loaded, or it has no token that can stand for
                 images.
+            OSError: The files of the vision tower cannot be reached.
         """
-        tokenizer = load_tokenizer(language_model, config.text_model_revision)
-        try:
-            revision = config.vision_model_revision or "main"
-            image_processor = AutoImageProcessor.from_pretrained(vision_tower, revision=revision)
-        except (OSError, ValueError):
-            side = config.vision_config.image_size
-            image_processor = CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
+        where = f"{cls.__name__}.from_base_pretrained"
+        refuse_unknown(where, hub, (*HUB_ARGUMENTS, *HUB_ARGUMENTS_OF_A_BASE))
+        of_text, of_vision = (
+            {name: value for name in ("revision", "subfolder") if (value := getattr(config, f"{base}_{name}", None))}
+            | hub_arguments_of(base, hub)
+            for base in ("text_model", "vision_model")
+        )
+        tokenizer = load_tokenizer(language_model, **of_text)
+        image_processor = load_image_processor(vision_tower, config.vision_config.image_size, **of_vision)
         image_token = None
         if config.image_token_id is not None:
             image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
@@ -242,12 +250,15 @@ class AdemVLProcessor(ProcessorMixin):
         Returns:
             list[str]: The paths of the files written, as far as Transformers reports them.
         """
+        push = kwargs.pop("push_to_hub", False)
         unmarked: list[Any] = [part for part in (self, self.image_processor) if not hasattr(part, "auto_map")]
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         for part in unmarked:  # Transformers notes in this attribute where the saved code lies, and leaves it there
             if hasattr(part, "auto_map"):
                 del part.auto_map
-        name_tokenizer_class(save_directory)
+        tidy_saved_tokenizer(save_directory)
+        if push:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return saved
 
     def apply_chat_template(

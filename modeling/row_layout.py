@@ -1,21 +1,15 @@
-"""Builds the token ids of a row from its text, its images and videos, and its answer; loads the tokenizer for that.
+"""Builds the token ids of a row from its text, its images and videos, and its answer.
 
 The layout is the authors': ``<bos> "Image: " <image tokens> prompt answer <eos>``, or ``<bos> "Image: N/A" prompt`` for
 a sample without an image. Marks in the text, ``<image>`` and ``<video>``, say where images stand instead.
-
-In reading order: the layout of a row (``RowLayout``), the token that stands for images, and the tokenizer.
 """
 
-import json
-import os
 import re
 from dataclasses import dataclass, field
 from itertools import accumulate
-from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from .bases import split_gguf
 from .images import IMAGE_MARK
 from .videos import VIDEO_MARK
 
@@ -200,81 +194,3 @@ def check_marks(number: int, marks: list[bool], images: int, videos: int) -> Non
                 f"sample {number}: {found} {mark} marks for {there} {name}; write one for each, or none at all (they "
                 "then stand before the text)"
             )
-
-
-def choose_image_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Choose a token that can stand for images, because ordinary text never contains it.
-
-    Args:
-        tokenizer (PreTrainedTokenizerBase): The tokenizer. Nothing is added to its vocabulary.
-
-    Returns:
-        str: A reserved or unused special token, or the unknown token if there is none.
-
-    Raises:
-        ValueError: The tokenizer has neither.
-    """
-    in_use = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
-    specials = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in in_use]
-    for pattern in ("image", "reserved|unused|extra", "file|repo|pad", ""):
-        for token in specials:
-            if re.search(pattern, token.lower()):
-                return token
-    if tokenizer.unk_token is None:
-        raise ValueError(f"{tokenizer.name_or_path}: no reserved token to stand for an image; pass image_token")
-    return tokenizer.unk_token
-
-
-def load_tokenizer(language_model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a language model.
-
-    Args:
-        language_model (str): A folder, the id of a repository on the Hub, or the path of a GGUF file in either. The
-            tokenizer inside a GGUF file is taken.
-        revision (str | None): The revision of the repository. None means "main".
-
-    Returns:
-        PreTrainedTokenizerBase: The tokenizer.
-
-    Raises:
-        ValueError: There is no tokenizer that can be loaded.
-    """
-    where, file = split_gguf(language_model)
-    gguf = {} if file is None else {"gguf_file": file}
-    try:
-        return AutoTokenizer.from_pretrained(where, revision=revision or "main", **gguf)
-    except (OSError, ValueError, ImportError) as error:  # depends on the files and on the version of Transformers
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(
-            f"the language model {language_model!r} has no tokenizer that can be loaded ({reason}); put its tokenizer "
-            "files beside its weights, or pass image_token_id to go without one"
-        ) from error
-
-
-def tokenizer_and_image_token(language_model: str, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, int]:
-    """Load the tokenizer of a language model, and choose the token that will stand for images.
-
-    Args:
-        language_model (str): The language model, as for ``load_tokenizer``.
-        revision (str | None): The revision of its repository. None means "main".
-
-    Returns:
-        tuple[PreTrainedTokenizerBase, int]: The tokenizer and the id of the image token.
-    """
-    tokenizer = load_tokenizer(language_model, revision)
-    return tokenizer, tokenizer.convert_tokens_to_ids(choose_image_token(tokenizer))
-
-
-def name_tokenizer_class(folder: str | os.PathLike[str]) -> None:
-    """Write into a saved tokenizer a class name that Transformers 4.57 knows, too.
-
-    Transformers 5 writes "TokenizersBackend", which 4.57 cannot load. "PreTrainedTokenizerFast" is known to both.
-
-    Args:
-        folder (str | os.PathLike[str]): The folder of the tokenizer. Nothing happens if it has none.
-    """
-    path = Path(folder) / "tokenizer_config.json"
-    fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if fields.get("tokenizer_class") == "TokenizersBackend":
-        fields["tokenizer_class"] = "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

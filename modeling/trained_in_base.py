@@ -326,7 +326,7 @@ class LoraMixin:
             setattr(self.language_model.get_submodule(parent), name, layer.get_base_layer())
         config.lora = None
         for base in ("text_model", "vision_model"):
-            for field in ("name_or_path", "revision", "fingerprint"):
+            for field in ("name_or_path", "revision", "subfolder", "fingerprint"):
                 setattr(config, f"{base}_{field}", None)
         self._keys_to_ignore_on_save = None
         return self

@@ -10,6 +10,7 @@ Shapes: I images, N patches of an image, C width of the tower.
 """
 
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +19,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import cached_file
 
+HF_HUB = "hf-hub:"  # how the names of open_clip begin that are repositories on the Hub
+OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 VISION_BLOCKS = ("CLIPEncoderLayer", "ResidualAttentionBlock")  # class names of the blocks of both kinds of tower
 
 
@@ -83,33 +87,49 @@ class OpenClipVisionTower(nn.Module):
         )
 
     @classmethod
-    def from_pretrained(cls, name: str, dtype: torch.dtype | None = None) -> "OpenClipVisionTower":
+    def from_pretrained(cls, name: str, dtype: torch.dtype | None = None, **hub: Any) -> "OpenClipVisionTower":
         """Load a tower by the name that open_clip knows it by.
 
         Args:
-            name (str): ``ARCHITECTURE/TAG`` such as ``ViT-B-32/laion2b_s34b_b79k``, ``hf-hub:org/name`` or
-                ``local-dir:/path``.
+            name (str): ``hf-hub:org/name``, ``local-dir:/path``, or ``ARCHITECTURE/TAG`` of open_clip's own list such
+                as ``ViT-B-32/laion2b_s34b_b79k``.
             dtype (torch.dtype | None): The dtype of the weights. None means float32.
+            **hub (Any): Hub arguments such as ``token`` and ``revision``. Of a name in open_clip's list, whose files
+                open_clip fetches itself, only ``cache_dir`` is followed, and ``token`` is not needed.
 
         Returns:
             OpenClipVisionTower: The tower.
 
         Raises:
-            ValueError: The name has no tag, or the tower is not a plain ViT with a class token.
+            OSError: A file cannot be reached, or is not there.
+            RuntimeError: open_clip cannot load the weights.
+            ValueError: The name has no tag, a Hub argument cannot be followed, or the tower is not a plain ViT with a
+                class token.
             ImportError: open_clip is not installed.
         """
         module = need_open_clip()
-        if ":" in name:
-            model = module.create_model(name)
+        arguments: dict[str, Any] = {"require_pretrained": True}
+        if name.startswith(HF_HUB):  # open_clip knows neither a token nor a revision
+            repository = name.removeprefix(HF_HUB)
+            files = [cached_file(repository, file, **hub) for file in (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS)]
+            name = f"local-dir:{Path(files[0]).parent}"
+        elif name.startswith("local-dir:"):
+            name = str(Path(name) / hub.get("subfolder", ""))
         else:
-            architecture, _, tag = name.partition("/")
-            if not tag:
+            name, _, arguments["pretrained"] = name.partition("/")
+            if not arguments["pretrained"]:
                 raise ValueError(
                     f"open_clip tower {name!r} names no weights; write ARCHITECTURE/TAG (such as "
                     "ViT-B-32/laion2b_s34b_b79k), hf-hub:org/name or local-dir:/path"
                 )
-            model = module.create_model(architecture, pretrained=tag)
-        return cls(model.visual.to(dtype or torch.float32))
+            for argument in ("revision", "subfolder", "local_files_only", "force_download"):
+                if hub.get(argument):
+                    raise ValueError(
+                        f"open_clip fetches the files of {name!r} itself and does not follow {argument}; name the "
+                        "tower hf-hub:org/name or local-dir:/path"
+                    )
+            arguments["cache_dir"] = hub.get("cache_dir")
+        return cls(module.create_model(name, **arguments).visual.to(dtype or torch.float32))
 
     def train(self, mode: bool = True) -> "OpenClipVisionTower":
         """Stay in evaluation mode, whatever the mode of the model, because a frozen tower must not drop patches.

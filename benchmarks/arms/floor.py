@@ -7,7 +7,7 @@ from adem_vl_hf.data.sample import without_marks
 from adem_vl_hf.embedded.smollm2 import resolve_language_model
 from adem_vl_hf.modeling.bases import load_language_model
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
-from adem_vl_hf.modeling.row_layout import load_tokenizer
+from adem_vl_hf.modeling.processor_parts import load_tokenizer
 
 from .arm import Arm, count_trained
 

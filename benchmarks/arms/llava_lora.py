@@ -16,7 +16,7 @@ from adem_vl_hf.embedded.smollm2 import resolve_language_model
 from adem_vl_hf.loading import resolve_vision_tower
 from adem_vl_hf.modeling.bases import load_language_model, load_vision_tower
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
-from adem_vl_hf.modeling.row_layout import tokenizer_and_image_token
+from adem_vl_hf.modeling.processor_parts import tokenizer_and_image_token
 
 from .arm import Arm, count_trained
 

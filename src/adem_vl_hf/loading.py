@@ -10,6 +10,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, CLIPVisionConfig
 
 from .counting import count_trained
 from .embedded.smollm2 import LANGUAGE_MODEL_ID, resolve_language_model
+from .modeling.arguments import HUB_ARGUMENTS, HUB_ARGUMENTS_OF_A_BASE, hub_arguments_of
 from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
@@ -30,32 +31,71 @@ def resolve_vision_tower(name: str) -> str:
     return str(TOWER) if name == "embedded" else name
 
 
-def load_config(folder: str | os.PathLike[str]) -> FrozenBasesConfig:
+def load_config(folder: str | os.PathLike[str], **hub: Any) -> FrozenBasesConfig:
     """The configuration of a checkpoint.
+
+    Args:
+        folder (str | os.PathLike[str]): the checkpoint, a folder or a Hub id.
+        **hub (Any): Hub arguments such as ``token`` and ``revision``.
+
+    Returns:
+        FrozenBasesConfig: the configuration.
 
     Raises:
         ValueError: it belongs to no model of this package.
     """
-    config = AutoConfig.from_pretrained(str(folder))
+    config = AutoConfig.from_pretrained(str(folder), **hub)
     if not isinstance(config, FrozenBasesConfig):
         raise ValueError(f"{folder} holds a {config.model_type!r}; this package has {' and '.join(MODELS)}")
     return config
 
 
 def load_checkpoint(
-    checkpoint: str | None = None, **kwargs: Any
+    checkpoint: str | None = None,
+    *,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool | None = None,
+    force_download: bool | None = None,
+    **kwargs: Any,
 ) -> tuple[FrozenBasesForConditionalGeneration, AdemVLProcessor]:
     """Model and processor of a checkpoint, in evaluation mode.
 
     Args:
-        checkpoint: a folder or a Hub id; None = the adapter that ships with this package, on the embedded bases.
-        kwargs: for the model's ``from_pretrained``.
+        checkpoint (str | None): a folder or a Hub id; None = the adapter that ships with this package, on the embedded
+            bases.
+        token (str | bool | None): the access token for the Hub, of the checkpoint and its bases. It is never saved.
+        revision (str | None): commit, tag or branch of the checkpoint; its config says those of the bases.
+        subfolder (str | None): the folder inside the folder or repository that holds the checkpoint.
+        cache_dir (str | os.PathLike[str] | None): where downloads are kept.
+        local_files_only (bool | None): take what was downloaded before, and never reach for the network.
+        force_download (bool | None): download again what was downloaded before.
+        **kwargs (Any): the other arguments of the model's ``from_pretrained``: ``dtype``, ``quantization_config``,
+            ``text_model_token``, ``text_model_name_or_path``, ...
+
+    Returns:
+        tuple[FrozenBasesForConditionalGeneration, AdemVLProcessor]: the model and its processor.
+
+    Raises:
+        TypeError: a name that is neither an argument nor a field, with the nearest one or the remedy.
+        ValueError: the checkpoint belongs to no model of this package, or does not fit its bases.
     """
     name = str(CHECKPOINT if checkpoint is None else checkpoint)
     if checkpoint is None:
         kwargs.setdefault("text_model_name_or_path", resolve_language_model("embedded"))
-    model, processor = MODELS[load_config(name).model_type]
-    return model.from_pretrained(name, **kwargs), processor.from_pretrained(name)
+    given = {
+        "token": token,
+        "revision": revision,
+        "subfolder": subfolder,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+        "force_download": force_download,
+    }
+    hub = {argument: value for argument, value in given.items() if value is not None}
+    model, processor = MODELS[load_config(name, **hub).model_type]
+    return model.from_pretrained(name, **hub, **kwargs), processor.from_pretrained(name, **hub)
 
 
 def build_model(
@@ -64,25 +104,45 @@ def build_model(
     """A model with a fresh adapter, and its processor.
 
     Args:
-        kind: ``"adem_vl"`` or ``"evlm"``. kwargs: as in ``from_base_pretrained``.
+        language_model (str): a folder, a Hub id, a GGUF file in either, or ``"embedded"``.
+        vision_tower (str): a folder, a Hub id, a name in open_clip's spelling, or ``"embedded"``.
+        kind (str): ``"adem_vl"`` or ``"evlm"``.
+        **kwargs (Any): the arguments of the model's ``from_base_pretrained``: Hub arguments (the files of the processor
+            are fetched with them, too), ``dtype``, ``quantization_config``, fields of the configuration, ...
+
+    Returns:
+        tuple[FrozenBasesForConditionalGeneration, AdemVLProcessor]: the model, in evaluation mode, and its processor.
+
+    Raises:
+        TypeError: a name that is neither an argument nor a field, with the nearest one or the remedy.
+        ValueError: a base that cannot be reached or does not fit, or a field with an impossible value.
     """
+    if kind not in MODELS:
+        raise ValueError(f"kind is {kind!r}; this package has {' and '.join(MODELS)}")
     text, vision = resolve_language_model(language_model), resolve_vision_tower(vision_tower)
     model_class, processor_class = MODELS[kind]
-    _check_fields(model_class.config_class, text, vision, kwargs)
+    hub = {name: value for name, value in kwargs.items() if name in (*HUB_ARGUMENTS, *HUB_ARGUMENTS_OF_A_BASE)}
+    _check_fields(model_class.config_class, text, vision, kwargs, hub)
     model = model_class.from_base_pretrained(text, vision, **kwargs)
-    return model, processor_class.from_base_pretrained(model.config.text_model_name_or_path, vision, model.config)
+    return model, processor_class.from_base_pretrained(
+        model.config.text_model_name_or_path, vision, model.config, **hub
+    )
 
 
 def _check_fields(
-    config_class: type[FrozenBasesConfig], language_model: str, vision_tower: str, arguments: dict[str, Any]
+    config_class: type[FrozenBasesConfig],
+    language_model: str,
+    vision_tower: str,
+    arguments: dict[str, Any],
+    hub: dict[str, Any],
 ) -> None:
     """Refuse a field with an impossible value before any weights are loaded, which can take minutes."""
     try:
-        text = AutoConfig.from_pretrained(language_model, revision=arguments.get("text_model_revision"))
-        vision = CLIPVisionConfig.from_pretrained(vision_tower, revision=arguments.get("vision_model_revision"))
+        text = AutoConfig.from_pretrained(language_model, **hub_arguments_of("text_model", hub))
+        vision = CLIPVisionConfig.from_pretrained(vision_tower, **hub_arguments_of("vision_model", hub))
     except (OSError, ValueError):
         return  # a GGUF file, open_clip's spelling, or no model at all: loading it says more
-    fields = {name: value for name, value in arguments.items() if name in config_class.field_names}
+    fields = {name: value for name, value in arguments.items() if name in config_class.field_names and name not in hub}
     config_class(text_config=text, vision_config=vision, **fields)
 
 

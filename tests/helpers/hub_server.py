@@ -62,11 +62,14 @@ class Hub(ThreadingHTTPServer):
         with self.lock:
             return self.repos.setdefault(repo_id, Repo()).commit(revision, files, "publish")
 
-    def find(self, repo_id: str, revision: str | None = None, signed_in: bool = True) -> tuple[Repo, str]:
-        """The repository and the commit sha a revision (a branch or a sha) names; the Hub's 401 and 404s."""
+    def find(self, repo_id: str, revision: str | None = None, reader: str | None = None) -> tuple[Repo, str]:
+        """The repository and the commit sha a revision (a branch or a sha) names; the Hub's 401 and 404s.
+
+        `reader` is the token of somebody who wants to read; None = somebody who writes.
+        """
         repo = self.repos.get(repo_id)
-        if repo is None or (repo.private and not signed_in):
-            raise HubError(404 if signed_in else 401, "Repository not found", "RepoNotFound")
+        if repo is None or (reader is not None and not repo.opens_to(reader)):
+            raise HubError(401 if reader == "" else 404, "Repository not found", "RepoNotFound")
         sha = repo.branches.get(revision or "main", revision or "main")
         if sha not in repo.commits:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
@@ -82,7 +85,8 @@ class Handler(BaseHTTPRequestHandler):
     def do(self) -> None:
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
-        self.signed_in = self.headers.get("Authorization", "").startswith("Bearer ")
+        self.token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        self.signed_in = bool(self.token)
         self.body = self.read_body()
         try:
             with self.server.lock:
@@ -153,19 +157,19 @@ class Handler(BaseHTTPRequestHandler):
         return self.json({})
 
     def refs(self, repo_id: str) -> Answer:
-        repo, _ = self.server.find(repo_id, signed_in=self.signed_in)
+        repo, _ = self.server.find(repo_id, reader=self.token)
         heads = [
             {"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in repo.branches.items()
         ]
         return self.json({"branches": heads, "converts": [], "tags": []})
 
     def info(self, repo_id: str, revision: str = "main") -> Answer:
-        repo, sha = self.server.find(repo_id, revision, self.signed_in)
+        repo, sha = self.server.find(repo_id, revision, self.token)
         siblings = [{"rfilename": path} for path in repo.commits[sha]]
         return self.json({"id": repo_id, "sha": sha, "private": repo.private, "siblings": siblings, "tags": []})
 
     def tree(self, repo_id: str, revision: str, folder: str) -> Answer:
-        repo, sha = self.server.find(repo_id, revision, self.signed_in)
+        repo, sha = self.server.find(repo_id, revision, self.token)
         recursive = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
         prefix = f"{folder}/" if folder else ""
         entries: dict[str, dict[str, object]] = {}
@@ -185,7 +189,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.json(list(entries.values()))
 
     def resolve(self, repo_id: str, revision: str, path: str) -> Answer:
-        repo, sha = self.server.find(repo_id, revision, self.signed_in)
+        repo, sha = self.server.find(repo_id, revision, self.token)
         file = repo.commits[sha].get(path)
         if file is None:
             raise HubError(404, f"Entry not found: {path}", "EntryNotFound", sha)

@@ -32,11 +32,18 @@ class File(NamedTuple):
 
 @dataclass
 class Repo:
-    """A model repository: commits (sha -> path -> file) and branches (name -> sha)."""
+    """A model repository: commits (sha -> path -> file) and branches (name -> sha).
+
+    A private one opens to any token, or to `token` alone where that is set.
+    """
 
     private: bool = False
+    token: str | None = None
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
+
+    def opens_to(self, token: str) -> bool:
+        return not self.private or token == self.token or bool(token and self.token is None)
 
     def commit(self, branch: str, files: dict[str, File], message: str) -> str:
         """Make `files` the whole content of `branch`; returns the new commit's sha."""

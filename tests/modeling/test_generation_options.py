@@ -47,7 +47,9 @@ def test_a_model_that_sees_drafts_better_than_a_blind_one(model, prompt, greedy)
 
 def test_prompt_lookup(model, prompt, greedy):
     given = {**STEPS, "eos_token_id": 2, "prompt_lookup_num_tokens": 3}  # 5.0 cannot look up without an end
-    assert torch.equal(model.generate(**prompt, **given), greedy)
+    found = model.generate(**prompt, **given)
+    assert torch.equal(found[:, : greedy.shape[1]], greedy)
+    assert found.shape[1] <= greedy.shape[1] + 1  # 4.57 writes one more where a draft is accepted to its end
 
 
 def test_a_streamer_says_what_is_generated(model, prompt, greedy):

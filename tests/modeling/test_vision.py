@@ -1,10 +1,8 @@
 """The tower's features: from either backend, from any block, with and without adapters."""
 
-import json
 import sys
 from types import SimpleNamespace
 
-import open_clip
 import pytest
 import scripts
 import tiny
@@ -12,7 +10,7 @@ import torch
 from closeness import assert_close, assert_equal
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import QuickGELU, VisionTransformer
-from safetensors.torch import save_file
+from open_clip_folder import open_clip_folder, randomize
 from torch import nn
 
 from adem_vl_hf import AdemVLForConditionalGeneration, EvlmForConditionalGeneration
@@ -26,14 +24,6 @@ from adem_vl_hf.modeling.vision import (
 
 clip_vision_from_open_clip = scripts.load("examples/train_tower.py").clip_vision_from_open_clip
 pytestmark = pytest.mark.core
-
-
-@torch.no_grad()
-def randomize(module, std=0.2):
-    generator = torch.Generator().manual_seed(4)
-    for parameter in module.parameters():
-        parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
-    return module.eval()
 
 
 def open_clip_vit(activation=nn.GELU):
@@ -115,21 +105,6 @@ def test_towers_that_are_no_plain_vit_are_refused():
         open_clip_vision_config(pooled)
     with pytest.raises(ValueError, match="ViT-B-32.*names no weights"):
         OpenClipVisionTower.from_pretrained("ViT-B-32")
-
-
-def open_clip_folder(folder):
-    """A whole tiny open_clip model as ``local-dir:`` reads it; returns its image tower."""
-    vision = {"image_size": 16, "patch_size": 4, "width": 24, "layers": 3, "head_width": 8, "mlp_ratio": 2}
-    text = {"context_length": 8, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1}
-    config = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
-    model = randomize(open_clip.CLIP(**config))
-    folder.mkdir()
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    save_file(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-        folder / "open_clip_model.safetensors",
-    )
-    return model.visual
 
 
 def test_a_model_on_an_open_clip_tower_equals_one_on_its_clip_and_survives_saving(bases, tmp_path):

@@ -74,7 +74,9 @@ def add_bases(parser: argparse.ArgumentParser, required: bool) -> None:
         default = None if required else "embedded"
         parser.add_argument(flag, required=required, default=default, help="Hub id or folder" + note)
     parser.add_argument("--language-model-revision", help="commit, tag or branch of the language model")
+    parser.add_argument("--language-model-subfolder", help="the folder inside that holds the language model")
     parser.add_argument("--vision-tower-revision", help="commit, tag or branch of the tower")
+    parser.add_argument("--vision-tower-subfolder", help="the folder inside that holds the tower")
 
 
 def add_bits(parser: argparse.ArgumentParser) -> None:

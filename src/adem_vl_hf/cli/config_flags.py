@@ -16,9 +16,11 @@ NO_FLAG = {
     "vision_config": "the vision tower brings it",
     "text_model_name_or_path": "--language-model",
     "text_model_revision": "--language-model-revision",
+    "text_model_subfolder": "--language-model-subfolder",
     "text_model_fingerprint": "computed when the model is built",
     "vision_model_name_or_path": "--vision-tower",
     "vision_model_revision": "--vision-tower-revision",
+    "vision_model_subfolder": "--vision-tower-subfolder",
     "vision_model_fingerprint": "computed when the model is built",
 }
 # type of a field -> how argparse reads its flag

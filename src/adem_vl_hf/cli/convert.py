@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> None:
         resolve_vision_tower(args.vision_tower),
         args.output_dir,
         text_model_revision=args.language_model_revision,
+        text_model_subfolder=args.language_model_subfolder,
         vision_model_revision=args.vision_tower_revision,
+        vision_model_subfolder=args.vision_tower_subfolder,
         **config_fields(args, "adem_vl"),
     )
     print(report)

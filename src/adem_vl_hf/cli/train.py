@@ -112,7 +112,9 @@ def run(args: argparse.Namespace) -> None:
         args.vision_tower,
         args.model,
         text_model_revision=args.language_model_revision,
+        text_model_subfolder=args.language_model_subfolder,
         vision_model_revision=args.vision_tower_revision,
+        vision_model_subfolder=args.vision_tower_subfolder,
         **setting,
         **config_fields(args, args.model),
     )

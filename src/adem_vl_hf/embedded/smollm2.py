@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from ..files import cache_folder
-from ..modeling.row_layout import name_tokenizer_class
+from ..modeling.processor_parts import tidy_saved_tokenizer
 
 LANGUAGE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model on the Hub, with unquantised weights
 EMBEDDED_NAMES = ("embedded", "smollm2-135m-instruct")
@@ -194,7 +194,7 @@ def _convert(gguf_file: Path, copy: Path) -> None:
     )
     tokenizer.chat_template = read.chat_template
     tokenizer.save_pretrained(copy)
-    name_tokenizer_class(copy)
+    tidy_saved_tokenizer(copy)
 
 
 def _portable_config(fields: dict) -> dict:

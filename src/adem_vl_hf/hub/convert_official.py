@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from transformers import CLIPImageProcessor
 
+from ..modeling.arguments import HUB_ARGUMENTS, HUB_ARGUMENTS_OF_A_BASE
 from ..modeling.configuration_adem_vl import AdemVLConfig
 from ..modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from ..modeling.processing_adem_vl import AdemVLProcessor
-from ..modeling.row_layout import load_tokenizer
 
 # names of the authors' modules -> names of ours; the rest of a tensor's name (fc1.weight and so on) is the same
 RENAMED = {
@@ -128,13 +128,14 @@ def convert_official(
     model.save_pretrained(output)
     numbers = sum(tensor.numel() for tensor in wanted.values())
     report = ConversionReport(output, len(wanted), numbers, dropped, sorted(others))
+    hub = {name: given for name, given in config_fields.items() if name in (*HUB_ARGUMENTS, *HUB_ARGUMENTS_OF_A_BASE)}
     used = {name: getattr(model.config, name) for name in recorded}
     if recorded:
         report.notes.append(f"settings recorded in the file: {recorded}")
     for name, value in recorded.items():
         if used[name] != value:
             report.notes.append(f"note: {name} is {used[name]} as given, but the file was trained with {value}")
-    report.notes.append(_save_processor(model.config, output, getattr(settings, "dataset", None)))
+    report.notes.append(_save_processor(model.config, output, getattr(settings, "dataset", None), hub))
     return report
 
 
@@ -261,16 +262,15 @@ def _why_misshaped(key: str, given: torch.Size, wanted: torch.Size, config: Adem
     return f"try {flag} {theirs}"
 
 
-def _save_processor(config: AdemVLConfig, output: Path, dataset: str | None) -> str:
+def _save_processor(config: AdemVLConfig, output: Path, dataset: str | None, hub: dict[str, Any]) -> str:
     """Save the processor, and return a line that says what was done."""
     language_model, vision_tower = config.text_model_name_or_path, config.vision_model_name_or_path
     if language_model is None or vision_tower is None:
         return "no processor saved: loaded models were given, which do not say where their tokenizer is"
     try:
-        load_tokenizer(language_model, config.text_model_revision)
+        processor = AdemVLProcessor.from_base_pretrained(language_model, vision_tower, config, **hub)
     except ValueError as error:
         return f"no processor saved: {error}"
-    processor = AdemVLProcessor.from_base_pretrained(language_model, vision_tower, config)
     own = processor.image_processor
     normalization = NORMALIZATION.get(str(dataset)) or {"image_mean": own.image_mean, "image_std": own.image_std}
     side = config.vision_config.image_size

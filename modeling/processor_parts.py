@@ -1,0 +1,141 @@
+"""Loads the two parts of a processor from the two bases: the tokenizer and the image processor.
+
+In reading order: the tokenizer, the token that stands for images, what is saved of a tokenizer, the image processor.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    BaseImageProcessor,
+    CLIPImageProcessor,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
+
+from .arguments import HUB_ARGUMENTS
+from .bases import split_gguf
+
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def load_tokenizer(language_model: str, **hub: Any) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a language model.
+
+    Args:
+        language_model (str): A folder, the id of a repository on the Hub, or the path of a GGUF file in either. The
+            tokenizer inside a GGUF file is taken.
+        **hub (Any): Hub arguments: ``token``, ``revision``, ``subfolder``, ``cache_dir``, ``local_files_only``,
+            ``force_download``.
+
+    Returns:
+        PreTrainedTokenizerBase: The tokenizer.
+
+    Raises:
+        ValueError: There is no tokenizer that can be loaded.
+    """
+    where, file = split_gguf(language_model)
+    gguf = {} if file is None else {"gguf_file": file}
+    try:
+        return AutoTokenizer.from_pretrained(where, **hub, **gguf)
+    except (OSError, ValueError, ImportError) as error:  # depends on the files and on the version of Transformers
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"the language model {language_model!r} has no tokenizer that can be loaded ({reason}); put its tokenizer "
+            "files beside its weights, or pass image_token_id to go without one"
+        ) from error
+
+
+def choose_image_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Choose a token that can stand for images, because ordinary text never contains it.
+
+    Args:
+        tokenizer (PreTrainedTokenizerBase): The tokenizer. Nothing is added to its vocabulary.
+
+    Returns:
+        str: A reserved or unused special token, or the unknown token if there is none.
+
+    Raises:
+        ValueError: The tokenizer has neither.
+    """
+    in_use = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
+    specials = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in in_use]
+    for pattern in ("image", "reserved|unused|extra", "file|repo|pad", ""):
+        for token in specials:
+            if re.search(pattern, token.lower()):
+                return token
+    if tokenizer.unk_token is None:
+        raise ValueError(f"{tokenizer.name_or_path}: no reserved token to stand for an image; pass image_token")
+    return tokenizer.unk_token
+
+
+def tokenizer_and_image_token(language_model: str, **hub: Any) -> tuple[PreTrainedTokenizerBase, int]:
+    """Load the tokenizer of a language model, and choose the token that will stand for images.
+
+    Args:
+        language_model (str): The language model, as for ``load_tokenizer``.
+        **hub (Any): Hub arguments, as for ``load_tokenizer``.
+
+    Returns:
+        tuple[PreTrainedTokenizerBase, int]: The tokenizer and the id of the image token.
+    """
+    tokenizer = load_tokenizer(language_model, **hub)
+    return tokenizer, tokenizer.convert_tokens_to_ids(choose_image_token(tokenizer))
+
+
+def tidy_saved_tokenizer(folder: str | os.PathLike[str]) -> None:
+    """Rewrite what Transformers 5 saves with a tokenizer.
+
+    The class name "TokenizersBackend", which 4.57 cannot load, becomes "PreTrainedTokenizerFast", which both know. How
+    the tokenizer was loaded (``local_files_only``, ...) is left out.
+
+    Args:
+        folder (str | os.PathLike[str]): The folder of the tokenizer. Nothing happens if it has none.
+    """
+    path = Path(folder) / "tokenizer_config.json"
+    if not path.is_file():
+        return
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    fields = {name: value for name, value in saved.items() if name not in (*HUB_ARGUMENTS, "is_local")}
+    if fields.get("tokenizer_class") == "TokenizersBackend":
+        fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if fields != saved:
+        path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_image_processor(vision_tower: str, side: int, **hub: Any) -> BaseImageProcessor:
+    """Load the image processor of a vision tower.
+
+    Args:
+        vision_tower (str): A folder, the id of a repository on the Hub, or a name in open_clip's spelling.
+        side (int): The side in pixels of the square images that the tower takes. If the tower has no image processor,
+            images are resized to it without cropping, as the authors do.
+        **hub (Any): Hub arguments, as for ``load_tokenizer``.
+
+    Returns:
+        BaseImageProcessor: The image processor.
+
+    Raises:
+        OSError: The files of the vision tower cannot be reached, so that nobody knows how its images are prepared.
+    """
+    if _has_image_processor(vision_tower, hub):
+        return AutoImageProcessor.from_pretrained(vision_tower, **hub)
+    return CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
+
+
+def _has_image_processor(vision_tower: str, hub: Mapping[str, Any]) -> bool:
+    """Look whether a vision tower says how images are prepared for it; OSError where it cannot be reached."""
+    if Path(vision_tower).is_dir():
+        return any((Path(vision_tower) / hub.get("subfolder", "") / name).is_file() for name in IMAGE_PROCESSOR_FILES)
+    if ":" in vision_tower:
+        return False
+    return any(
+        cached_file(vision_tower, name, _raise_exceptions_for_missing_entries=False, **hub) is not None
+        for name in IMAGE_PROCESSOR_FILES
+    )
