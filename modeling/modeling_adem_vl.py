@@ -20,7 +20,7 @@ from .fused_layers import attach_fusion
 from .fusion import memory_for_one_position
 from .modeling_base import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
 from .vision import attach_vision_adapters
-from .visual_memory import CACHE, VisualMemory
+from .visual_memory import CACHE, VisualMemory, by_old_name
 
 if TYPE_CHECKING:
     # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
@@ -194,7 +194,8 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
         """
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        cache = past_key_values if cache is None else cache
+        if cache is None and past_key_values is not None:
+            cache = by_old_name(past_key_values)
         if visual_key is None:
             text = inputs_embeds if input_ids is None else input_ids
             memory = self.memory_for(text, cache, pixel_values, image_mask)

@@ -22,7 +22,7 @@ from .image_inputs import ImageRows, image_token_mask
 from .modeling_base import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
 from .trained_in_base import unfreeze_blocks
 from .visibility import SlotVisibility, append_images, visibility
-from .visual_memory import CACHE, VisualMemory
+from .visual_memory import CACHE, VisualMemory, by_old_name
 
 if TYPE_CHECKING:
     # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
@@ -304,7 +304,8 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         """
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        cache = past_key_values if cache is None else cache
+        if cache is None and past_key_values is not None:
+            cache = by_old_name(past_key_values)
         if visual_key is None:
             text = inputs_embeds if input_ids is None else input_ids
             memory = self.memory_for(text, cache, pixel_values, image_mask, video_mask=video_mask)

@@ -4,6 +4,7 @@ Shapes: B batch, n images a row (at most), S memory slots a row, m input embeddi
 D width of the language model, W width of EVLM's cross-attention.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,20 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 # the library's name for the key-value cache, in forward and in outputs; "past_key_values" before Transformers 5.24
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
+def by_old_name(past_key_values: Any) -> Any:
+    """The key-value cache that was given by the library's name before Transformers 5.24, which warns from then on.
+
+    Args:
+        past_key_values (Any): the cache.
+
+    Returns:
+        The cache.
+    """
+    if CACHE == "cache":
+        warnings.warn("`past_key_values` is deprecated; use `cache` instead", FutureWarning, stacklevel=3)
+    return past_key_values
 
 
 class VisualMemory(NamedTuple):

@@ -9,7 +9,7 @@ from closeness import assert_close
 from transformers import DynamicCache, StaticCache
 
 from adem_vl_hf.modeling.visibility import append_images
-from adem_vl_hf.modeling.visual_memory import VisualCacheLayer, VisualMemory, visual_cache_layer
+from adem_vl_hf.modeling.visual_memory import CACHE, VisualCacheLayer, VisualMemory, visual_cache_layer
 
 pytestmark = pytest.mark.core
 OLD = int(transformers.__version__.split(".")[0]) < 5
@@ -60,7 +60,7 @@ def test_a_step_with_the_cache_is_the_same_pass_without(model):
         rest = {"input_ids": inputs["input_ids"][:, cut:], "attention_mask": inputs["attention_mask"]}
         if cut == length - 2:
             memory = {}  # the cache has it
-        after = model(**rest, **memory, past_key_values=out.past_key_values).logits
+        after = model(**rest, **memory, **{CACHE: out[CACHE]}).logits
         assert_close(after, whole[:, cut:])
 
 
@@ -76,12 +76,12 @@ def test_the_tower_runs_once_and_the_cache_keeps_what_is_projected(model):
     handle.remove(), second.remove()
     assert calls == [sum(evlm.NUMBERS)]
     assert projected == [1]
-    kept = visual_cache_layer(out.past_key_values)
+    kept = visual_cache_layer(out[CACHE])
     config = model.config
     slots = max(evlm.NUMBERS) * 17 + config.zero_vectors
     shape = (2 * len(evlm.NUMBERS), config.num_cross_attention_layers, slots, config.cross_attention_dim)
     assert kept.keys.shape == kept.values.shape == shape
-    assert len(out.past_key_values.layers) == config.text_config.num_hidden_layers + 1
+    assert len(out[CACHE].layers) == config.text_config.num_hidden_layers + 1
 
 
 @torch.no_grad()
@@ -93,13 +93,11 @@ def test_a_conversation_goes_on_with_another_image(bases, static):
     more = torch.tensor([[30, 4, 4, 31, 32]])
     pixels = tiny.pictures(2)[None]
     cache = StaticCache(config=model.config.text_config, max_cache_len=32) if static else DynamicCache()
-    first = model(input_ids=ids, pixel_values=pixels[:, :1], past_key_values=cache)
+    first = model(input_ids=ids, pixel_values=pixels[:, :1], **{CACHE: cache})
     calls = []
     handle = model.vision_tower.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
     mask = torch.ones(1, 12, dtype=torch.long)
-    second = model(
-        input_ids=more, pixel_values=pixels[:, 1:], past_key_values=first.past_key_values, attention_mask=mask
-    ).logits
+    second = model(input_ids=more, pixel_values=pixels[:, 1:], **{CACHE: first[CACHE]}, attention_mask=mask).logits
     handle.remove()
     assert calls == [1]
     whole = model(input_ids=torch.cat([ids, more], dim=1), pixel_values=pixels).logits

@@ -7,7 +7,7 @@ import torch
 from closeness import assert_close
 from transformers import DynamicCache, StaticCache
 
-from adem_vl_hf.modeling.visual_memory import visual_cache_layer
+from adem_vl_hf.modeling.visual_memory import CACHE, visual_cache_layer
 
 pytestmark = [pytest.mark.core, architectures.each_family()]
 STEPS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
@@ -48,15 +48,15 @@ def test_the_picture_matters_at_every_step(model, prompt):
     other = prompt | {"pixel_values": tiny.pictures(3, seed=8)}
     with torch.no_grad():
         start = model(**prompt, use_cache=True)
-        following = {"input_ids": torch.tensor([[7], [7], [7]]), "past_key_values": start.past_key_values}
+        following = {"input_ids": torch.tensor([[7], [7], [7]]), CACHE: start[CACHE]}
         one = model(**following).logits
         start = model(**prompt, use_cache=True)
         memory = model.get_visual_memory(other["pixel_values"], other["image_mask"])
         keys = {name: memory[name] for name in ("visual_key", "visual_value")}
-        if (kept := visual_cache_layer(start.past_key_values)) is not None:  # EVLM's, where they are cached
+        if (kept := visual_cache_layer(start[CACHE])) is not None:  # EVLM's, where they are cached
             kept.keys, kept.values = keys.values()
             keys = {}
-        two = model(**following | {"past_key_values": start.past_key_values}, **keys).logits
+        two = model(**following | {CACHE: start[CACHE]}, **keys).logits
     changed = (one - two).abs().flatten(1).amax(1) > 1e-3
     assert changed.tolist() == [True, False, True]
 
@@ -136,7 +136,7 @@ def test_going_on_from_a_cache_without_the_picture(model, prompt):
     mask = torch.cat([prompt["attention_mask"], torch.ones(3, 3, dtype=torch.long)], 1)
     with torch.no_grad():
         out = model(
-            input_ids=part.sequences[:, -1:], attention_mask=mask, past_key_values=part.past_key_values,
+            input_ids=part.sequences[:, -1:], attention_mask=mask, **{CACHE: part[CACHE]},
             position_ids=mask.sum(1, keepdim=True) - 1,
         )  # fmt: skip
     assert torch.equal(out.logits[:, -1].argmax(-1), whole.sequences[:, -3])
@@ -146,9 +146,9 @@ def test_an_emptied_cache_has_no_picture_any_more(model, prompt):
     text = {name: prompt[name] for name in ("input_ids", "attention_mask")}
     cache = StaticCache(config=model.config.text_config, max_cache_len=16)
     with torch.no_grad():
-        seen = model(**prompt, past_key_values=cache).logits
+        seen = model(**prompt, **{CACHE: cache}).logits
         cache.reset()
-        emptied = model(**text, past_key_values=cache).logits
+        emptied = model(**text, **{CACHE: cache}).logits
         assert_close(emptied, model(**text).logits)
     assert (seen - emptied).abs().max() > 1e-2
 
@@ -177,7 +177,15 @@ def test_going_on_from_a_cache_needs_no_image_and_changes_nothing(model, prompt)
     whole = model.generate(**prompt, **STEPS, return_dict_in_generate=True, output_logits=True)
     start = model.generate(**prompt, **{**STEPS, "max_new_tokens": 4}, return_dict_in_generate=True)
     mask = torch.nn.functional.pad(prompt["attention_mask"], (0, 4), value=1)
-    rest = {"input_ids": start.sequences, "attention_mask": mask, "past_key_values": start.past_key_values}
+    rest = {"input_ids": start.sequences, "attention_mask": mask, CACHE: start[CACHE]}
     rest = model.generate(**rest, **{**STEPS, "max_new_tokens": 2}, return_dict_in_generate=True, output_logits=True)
     assert torch.equal(rest.sequences, whole.sequences)
     assert_close(torch.stack(rest.logits), torch.stack(whole.logits[4:]))
+
+
+@pytest.mark.skipif(CACHE != "cache", reason="up to Transformers 5.23, past_key_values is the name")
+def test_the_old_name_of_the_cache_still_works_and_warns(model, prompt):
+    with torch.no_grad():
+        expected = model(**prompt, cache=DynamicCache()).logits
+        with pytest.warns(FutureWarning, match="`past_key_values` is deprecated"):
+            assert_close(model(**prompt, past_key_values=DynamicCache()).logits, expected)
