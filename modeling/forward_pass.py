@@ -150,8 +150,9 @@ class ForwardPass:
             [I, 1+N, C] ([I, k, 1+N, C] of k levels), or None where there is no image.
         """
         if rows.pixels is not None and len(rows.pixels):
-            rows.outputs = self.get_image_features(rows.pixels, return_dict=True)
-            return rows.outputs.pooler_output
+            outputs = self.get_image_features(rows.pixels, return_dict=True)
+            rows.outputs = without_graph(outputs)
+            return outputs.pooler_output  # type: ignore[union-attr]
         if not self.tower_always_runs():
             return None
         # empty, not zero: the same output as a batch without images, but every parameter gets a (zero) gradient
@@ -321,6 +322,26 @@ class ForwardPass:
         )  # [positions, vocabulary]
         vocab_size = self.config.text_config.vocab_size
         return self.loss_function(logits=logits, labels=None, vocab_size=vocab_size, shift_labels=targets, **kwargs)
+
+
+def without_graph(outputs: Any) -> Any:
+    """Detach the tower's outputs, which a model returns for people to look at.
+
+    FSDP runs the backward of every tensor that a model returns. A process without images returns none of these, and
+    would leave the others waiting.
+
+    Args:
+        outputs (Any): the outputs, a ``ModelOutput`` of tensors and tuples of tensors.
+
+    Returns:
+        The same without their graph.
+    """
+    return type(outputs)(
+        **{
+            name: tuple(one.detach() for one in value) if isinstance(value, tuple) else value.detach()
+            for name, value in outputs.items()
+        }
+    )
 
 
 def several_processes() -> bool:
