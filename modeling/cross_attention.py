@@ -110,6 +110,8 @@ class MixtureOfExperts(nn.Module):
         self.world.reset()
         nn.init.normal_(self.router.weight, std=0.02)
         for weights in (self.fc1, self.fc2):
+            if getattr(weights, "_is_hf_initialized", False):  # read from a checkpoint; the library guards no views
+                continue
             for expert in weights:
                 nn.init.xavier_uniform_(expert)
         nn.init.zeros_(self.gate)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import tiny
+import transformers
 
+V5_0 = transformers.__version__.startswith("5.0.")  # whose faults later versions do not have
 MIXED = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4}
 GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, **MIXED}
 # by model_type: the fields in which a family differs from the tiny Llama
@@ -41,6 +43,11 @@ def save_bases(folder: Path, family: str, **fields) -> Path:
     save(folder / "llama", family, **fields)
     tiny.save_clip(folder / "clip")
     return folder
+
+
+def has_windows(model) -> bool:
+    """Whether some layers of the language model see the last few tokens alone."""
+    return "sliding_attention" in (getattr(model.config.text_config, "layer_types", None) or [])
 
 
 def parameter(family: str, *values):

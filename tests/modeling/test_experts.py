@@ -100,3 +100,9 @@ def test_padding_is_not_balanced(bases):
     expected, found = model(**evlm.prompt(inputs)), model(**evlm.prompt(inputs) | wider)
     assert_close(found.aux_loss, expected.aux_loss)
     assert_close(found.router_load, expected.router_load)
+
+
+def test_a_checkpoint_of_every_weight_keeps_the_experts(bases, tmp_path):
+    model = evlm.build(bases, moe_replicas=2)
+    model.save_pretrained(tmp_path, save_base=True)
+    assert_equal(type(model).from_pretrained(tmp_path).state_dict(), model.state_dict())

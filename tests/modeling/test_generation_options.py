@@ -4,6 +4,7 @@ import architectures
 import pytest
 import tiny
 import torch
+from families import V5_0, has_windows
 from transformers import TextStreamer
 
 pytestmark = [pytest.mark.core, architectures.each_family()]
@@ -32,12 +33,20 @@ def passes(model, prompt, **kwargs):
     return out, len(calls)
 
 
+@pytest.fixture
+def drafts(model):
+    if V5_0 and has_windows(model):
+        pytest.skip("Transformers 5.0 cannot take drafts back out of a cache with windows")
+
+
+@pytest.mark.usefixtures("drafts")
 @pytest.mark.parametrize("own", [False, True], ids=["another copy", "the frozen one itself"])
 def test_the_bare_language_model_drafts(bases, model, prompt, greedy, own):
     draft = model.language_model if own else tiny.language_model(bases)
     assert torch.equal(model.generate(**prompt, **STEPS, assistant_model=draft), greedy)
 
 
+@pytest.mark.usefixtures("drafts")
 def test_a_model_that_sees_drafts_better_than_a_blind_one(model, prompt, greedy):
     found, number = passes(model, prompt, assistant_model=model)
     assert torch.equal(found, greedy)
@@ -45,6 +54,7 @@ def test_a_model_that_sees_drafts_better_than_a_blind_one(model, prompt, greedy)
     assert number < 2 * STEPS["max_new_tokens"]
 
 
+@pytest.mark.usefixtures("drafts")
 def test_prompt_lookup(model, prompt, greedy):
     given = {**STEPS, "eos_token_id": 2, "prompt_lookup_num_tokens": 3}  # 5.0 cannot look up without an end
     found = model.generate(**prompt, **given)

@@ -8,6 +8,7 @@ import tiny
 import torch
 import transformers
 from closeness import assert_close
+from families import V5_0
 
 pytestmark = [pytest.mark.core, architectures.each_family()]
 OLD = int(transformers.__version__.split(".")[0]) < 5
@@ -111,6 +112,8 @@ def test_a_step_of_an_optimizer_moves_the_adapter_alone(bases, arch, inputs):
 
 
 def test_the_whole_pass_compiles_into_one_graph(model, inputs):
+    if V5_0 and hasattr(model.config.text_config, "num_experts"):
+        pytest.skip("experts of Transformers 5.0 call what cannot be traced in float32, with any language model")
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         memory = model.get_visual_memory(inputs["pixel_values"], inputs["image_mask"])
