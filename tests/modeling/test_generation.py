@@ -180,50 +180,6 @@ def test_a_prompt_that_is_read_in_chunks(model):
     assert torch.equal(chunked, new_tokens(model, even))
 
 
-def test_going_on_from_a_cache_without_the_picture(model, prompt):
-    whole = model.generate(**prompt, **STEPS, return_dict_in_generate=True)
-    part = model.generate(**prompt, **{**STEPS, "max_new_tokens": 3}, return_dict_in_generate=True)
-    mask = torch.cat([prompt["attention_mask"], torch.ones(3, 3, dtype=torch.long)], 1)
-    with torch.no_grad():
-        out = model(
-            input_ids=part.sequences[:, -1:], attention_mask=mask, **{CACHE: part[CACHE]},
-            position_ids=mask.sum(1, keepdim=True) - 1,
-        )  # fmt: skip
-    assert torch.equal(out.logits[:, -1].argmax(-1), whole.sequences[:, -3])
-
-
-def test_an_emptied_cache_has_no_picture_any_more(model, prompt):
-    text = {name: prompt[name] for name in ("input_ids", "attention_mask")}
-    cache = StaticCache(config=model.config.text_config, max_cache_len=16)
-    with torch.no_grad():
-        seen = model(**prompt, **{CACHE: cache}).logits
-        cache.reset()
-        emptied = model(**text, **{CACHE: cache}).logits
-        assert_close(emptied, model(**text).logits)
-    assert (seen - emptied).abs().max() > 1e-2
-
-
-def test_text_alone_and_prepared_memory(model, prompt):
-    text = {name: prompt[name] for name in ("input_ids", "attention_mask")}
-    assert new_tokens(model, text).shape == (3, 6)
-    memory = model.get_visual_memory(prompt["pixel_values"], prompt["image_mask"])
-    memory.pop("image_hidden_states", None)
-    assert torch.equal(new_tokens(model, {**text, **memory}), new_tokens(model, prompt))
-    assert not torch.equal(new_tokens(model, text), new_tokens(model, prompt))
-
-
-def test_another_cache_changes_nothing(model, prompt):
-    expected = new_tokens(model, prompt)
-    for _ in range(2):  # the second run takes the first one's cache again
-        assert torch.equal(new_tokens(model, prompt, cache_implementation="static"), expected)
-    # without padding, which Transformers 4.57 takes for text when it prefills by chunks
-    even = tiny.batch([8, 8, 8], [True, False, True])
-    del even["labels"]
-    cache = DynamicCache(config=model.config.text_config)  # 5.0 wants one given
-    chunked = new_tokens(model, even, prefill_chunk_size=4, past_key_values=cache)
-    assert torch.equal(chunked, new_tokens(model, even))
-
-
 def test_going_on_from_a_cache_needs_no_image_and_changes_nothing(model, prompt):
     whole = model.generate(**prompt, **STEPS, return_dict_in_generate=True, output_logits=True)
     start = model.generate(**prompt, **{**STEPS, "max_new_tokens": 4}, return_dict_in_generate=True)
