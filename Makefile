@@ -68,11 +68,11 @@ test-lmms-eval: $(LMMS)/installed
 	PYTHONPATH=$(CURDIR)/$(LMMS) $(BIN)/python -m pytest tests/evaluation/test_lmms_eval.py
 
 test-oldest: $(OLDEST)/installed
-	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python $(PYTEST) -m core
+	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python $(PYTEST) -m "core and not slow"
 
 # the first version 5, between the oldest and the newest
 test-5.0: $(V5.0)/installed
-	PYTHONPATH=$(CURDIR)/$(V5.0) $(BIN)/python $(PYTEST) -m core
+	PYTHONPATH=$(CURDIR)/$(V5.0) $(BIN)/python $(PYTEST) -m "core and not slow"
 
 test-avx2: $(VENV)/installed
 	$(AVX2) $(BIN)/python $(PYTEST) -m "core and not slow"

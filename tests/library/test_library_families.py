@@ -5,7 +5,8 @@ import pytest
 import test_library_suite as suite
 from transformers import AutoConfig
 
-pytestmark = pytest.mark.slow
+# the suites look for this warning, which is an error elsewhere
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("always:`past_key_values` is deprecated")]
 # what the suite asks of a language model
 SHAPE = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",

@@ -11,7 +11,8 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.visual_memory import VisualCacheLayer
 
-pytestmark = pytest.mark.slow
+# the suites look for this warning, which is an error elsewhere
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("always:`past_key_values` is deprecated")]
 common = suite("test_modeling_common")
 GenerationTesterMixin = suite("generation.test_utils").GenerationTesterMixin
 ConfigTester = suite("test_configuration_common").ConfigTester
