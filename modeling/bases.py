@@ -39,12 +39,16 @@ GGUF_TOLERANCE = 0.5
 PARTS = ("", "text_config", "vision_config")
 
 
-def attention_by_part(attention: str | dict | None, config=None) -> dict[str, dict[str, str]]:
+def attention_by_part(attention: str | dict | None, config: Any = None) -> dict[str, dict[str, str]]:
     """The argument ``attn_implementation`` for each part (``PARTS``), as the library's composite models read it.
 
     Args:
-        attention: one for all parts, or a dict by part. config: says what is not given (the Auto classes note there
-            what they were given).
+        attention (str | dict | None): one for all parts, or a dict by part.
+        config (Any): the configuration, which says what is not given (the Auto classes note in it what they were
+            given).
+
+    Returns:
+        The argument by part, empty where nothing says it.
 
     Raises:
         ValueError: for a dict that names another part.
@@ -83,8 +87,19 @@ def _load(cls, kind: str, name: str, where: str | None = None, **arguments):
     return model
 
 
-def load_language_model(name: str, **arguments) -> nn.Module:
-    """Any decoder LM by ``AutoModelForCausalLM.from_pretrained``; a GGUF file by its name (see ``split_gguf``)."""
+def load_language_model(name: str, **arguments: Any) -> nn.Module:
+    """Load any decoder LM by ``AutoModelForCausalLM.from_pretrained``.
+
+    Args:
+        name (str): a folder, a Hub id, or a GGUF file in either (see ``split_gguf``).
+        **arguments (Any): of ``from_pretrained``.
+
+    Returns:
+        The language model.
+
+    Raises:
+        ValueError: it cannot be reached, or lacks weights.
+    """
     where, file = split_gguf(name)
     file = arguments.pop("gguf_file", None) or file
     if file is None:
@@ -95,8 +110,20 @@ def load_language_model(name: str, **arguments) -> nn.Module:
     return model
 
 
-def load_vision_tower(name: str, backend: str = "transformers", **arguments) -> nn.Module:
-    """A ``CLIPVisionModel``, or an open_clip tower by its own spelling (see ``OpenClipVisionTower``)."""
+def load_vision_tower(name: str, backend: str = "transformers", **arguments: Any) -> nn.Module:
+    """Load a ``CLIPVisionModel``, or a tower of open_clip.
+
+    Args:
+        name (str): a folder or a Hub id; for open_clip a name in its spelling (see ``OpenClipVisionTower``).
+        backend (str): ``"transformers"`` or ``"open_clip"``.
+        **arguments (Any): of ``from_pretrained``; open_clip takes ``dtype`` and Hub arguments.
+
+    Returns:
+        The vision tower.
+
+    Raises:
+        ValueError: it cannot be reached, or lacks weights.
+    """
     if backend == "transformers":
         return _load(CLIPVisionModel, "vision tower", name, **arguments)
     dtype = arguments.get("dtype")
@@ -144,10 +171,16 @@ def _values(base: nn.Module, key: str) -> list[float]:
 
 
 def sample_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A few values of every tensor, by key; a merged LoRA, which touches every value of a matrix, shows in them.
+    """Take a few values of every tensor; a merged LoRA, which touches every value of a matrix, shows in them.
 
     Left out are tensors that are not here (meta, or another process's share), classes of their own, and what
     quantisation keeps beside its weights; on a CPU its weights, too, which the first forward lays out anew.
+
+    Args:
+        tensors (dict[str, torch.Tensor]): the tensors by key.
+
+    Returns:
+        Up to ``SAMPLES`` values of each, by the same keys.
     """
     samples = {}
     for key, tensor in tensors.items():
@@ -159,7 +192,15 @@ def sample_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def changed_weight(before: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> str | None:
-    """The first key whose values are others than when ``before`` was sampled; a change of dtype alone is none."""
+    """Find a tensor whose values are others than when they were sampled; a change of dtype alone is none.
+
+    Args:
+        before (dict[str, torch.Tensor]): what :func:`sample_weights` took.
+        tensors (dict[str, torch.Tensor]): the tensors now, by the same keys.
+
+    Returns:
+        The first such key, or None.
+    """
     now = sample_weights({key: tensors[key] for key in before if key in tensors})
     for key, found in now.items():
         same_size = found.shape == before[key].shape  # else it is sharded
@@ -179,9 +220,17 @@ def _norms_and_tables(base: nn.Module) -> dict[str, str]:
 
 
 def base_fingerprint(base: nn.Module) -> dict:
-    """What a base looks like: a hash of its shape and a few values of a few tensors that no quantisation packs.
+    """Say what a base looks like.
 
-    ``"gguf": True`` is added where the values are those of a GGUF file.
+    Args:
+        base (nn.Module): a language model or a vision tower.
+
+    Returns:
+        A hash of its shape and a few values of a few tensors that no quantisation packs. ``"gguf": True`` is added
+        where the values are those of a GGUF file.
+
+    Raises:
+        ValueError: its weights are spread over processes already (DeepSpeed ZeRO-3).
     """
     shape = json.dumps(_shape(base.config), sort_keys=True)
     keys = _norms_and_tables(base)
@@ -203,8 +252,19 @@ def _roughly_alike(expected: list[float], found: list[float]) -> bool:
     return math.dist(expected, found) <= GGUF_TOLERANCE * math.hypot(*expected)
 
 
-def check_base(kind: str, checkpoint: str, saved_config, fingerprint: dict | None, base: nn.Module) -> None:
-    """An error for a base of another shape, a warning for one of the same shape that is not the one trained on."""
+def check_base(kind: str, checkpoint: str, saved_config: Any, fingerprint: dict | None, base: nn.Module) -> None:
+    """Check that a base is the one that an adapter was trained on; other weights of the same shape are a warning.
+
+    Args:
+        kind (str): which base, for the message.
+        checkpoint (str): whose adapter, for the message.
+        saved_config (Any): the base's configuration as it was in training.
+        fingerprint (dict | None): what the base looked like in training; None = nobody noted it.
+        base (nn.Module): the base that is given.
+
+    Raises:
+        ValueError: its shape is another one, naming the fields that differ.
+    """
     saved, given = _shape(saved_config), _shape(base.config)
     gguf = bool(fingerprint and fingerprint.get("gguf")) or from_gguf(base.config)
     if gguf and {saved.get("model_type"), given.get("model_type")} == {"llama", "mistral"}:
@@ -231,10 +291,14 @@ def check_base(kind: str, checkpoint: str, saved_config, fingerprint: dict | Non
 
 
 def split_gguf(name: str | os.PathLike[str]) -> tuple[str, str | None]:
-    """Where a language model is and the name of its GGUF file there.
+    """Say where a language model is, and the name of its GGUF file there.
 
-    ``folder/file.gguf`` becomes ``("folder", "file.gguf")``, ``owner/repository/file.gguf`` on the Hub becomes
-    ``("owner/repository", "file.gguf")``, and any other name stays as it is, with None.
+    Args:
+        name (str | os.PathLike[str]): ``folder/file.gguf``, or ``owner/repository/file.gguf`` on the Hub, or the name
+            of a dense model.
+
+    Returns:
+        The folder or repository, and the file; the name as it is, and None, for a dense model.
     """
     path, name = Path(name), os.fspath(name)
     if not name.lower().endswith(".gguf") or path.is_dir():
@@ -246,48 +310,80 @@ def split_gguf(name: str | os.PathLike[str]) -> tuple[str, str | None]:
 
 
 def gguf_arguments(file: str, arguments: dict) -> dict:
-    """The arguments under which ``from_pretrained`` loads this GGUF file as a dense model."""
+    """Make the arguments under which ``from_pretrained`` loads a GGUF file as a dense model.
+
+    Args:
+        file (str): the name of the file.
+        arguments (dict): the other arguments.
+
+    Returns:
+        All of them.
+    """
     config_class = getattr(transformers, "GgufConfig", None)  # older versions know nothing but dense models
     if config_class is not None:
         arguments = {"quantization_config": config_class(dequantize=True), **arguments}
     return {**arguments, "gguf_file": file}
 
 
-def quantization_method(config) -> str | None:
-    """How the model of this configuration is quantised: ``"bitsandbytes"``, ``"gptq"``, ...; None if it is not."""
+def quantization_method(config: Any) -> str | None:
+    """Say how a model is quantised.
+
+    Args:
+        config (Any): its configuration.
+
+    Returns:
+        ``"bitsandbytes"``, ``"gptq"``, ...; None if it is not.
+    """
     given = getattr(config, "quantization_config", None)
     method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
     return getattr(method, "value", method)
 
 
-def from_gguf(config) -> bool:
-    """Whether the model of this configuration was read from a GGUF file: a dense model of rounded numbers."""
+def from_gguf(config: Any) -> bool:
+    """Say whether a model was read from a GGUF file: a dense model of rounded numbers.
+
+    Args:
+        config (Any): its configuration.
+    """
     return quantization_method(config) == "gguf" or str(getattr(config, "_name_or_path", "")).lower().endswith(".gguf")
 
 
-def base_name(base) -> str | None:
-    """Where a loaded model says it came from, the GGUF file included where it says which."""
+def base_name(base: Any) -> str | None:
+    """Ask a loaded model where it came from.
+
+    Args:
+        base (Any): the model.
+
+    Returns:
+        Its name, with the GGUF file where it says which; None where it says nothing.
+    """
     name = getattr(base, "name_or_path", None) or None
     file = getattr(getattr(base.config, "quantization_config", None), "gguf_file", None)
     return str(Path(name) / file) if name and file and not name.endswith(".gguf") else name
 
 
-def keep_trainable(language_model) -> None:
+def keep_trainable(language_model: nn.Module) -> None:
     """Have 4-bit layers of bitsandbytes compute on a CPU in the way that has a backward.
 
     On a CPU with AVX512-BF16 a ``Linear4bit`` that is used without gradients (for an answer, for an evaluation between
     two steps) packs its weights anew for a kernel without a backward, and keeps them so: from then on gradients are
     silently zero or wrong, and its scales are rounded.
+
+    Args:
+        language_model (nn.Module): the language model, quantised or not.
     """
     for module in language_model.modules():
         if type(module).__name__ == "Linear4bit":
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
             if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
                 module.state_dict()  # which packs them back
 
 
-def check_can_save(language_model) -> None:
+def check_can_save(language_model: nn.Module) -> None:
     """Packed weights belong to the library that packed them: refuse to write them into a checkpoint of ours.
+
+    Args:
+        language_model (nn.Module): the language model.
 
     Raises:
         ValueError: the language model is quantised.

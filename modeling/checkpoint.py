@@ -32,12 +32,20 @@ CUSTOM_PIPELINES = {
 
 
 def is_adapter_key(key: str) -> bool:
-    """Whether the key of a checkpoint, or of a model's own adapter, is of something that trains."""
+    """Say whether a tensor trains.
+
+    Args:
+        key (str): its key in a checkpoint, or in a model's own adapter.
+    """
     return key.startswith("adapter.")
 
 
 def mark_initialized(module: nn.Module) -> None:
-    """Keep ``post_init`` from drawing fresh weights for a base that is loaded already."""
+    """Keep ``post_init`` from drawing fresh weights for a base that is loaded already.
+
+    Args:
+        module (nn.Module): the base.
+    """
     for part in (*module.modules(), *module.parameters(), *module.buffers()):
         part._is_hf_initialized = True
 
@@ -50,18 +58,43 @@ class AdapterCheckpointMixin(_Model):
     auto_map: dict[str, str]  # where each class is, among the files that travel
 
     def adapter_state_dict(self, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
-        """The tensors that are trained and saved."""
+        """Take the tensors that are trained and saved.
+
+        Args:
+            state_dict (dict | None): the model's state dict, where somebody has gathered it; default its own.
+
+        Returns:
+            The tensors by their keys in a checkpoint.
+        """
         state_dict = self.state_dict() if state_dict is None else state_dict
         renamed = names_in_checkpoint(self)
         return {renamed.get(key, key): x for key, x in state_dict.items() if is_adapter_key(key) or key in renamed}
 
-    def save_pretrained(self, save_directory, *args, state_dict=None, save_base: bool | None = None, **kwargs):
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *args: Any,
+        state_dict: dict | None = None,
+        save_base: bool | None = None,
+        **kwargs: Any,
+    ):
         """Save the adapter alone, or every weight where the config names no external bases (or ``save_base=True``).
 
         Bases that are no longer what was loaded (PEFT merged something into them, or they were trained) are saved, too,
         with a warning, unless ``save_base=False`` says otherwise.
 
         Files are written beside and renamed when all are whole: a full disk leaves what was there before as it was.
+
+        Args:
+            save_directory (str | os.PathLike[str]): the folder, made if it is missing.
+            *args (Any): of the library's ``save_pretrained``.
+            state_dict (dict | None): the model's state dict, where somebody has gathered it; default its own.
+            save_base (bool | None): whether every weight is saved; None = where the adapter alone would lose something.
+            **kwargs (Any): of the library's ``save_pretrained``: ``push_to_hub``, ``max_shard_size``, ...
+
+        Raises:
+            ValueError: the place is a file, the inside of a ``PeftModel`` would be left behind, or packed weights of a
+                quantised language model would be saved.
         """
         if getattr(self, "_hf_peft_config_loaded", False):  # a PEFT adapter was added: the library's own format
             return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)

@@ -47,6 +47,7 @@ from .bases import (
 )
 from .decoder import computing_device
 from .trained_in_base import LORA_KEY_MAPPING, keep_in_memory
+from .vision import tower_key_mapping
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from .checkpoint import AdapterCheckpointMixin as _Model
@@ -287,13 +288,20 @@ class LoadersMixin(_Model):
                 f"{name} holds every weight itself, and quantization_config would quantise its tower and adapter too: "
                 "take an adapter-only checkpoint, whose language model alone is quantised"
             )
-        renamed = {**LORA_KEY_MAPPING, **(loading.pop("key_mapping", None) or {})}
-        loaded = super().from_pretrained(name, *model_args, key_mapping=renamed, **loading)
+        renamed = {**LORA_KEY_MAPPING, **tower_key_mapping(), **(loading.pop("key_mapping", None) or {})}
+        with_info = loading.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            name, *model_args, key_mapping=renamed, output_loading_info=True, **loading
+        )
+        if name is not None and (missing := sorted(info["missing_keys"])) and not loading.get("ignore_mismatched_sizes"):
+            raise ValueError(
+                f"{name} lacks {len(missing)} weights of {cls.__name__}, such as {missing[:3]}, which would be drawn at "
+                "random: the file is cut short, or belongs to another configuration"
+            )
         # Transformers 5 puts tensors of its own in place of the frozen ones
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
         keep_in_memory(model)
         model._freeze_bases()
-        return loaded
+        return (model, info) if with_info else model
 
     def _load_adapter(self, path: str) -> None:
         """Read the adapter by an exact check of keys, shapes and values."""

@@ -9,7 +9,7 @@ In reading order: towers of open_clip, the features, and the adapters beside the
 Shapes: I images, N patches of an image, C width of the tower.
 """
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,13 +17,29 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig
+from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import cached_file
 
 HF_HUB = "hf-hub:"  # how the names of open_clip begin that are repositories on the Hub
 OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 VISION_BLOCKS = ("CLIPEncoderLayer", "ResidualAttentionBlock")  # class names of the blocks of both kinds of tower
+
+
+@cache
+def tower_key_mapping() -> dict[str, str]:
+    """Say how the weights of a tower in a checkpoint of every weight are renamed for this version of Transformers.
+
+    Since Transformers 5.16, the names of a ``CLIPVisionModel`` no longer begin with ``vision_model.``. Later versions
+    read both; earlier ones read their own alone.
+
+    Returns:
+        dict[str, str]: The name in a model, by a pattern of names in a checkpoint.
+    """
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    with torch.device("meta"):
+        parts = dict(CLIPVisionModel(CLIPVisionConfig(**sizes)).named_children())
+    return {r"^vision_tower\.(?!vision_model\.|visual\.)": "vision_tower.vision_model."} if "vision_model" in parts else {}
 
 
 def need_open_clip() -> ModuleType:

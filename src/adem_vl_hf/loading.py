@@ -27,7 +27,14 @@ TOWER, CHECKPOINT = FOLDER / "tower", FOLDER / "adapter"
 
 
 def resolve_vision_tower(name: str) -> str:
-    """``embedded`` becomes the folder of the small CLIP that ships here; other names stay as they are."""
+    """Find a vision tower by its name.
+
+    Args:
+        name (str): ``embedded`` for the small CLIP that ships here, or any other name.
+
+    Returns:
+        str: its folder, or the other name as it is.
+    """
     return str(TOWER) if name == "embedded" else name
 
 
@@ -147,7 +154,17 @@ def _check_fields(
 
 
 def describe(checkpoint: str | None = None) -> dict[str, Any]:
-    """What a checkpoint's config says: bases, revisions, the fields that define the adapter, how much was trained."""
+    """Say what a checkpoint's config says: bases, revisions, the fields that define the adapter, how much was trained.
+
+    Args:
+        checkpoint (str | None): a folder or a Hub id; None = the adapter that ships with this package.
+
+    Returns:
+        dict[str, Any]: the facts by name.
+
+    Raises:
+        ValueError: the checkpoint belongs to no model of this package.
+    """
     config = load_config(CHECKPOINT if checkpoint is None else checkpoint)
     bases = [f"{base}_{part}" for base in ("text_model", "vision_model") for part in ("name_or_path", "revision")]
     text, vision = config.text_config, config.vision_config
@@ -164,9 +181,12 @@ def bitsandbytes_config(bits: int, dtype: torch.dtype | str | None = None) -> Bi
     """What ``from_pretrained`` and ``from_base_pretrained`` take as ``quantization_config``.
 
     Args:
-        bits: 4 (QLoRA's setting, arXiv 2305.14314: NF4, and the scales quantised once more) or 8 (LLM.int8(),
+        bits (int): 4 (QLoRA's setting, arXiv 2305.14314: NF4, and the scales quantised once more) or 8 (LLM.int8(),
             arXiv 2208.07339).
-        dtype: that 4-bit weights are unpacked to and multiplied in; default bfloat16.
+        dtype (torch.dtype | str | None): that 4-bit weights are unpacked to and multiplied in; default bfloat16.
+
+    Returns:
+        BitsAndBytesConfig: the setting.
 
     Raises:
         ValueError: bitsandbytes is not installed.
@@ -184,5 +204,13 @@ def bitsandbytes_config(bits: int, dtype: torch.dtype | str | None = None) -> Bi
 
 
 def loading_arguments(bits: int | None, dtype: torch.dtype | str | None = None) -> dict[str, Any]:
-    """The keyword argument that asks for so many bits, or none for None."""
+    """Make the keyword argument that asks for so many bits.
+
+    Args:
+        bits (int | None): 4, 8, or None for weights as they are.
+        dtype (torch.dtype | str | None): as for :func:`bitsandbytes_config`.
+
+    Returns:
+        dict[str, Any]: ``quantization_config``, or nothing.
+    """
     return {} if bits is None else {"quantization_config": bitsandbytes_config(bits, dtype)}
