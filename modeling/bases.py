@@ -4,18 +4,17 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, CLIPVisionModel
 from transformers.utils import cached_file, extract_commit_hash
 
-from .arguments import HUB_ARGUMENTS, take
+from .arguments import HUB_ARGUMENTS, PreTrainedConfig, take
+from .quantization import from_gguf, gguf_arguments, split_gguf
 from .vision import HF_HUB, OPEN_CLIP_CONFIG, OpenClipVisionTower
 
 try:
@@ -35,6 +34,8 @@ TOLERANCE = 0.01  # relative: half precision rounds by 0.4 %, another fine-tune 
 GGUF_TOLERANCE = 0.5
 
 
+# kinds of models, by their model_type, that have a CLIPVisionModel
+TOWERS = ("clip", "clip_vision_model")
 # where a dict of attention implementations says which is meant; "" is the model that holds both
 PARTS = ("", "text_config", "vision_config")
 
@@ -125,6 +126,7 @@ def load_vision_tower(name: str, backend: str = "transformers", **arguments: Any
         ValueError: it cannot be reached, or lacks weights.
     """
     if backend == "transformers":
+        _check_tower(name, take(HUB_ARGUMENTS, dict(arguments)))
         return _load(CLIPVisionModel, "vision tower", name, **arguments)
     dtype = arguments.get("dtype")
     dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
@@ -132,6 +134,19 @@ def load_vision_tower(name: str, backend: str = "transformers", **arguments: Any
         return OpenClipVisionTower.from_pretrained(name, dtype=dtype, **take(HUB_ARGUMENTS, arguments))
     except (OSError, RuntimeError) as error:
         raise ValueError(f"the vision tower {name!r} could not be loaded by open_clip: {error}") from error
+
+
+def _check_tower(name: str, hub: dict[str, Any]) -> None:
+    """Refuse a tower of another kind before its weights are read; a name that cannot be reached is left to loading."""
+    try:
+        kind = PreTrainedConfig.get_config_dict(name, **hub)[0].get("model_type")
+    except (OSError, ValueError):
+        return
+    if kind not in TOWERS:
+        raise ValueError(
+            f"the vision tower {name!r} is a {kind!r} model, which is not supported: take a CLIP of Transformers, or a "
+            "plain ViT of open_clip (vision_backend='open_clip')"
+        )
 
 
 def pinned_revision(name: str | None, hub: dict[str, Any]) -> str | None:
@@ -290,64 +305,6 @@ def check_base(kind: str, checkpoint: str, saved_config: Any, fingerprint: dict 
             return
 
 
-def split_gguf(name: str | os.PathLike[str]) -> tuple[str, str | None]:
-    """Say where a language model is, and the name of its GGUF file there.
-
-    Args:
-        name (str | os.PathLike[str]): ``folder/file.gguf``, or ``owner/repository/file.gguf`` on the Hub, or the name
-            of a dense model.
-
-    Returns:
-        The folder or repository, and the file; the name as it is, and None, for a dense model.
-    """
-    path, name = Path(name), os.fspath(name)
-    if not name.lower().endswith(".gguf") or path.is_dir():
-        return name, None
-    parts = name.split("/")
-    if len(parts) > 2 and not (path.is_file() or path.is_absolute() or name.startswith((".", "~"))):
-        return "/".join(parts[:2]), "/".join(parts[2:])
-    return str(path.parent), path.name
-
-
-def gguf_arguments(file: str, arguments: dict) -> dict:
-    """Make the arguments under which ``from_pretrained`` loads a GGUF file as a dense model.
-
-    Args:
-        file (str): the name of the file.
-        arguments (dict): the other arguments.
-
-    Returns:
-        All of them.
-    """
-    config_class = getattr(transformers, "GgufConfig", None)  # older versions know nothing but dense models
-    if config_class is not None:
-        arguments = {"quantization_config": config_class(dequantize=True), **arguments}
-    return {**arguments, "gguf_file": file}
-
-
-def quantization_method(config: Any) -> str | None:
-    """Say how a model is quantised.
-
-    Args:
-        config (Any): its configuration.
-
-    Returns:
-        ``"bitsandbytes"``, ``"gptq"``, ...; None if it is not.
-    """
-    given = getattr(config, "quantization_config", None)
-    method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
-    return getattr(method, "value", method)
-
-
-def from_gguf(config: Any) -> bool:
-    """Say whether a model was read from a GGUF file: a dense model of rounded numbers.
-
-    Args:
-        config (Any): its configuration.
-    """
-    return quantization_method(config) == "gguf" or str(getattr(config, "_name_or_path", "")).lower().endswith(".gguf")
-
-
 def base_name(base: Any) -> str | None:
     """Ask a loaded model where it came from.
 
@@ -360,37 +317,3 @@ def base_name(base: Any) -> str | None:
     name = getattr(base, "name_or_path", None) or None
     file = getattr(getattr(base.config, "quantization_config", None), "gguf_file", None)
     return str(Path(name) / file) if name and file and not name.endswith(".gguf") else name
-
-
-def keep_trainable(language_model: nn.Module) -> None:
-    """Have 4-bit layers of bitsandbytes compute on a CPU in the way that has a backward.
-
-    On a CPU with AVX512-BF16 a ``Linear4bit`` that is used without gradients (for an answer, for an evaluation between
-    two steps) packs its weights anew for a kernel without a backward, and keeps them so: from then on gradients are
-    silently zero or wrong, and its scales are rounded.
-
-    Args:
-        language_model (nn.Module): the language model, quantised or not.
-    """
-    for module in language_model.modules():
-        if type(module).__name__ == "Linear4bit":
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-            if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
-                module.state_dict()  # which packs them back
-
-
-def check_can_save(language_model: nn.Module) -> None:
-    """Packed weights belong to the library that packed them: refuse to write them into a checkpoint of ours.
-
-    Args:
-        language_model (nn.Module): the language model.
-
-    Raises:
-        ValueError: the language model is quantised.
-    """
-    method = quantization_method(language_model.config)
-    if method not in (None, "gguf"):
-        raise ValueError(
-            f"the language model is quantised ({method}), and its weights cannot be saved with the adapter: save the "
-            "adapter alone (save_base=False, with config.text_model_name_or_path naming the language model)"
-        )

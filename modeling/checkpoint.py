@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .bases import changed_weight, check_can_save, sample_weights
+from .bases import changed_weight, sample_weights
+from .quantization import check_can_save
 from .trained_in_base import check_outside_peft, lora_names, names_in_checkpoint
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes

@@ -1,4 +1,4 @@
-"""Opens one image, from a path, bytes, a file object or a PIL image, as the RGB image that the image processor expects.
+"""Opens one image, in whichever form it is given, as the RGB image that the image processor expects.
 
 Pillow's ``convert("RGB")`` alone turns transparent pixels black, clips 16-bit values and leaves photos lying on their
 side. The model would then see an image that its user never meant.
@@ -8,15 +8,19 @@ import os
 import re
 import stat
 import struct
+from collections.abc import Mapping
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
+from .image_forms import plain_form
+
+ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray | torch.Tensor | Mapping[str, Any]
 IMAGE_MARK = "<image>"  # says in a text where an image stands
 CAPTION_PROMPT = "a picture of"  # the prompt for captions in the authors' code
 
@@ -43,9 +47,10 @@ def open_image(source: ImageSource) -> Image.Image:
     bits. Of an animation, the first frame is taken.
 
     Args:
-        source (ImageSource): A path, the bytes of an image file, a binary file object or a PIL image. A file object
-            stays open. A PIL image stays unchanged, and of an animation the frame that it stands at is taken. URLs
-            are refused, so that opening an image never uses the network.
+        source (ImageSource): A path, the bytes of an image file, a binary file object, a PIL image, or one of the forms
+            of ``plain_form``: an array, a tensor, a dictionary with "bytes" or "path", a ``data:`` URL or base64. A
+            file object stays open. A PIL image stays unchanged, and of an animation the frame that it stands at is
+            taken. Other URLs are refused, so that opening an image never uses the network.
 
     Returns:
         Image.Image: A new image in mode RGB, 8 bits per channel, fully loaded and without metadata.
@@ -55,7 +60,11 @@ def open_image(source: ImageSource) -> Image.Image:
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     name = _describe(source)
-    opened = nullcontext(source) if isinstance(source, Image.Image) else _open(source, name)
+    try:
+        plain: Any = plain_form(source)
+    except ValueError as error:
+        raise ImageError(f"{name}: {error}") from error
+    opened = nullcontext(plain) if isinstance(plain, Image.Image) else _open(plain, name)
     with opened as image:
         width, height = image.size
         if not width or not height:

@@ -40,12 +40,12 @@ from .bases import (
     base_fingerprint,
     base_name,
     check_base,
-    keep_trainable,
     load_language_model,
     load_vision_tower,
     pinned_revision,
 )
 from .decoder import computing_device
+from .quantization import keep_trainable
 from .trained_in_base import LORA_KEY_MAPPING, keep_in_memory
 from .vision import tower_key_mapping
 
@@ -174,7 +174,7 @@ class LoadersMixin(_Model):
 
             if names[0] is None:
                 raise ValueError("this language model does not say where it was loaded from: pass image_token_id")
-            _, config.image_token_id = tokenizer_and_image_token(names[0], **hub_of_text)
+            _, config.image_token_id = tokenizer_and_image_token(names[0], config.text_config.vocab_size, **hub_of_text)
         model = cls(config, language_model=language_model, vision_tower=vision_tower)
         model._place_adapter()
         model.generation_config = copy.deepcopy(language_model.generation_config)
@@ -293,10 +293,11 @@ class LoadersMixin(_Model):
         model, info = super().from_pretrained(
             name, *model_args, key_mapping=renamed, output_loading_info=True, **loading
         )
-        if name is not None and (missing := sorted(info["missing_keys"])) and not loading.get("ignore_mismatched_sizes"):
+        missing = sorted(info["missing_keys"])
+        if missing and name is not None and not loading.get("ignore_mismatched_sizes"):
             raise ValueError(
-                f"{name} lacks {len(missing)} weights of {cls.__name__}, such as {missing[:3]}, which would be drawn at "
-                "random: the file is cut short, or belongs to another configuration"
+                f"{name} lacks {len(missing)} weights of {cls.__name__}, such as {missing[:3]}, which would be drawn "
+                "at random: the file is cut short, or belongs to another configuration"
             )
         # Transformers 5 puts tensors of its own in place of the frozen ones
         keep_in_memory(model)

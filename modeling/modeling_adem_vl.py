@@ -30,13 +30,16 @@ if TYPE_CHECKING:
     from .configuration_base import FrozenBasesConfig  # noqa: F401
     from .decoder import decoder_layers  # noqa: F401
     from .generation import VisualGenerationMixin  # noqa: F401
+    from .image_forms import plain_form  # noqa: F401
     from .image_inputs import ImageRows  # noqa: F401
     from .images import open_image  # noqa: F401
     from .labels import NOT_SUPERVISED  # noqa: F401
     from .loaders import LoadersMixin  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
+    from .processor_options import sort_options  # noqa: F401
     from .processor_parts import load_tokenizer  # noqa: F401
+    from .quantization import split_gguf  # noqa: F401
     from .row_layout import RowLayout  # noqa: F401
     from .trained_in_base import LoraMixin  # noqa: F401
     from .videos import open_video  # noqa: F401

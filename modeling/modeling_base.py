@@ -12,10 +12,12 @@ Shapes: B batch, T text positions, D width of the language model, C width of the
 """
 
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, CLIPVisionModel, GenerationMixin, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .checkpoint import AdapterCheckpointMixin, mark_initialized
 from .configuration_base import FrozenBasesConfig
@@ -121,6 +123,11 @@ class FrozenBasesForConditionalGeneration(
     """
 
     _tied_weights_keys = None  # the language model brings its own
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # with label_smoothing_factor, Trainer shifts the labels where it finds the class's name (FSDP2 makes another)
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[cls.__name__] = cls.__name__
 
     def __init__(
         self,

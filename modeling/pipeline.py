@@ -80,8 +80,11 @@ class AdemVLImageToTextPipeline(Pipeline):
 
     def _forward(self, model_inputs: BatchFeature, **generate_kwargs: Any) -> dict[str, torch.Tensor]:
         """Generate, and cut the prompt off: [B, T] in, [B, new tokens] out."""
-        generate_kwargs.setdefault("max_new_tokens", MAX_NEW_TOKENS)
+        given = generate_kwargs.get("generation_config")
+        if given is None and not generate_kwargs.keys() & {"max_new_tokens", "max_length"}:
+            generate_kwargs["max_new_tokens"] = MAX_NEW_TOKENS
         ids = self.model.generate(**model_inputs, **generate_kwargs)
+        ids = ids if isinstance(ids, torch.Tensor) else ids.sequences  # return_dict_in_generate
         return {"generated_ids": ids[:, model_inputs["input_ids"].shape[1] :]}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> list[dict[str, str]]:

@@ -1,11 +1,11 @@
 """Defines ADEM-VL's processor, which turns text, images and videos into model inputs, with labels for given answers.
 
-In reading order: sorting the options of a call (``sort_options``), the chat template, and the processor itself.
-``row_layout`` builds the tokens of a row; ``images`` and ``videos`` open what the row shows.
+``processor_options`` sorts the options of a call, ``processor_parts`` loads the tokenizer and the image processor,
+``row_layout`` builds the tokens of a row, and ``images`` and ``videos`` open what the row shows.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,36 +18,27 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
-from transformers.processing_utils import ImagesKwargs
-from transformers.utils import logging
 
 from .arguments import HUB_ARGUMENTS, HUB_ARGUMENTS_OF_A_BASE, hub_arguments_of, refuse_unknown
 from .images import IMAGE_MARK, ImageSource
 from .labels import NOT_SUPERVISED
-from .processor_parts import choose_image_token, load_image_processor, load_tokenizer, tidy_saved_tokenizer
+from .processor_options import sort_options
+from .processor_parts import (
+    bring_code,
+    choose_image_token,
+    keep_inside,
+    load_image_processor,
+    load_tokenizer,
+    tidy_saved_tokenizer,
+)
 from .row_layout import Row, RowLayout
 from .videos import VIDEO_MARK, Video, pair_with_rows, pixel_inputs
 
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
-    from .bases import split_gguf  # noqa: F401
+    from .bases import base_name  # noqa: F401
+    from .image_forms import plain_form  # noqa: F401
+    from .quantization import split_gguf  # noqa: F401
     from .vision import tower_blocks  # noqa: F401
-
-logger = logging.get_logger(__name__)
-
-TEXT_DEFAULTS: dict[str, Any] = {
-    "add_special_tokens": True,
-    "max_length": None,
-    "padding": True,
-    "padding_side": None,
-    "pad_to_multiple_of": None,
-    "return_offsets_mapping": False,
-    "return_tensors": "pt",
-}
-# Accepted because Transformers and users pass them, and ignored: a text is never cut, a batch is always padded and has
-# an attention mask, and offsets always count in the text as given.
-WITHOUT_EFFECT = {"truncation", "return_attention_mask", "return_text_replacement_offsets", "verbose"}
-VIDEO_OPTIONS = {"num_frames", "fps"}  # fps is refused, by name
-GROUPS = ("text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")  # each a dict of options
 
 # A Jinja template that turns the content lists of multimodal chats into text with marks. It is put before the
 # tokenizer's own chat template, which then sees plain text.
@@ -63,73 +54,6 @@ FLATTEN_CONTENT = (
     "{%- set flat.messages = flat.messages + [dict(message, content=text)] -%}{%- endfor -%}"
     "{%- set messages = flat.messages -%}"
 )
-
-
-def sort_options(
-    given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, image_processor: BaseImageProcessor
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Sort the keyword arguments of a call into options of the text, of the image processor and of videos.
-
-    A name that none of the three knows is left out with a warning, as in Transformers' own processors.
-
-    Args:
-        given (Mapping[str, Any]): The keyword arguments, flat or in ``text_kwargs``, ``images_kwargs``,
-            ``videos_kwargs`` and ``common_kwargs``. An option in ``common_kwargs`` may be given again elsewhere, which
-            then counts.
-        tokenizer (PreTrainedTokenizerBase): The tokenizer. The padding that it was loaded with is the default.
-        image_processor (BaseImageProcessor): The image processor, which knows the names of its own options.
-
-    Returns:
-        tuple[dict[str, Any], dict[str, Any], dict[str, Any]]: All options of the text (those of ``TEXT_DEFAULTS``, and
-        ``padded_length``, the length that ``padding="max_length"`` pads to), then the options given for the image
-        processor, then those given for videos.
-
-    Raises:
-        ValueError: An option is given twice, or ``sanitize_control_tokens`` or ``fps`` is given.
-    """
-    flat = {name: value for name, value in given.items() if name not in (*GROUPS, "common_kwargs")}
-    flat = {**(given.get("common_kwargs") or {}), **flat}
-    text: dict[str, Any] = dict(TEXT_DEFAULTS)
-    images: dict[str, Any] = {}
-    videos: dict[str, Any] = {}
-    # the max_length that a tokenizer was loaded with is the length to pad to, and never a limit
-    loaded_with = {name: tokenizer.init_kwargs.get(name) for name in ("padding", "max_length")}
-    text["padded_length"] = loaded_with["max_length"]
-    if loaded_with["padding"] is not None:
-        text["padding"] = loaded_with["padding"]
-    known_to_images = {*ImagesKwargs.__annotations__, *_names_of(image_processor)}
-    for group, options, known in (
-        ("text_kwargs", text, set(TEXT_DEFAULTS)),
-        ("images_kwargs", images, known_to_images),
-        ("videos_kwargs", videos, VIDEO_OPTIONS),
-    ):
-        nested = given.get(group) or {}
-        for name in nested:
-            if name in flat and name not in (given.get("common_kwargs") or {}):
-                raise ValueError(f"{name} is given twice, in {group} and as an argument of its own; give it once")
-        options.update({name: value for name, value in {**flat, **nested}.items() if name in known})
-        _warn_of(set(nested) - known - WITHOUT_EFFECT)
-    _warn_of(set(flat) - set(TEXT_DEFAULTS) - known_to_images - VIDEO_OPTIONS - WITHOUT_EFFECT)
-    if videos.pop("fps", None) is not None:
-        raise ValueError("fps: frames are chosen by their number; give num_frames")
-    if given.get("sanitize_control_tokens"):
-        raise ValueError(
-            "sanitize_control_tokens=True is not supported: the marks it puts into the text would be read as text; "
-            "take special tokens out of the conversation before it is given to the processor"
-        )
-    text["padded_length"] = text["max_length"] or text["padded_length"]
-    images.pop("return_tensors", None)  # the pixels of all rows are joined as PyTorch tensors
-    return text, images, videos
-
-
-def _names_of(image_processor: BaseImageProcessor) -> set[str]:
-    """List the options of this image processor that not all have, which are declared since Transformers 5."""
-    return set(getattr(getattr(image_processor, "valid_kwargs", None), "__annotations__", ()))
-
-
-def _warn_of(names: set[str]) -> None:
-    for name in sorted(names):
-        logger.warning_once(f"{name} is not an argument of this processor and is ignored")
 
 
 def flatten_content(template: str | dict[str, str]) -> str | dict[str, str]:
@@ -233,6 +157,7 @@ class AdemVLProcessor(ProcessorMixin):
             for base in ("text_model", "vision_model")
         )
         tokenizer = load_tokenizer(language_model, **of_text)
+        keep_inside(tokenizer, config.text_config.vocab_size)
         image_processor = load_image_processor(vision_tower, config.vision_config.image_size, **of_vision)
         image_token = None
         if config.image_token_id is not None:
@@ -257,6 +182,7 @@ class AdemVLProcessor(ProcessorMixin):
             if hasattr(part, "auto_map"):
                 del part.auto_map
         tidy_saved_tokenizer(save_directory)
+        bring_code(save_directory)
         if push:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return saved

@@ -9,10 +9,13 @@ from .row_layout import Row
 
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
     from .arguments import take  # noqa: F401
-    from .bases import split_gguf  # noqa: F401
+    from .bases import base_name  # noqa: F401
+    from .image_forms import plain_form  # noqa: F401
     from .images import open_image  # noqa: F401
     from .labels import NOT_SUPERVISED  # noqa: F401
+    from .processor_options import sort_options  # noqa: F401
     from .processor_parts import load_tokenizer  # noqa: F401
+    from .quantization import split_gguf  # noqa: F401
     from .videos import open_video  # noqa: F401
     from .vision import tower_blocks  # noqa: F401
 

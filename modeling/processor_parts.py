@@ -1,11 +1,12 @@
 """Loads the two parts of a processor from the two bases: the tokenizer and the image processor.
 
-In reading order: the tokenizer, the token that stands for images, what is saved of a tokenizer, the image processor.
+In reading order: the tokenizer, the token that stands for images, what is saved, the image processor.
 """
 
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from transformers import (
     CLIPImageProcessor,
     PreTrainedTokenizerBase,
 )
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import cached_file
 
 from .arguments import HUB_ARGUMENTS
-from .bases import split_gguf
+from .quantization import split_gguf
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -52,11 +54,12 @@ def load_tokenizer(language_model: str, **hub: Any) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def choose_image_token(tokenizer: PreTrainedTokenizerBase) -> str:
+def choose_image_token(tokenizer: PreTrainedTokenizerBase, vocab_size: int | None = None) -> str:
     """Choose a token that can stand for images, because ordinary text never contains it.
 
     Args:
         tokenizer (PreTrainedTokenizerBase): The tokenizer. Nothing is added to its vocabulary.
+        vocab_size (int | None): How many tokens the language model embeds. The others are not chosen. None means all.
 
     Returns:
         str: A reserved or unused special token, or the unknown token if there is none.
@@ -65,7 +68,9 @@ def choose_image_token(tokenizer: PreTrainedTokenizerBase) -> str:
         ValueError: The tokenizer has neither.
     """
     in_use = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
-    specials = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in in_use]
+    added = tokenizer.added_tokens_decoder.items()
+    known = [token for number, token in added if vocab_size is None or number < vocab_size]
+    specials = [token.content for token in known if token.special and token.content not in in_use]
     for pattern in ("image", "reserved|unused|extra", "file|repo|pad", ""):
         for token in specials:
             if re.search(pattern, token.lower()):
@@ -75,18 +80,45 @@ def choose_image_token(tokenizer: PreTrainedTokenizerBase) -> str:
     return tokenizer.unk_token
 
 
-def tokenizer_and_image_token(language_model: str, **hub: Any) -> tuple[PreTrainedTokenizerBase, int]:
+def tokenizer_and_image_token(
+    language_model: str, vocab_size: int | None = None, **hub: Any
+) -> tuple[PreTrainedTokenizerBase, int]:
     """Load the tokenizer of a language model, and choose the token that will stand for images.
 
     Args:
         language_model (str): The language model, as for ``load_tokenizer``.
+        vocab_size (int | None): How many tokens the language model embeds. None means all of the tokenizer.
         **hub (Any): Hub arguments, as for ``load_tokenizer``.
 
     Returns:
         tuple[PreTrainedTokenizerBase, int]: The tokenizer and the id of the image token.
     """
     tokenizer = load_tokenizer(language_model, **hub)
-    return tokenizer, tokenizer.convert_tokens_to_ids(choose_image_token(tokenizer))
+    return tokenizer, tokenizer.convert_tokens_to_ids(choose_image_token(tokenizer, vocab_size))
+
+
+def keep_inside(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    """See to it that a tokenizer's special tokens have a row in the embedding of its language model.
+
+    Many tokenizers have a padding token that was added without one. Padding is masked, so that any token will do.
+
+    Args:
+        tokenizer (PreTrainedTokenizerBase): The tokenizer. Its padding token may be replaced by its end of sequence.
+        vocab_size (int): How many tokens the language model embeds.
+
+    Raises:
+        ValueError: The beginning or the end of sequence has no row there.
+    """
+    for name in ("bos_token", "eos_token"):
+        number = getattr(tokenizer, f"{name}_id")
+        if number is not None and number >= vocab_size:
+            raise ValueError(
+                f"the tokenizer {tokenizer.name_or_path!r} has the {name} {getattr(tokenizer, name)!r} with the id "
+                f"{number}, and its language model embeds {vocab_size} tokens: take the tokenizer that the model was "
+                f"trained with, or set its {name} to a token below"
+            )
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= vocab_size:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def tidy_saved_tokenizer(folder: str | os.PathLike[str]) -> None:
@@ -107,6 +139,26 @@ def tidy_saved_tokenizer(folder: str | os.PathLike[str]) -> None:
         fields["tokenizer_class"] = "PreTrainedTokenizerFast"
     if fields != saved:
         path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def bring_code(folder: str | os.PathLike[str]) -> None:
+    """Complete the code of a checkpoint that a processor is saved into.
+
+    ``Trainer(push_to_hub=True)`` copies configuration and weights of a checkpoint into the folder that it uploads,
+    leaves the code behind, and has the processor saved there.
+
+    Args:
+        folder (str | os.PathLike[str]): The folder. Nothing happens unless it has a ``config.json`` that names code
+            which is not there.
+    """
+    config, here = Path(folder) / "config.json", Path(__file__).parent
+    fields = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    for place in (fields.get("auto_map") or {}).values():
+        entry = here / f"{place.partition('.')[0]}.py"
+        if (Path(folder) / entry.name).is_file() or not entry.is_file():  # code of another repository
+            continue
+        for path in (entry, *map(Path, get_relative_import_files(str(entry)))):
+            shutil.copyfile(path, Path(folder) / path.name)
 
 
 def load_image_processor(vision_tower: str, side: int, **hub: Any) -> BaseImageProcessor:

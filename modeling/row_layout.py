@@ -91,7 +91,8 @@ class RowLayout:
             Row: The tokens of the row.
 
         Raises:
-            ValueError: The marks do not fit the images and videos, or the answer has no tokens.
+            ValueError: The marks do not fit the images and videos, the answer has no tokens, or the tokenizer has no
+                end of sequence to put behind it.
         """
         bos = self.tokenizer.bos_token
         has_bos = bos is not None and text.startswith(bos)  # chat templates write it themselves
@@ -151,6 +152,10 @@ class RowLayout:
         ids = joint[len(before_ids) :] if same_prompt else self._ids(answer)
         if not answer.strip() or not ids:
             raise ValueError(f"sample {number}: the answer {answer!r} leaves nothing to supervise; give it a text")
+        if self.tokenizer.eos_token_id is None:
+            raise ValueError(
+                "the tokenizer has no end of sequence, so that no answer would ever end; set tokenizer.eos_token"
+            )
         return [*ids, self.tokenizer.eos_token_id]
 
     def _ids(self, text: str) -> list[int]:

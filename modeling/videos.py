@@ -20,6 +20,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from transformers import BaseImageProcessor
 
+from .image_forms import from_array
 from .images import ImageError, ImageSource, open_image
 
 VideoSource = str | os.PathLike[str] | Sequence[ImageSource]
@@ -263,6 +264,8 @@ def _images_by_row(images: Any, rows: int) -> list[list[ImageSource]]:
     """Turn the argument ``images`` into a list of images per row."""
     if images is None:
         return [[] for _ in range(rows)]
+    if _is_array(images) and images.ndim == 4:  # [n, H, W, 3]
+        images = list(images)
     if not isinstance(images, (list, tuple)):
         return [[images]]
     if rows == 1 and len(images) > 1 and not any(isinstance(entry, (list, tuple)) for entry in images):
@@ -332,19 +335,9 @@ def _open_frames(row: int, video: Any, num_frames: int | None) -> list[Image.Ima
                     f"{type(frame).__name__}"
                 )
         frames = sample_frames(frames, num_frames) if num_frames else frames
-        return open_video([_from_array(frame) if _is_array(frame) else frame for frame in frames])
+        return open_video([from_array(frame) if _is_array(frame) else frame for frame in frames])
     except ValueError as error:
         raise ValueError(f"sample {row}: {error}") from error
-
-
-def _from_array(frame: np.ndarray | torch.Tensor) -> Image.Image:
-    """Turn an array [H, W, 3] or [3, H, W] of uint8 into an image."""
-    array = np.asarray(frame)
-    if array.shape[0] == 3 and array.shape[2] != 3:  # channels first, as PyTorch has them
-        array = array.transpose(1, 2, 0)
-    if array.dtype != np.uint8 or array.shape[2] != 3:
-        raise ValueError(f"a frame is {array.shape} of {array.dtype}; give [H, W, 3] of uint8")
-    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def pixel_inputs(

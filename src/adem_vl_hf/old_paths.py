@@ -16,7 +16,7 @@ BUNDLE = "adem_vl_hf.modeling."
 # old name -> the modules that hold its contents now
 MOVED: dict[str, tuple[str, ...]] = {
     "base_configuration_adem_vl": ("configuration_base",),
-    "bases_adem_vl": ("bases",),
+    "bases_adem_vl": ("bases", "quantization"),
     "body_adem_vl": ("modeling_base",),
     "checkpoint_adem_vl": ("checkpoint", "loaders"),
     "cross_attention_evlm": ("cross_attention",),
@@ -31,12 +31,12 @@ MOVED: dict[str, tuple[str, ...]] = {
     "layers_adem_vl": ("fused_layers",),
     "layout_adem_vl": ("row_layout", "processor_parts"),
     "lora_adem_vl": ("trained_in_base", "configuration_base"),
-    "options_adem_vl": ("processing_adem_vl",),
+    "options_adem_vl": ("processor_options",),
     "pictures_adem_vl": ("videos",),
     "pipeline_adem_vl": ("pipeline",),
     "precision_adem_vl": ("cross_attention",),
     "prompts_adem_vl": ("labels", "generation"),
-    "quantized_adem_vl": ("bases",),
+    "quantized_adem_vl": ("quantization",),
     "tokenizer_adem_vl": ("processor_parts",),
     "unfrozen_adem_vl": ("trained_in_base",),
     "videos_adem_vl": ("videos",),

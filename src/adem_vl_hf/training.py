@@ -52,7 +52,7 @@ def launched_processes() -> int:
 
 def training_arguments(
     output_dir: str | os.PathLike[str],
-    samples: int,
+    samples: int | None,
     batch_size: int = 32,
     epochs: float = 1.0,
     max_steps: int = -1,
@@ -63,7 +63,8 @@ def training_arguments(
 
     Args:
         output_dir (str | os.PathLike[str]): The output folder.
-        samples (int): The size of the training set, from which the number of warm-up steps follows.
+        samples (int | None): The size of the training set, from which the number of warm-up steps follows. None means
+            that nobody knows it, as of a stream; the number of steps has to be given then.
         batch_size (int): The number of samples per process and forward pass. A training step has as many samples as
             this, times the number of launched processes, times ``gradient_accumulation_steps``.
         epochs (float): The number of epochs.
@@ -74,9 +75,14 @@ def training_arguments(
 
     Returns:
         The arguments, or ``Seq2SeqTrainingArguments`` with ``predict_with_generate``.
+
+    Raises:
+        ValueError: Neither the size of the training set nor the number of steps is known.
     """
     batch = batch_size * launched_processes() * overrides.get("gradient_accumulation_steps", 1)
-    steps = max_steps if max_steps > 0 else int(epochs * -(-samples // batch))
+    if samples is None and max_steps <= 0:
+        raise ValueError("a data set without a length has no epochs; give the number of training steps, max_steps")
+    steps = max_steps if max_steps > 0 else int(epochs * -(-(samples or 0) // batch))
     recipe: dict[str, Any] = {
         "per_device_train_batch_size": batch_size,
         "per_device_eval_batch_size": batch_size,
@@ -169,8 +175,8 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
         resume (bool): Whether to continue from the last checkpoint in the output folder, if there is one.
 
     Returns:
-        The content of ``training.json``: the number of samples and steps, the batch size, the learning rate, the number
-        of trainable parameters, the last logged loss, the duration in seconds and so on.
+        The content of ``training.json``: the number of samples (None for a stream) and of steps, the batch size, the
+        learning rate, the number of trainable parameters, the last logged loss, the duration in seconds and so on.
 
     Raises:
         ValueError: The checkpoint to continue from was trained with other settings of the adapter.
@@ -186,7 +192,7 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     # After a resume, the mean that Trainer returns is wrong: it divides the sum since then by the number of all steps.
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts: dict[str, Any] = {
-        "samples": len(trainer.train_dataset),  # type: ignore[arg-type]
+        "samples": _size(trainer.train_dataset),
         "steps": trainer.state.global_step,
         "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "learning_rate": arguments.learning_rate,
@@ -205,6 +211,14 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     return facts
 
 
+def _size(dataset: Any) -> int | None:
+    """Count the samples of a data set; a stream has no length."""
+    try:
+        return len(dataset)
+    except TypeError:
+        return None
+
+
 def _check_same_settings(config: FrozenBasesConfig, checkpoint: str) -> None:
     """Refuse to continue from an adapter that was trained with other settings, even if its tensors would fit."""
     saved = AutoConfig.from_pretrained(checkpoint)
@@ -219,30 +233,32 @@ def _check_same_settings(config: FrozenBasesConfig, checkpoint: str) -> None:
             )
 
 
-def fastest_setting(seconds: float = 0.3) -> dict[str, Any]:
+def fastest_setting() -> dict[str, Any]:
     """Choose the precision and the attention of the frozen bases for training on this machine.
 
     On a GPU these are bfloat16 and the default attention of Transformers. On a CPU they are eager attention, because
-    the backward pass of the fused one is slower, and bfloat16 or float32, whichever multiplies matrices faster here.
-
-    Args:
-        seconds (float): The duration of the measurement on a CPU, in seconds.
+    the backward pass of the fused one is slower, and bfloat16 where the processor multiplies it (AMX-BF16,
+    AVX512-BF16), else float32, which is a dozen times faster there.
 
     Returns:
         ``dtype``, and on a CPU ``attn_implementation``: arguments of ``build_model`` and ``load_checkpoint``.
     """
     if torch.cuda.is_available():
         return {"dtype": torch.bfloat16}
-    if launched_processes() > 1:  # all processes must choose the same, so none of them measures
-        return {"dtype": torch.float32, "attn_implementation": "eager"}
-    speeds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-        a @ b  # the first product takes longer
-        began, runs = time.perf_counter(), 0
-        while time.perf_counter() - began < seconds / 2:
-            a @ b
-            runs += 1
-        speeds[dtype] = runs / (time.perf_counter() - began)
-    dtype = torch.bfloat16 if speeds[torch.bfloat16] > 1.2 * speeds[torch.float32] else torch.float32
-    return {"dtype": dtype, "attn_implementation": "eager"}
+    # all processes must choose the same, and those of other hosts may have other processors
+    one_host = launched_processes() == int(os.environ.get("LOCAL_WORLD_SIZE", launched_processes()))
+    fast = one_host and multiplies_bfloat16()
+    return {"dtype": torch.bfloat16 if fast else torch.float32, "attn_implementation": "eager"}
+
+
+def multiplies_bfloat16() -> bool:
+    """Say whether this processor has instructions that multiply bfloat16.
+
+    Returns:
+        True with AMX-BF16 or AVX512-BF16, unless ``ATEN_CPU_CAPABILITY`` or ``ONEDNN_MAX_CPU_ISA`` turns them off.
+    """
+    switched_off = "AVX512" not in torch.backends.cpu.get_cpu_capability()
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if switched_off or (limit and not any(name in limit for name in ("BF16", "AMX", "DEFAULT"))):
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -96,10 +96,13 @@ def test_serving(bases, tmp_path, monkeypatch):
     tiny.perturb(model).save_pretrained("saved")
     processor.save_pretrained("saved")
     Image.new("RGB", (20, 20), "green").save("picture.png")
-    with_task, with_class, memory = fences(PAGES["serving"], "python")
+    with_task, with_class, with_token, memory = fences(PAGES["serving"], "python")
     assert "generated_text" in run(with_task, {"CHECKPOINT": "saved"})
     loaded = {"model": AdemVLForConditionalGeneration.from_pretrained("saved"), "processor": processor}
     run(with_class, loaded)
+    private = {"CHECKPOINT": str(tmp_path / "saved")}
+    run(with_token, private)  # a folder has no revisions, and needs no token
+    assert private["model"].config.projector_dim == 8
     run(memory, loaded)
     assert loaded["ids"].shape[0] == 1
 

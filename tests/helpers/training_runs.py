@@ -78,7 +78,8 @@ def trainer(
     model = model or tiny.build(bases)
     processor = processor_of(bases, model)
     settings = {"use_cpu": True, "disable_tqdm": True, "save_strategy": "no", **settings}
-    arguments = training_arguments(folder, len(data), batch_size, max_steps=max_steps, **settings)
+    number = len(data) if hasattr(data, "__len__") else None
+    arguments = training_arguments(folder, number, batch_size, max_steps=max_steps, **settings)
     made = build_trainer(model, processor, data, arguments, callbacks=callbacks, eval_dataset=eval_dataset,
                          compute_metrics=compute_metrics)  # fmt: skip
     return made, processor

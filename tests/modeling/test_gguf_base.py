@@ -18,7 +18,7 @@ from transformers import AutoModel, LlamaForCausalLM
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.hub.model_card import Base
 from adem_vl_hf.loading import build_model
-from adem_vl_hf.modeling.bases import split_gguf
+from adem_vl_hf.modeling.quantization import split_gguf
 
 Q8, Q4 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_0
 

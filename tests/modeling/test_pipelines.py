@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from transformers import ImageTextToTextPipeline, pipeline
+from transformers import GenerationConfig, ImageTextToTextPipeline, pipeline
 
 from adem_vl_hf import AdemVLProcessor
 from adem_vl_hf.modeling import videos
@@ -143,3 +143,16 @@ def test_ours_opens_each_picture_once(model, processor, paths, monkeypatch):
 def test_ours_refuses_what_is_no_picture(model, processor, nothing):
     with pytest.raises(ImageError, match="object: not an image; give a path"):
         AdemVLImageToTextPipeline(model=model, processor=processor)([nothing])
+
+
+def test_ours_lets_the_caller_say_how_long(model, processor, paths, monkeypatch):
+    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
+    made, generate = [], model.generate
+    monkeypatch.setattr(model, "generate", lambda *args, **kwargs: made.append(generate(*args, **kwargs)) or made[-1])
+    ours = AdemVLImageToTextPipeline(model=model, processor=processor)
+    prompt = processor(images=[[paths[0]]], text=["a picture of"])["input_ids"].shape[1]
+    ours(paths[0], generation_config=GenerationConfig(max_new_tokens=3, pad_token_id=3, do_sample=False))
+    ours(paths[0], max_length=prompt + 5)
+    ours(paths[0], return_dict_in_generate=True, max_new_tokens=4)
+    lengths = [getattr(ids, "sequences", ids).shape[1] - prompt for ids in made]
+    assert lengths == [3, 5, 4]

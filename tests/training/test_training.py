@@ -117,7 +117,7 @@ def test_bfloat16_bases_keep_a_float32_adapter(bases, arch, tmp_path):
 
 
 def test_the_fastest_setting_is_one_a_model_takes(bases, arch):
-    setting = fastest_setting(seconds=0.02)
+    setting = fastest_setting()
     assert setting["dtype"] in (torch.float32, torch.bfloat16)
     model = arch.model_class.from_base_pretrained(bases / "llama", bases / "clip", **setting)
     assert model.language_model.dtype == setting["dtype"]

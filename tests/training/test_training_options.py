@@ -1,13 +1,19 @@
 """Options of ``TrainingArguments``: accumulation, bfloat16 autocast, metrics of generated answers."""
 
+import json
+from concurrent.futures import Future
+
 import architectures
 import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 from accelerate.state import AcceleratorState
 from closeness import assert_equal
+from huggingface_hub import HfApi
 from safetensors.torch import load_file
+from torch.utils.data import IterableDataset
 from training_runs import PLAIN, adapter, assert_moved_alike, blocks, samples, trainer
 
 from adem_vl_hf import training
@@ -130,5 +136,66 @@ def test_the_recipe_counts_the_samples_of_all_processes(tmp_path, monkeypatch):
     together = training_arguments(tmp_path, samples=1000, batch_size=16, epochs=20)
     assert together.learning_rate == pytest.approx(4 * alone.learning_rate) == pytest.approx(9e-3 * 64 / 256)
     assert (alone.warmup_steps, together.warmup_steps) == (126, 32)
-    assert training.fastest_setting() == training.fastest_setting()  # no process measures for itself
-    assert training.fastest_setting(0)["dtype"] in (torch.float32, torch.bfloat16)
+    monkeypatch.setattr(training, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert training.fastest_setting()["dtype"] == torch.bfloat16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # on the other host may be another processor
+    assert training.fastest_setting()["dtype"] == torch.float32
+
+
+@architectures.each()
+def test_label_smoothing_predicts_the_next_token(bases, arch, tmp_path):
+    """A smoothing of almost nothing is the plain loss, so Trainer has shifted the labels."""
+    losses = []
+    for factor in (0.0, 1e-9):
+        made, _ = trainer(
+            bases, tmp_path, samples(4), arch.build(bases).eval(), batch_size=4, label_smoothing_factor=factor
+        )
+        made.model.eval()
+        batch = made.data_collator(samples(4))
+        losses.append(made.compute_loss(made.model, batch).item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+class Stream(IterableDataset):
+    """Samples without a length."""
+
+    def __iter__(self):
+        yield from samples(8)
+
+
+def test_a_stream_trains_and_is_saved(bases, tmp_path):
+    made, processor = trainer(bases, tmp_path, Stream(), tiny.build(bases), batch_size=2, max_steps=2)
+    facts = train(made, processor)
+    assert (facts["samples"], facts["steps"]) == (None, 2)
+    assert (tmp_path / "model.safetensors").is_file()
+    with pytest.raises(ValueError, match="max_steps"):
+        training_arguments(tmp_path, samples=None)
+
+
+def test_what_trainer_pushes_has_the_code_that_its_configuration_names(bases, tmp_path, monkeypatch):
+    """Trainer copies configuration and weights into the folder that it uploads; nothing is sent here."""
+    sent, uploads = Future(), []
+    sent.set_result(None)
+
+    def upload(*args, **kwargs):
+        uploads.append(kwargs["folder_path"])
+        return sent
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    monkeypatch.setattr(transformers.trainer, "upload_folder", upload, raising=False)  # of older versions
+
+    def no_repository(self, token=None):
+        self.hub_model_id, self.push_in_progress = "somebody/something", None
+
+    monkeypatch.setattr(transformers.Trainer, "init_hf_repo", no_repository)
+    made, _ = trainer(
+        bases, tmp_path, samples(4), tiny.build(bases), batch_size=2, max_steps=2, save_steps=2,
+        save_strategy="steps", push_to_hub=True, hub_model_id="somebody/something",
+    )  # fmt: skip
+    made.train()
+    config = json.loads((tmp_path / "config.json").read_text())
+    named = {f"{place.partition('.')[0]}.py" for place in config["auto_map"].values()}
+    assert named <= {path.name for path in tmp_path.glob("*.py")}
+    assert str(tmp_path) in uploads
+    assert architectures.ADEM_VL.files <= {path.name for path in tmp_path.iterdir()}

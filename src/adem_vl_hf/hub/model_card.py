@@ -21,8 +21,8 @@ from ..data.sample import CAPTION_PROMPT
 from ..evaluation.image_conditions import CONDITION_LABELS
 from ..files import replacing
 from ..loading import load_config
-from ..modeling.bases import split_gguf
 from ..modeling.configuration_base import FrozenBasesConfig
+from ..modeling.quantization import split_gguf
 from ..papers import PAPERS
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")

@@ -1,0 +1,88 @@
+"""Turns the other forms in which Transformers' processors take an image into what Pillow opens.
+
+These are arrays and tensors, rows of ``datasets.Image(decode=False)``, and images in base64, as chats hold them. No
+form reaches for a file that the caller did not name, or for the network.
+"""
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
+BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")  # shorter ones are no image, and may be the name of a file
+
+
+def plain_form(source: Any) -> Any:
+    """Turn an image in one of the other forms into a PIL image, bytes or a path.
+
+    Args:
+        source (Any): An array or a tensor [H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4, of uint8 or of floating
+            point from 0 to 1; a dictionary with "bytes" or "path"; a ``data:`` URL; a text in base64; or anything else.
+
+    Returns:
+        Any: The image in the plainer form. Anything else is returned as it is.
+
+    Raises:
+        ValueError: The array has another shape or other values, the dictionary has neither of the two, or the text is
+            not base64.
+    """
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        return from_array(source)
+    if isinstance(source, Mapping):
+        if source.get("bytes") is not None:
+            return source["bytes"]
+        if source.get("path") is not None:
+            return source["path"]
+        raise ValueError(f"a dictionary with {sorted(map(str, source))}; an image has 'bytes' or 'path'")
+    if isinstance(source, str):
+        if found := DATA_URL.match(source):
+            return _decoded(source[found.end() :])
+        if BASE64.fullmatch(source) and not os.path.exists(source):
+            return _decoded(source)
+    return source
+
+
+def from_array(array: np.ndarray | torch.Tensor) -> Image.Image:
+    """Turn an array into an image.
+
+    Args:
+        array (np.ndarray | torch.Tensor): [H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4, of uint8 or of floating
+            point from 0 to 1.
+
+    Returns:
+        Image.Image: The image, of mode L, RGB or RGBA.
+
+    Raises:
+        ValueError: The array has another shape, type or range.
+    """
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array  # NumPy knows no bfloat16
+    values = np.asarray(array)
+    if values.ndim == 3 and values.shape[-1] not in (1, 3, 4) and values.shape[0] in (1, 3, 4):
+        values = np.moveaxis(values, 0, -1)  # [H, W, C]
+    if values.ndim == 3 and values.shape[-1] == 1:
+        values = values[..., 0]  # [H, W]
+    if not (values.ndim == 2 or (values.ndim == 3 and values.shape[-1] in (3, 4))):
+        raise ValueError(f"an array of shape {tuple(array.shape)}; an image is [H, W, 3] or [3, H, W]")
+    if np.issubdtype(values.dtype, np.floating):
+        if not (values.size and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise ValueError("an array of floating point outside 0 ... 1; give uint8, or undo its normalisation")
+        values = np.rint(values * 255).astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise ValueError(f"an array of {values.dtype}; an image is of uint8, or of floating point from 0 to 1")
+    return Image.fromarray(np.ascontiguousarray(values))
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"not base64 ({error})") from error

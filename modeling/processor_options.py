@@ -1,0 +1,92 @@
+"""Sorts the options of a processor's call into those of the text, of the image processor and of videos."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+TEXT_DEFAULTS: dict[str, Any] = {
+    "add_special_tokens": True,
+    "max_length": None,
+    "padding": True,
+    "padding_side": None,
+    "pad_to_multiple_of": None,
+    "return_offsets_mapping": False,
+    "return_tensors": "pt",
+}
+# Accepted because Transformers and users pass them, and ignored: a text is never cut, a batch is always padded and has
+# an attention mask, and offsets always count in the text as given.
+WITHOUT_EFFECT = {"truncation", "return_attention_mask", "return_text_replacement_offsets", "verbose"}
+VIDEO_OPTIONS = {"num_frames", "fps"}  # fps is refused, by name
+GROUPS = ("text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")  # each a dict of options
+
+
+def sort_options(
+    given: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, image_processor: BaseImageProcessor
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Sort the keyword arguments of a call into options of the text, of the image processor and of videos.
+
+    A name that none of the three knows is left out with a warning, as in Transformers' own processors.
+
+    Args:
+        given (Mapping[str, Any]): The keyword arguments, flat or in ``text_kwargs``, ``images_kwargs``,
+            ``videos_kwargs`` and ``common_kwargs``. An option in ``common_kwargs`` may be given again elsewhere, which
+            then counts.
+        tokenizer (PreTrainedTokenizerBase): The tokenizer. The padding that it was loaded with is the default.
+        image_processor (BaseImageProcessor): The image processor, which knows the names of its own options.
+
+    Returns:
+        tuple[dict[str, Any], dict[str, Any], dict[str, Any]]: All options of the text (those of ``TEXT_DEFAULTS``, and
+        ``padded_length``, the length that ``padding="max_length"`` pads to), then the options given for the image
+        processor, then those given for videos.
+
+    Raises:
+        ValueError: An option is given twice, or ``sanitize_control_tokens`` or ``fps`` is given.
+    """
+    flat = {name: value for name, value in given.items() if name not in (*GROUPS, "common_kwargs")}
+    flat = {**(given.get("common_kwargs") or {}), **flat}
+    text: dict[str, Any] = dict(TEXT_DEFAULTS)
+    images: dict[str, Any] = {}
+    videos: dict[str, Any] = {}
+    # the max_length that a tokenizer was loaded with is the length to pad to, and never a limit
+    loaded_with = {name: tokenizer.init_kwargs.get(name) for name in ("padding", "max_length")}
+    text["padded_length"] = loaded_with["max_length"]
+    if loaded_with["padding"] is not None:
+        text["padding"] = loaded_with["padding"]
+    known_to_images = {*ImagesKwargs.__annotations__, *_names_of(image_processor)}
+    for group, options, known in (
+        ("text_kwargs", text, set(TEXT_DEFAULTS)),
+        ("images_kwargs", images, known_to_images),
+        ("videos_kwargs", videos, VIDEO_OPTIONS),
+    ):
+        nested = given.get(group) or {}
+        for name in nested:
+            if name in flat and name not in (given.get("common_kwargs") or {}):
+                raise ValueError(f"{name} is given twice, in {group} and as an argument of its own; give it once")
+        options.update({name: value for name, value in {**flat, **nested}.items() if name in known})
+        _warn_of(set(nested) - known - WITHOUT_EFFECT)
+    _warn_of(set(flat) - set(TEXT_DEFAULTS) - known_to_images - VIDEO_OPTIONS - WITHOUT_EFFECT)
+    if videos.pop("fps", None) is not None:
+        raise ValueError("fps: frames are chosen by their number; give num_frames")
+    if given.get("sanitize_control_tokens"):
+        raise ValueError(
+            "sanitize_control_tokens=True is not supported: the marks it puts into the text would be read as text; "
+            "take special tokens out of the conversation before it is given to the processor"
+        )
+    text["padded_length"] = text["max_length"] or text["padded_length"]
+    images.pop("return_tensors", None)  # the pixels of all rows are joined as PyTorch tensors
+    return text, images, videos
+
+
+def _names_of(image_processor: BaseImageProcessor) -> set[str]:
+    """List the options of this image processor that not all have, which are declared since Transformers 5."""
+    return set(getattr(getattr(image_processor, "valid_kwargs", None), "__annotations__", ()))
+
+
+def _warn_of(names: set[str]) -> None:
+    for name in sorted(names):
+        logger.warning_once(f"{name} is not an argument of this processor and is ignored")

@@ -1,0 +1,60 @@
+"""Tokenizers as they are in the wild: with tokens that the language model does not embed, or without an end."""
+
+import pytest
+import tiny
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from adem_vl_hf.data.collator import AdemVLCollator
+from adem_vl_hf.loading import build_model
+
+pytestmark = pytest.mark.core
+ROWS = [
+    {"id": str(number), "image": tiny.picture(number), "prompt": "a photo of", "answer": " a cat" * (number + 1)}
+    for number in range(2)
+]
+
+
+def built(tmp_path, words):
+    """A model and its processor on a language model that embeds what the tests' own tokenizer has."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=128, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llm")
+    words.save_pretrained(tmp_path / "llm")
+    tiny.save_clip(tmp_path / "clip")
+    return build_model(str(tmp_path / "llm"), str(tmp_path / "clip"), projector_dim=8)
+
+
+@pytest.mark.parametrize(
+    "added",
+    [{"pad_token": "[PAD]"}, {"additional_special_tokens": ["<image>"]}, {"pad_token": "</s>"}],
+    ids=["padding", "image token", "padding is the end"],
+)
+def test_tokens_without_an_embedding_do_no_harm(tmp_path, added):
+    words = tiny.tokenizer()
+    words.add_special_tokens(added)
+    model, processor = built(tmp_path, words)
+    batch = AdemVLCollator(processor)(ROWS)
+    assert batch["input_ids"].max() < model.config.text_config.vocab_size
+    assert model.train()(**batch).loss.isfinite()
+    processor.save_pretrained(tmp_path / "saved")
+    again = AdemVLCollator(type(processor).from_pretrained(tmp_path / "saved"))(ROWS)
+    assert torch.equal(again["input_ids"], batch["input_ids"])
+
+
+def test_an_end_of_sequence_without_an_embedding_is_refused_when_the_model_is_built(tmp_path):
+    words = tiny.tokenizer()
+    words.add_special_tokens({"eos_token": "<the end>"})
+    with pytest.raises(ValueError, match="eos_token '<the end>'.*language model embeds"):
+        built(tmp_path, words)
+
+
+def test_an_answer_needs_an_end_of_sequence(tmp_path):
+    words = tiny.tokenizer()
+    words.eos_token = None
+    _, processor = built(tmp_path, words)
+    with pytest.raises(ValueError, match="set tokenizer.eos_token"):
+        AdemVLCollator(processor)(ROWS)
