@@ -1,5 +1,5 @@
-# `make demo` trains, evaluates, saves, reloads and shows. `make test` installs and tests every feature once, as CI does.
-# `make test-all` runs what is worth knowing besides and takes longer.
+# `make demo` trains, evaluates, saves, reloads and shows. `make test` installs and tests every feature once.
+# `make check` and `make test-all` are the rest of what CI runs.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +10,8 @@ LMMS := $(VENV)/lmms-eval
 SUITE := $(VENV)/transformers-tests
 # the tests of a file stay on one process, which makes their fixtures once; files go out in the order of tests/conftest.py
 PYTEST := -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+# tests start many processes, which would compile the package anew each time
+export PYTHONDONTWRITEBYTECODE :=
 # the kernels of a processor without AVX-512, which round otherwise
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
@@ -55,7 +57,7 @@ docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # every feature once, in a few minutes (the markers are explained in pyproject.toml)
-test: check
+test: $(VENV)/installed
 	$(BIN)/python $(PYTEST) -m "not slow"
 
 # what `make test` leaves out
