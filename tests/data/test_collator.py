@@ -134,7 +134,7 @@ def test_errors_that_are_no_samples_fault_stay_as_they_are():
 
 
 def test_stripped_samples_name_the_training_argument():
-    with pytest.raises(ValueError, match=r"sample 0 of the batch has no 'id' but \[\].*remove_unused_columns=False"):
+    with pytest.raises(ValueError, match=r"no text to train on but the columns \[\].*remove_unused_columns=False"):
         AdemVLCollator(LetterProcessor())([{}])
     with pytest.raises(ValueError, match="no samples in the batch"):
         AdemVLCollator(LetterProcessor())([])

@@ -157,5 +157,5 @@ def test_datasets_by_name(tmp_path):
         open_dataset("openmoji", size=0)
     with pytest.raises(ValueError, match="no data set 'emoji': give openmoji"):
         open_dataset("emoji")
-    with pytest.raises(FileNotFoundError, match=r"metadata\.jsonl"):
+    with pytest.raises(ValueError, match="no data set '.*a folder or file that datasets reads"):
         open_dataset(str(tmp_path))

@@ -74,7 +74,7 @@ def test_the_first_training_set_is_what_the_page_says(shapes):
 def test_rows_of_the_library_datasets_train(bases, shapes):
     names = {"LANGUAGE_MODEL": str(bases / "llama"), "VISION_TOWER": str(bases / "clip"), "STEPS": 2}
     run(fences(PAGES["data"], "python")[0], names)
-    assert names["rows"][0]["answer"] == " a red circle"
+    assert names["rows"][0]["text"] == "a red circle"
     record = json.loads((shapes.parent / "runs" / "mine" / "training.json").read_text())
     assert (record["samples"], record["steps"], record["learning_rate"]) == (40, 2, 4e-3)
 

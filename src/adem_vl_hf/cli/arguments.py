@@ -28,6 +28,16 @@ def key_value(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that names columns.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of a command.
+    """
+    parser.add_argument("--columns", nargs="+", type=key_value, default=[], metavar="ROLE=COLUMN",
+                        help="columns with other names than the usual, e.g. image=photo text=description")  # fmt: skip
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.dataset_names import DRAWN, check_name
 from ..evaluation.tasks import TASKS
-from .arguments import add_scienceqa, check_there, positive
+from .arguments import add_columns, add_scienceqa, check_there, positive
 from .checkpoint import add_checkpoint, load
 
 TEXT = "Measure a trained adapter on a test set, or score a file of predictions."
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problems", type=Path, help="ScienceQA's problems.json, for the columns of its table")
     add_checkpoint(parser)
     parser.add_argument("--data", "--data-dir", dest="data", help="to predict on, for tasks without data of their own")
+    add_columns(parser)
     parser.add_argument("--split", default="test")
     add_scienceqa(parser)
     parser.add_argument("--size", type=positive, help="number of test samples of the OpenMoji data sets")
@@ -98,7 +99,10 @@ def run(args: argparse.Namespace) -> None:
         # the default of openmoji-names is every name once
         drawn = args.task in DRAWN and args.task != "openmoji-names"
         size = DEFAULT_SIZE if args.size is None and drawn else args.size
-        dataset = open_dataset(data, args.split, size, prompt_format=args.prompt_format, use_captions=args.use_captions)
+        dataset = open_dataset(
+            data, args.split, size, prompt_format=args.prompt_format, use_captions=args.use_captions,
+            columns=dict(args.columns),
+        )  # fmt: skip
     problems = args.problems or (getattr(dataset, "problems", None) if args.task == "scienceqa" else None)
     scores = score(args.task, args.predictions or _predictions(args, dataset), problems)
     if processes().is_main_process:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.dataset_names import DRAWN, check_name
 from ..papers import PAPERS
-from .arguments import add_bases, add_bits, add_scienceqa, check_there, key_value, positive
+from .arguments import add_bases, add_bits, add_columns, add_scienceqa, check_there, key_value, positive
 from .config_flags import add_config_flags, config_fields
 
 TEXT = "Train a small adapter so that a language model you have understands images."
@@ -35,9 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="adem_vl (smallest, fastest) or evlm (gated cross-attention)")  # fmt: skip
     add_bases(parser, required=False)
     parser.add_argument("--data", nargs="+", default=["openmoji"],
-                        help=f"{', '.join(DRAWN)}, an image folder with metadata.jsonl, a folder of ScienceQA or of "
-                             "COCO (dataset_coco.json), a .json file of LLaVA-style conversations or of Alpaca's "
-                             "instructions; several are mixed")  # fmt: skip
+                        help=f"{', '.join(DRAWN)}; a folder of images with metadata.jsonl, metadata.csv or a folder "
+                             "per class; parquet, CSV, JSON or tar files (webdataset); what save_to_disk wrote; a "
+                             "folder of ScienceQA or of COCO; a .json file of LLaVA-style conversations or of Alpaca's "
+                             "instructions; user/set or user/set:config on the Hub; several are mixed")  # fmt: skip
+    add_columns(parser)
     parser.add_argument("--image-folder", help="where the conversations' pictures are")
     add_scienceqa(parser)
     parser.add_argument("--train-size", type=positive, help="number of samples drawn from the OpenMoji data sets")
@@ -97,7 +99,14 @@ def run(args: argparse.Namespace) -> None:
     _check_set(dict(args.set))
     parts = [
         open_dataset(
-            name, "train", args.train_size, args.seed, args.image_folder, args.prompt_format, args.use_captions
+            name,
+            "train",
+            args.train_size,
+            args.seed,
+            args.image_folder,
+            args.prompt_format,
+            args.use_captions,
+            dict(args.columns),
         )
         for name in args.data
     ]

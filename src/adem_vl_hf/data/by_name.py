@@ -1,15 +1,17 @@
 """Opens a data set by its name or by the path of its files, for the command line and for scripts."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from .coco import FILE as COCO_FILE
 from .coco import CocoCaptions
-from .dataset_names import HUB_ID, unknown_dataset
+from .dataset_names import SCIENCEQA_ID, unknown_dataset
 from .image_folder import ImageFolder
 from .instructions import Alpaca, Conversations
+from .library import open_library_dataset
 from .mme import MME
 from .mme import TASKS as MME_TASKS
 from .openmoji.clips import OpenMojiVideos
@@ -33,6 +35,7 @@ def open_dataset(
     image_folder: str | None = None,
     prompt_format: str = "CQM-A",
     use_captions: bool = False,
+    columns: Mapping[str, str] | None = None,
 ) -> Dataset[Sample]:
     """Open a data set by its name or path.
 
@@ -45,6 +48,8 @@ def open_dataset(
               with the sub-tasks of MME.
             - ScienceQA as the Hub has it: a folder with parquet files, or an id such as ``derek-thomas/ScienceQA``.
             - A ``.json`` or ``.jsonl`` file of conversations (LLaVA) or of instructions (Alpaca).
+            - Anything else that ``open_library_dataset`` opens: parquet, CSV, JSON, webdataset, ``save_to_disk``, image
+              folders of other layouts, and ids of the Hub.
         split (str): ``train`` or ``test``, for ScienceQA and COCO also ``val``. Folders have the splits that they
             name. Files of instructions and MME have no splits and ignore it.
         size (int | None): The number of samples of a drawn data set. None means 20,000, or every name once per kind for
@@ -53,6 +58,8 @@ def open_dataset(
         image_folder (str | None): The folder with the images of conversations. None means the folder of the file.
         prompt_format (str): The prompt format of ScienceQA, one of ``PROMPT_FORMATS`` in ``data.scienceqa``.
         use_captions (bool): Whether the context in ScienceQA's prompt has the caption of the image.
+        columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know, for data sets that
+            the library ``datasets`` reads.
 
     Returns:
         The data set.
@@ -74,6 +81,8 @@ def open_dataset(
         return OpenMojiPairs(split, size=size, seed=seed)
     found = _open_path(name, split, image_folder, prompt_format, use_captions)
     if found is None:
+        found = open_library_dataset(name, split, columns)
+    if found is None:
         raise unknown_dataset(name)
     return found
 
@@ -81,23 +90,23 @@ def open_dataset(
 def _open_path(
     name: str, split: str, image_folder: str | None, prompt_format: str, use_captions: bool
 ) -> Dataset[Sample] | None:
-    """Open the data set of a file, a folder or a Hub id that ends in ``/ScienceQA``; return None for any other name."""
+    """Open a data set whose layout is that of a benchmark, or of this package; return None for any other name."""
     path = Path(name)
-    if path.is_file() and path.suffix in (".json", ".jsonl"):
-        return Alpaca(path) if _first_key(path) == "instruction" else Conversations(path, image_folder)
+    if path.is_file() and path.suffix in (".json", ".jsonl") and (key := _first_key(path)) is not None:
+        return Alpaca(path) if key == "instruction" else Conversations(path, image_folder)
     if (path / "problems.json").is_file():
         return ScienceQA(path, split, prompt_format, use_captions)
     if (path / COCO_FILE).is_file():
         return CocoCaptions(path, split)
     if (path / "metadata.jsonl").is_file() or (path / split / "metadata.jsonl").is_file():
         return ImageFolder(path, split=split if (path / split).is_dir() else None)
-    if has_hub_layout(path) or HUB_ID.fullmatch(name):
+    if has_hub_layout(path) or SCIENCEQA_ID.fullmatch(name):
         if use_captions:
             raise ValueError(f"{name}: ScienceQA on the Hub has no captions; use the benchmark's own files for them")
         return HubScienceQA(name, split, prompt_format)
     if any((path / task).is_dir() for task in MME_TASKS):
         return MME(path)
-    return ImageFolder(path, split=split if (path / split).is_dir() else None) if path.is_dir() else None
+    return None
 
 
 def _first_key(path: Path) -> str | None:

@@ -11,31 +11,41 @@ from typing import Any
 import torch
 
 from ..modeling.labels import NOT_SUPERVISED
+from .columns import sample_of
 from .sample import Sample, Shown, images_of, opened, processor_arguments
 
 
 class AdemVLCollator:
-    """Collates samples of any data set of this package, in any mixture of image, images, video and text alone.
+    """Collates rows of any data set, in any mixture of image, images, video and text alone.
 
-    Pass it as ``Trainer(data_collator=...)`` together with ``TrainingArguments(remove_unused_columns=False)``.
-    Otherwise ``Trainer`` removes every field of the samples before they arrive here.
+    Rows are samples of this package or rows of Hugging Face ``datasets``, whose columns ``sample_of`` recognises. Pass
+    the collator as ``Trainer(data_collator=...)`` together with ``TrainingArguments(remove_unused_columns=False)``.
+    Otherwise ``Trainer`` removes every column before the rows arrive here.
 
     Args:
         processor (Callable[..., Mapping[str, torch.Tensor]]): An ``AdemVLProcessor``. It is called with ``text``,
             ``suffix`` and the images, as ``processor_arguments`` returns them.
         max_length (int | None): The greatest length of a sequence in tokens, with the image prefix and the end of text.
             None means the limit of the tokenizer.
+        columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know, by what they are for:
+            ``{"image": "photo_file", "text": "description"}``.
     """
 
-    def __init__(self, processor: Callable[..., Mapping[str, torch.Tensor]], max_length: int | None = None) -> None:
+    def __init__(
+        self,
+        processor: Callable[..., Mapping[str, torch.Tensor]],
+        max_length: int | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
         self.processor = processor
         self.max_length = max_length
+        self.columns = columns
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows_of_data: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate B samples.
 
         Args:
-            samples (Sequence[Sample]): The B samples.
+            rows_of_data (Sequence[Mapping[str, Any]]): The B samples, or rows of a data set.
 
         Returns:
             The output of the processor. ``input_ids``, ``attention_mask`` and ``labels`` are [B, T]. With at most one
@@ -46,10 +56,11 @@ class AdemVLCollator:
             ValueError: A sample has no answer, is too long, or has an image that cannot be used. The message names
                 the sample by its id.
         """
-        if not samples:
+        if not rows_of_data:
             raise ValueError("no samples in the batch; give at least one")
-        for position, sample in enumerate(samples):
-            _check(sample, position)
+        samples = [sample_of(row, position, self.columns) for position, row in enumerate(rows_of_data)]
+        for sample in samples:
+            _check(sample)
         rows = [opened(images_of(sample), sample["id"]) for sample in samples]
         try:
             batch = self._encode(samples, rows)
@@ -90,13 +101,7 @@ class AdemVLCollator:
                 raise ValueError(f"sample {sample['id']!r}: {reason}") from error
 
 
-def _check(sample: Sample, position: int) -> None:
-    """Raise ValueError for a sample without the fields that are needed, or with an empty answer."""
-    for key in ("id", "prompt", "answer"):
-        if key not in sample:
-            raise ValueError(
-                f"sample {position} of the batch has no {key!r} but {sorted(sample)}; with Trainer, set "
-                "TrainingArguments(remove_unused_columns=False)"
-            )
+def _check(sample: Sample) -> None:
+    """Raise ValueError for a sample with an empty answer."""
     if not sample["answer"].strip():
         raise ValueError(f"sample {sample['id']!r}: its answer is empty, so it would train nothing; remove it")

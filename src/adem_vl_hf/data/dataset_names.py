@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 DRAWN = ("openmoji", "openmoji-names", "openmoji-scenes", "openmoji-videos", "openmoji-pairs")
-HUB_ID = re.compile(r"[\w.-]+/ScienceQA")  # the one data set that is read from the Hub
+SCIENCEQA_ID = re.compile(r"[\w.-]+/ScienceQA")  # on the Hub it has a layout of its own
+HUB_ID = re.compile(r"(?P<path>\w[\w.-]*/[\w.-]+)(:(?P<config>[\w.-]+))?")  # user/set or user/set:config
 
 
 def check_name(name: str) -> None:
@@ -30,7 +31,7 @@ def unknown_dataset(name: str) -> ValueError:
         The error to raise.
     """
     return ValueError(
-        f"no data set {name!r}: give {', '.join(DRAWN)}, a folder with metadata.jsonl, problems.json, "
-        "dataset_coco.json, MME's sub-tasks or ScienceQA's parquet files, or a .json file of conversations or "
-        "instructions"
+        f"no data set {name!r}: give {', '.join(DRAWN)}, a folder or file that datasets reads (images, parquet, CSV, "
+        "JSON, webdataset, save_to_disk), the folder of a benchmark (ScienceQA, COCO, MME), a .json file of "
+        "conversations or instructions, or the id of a data set on the Hub, user/set"
     )

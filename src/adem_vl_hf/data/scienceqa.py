@@ -236,15 +236,20 @@ class HubScienceQA(Dataset[Sample]):
 
 
 def has_hub_layout(folder: Path) -> bool:
-    """Tell whether a folder has parquet files where a data set on the Hub has them.
+    """Tell whether a folder has ScienceQA's parquet files where a data set on the Hub has them.
 
     Args:
         folder (Path): The folder, which need not exist.
 
     Returns:
-        Whether there are parquet files in the folder or in ``data`` below it.
+        Whether there are parquet files with the columns of its problems in the folder or in ``data`` below it.
     """
-    return any(folder.glob("data/*.parquet")) or any(folder.glob("*.parquet"))
+    first = next(iter(sorted((*folder.glob("data/*.parquet"), *folder.glob("*.parquet")))), None)
+    if first is None:
+        return False
+    import pyarrow.parquet
+
+    return {"choices", "answer", "question"} <= set(pyarrow.parquet.read_schema(first).names)
 
 
 def write_scienceqa(

@@ -1,0 +1,103 @@
+"""Opens whatever Hugging Face ``datasets`` reads: folders, files and ids of the Hub, whose rows become samples."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from .columns import SPELLINGS, sample_of
+from .dataset_names import HUB_ID
+from .media import resolve_image
+from .sample import Sample
+
+# the formats of single files, by their suffix
+BUILDERS = {
+    ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".tar": "webdataset",
+}  # fmt: skip
+
+
+class LibraryDataset(Dataset[Sample]):
+    """Gives the rows of a data set of the library ``datasets`` as samples.
+
+    Args:
+        rows (Any): The ``datasets.Dataset``.
+        folder (Path | None): Where the images are that a column names by their paths. None means that the rows hold
+            the images themselves.
+        columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
+
+    Raises:
+        ValueError: No column has a text to train on.
+    """
+
+    def __init__(self, rows: Any, folder: Path | None = None, columns: Mapping[str, str] | None = None) -> None:
+        self.rows, self.folder, self.columns = rows, folder, columns
+        # the class of an image folder is its text, where there is no other
+        label = rows.features.get("label")
+        texts = {*SPELLINGS["text"], *SPELLINGS["answer"], *SPELLINGS["completion"], *(columns or {}).values()}
+        named = hasattr(label, "int2str") and not texts & set(rows.column_names)
+        self.classes = [name.replace("_", " ") for name in label.names] if named else None
+        if len(rows):
+            self[0]  # an unknown column is said before a model is loaded
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        row = dict(self.rows[index])
+        if self.classes is not None:
+            row["text"] = self.classes[row.pop("label")]
+        sample = sample_of(row, index, self.columns)
+        if self.folder is not None and isinstance(sample["image"], str):
+            sample["image"] = resolve_image(self.folder, sample["image"])  # type: ignore[typeddict-item]
+        return sample
+
+
+def open_library_dataset(
+    name: str, split: str = "train", columns: Mapping[str, str] | None = None
+) -> LibraryDataset | None:
+    """Open a data set with ``datasets.load_dataset`` or ``load_from_disk``.
+
+    Args:
+        name (str): A folder that ``save_to_disk`` wrote, or one with parquet, CSV, JSON or tar files (webdataset) or
+            with images (with ``metadata.csv``, or in a folder per class); one file of these kinds; or the id of a data
+            set on the Hub, ``user/set`` or ``user/set:config``.
+        split (str): The split. A data set with one split alone is taken for it if the split is "train".
+        columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
+
+    Returns:
+        LibraryDataset | None: The data set, or None if the name is none of these.
+
+    Raises:
+        ImportError: The library is not installed.
+        ValueError: It cannot read the data set, or there is no such split.
+    """
+    path, hub = Path(name), HUB_ID.fullmatch(name)
+    if (not path.exists() and hub is None) or (path.is_file() and path.suffix not in BUILDERS):
+        return None
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"{name} needs the package datasets: pip install datasets") from error
+    try:
+        if path.is_file():
+            separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
+            found = datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), **separator)
+        elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            found = datasets.load_from_disk(str(path))
+        elif path.is_dir():
+            found = datasets.load_dataset(str(path))
+        else:
+            assert hub is not None  # see above
+            found = datasets.load_dataset(hub["path"], hub["config"])
+    except datasets.data_files.EmptyDatasetError:
+        return None
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        where = "the library datasets cannot read it" if path.exists() else "no such path, and not found on the Hub"
+        raise ValueError(f"{name}: {where} ({reason})") from error
+    if isinstance(found, dict):
+        if split not in found and not (split == "train" and len(found) == 1):
+            raise ValueError(f"{name}: no split {split!r}; it has {', '.join(found)}")
+        found = found[split] if split in found else next(iter(found.values()))
+    return LibraryDataset(found, path.parent if path.is_file() else path if path.is_dir() else None, columns)
