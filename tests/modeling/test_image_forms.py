@@ -55,15 +55,14 @@ def test_grey_arrays_are_grey_images():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (ARRAY.astype(np.int64), "an array of int64"),
-        (torch.randn(3, 8, 8), "outside 0 ... 1"),
-        (np.zeros((2, 8, 8, 3), dtype=np.uint8), "shape"),
-        ({"url": "x"}, "'bytes' or 'path'"),
-        ("data:image/png;base64,####", "not base64"),
-        ("data:text/html,hello", "a URL"),
-        ("https://example.org/a.png", "a URL"),
+        pytest.param(ARRAY.astype(np.int64), "an array of int64", id="integers"),
+        pytest.param(torch.full((3, 8, 8), -1.0), "outside 0 ... 1", id="normalised"),
+        pytest.param(np.zeros((2, 8, 8, 3), dtype=np.uint8), "shape", id="a batch"),
+        pytest.param({"url": "x"}, "'bytes' or 'path'", id="a dictionary"),
+        pytest.param("data:image/png;base64,####", "not base64", id="no base64"),
+        pytest.param("data:text/html,hello", "a URL", id="another data URL"),
+        pytest.param("https://example.org/a.png", "a URL", id="a URL"),
     ],
-    ids=str,
 )
 def test_what_is_no_image_is_an_error_that_says_so(source, message):
     with pytest.raises(ImageError, match=message):
