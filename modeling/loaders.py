@@ -293,8 +293,8 @@ class LoadersMixin(_Model):
         model, info = super().from_pretrained(
             name, *model_args, key_mapping=renamed, output_loading_info=True, **loading
         )
-        missing = sorted(info["missing_keys"])
-        if missing and name is not None and not loading.get("ignore_mismatched_sizes"):
+        missing = sorted(info["missing_keys"])  # for those who ask for the information to judge themselves
+        if missing and name is not None and not (with_info or loading.get("ignore_mismatched_sizes")):
             raise ValueError(
                 f"{name} lacks {len(missing)} weights of {cls.__name__}, such as {missing[:3]}, which would be drawn "
                 "at random: the file is cut short, or belongs to another configuration"

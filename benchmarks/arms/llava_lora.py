@@ -107,7 +107,8 @@ class _Layout:
     text_model_revision = vision_model_revision = None
 
     def __init__(self, config: LlavaConfig) -> None:
-        self.vision_config, self.image_token_id = config.vision_config, config.image_token_index
+        self.text_config, self.vision_config = config.text_config, config.vision_config
+        self.image_token_id = config.image_token_index
         self.image_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
 
 

@@ -163,7 +163,7 @@ def test_unusable_paths(tmp_path):
             path.write_bytes(content)
         assert refused(path, words).startswith(f"{path}: ")
     assert refused(tmp_path, "a directory, not an image file").startswith(f"{tmp_path}: ")
-    assert len(refused("A" * 100_000, "cannot be read", "AAA...")) < 1000
+    assert len(refused("A." * 50_000, "cannot be read", "A.A...")) < 1000
 
 
 def test_unusable_objects():
@@ -171,7 +171,8 @@ def test_unusable_objects():
     refused(b"abc", "image of 3 bytes", "not an image")
     refused(BytesIO(), "BytesIO object", "rewind")
     refused(StringIO("abc"), "opened with 'rb'")
-    refused(np.zeros((4, 4, 3), np.uint8), "ndarray", "PIL image")
+    refused(np.zeros((4, 4, 3), np.int64), "ndarray", "of uint8")
+    refused("data:image/png;base64,AAAA", "not an image")
     refused(Image.new("RGB", (0, 5)), "0 x 5 pixels")
     refused(Image.new("F", (2, 2)), "floating-point")
     for value in [70000, -1]:
@@ -179,7 +180,7 @@ def test_unusable_objects():
 
 
 @pytest.mark.parametrize(
-    "url", ["https://example.org/a.png", "HTTP://example.org/a", "file:///a.png", "data:image/png;base64,AAAA"]
+    "url", ["https://example.org/a.png", "HTTP://example.org/a", "file:///a.png", "data:text/plain,AAAA"]
 )
 def test_urls_are_refused(url):
     assert refused(url, "a URL", "download it first").startswith(url)

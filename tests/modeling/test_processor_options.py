@@ -27,9 +27,9 @@ def processor():
 def warnings(monkeypatch):
     """What the library's logger of the options says."""
     heard = []
-    from adem_vl_hf.modeling import processing_adem_vl
+    from adem_vl_hf.modeling import processor_options
 
-    monkeypatch.setattr(processing_adem_vl.logger, "warning_once", heard.append)
+    monkeypatch.setattr(processor_options.logger, "warning_once", heard.append)
     return heard
 
 

@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from closeness import assert_close, assert_equal
+from safetensors.torch import load_file, save_file
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
 
@@ -146,3 +147,15 @@ def test_generation_compiles_and_says_the_same(model, inputs):
     compiled.forward = torch.compile(compiled.forward, fullgraph=True, backend=backend)
     assert torch.equal(compiled.generate(**prompt, **STEPS, cache_implementation="static"), expected)
     assert graphs
+
+
+def test_a_weight_that_is_missing_is_an_error(model, tmp_path):
+    model.save_pretrained(tmp_path, save_base=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    gone = next(key for key in tensors if key.startswith("vision_tower."))
+    del tensors[gone]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights of .*drawn at random"):
+        type(model).from_pretrained(tmp_path)
+    _, info = type(model).from_pretrained(tmp_path, output_loading_info=True)  # who asks judges
+    assert set(info["missing_keys"]) == {gone}
