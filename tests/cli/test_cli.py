@@ -47,6 +47,34 @@ def output_of(capsys, *argv):
     return capsys.readouterr().out
 
 
+def test_a_used_folder_is_refused_and_overwritten_when_asked(bases, folder, tmp_path, capsys):
+    argv = ["train", *tiny.base_flags(bases), "--data", str(folder), "--output-dir", str(tmp_path), "--batch-size", "2",
+            "--max-steps", "2", "--projector-dim", "8", "--set", "use_cpu=true", "save_steps=1",
+            "logging_steps=1"]  # fmt: skip
+    assert main(argv) == 0
+    assert main(argv) == 2
+    assert "holds a run already (checkpoint-1): add --resume" in capsys.readouterr().err
+    argv[argv.index("2", argv.index("--max-steps"))] = "1"
+    assert main([*argv, "--overwrite"]) == 0
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert set(steps) == {1}
+
+
+def test_a_run_begins_with_a_trained_adapter_and_evaluates(trained, folder, tmp_path, capsys):
+    argv = ["train", "--from-checkpoint", str(trained), "--data", str(folder), "--eval-data", str(folder),
+            "--eval-steps", "1", "--output-dir", str(tmp_path / "on"), "--batch-size", "2", "--max-steps", "2",
+            "--learning-rate", "1e-9", "--set", "use_cpu=true"]  # fmt: skip
+    assert main(argv) == 0
+    logged = [json.loads(line) for line in (tmp_path / "on" / "log.jsonl").read_text().splitlines()]
+    assert sum("eval_loss" in entry for entry in logged) == 2
+    before, after = (load_file(place / "model.safetensors") for place in (trained, tmp_path / "on"))
+    assert before.keys() == after.keys()
+    assert all((after[key] - tensor).abs().max() < 1e-6 for key, tensor in before.items())
+    assert main([*argv, "--projector-dim", "16"]) == 2
+    assert "--from-checkpoint brings projector_dim" in capsys.readouterr().err
+
+
 def test_training_leaves_a_checkpoint_with_its_settings(trained, bases, folder):
     config = AdemVLConfig.from_pretrained(trained)
     assert (config.visual_token_counts, config.projector_dim, config.drop_ratio) == ([4, 1], 8, 0.25)

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=tuple(PAPERS), default="adem_vl",
                         help="adem_vl (smallest, fastest) or evlm (gated cross-attention)")  # fmt: skip
     add_bases(parser, required=False)
+    parser.add_argument("--from-checkpoint", help="begin with the adapter of this checkpoint, a folder or a Hub id")
     parser.add_argument("--data", nargs="+", default=["openmoji"],
                         help=f"{', '.join(DRAWN)}; a folder of images with metadata.jsonl, metadata.csv or a folder "
                              "per class; parquet, CSV, JSON or tar files (webdataset); what save_to_disk wrote; a "
                              "folder of ScienceQA or of COCO; a .json file of LLaVA-style conversations or of Alpaca's "
                              "instructions; user/set or user/set:config on the Hub; several are mixed")  # fmt: skip
     add_columns(parser)
+    parser.add_argument("--eval-data", nargs="+", default=[], help="data as for --data; their loss is logged")
+    parser.add_argument("--eval-steps", type=positive, help="steps between two evaluations (default: a tenth of all)")
     parser.add_argument("--image-folder", help="where the conversations' pictures are")
     add_scienceqa(parser)
     parser.add_argument("--train-size", type=positive, help="number of samples drawn from the OpenMoji data sets")
@@ -54,7 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="of the frozen models (default: the fastest here)")  # fmt: skip
     add_bits(parser)
     parser.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2 (default: the fastest here)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    again.add_argument(
+        "--overwrite", action="store_true", help="delete the run that the output folder holds, and begin anew"
+    )
     parser.add_argument("--set", nargs="+", type=key_value, default=[], metavar="KEY=VALUE",
                         help="any other TrainingArguments field, e.g. save_steps=100 logging_steps=10")  # fmt: skip
     add_config_flags(parser)
@@ -72,14 +80,28 @@ def check(args: argparse.Namespace) -> None:
     config_fields(args, args.model)
     if args.output_dir.is_file():
         raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
-    for name in args.data:
+    if not (args.resume or args.overwrite) and (used := _files_of_a_run(args.output_dir)):
+        raise ValueError(
+            f"--output-dir {args.output_dir} holds a run already ({used[0].name}): add --resume to go on with it or "
+            "--overwrite to replace it, or name another folder"
+        )
+    for name in (*args.data, *args.eval_data):
         check_name(name)
+    if args.eval_steps and not args.eval_data:
+        raise ValueError("--eval-steps needs --eval-data, the data to evaluate on")
+    if args.from_checkpoint and (given := [*config_fields(args, args.model)]):
+        raise ValueError(f"--from-checkpoint brings {given[0]}; leave the flag out, or train a new adapter")
     check_there("--image-folder", args.image_folder and Path(args.image_folder))
     check_there("the language model", args.language_model)
     check_there("the vision tower", args.vision_tower)
     for key, _ in args.set:
         if key in FLAG_OF_FIELD:
             raise ValueError(f"--set {key}: use {FLAG_OF_FIELD[key]}")
+
+
+def _files_of_a_run(folder: Path) -> list[Path]:
+    """List what an earlier run has left in its output folder."""
+    return [path for name in ("checkpoint-*", "log.jsonl", "training.json") for path in sorted(folder.glob(name))]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -93,40 +115,39 @@ def run(args: argparse.Namespace) -> None:
 
     from ..data import open_dataset
     from ..hub.model_card import write_model_card
-    from ..loading import build_model, loading_arguments
+    from ..loading import build_model, load_checkpoint, loading_arguments
     from ..training import build_trainer, fastest_setting, train, training_arguments
 
     _check_set(dict(args.set))
-    parts = [
-        open_dataset(
-            name,
-            "train",
-            args.train_size,
-            args.seed,
-            args.image_folder,
-            args.prompt_format,
-            args.use_captions,
-            dict(args.columns),
-        )
-        for name in args.data
-    ]
-    dataset = parts[0] if len(parts) == 1 else ConcatDataset(parts)
+
+    def joined(names: list[str]) -> Any:
+        options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns))
+        parts = [open_dataset(name, "train", args.train_size, args.seed, *options) for name in names]
+        return parts[0] if len(parts) == 1 else ConcatDataset(parts)
+
+    dataset = joined(args.data)
+    held_out = joined(args.eval_data) if args.eval_data else None
     setting = fastest_setting()
     setting |= {"dtype": args.dtype} if args.dtype else {}
     setting |= {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     setting |= loading_arguments(args.bits, setting["dtype"])
     set_seed(args.seed)
-    model, processor = build_model(
-        args.language_model,
-        args.vision_tower,
-        args.model,
-        text_model_revision=args.language_model_revision,
-        text_model_subfolder=args.language_model_subfolder,
-        vision_model_revision=args.vision_tower_revision,
-        vision_model_subfolder=args.vision_tower_subfolder,
-        **setting,
-        **config_fields(args, args.model),
-    )
+    if args.from_checkpoint:
+        bases = {"text_model_name_or_path": args.language_model, "vision_model_name_or_path": args.vision_tower}
+        moved = {field: name for field, name in bases.items() if name != "embedded"}
+        model, processor = load_checkpoint(args.from_checkpoint, **moved, **setting)
+    else:
+        model, processor = build_model(
+            args.language_model,
+            args.vision_tower,
+            args.model,
+            text_model_revision=args.language_model_revision,
+            text_model_subfolder=args.language_model_subfolder,
+            vision_model_revision=args.vision_tower_revision,
+            vision_model_subfolder=args.vision_tower_subfolder,
+            **setting,
+            **config_fields(args, args.model),
+        )
     arguments = training_arguments(
         args.output_dir,
         samples=len(dataset),  # type: ignore[arg-type]
@@ -135,13 +156,23 @@ def run(args: argparse.Namespace) -> None:
         max_steps=args.max_steps,
         learning_rate=args.learning_rate,
         seed=args.seed,
-        **{**CLIPPING[args.model], **dict(args.set)},
+        **{**CLIPPING[model.config.model_type], **_evaluation(args), **dict(args.set)},
     )
-    trainer = build_trainer(model, processor, dataset, arguments, args.max_length)
+    trainer = build_trainer(model, processor, dataset, arguments, args.max_length, eval_dataset=held_out)
+    if args.overwrite and trainer.is_world_process_zero():
+        for path in _files_of_a_run(args.output_dir):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     facts = train(trainer, processor, args.resume)
     if trainer.is_world_process_zero():
         write_model_card(args.output_dir, data=args.data)
         print(f"trained {facts['trained_numbers']:,} numbers in {facts['seconds']} s; saved in {args.output_dir}")
+
+
+def _evaluation(args: argparse.Namespace) -> dict[str, Any]:
+    """The training arguments that evaluate between steps."""
+    if not args.eval_data:
+        return {}
+    return {"eval_strategy": "steps", "eval_steps": args.eval_steps or 0.1}  # less than 1: a part of all steps
 
 
 def _check_set(values: dict[str, Any]) -> None:
