@@ -173,7 +173,9 @@ def test_what_type_checkers_read_is_what_a_package_exports(package):
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("order", [pytest.param(o, marks=[pytest.mark.slow] if "last" in o else []) for o in ORDERS])
+@pytest.mark.parametrize(
+    "order", [pytest.param(o, marks=[] if o == "the package first" else [pytest.mark.slow]) for o in ORDERS]
+)
 def test_checkpoints_load_by_the_auto_classes(checkpoints, order):
     found = json.loads(run(ORDERS[order] + LOAD, " ".join(AUTO_MODELS), *checkpoints.values()))
     for arch in architectures.BOTH:

@@ -71,6 +71,7 @@ def test_a_run_begins_with_a_trained_adapter_and_evaluates(trained, folder, tmp_
     before, after = (load_file(place / "model.safetensors") for place in (trained, tmp_path / "on"))
     assert before.keys() == after.keys()
     assert all((after[key] - tensor).abs().max() < 1e-6 for key, tensor in before.items())
+    argv[argv.index("--output-dir") + 1] = str(tmp_path / "another")
     assert main([*argv, "--projector-dim", "16"]) == 2
     assert "--from-checkpoint brings projector_dim" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """generate() with a compiled forward pass and a static cache: one graph, and the same answers."""
 
 import architectures
+import pytest
 import tiny
 import torch
 from transformers import CompileConfig
@@ -8,6 +9,7 @@ from transformers import CompileConfig
 STEPS = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
 
+@pytest.mark.slow  # the test below compiles the steps of both models in `make test`
 @architectures.each_family()
 def test_compiled_steps_answer_the_same(bases, arch):
     model, graphs = arch.build(bases), []
