@@ -299,6 +299,9 @@ class LoadersMixin(_Model):
                 f"{name} lacks {len(missing)} weights of {cls.__name__}, such as {missing[:3]}, which would be drawn "
                 "at random: the file is cut short, or belongs to another configuration"
             )
+        if conversions := getattr(model, "_weight_conversions", None):  # which would be reversed in saving
+            of_tower = tower_key_mapping().keys()
+            model._weight_conversions = [one for one in conversions if not of_tower & {*one.source_patterns}]
         # Transformers 5 puts tensors of its own in place of the frozen ones
         keep_in_memory(model)
         model._freeze_bases()

@@ -39,9 +39,9 @@ def tower_key_mapping() -> dict[str, str]:
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     with torch.device("meta"):
         parts = dict(CLIPVisionModel(CLIPVisionConfig(**sizes)).named_children())
-    return (
-        {r"^vision_tower\.(?!vision_model\.|visual\.)": "vision_tower.vision_model."} if "vision_model" in parts else {}
-    )
+    # without backslashes: Transformers 5.0 makes names of the pattern when the model is saved
+    renamed = {"^vision_tower.(?!vision_model|visual)": "vision_tower.vision_model."}
+    return renamed if "vision_model" in parts else {}
 
 
 def need_open_clip() -> ModuleType:
