@@ -112,6 +112,32 @@ def take(names: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name in names if (value := given.pop(name, None)) is not None}
 
 
+def all_hub_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick the Hub arguments, for both bases and for one alone, from among others.
+
+    Args:
+        given (Mapping[str, Any]): the arguments of a loader, which stay as they are.
+
+    Returns:
+        Those that say how files are fetched.
+    """
+    return {name: value for name, value in given.items() if name in (*HUB_ARGUMENTS, *HUB_ARGUMENTS_OF_A_BASE)}
+
+
+def recorded_place(base: str, config: Any) -> dict[str, Any]:
+    """Read where a base lies in its folder or repository from the configuration of a model.
+
+    Args:
+        base (str): ``"text_model"`` or ``"vision_model"``.
+        config (Any): the configuration.
+
+    Returns:
+        ``revision`` and ``subfolder``, each where it is recorded.
+    """
+    places = {name: getattr(config, f"{base}_{name}", None) for name in ("revision", "subfolder")}
+    return {name: place for name, place in places.items() if place}
+
+
 def hub_arguments_of(base: str, given: Mapping[str, Any], names: Iterable[str] = HUB_ARGUMENTS) -> dict[str, Any]:
     """The Hub arguments for one of the two bases.
 

@@ -164,8 +164,9 @@ def pinned_revision(name: str | None, hub: dict[str, Any]) -> str | None:
         return asked
     where, file = split_gguf(name.removeprefix(HF_HUB))
     file = file or (OPEN_CLIP_CONFIG if name.startswith(HF_HUB) else "config.json")
-    try:  # the base was loaded a moment ago, so the file is in the cache
-        return extract_commit_hash(cached_file(where, file, **{**hub, "force_download": False}), None) or asked
+    from_cache = {**hub, "force_download": False, "local_files_only": True}  # the base was loaded a moment ago
+    try:
+        return extract_commit_hash(cached_file(where, file, **from_cache), None) or asked
     except (OSError, ValueError):  # a name of open_clip's own list
         return asked
 

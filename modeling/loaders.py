@@ -32,6 +32,7 @@ from .arguments import (
     loading_arguments,
     named_parameters,
     one_dtype,
+    recorded_place,
     refuse_unknown,
     take,
 )
@@ -239,14 +240,14 @@ class LoadersMixin(_Model):
             check_loaded("language model", of_text)
         else:
             path = _resolve(config.text_model_name_or_path, name)
-            place = _given({"revision": config.text_model_revision, "subfolder": config.text_model_subfolder})
+            place = recorded_place("text_model", config)
             hub_of_text = hub_arguments_of("text_model", hub, FETCHING) | place | take(HUB_ARGUMENTS, of_text)
             language_model = load_language_model(path, **shared, **attention["text_config"], **hub_of_text, **of_text)
         if vision_tower is not None:
             check_loaded("vision tower", of_vision)
         else:
             path = _resolve(config.vision_model_name_or_path, name)
-            place = _given({"revision": config.vision_model_revision, "subfolder": config.vision_model_subfolder})
+            place = recorded_place("vision_model", config)
             hub_of_vision = hub_arguments_of("vision_model", hub, FETCHING) | place | take(HUB_ARGUMENTS, of_vision)
             vision_tower = load_vision_tower(
                 path, config.vision_backend, **shared, **attention["vision_config"], **hub_of_vision, **of_vision

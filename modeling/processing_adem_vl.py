@@ -19,7 +19,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from .arguments import HUB_ARGUMENTS, HUB_ARGUMENTS_OF_A_BASE, hub_arguments_of, refuse_unknown
+from .arguments import HUB_ARGUMENTS, HUB_ARGUMENTS_OF_A_BASE, hub_arguments_of, recorded_place, refuse_unknown
 from .images import IMAGE_MARK, ImageSource
 from .labels import NOT_SUPERVISED
 from .processor_options import sort_options
@@ -152,9 +152,7 @@ class AdemVLProcessor(ProcessorMixin):
         where = f"{cls.__name__}.from_base_pretrained"
         refuse_unknown(where, hub, (*HUB_ARGUMENTS, *HUB_ARGUMENTS_OF_A_BASE))
         of_text, of_vision = (
-            {name: value for name in ("revision", "subfolder") if (value := getattr(config, f"{base}_{name}", None))}
-            | hub_arguments_of(base, hub)
-            for base in ("text_model", "vision_model")
+            recorded_place(base, config) | hub_arguments_of(base, hub) for base in ("text_model", "vision_model")
         )
         tokenizer = load_tokenizer(language_model, **of_text)
         keep_inside(tokenizer, config.text_config.vocab_size)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, CLIPVisionConfig
 
 from .counting import count_trained
 from .embedded.smollm2 import LANGUAGE_MODEL_ID, resolve_language_model
-from .modeling.arguments import HUB_ARGUMENTS, HUB_ARGUMENTS_OF_A_BASE, hub_arguments_of
+from .modeling.arguments import all_hub_arguments, hub_arguments_of
 from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
@@ -128,7 +128,7 @@ def build_model(
         raise ValueError(f"kind is {kind!r}; this package has {' and '.join(MODELS)}")
     text, vision = resolve_language_model(language_model), resolve_vision_tower(vision_tower)
     model_class, processor_class = MODELS[kind]
-    hub = {name: value for name, value in kwargs.items() if name in (*HUB_ARGUMENTS, *HUB_ARGUMENTS_OF_A_BASE)}
+    hub = all_hub_arguments(kwargs)
     _check_fields(model_class.config_class, text, vision, kwargs, hub)
     model = model_class.from_base_pretrained(text, vision, **kwargs)
     return model, processor_class.from_base_pretrained(

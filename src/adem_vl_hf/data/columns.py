@@ -19,6 +19,13 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "id": ("id", "__key__"),
 }
 
+# what asks, what answers, and the prompt where nothing asks; the first that a row has counts
+ASKED: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
+    ("prompt", ("completion", "answer"), None),
+    ("question", ("answer",), None),
+    ("prompt", ("text", "answer"), CAPTION_PROMPT),
+)
+
 
 def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] | None = None) -> Sample:
     """Make a sample of a row of any data set.
@@ -54,13 +61,11 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
         places = [columns[role]] if role in columns else names
         found[role] = next((row[place] for place in places if row.get(place) is not None), None)
     name = str(position if found["id"] is None else found["id"])
-    if found["prompt"] is not None and (found["completion"] is not None or found["answer"] is not None):
-        prompt, said = found["prompt"], found["completion"] if found["completion"] is not None else found["answer"]
-    elif found["question"] is not None and found["answer"] is not None:
-        prompt, said = found["question"], found["answer"]
-    elif found["text"] is not None or found["answer"] is not None:
-        prompt = CAPTION_PROMPT if found["prompt"] is None else found["prompt"]
-        said = found["text"] if found["text"] is not None else found["answer"]
+    for question, answers, otherwise in ASKED:
+        prompt = found[question] if found[question] is not None else otherwise
+        said = next((found[role] for role in answers if found[role] is not None), None)
+        if prompt is not None and said is not None:
+            break
     else:
         known = "; ".join(f"{role}: {', '.join(names)}" for role, names in SPELLINGS.items())
         raise ValueError(

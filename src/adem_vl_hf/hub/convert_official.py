@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import CLIPImageProcessor
 
-from ..modeling.arguments import HUB_ARGUMENTS, HUB_ARGUMENTS_OF_A_BASE
+from ..modeling.arguments import all_hub_arguments
 from ..modeling.configuration_adem_vl import AdemVLConfig
 from ..modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from ..modeling.processing_adem_vl import AdemVLProcessor
@@ -128,14 +128,15 @@ def convert_official(
     model.save_pretrained(output)
     numbers = sum(tensor.numel() for tensor in wanted.values())
     report = ConversionReport(output, len(wanted), numbers, dropped, sorted(others))
-    hub = {name: given for name, given in config_fields.items() if name in (*HUB_ARGUMENTS, *HUB_ARGUMENTS_OF_A_BASE)}
     used = {name: getattr(model.config, name) for name in recorded}
     if recorded:
         report.notes.append(f"settings recorded in the file: {recorded}")
     for name, value in recorded.items():
         if used[name] != value:
             report.notes.append(f"note: {name} is {used[name]} as given, but the file was trained with {value}")
-    report.notes.append(_save_processor(model.config, output, getattr(settings, "dataset", None), hub))
+    report.notes.append(
+        _save_processor(model.config, output, getattr(settings, "dataset", None), all_hub_arguments(config_fields))
+    )
     return report
 
 
