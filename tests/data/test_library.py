@@ -148,6 +148,7 @@ VQA = [{"answer": "two", "answer_id": 1}, {"answer": "2"}, {"answer": "two"}]
     ("row", "prompt", "answer", "references"),
     [
         ({"caption": "a cat"}, "a picture of", " a cat", ["a cat"]),
+        ({"caption": "a cat", "kind": "animal"}, "a picture of", " a cat", ["a cat"]),
         ({"captions": ["a cat", "one cat"]}, "a picture of", " a cat", ["a cat", "one cat"]),
         ({"question": "how many?", "answers": VQA}, "how many?", " two", ["two", "2"]),
         ({"question": "how many?", "answer": "two"}, "how many?", " two", ["two"]),

@@ -33,7 +33,7 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
     A row is recognised by its columns: a text or caption (or a list of captions) of an image; a question with an answer
     or a list of answers, as VQA has them; or a prompt with a completion or answer. Of several answers, the commonest is
     trained and all are references. An answer gets the space that separates it from its prompt, unless it begins with
-    one. A sample of this package, which has a ``kind``, stays as it is.
+    one. A sample of this package, which has a prompt, an answer and a ``kind``, stays as it is.
 
     Args:
         row (Mapping[str, Any]): The row.
@@ -48,7 +48,7 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
         ValueError: A named column is not there, there is no text to train on, or an answer is no text. The message
             lists the columns found and the names that are known.
     """
-    if "kind" in row:
+    if {"kind", "prompt", "answer"} <= row.keys():
         return row | {"id": str(row.get("id", position))}  # type: ignore[operator,return-value]
     columns = columns or {}
     for role, name in columns.items():
