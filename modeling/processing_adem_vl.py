@@ -1,11 +1,12 @@
 """Defines ADEM-VL's processor, which turns text, images and videos into model inputs, with labels for given answers.
 
 ``processor_options`` sorts the options of a call, ``processor_parts`` loads the tokenizer and the image processor,
-``row_layout`` builds the tokens of a row, and ``images`` and ``videos`` open what the row shows.
+``chat_rows`` renders chats and finds the answers in them, ``row_layout`` builds the tokens of a row, and ``images`` and
+``videos`` open what the row shows.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ from transformers import (
 )
 
 from .arguments import HUB_ARGUMENTS, HUB_ARGUMENTS_OF_A_BASE, hub_arguments_of, recorded_place, refuse_unknown
-from .images import IMAGE_MARK, ImageSource
+from .chat_rows import FLATTEN_CONTENT, INSTRUCTION_TEMPLATE, Message, chat_passage, flatten_content, in_parts
+from .images import ImageSource
 from .labels import NOT_SUPERVISED
 from .processor_options import sort_options
 from .processor_parts import (
@@ -31,43 +33,14 @@ from .processor_parts import (
     load_tokenizer,
     tidy_saved_tokenizer,
 )
-from .row_layout import Row, RowLayout
-from .videos import VIDEO_MARK, Video, pair_with_rows, pixel_inputs
+from .row_layout import NO_TEXT, Passage, Row, RowLayout
+from .videos import Video, pair_with_rows, pixel_inputs
 
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
     from .bases import base_name  # noqa: F401
     from .image_forms import plain_form  # noqa: F401
     from .quantization import split_gguf  # noqa: F401
     from .vision import tower_blocks  # noqa: F401
-
-# A Jinja template that turns the content lists of multimodal chats into text with marks. It is put before the
-# tokenizer's own chat template, which then sees plain text.
-FLATTEN_CONTENT = (
-    "{%- set flat = namespace(messages=[]) -%}{%- for message in messages -%}"
-    "{%- if message['content'] is string -%}{%- set text = message['content'] -%}{%- else -%}{%- set text -%}"
-    "{%- for part in message['content'] -%}{%- if part['type'] == 'image' -%}"
-    + IMAGE_MARK
-    + "{%- elif part['type'] == 'video' -%}"
-    + VIDEO_MARK
-    + "{%- elif part['type'] == 'text' -%}"
-    "{{ part['text'] }}{%- endif -%}{%- endfor -%}{%- endset -%}{%- endif -%}"
-    "{%- set flat.messages = flat.messages + [dict(message, content=text)] -%}{%- endfor -%}"
-    "{%- set messages = flat.messages -%}"
-)
-
-
-def flatten_content(template: str | dict[str, str]) -> str | dict[str, str]:
-    """Extend a tokenizer's chat template to messages whose content is a list of texts, images and videos.
-
-    Args:
-        template (str | dict[str, str]): The chat template in Jinja, or several by name.
-
-    Returns:
-        str | dict[str, str]: The same with ``FLATTEN_CONTENT`` before each.
-    """
-    if isinstance(template, dict):
-        return {name: FLATTEN_CONTENT + one for name, one in template.items()}
-    return FLATTEN_CONTENT + template
 
 
 class AdemVLProcessor(ProcessorMixin):
@@ -190,6 +163,9 @@ class AdemVLProcessor(ProcessorMixin):
     ) -> Any:
         """Turn a chat, or a list of chats, into text or model inputs, as Transformers' method of this name does.
 
+        Without a chat template, each turn has the form of ADEM-VL's instructions (``INSTRUCTION_TEMPLATE``), in which
+        chats are trained then, too.
+
         Token ids without other model inputs are lists, unless ``return_tensors`` is given. This is so in all of
         Transformers; its method would return the tensors that this processor makes by default.
 
@@ -204,6 +180,11 @@ class AdemVLProcessor(ProcessorMixin):
             Any: A text or a list of texts. With ``tokenize=True``, token ids as lists, or with ``return_dict=True``
             what ``__call__`` returns.
         """
+        given = args[0] if args else kwargs.get("chat_template")
+        if given is None and self.chat_template is None:
+            given = kwargs["chat_template"] = INSTRUCTION_TEMPLATE
+        if kwargs.get("tokenize") and FLATTEN_CONTENT in str(given or self.chat_template):
+            conversation = in_parts(conversation)
         out = super().apply_chat_template(conversation, *args, **kwargs)
         return_tensors = {**kwargs, **(kwargs.get("processor_kwargs") or {})}.get("return_tensors", "auto")
         return out.tolist() if isinstance(out, torch.Tensor) and return_tensors in (None, "auto") else out
@@ -222,8 +203,8 @@ class AdemVLProcessor(ProcessorMixin):
     def __call__(
         self,
         images: ImageSource | Sequence[ImageSource | Sequence[ImageSource] | None] | None = None,
-        text: str | Sequence[str] | None = None,
-        suffix: str | Sequence[str] | None = None,
+        text: str | Sequence[str | Sequence[str] | Sequence[Message]] | None = None,
+        suffix: str | Sequence[str | Sequence[str] | None] | None = None,
         videos: Video | Sequence[Video | Sequence[Video] | None] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
@@ -233,11 +214,15 @@ class AdemVLProcessor(ProcessorMixin):
             images (ImageSource | Sequence[ImageSource | Sequence[ImageSource] | None] | None): One image (a PIL image,
                 a path or bytes), or one entry per row: an image, a list of images, or None. For a single row, a list of
                 images is enough.
-            text (str | Sequence[str] | None): One prompt or B of them. A prompt has as many ``<image>`` marks as its
-                row has images (``image_token`` is such a mark, too) and as many ``<video>`` marks as videos. Without
-                any mark of the kind, they stand before the text.
-            suffix (str | Sequence[str] | None): The answers. They add ``labels`` and the end of sequence. ``text`` and
-                ``suffix`` are tokenised as one text, which has no space between the two unless you write one.
+            text (str | Sequence[str | Sequence[str] | Sequence[Message]] | None): One prompt or B rows. A row is a
+                prompt; a list of prompts, which are the questions of one row; or a chat, a list of messages with a
+                "role" and a "content". A row has as many ``<image>`` marks as images (``image_token`` is such a mark,
+                too) and as many ``<video>`` marks as videos. Without any mark of the kind, they stand before the text.
+            suffix (str | Sequence[str | Sequence[str] | None] | None): The answers. They add ``labels``. A prompt and
+                its answer are tokenised as one text, which has no space between the two unless you write one, and the
+                end of sequence follows. A list of prompts needs a list of as many answers. An answer to a chat is
+                rendered as its next message; without one (None), all answers of a chat that ends with an answer are
+                supervised, each with the end of its turn.
             videos (Video | Sequence[Video | Sequence[Video] | None] | None): One entry per row: a video, a list of
                 videos, or None. For a single row, the video itself is enough. A video is a list of frames, an array
                 [frames, H, W, 3], or the path of an animated image, a folder of frames or a video file.
@@ -270,25 +255,28 @@ class AdemVLProcessor(ProcessorMixin):
         if text is None:
             raise ValueError("text is missing: give one prompt per image")
         texts = [text] if isinstance(text, str) else list(text)
-        answers = [None] * len(texts) if suffix is None else [suffix] if isinstance(suffix, str) else list(suffix)
+        answers: list[Any] = [suffix] if isinstance(suffix, str) else list(suffix or [])
+        answers = [None] * len(texts) if suffix is None else answers
         if len(answers) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(answers)} answers do not pair up; give one of each per row")
         shown = pair_with_rows(images, videos, len(texts), video_options.get("num_frames"))
         layout = RowLayout(self.tokenizer, self.image_token, self.image_tokens)
         limit = options["max_length"] or self.tokenizer.model_max_length
         rows = []
-        for number, (prompt, of_row, answer) in enumerate(zip(texts, shown, answers, strict=True)):
+        for number, (asked, of_row, answer) in enumerate(zip(texts, shown, answers, strict=True)):
+            passages = self._passages(number, asked, answer)
             frames = [len(video) for video in of_row.videos]
-            row = layout.encode(number, prompt, len(of_row.images), frames, answer, options["add_special_tokens"])
+            row = layout.encode(number, passages, len(of_row.images), frames, options["add_special_tokens"])
             if len(row) > limit:
                 raise ValueError(
-                    f"sample {number}: {len(row.prompt)} tokens of prompt and {len(row.answer)} of answer exceed the "
-                    f"window of {limit}; shorten the text or raise max_length (nothing is cut silently)"
+                    f"sample {number}: {len(row) - row.supervised} tokens of prompt and {row.supervised} of answer "
+                    f"exceed the window of {limit}; shorten the text or raise max_length (nothing is cut silently)"
                 )
             rows.append(row)
-        side = options["padding_side"] or ("left" if suffix is None else "right")
+        with_labels = suffix is not None or any(row.supervised for row in rows)
+        side = options["padding_side"] or ("right" if with_labels else "left")
         shortest = (options["padded_length"] or 0) if options["padding"] == "max_length" else 0
-        data = self._pad(rows, side, suffix is not None, shortest, options["pad_to_multiple_of"] or 1)
+        data = self._pad(rows, side, with_labels, shortest, options["pad_to_multiple_of"] or 1)
         if not options["return_offsets_mapping"]:
             data.pop("offset_mapping")
         in_order = [of_row.in_order(row.order) for of_row, row in zip(shown, rows, strict=True)]
@@ -296,6 +284,22 @@ class AdemVLProcessor(ProcessorMixin):
         data |= self._more_inputs(rows)
         return_tensors = options["return_tensors"]
         return BatchFeature(data, tensor_type=None if return_tensors == "pt" else return_tensors)
+
+    def _passages(self, number: int, asked: Any, answer: Any) -> list[Passage]:
+        """Turn a row of ``text`` and of ``suffix`` into the texts that are tokenised."""
+        if isinstance(asked, str):
+            return [Passage.of(asked, answer)]
+        if len(asked) and all(isinstance(message, Mapping) for message in asked):
+            try:
+                return [chat_passage(asked, answer, self.chat_template, self.tokenizer)]
+            except ValueError as error:
+                raise ValueError(f"sample {number}: {error}") from error
+        answers = [None] * len(asked) if answer is None else answer
+        if not len(asked) or isinstance(answers, str) or len(answers) != len(asked):
+            raise ValueError(
+                f"sample {number}: {len(asked)} prompts and the answers {answer!r}; give one for each, in a list"
+            )
+        return [Passage.of(*pair) for pair in zip(asked, answers, strict=True)]
 
     def _more_inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         """Make model inputs that a subclass has beside those of ADEM-VL."""
@@ -309,13 +313,13 @@ class AdemVLProcessor(ProcessorMixin):
         data: dict[str, list] = {"input_ids": [], "attention_mask": []} | ({"labels": []} if with_labels else {})
         mapping = []
         for row in rows:
-            ids, answer, offsets, room = row.prompt, row.answer, row.offsets, longest - len(row)
+            room = longest - len(row)
             before, after = (room, 0) if side == "left" else (0, room)
-            data["input_ids"].append([pad] * before + ids + answer + [pad] * after)
-            data["attention_mask"].append([0] * before + [1] * (longest - room) + [0] * after)
-            mapping.append([(0, 0)] * before + offsets + [(0, 0)] * (len(answer) + after))
+            data["input_ids"].append([pad] * before + row.ids + [pad] * after)
+            data["attention_mask"].append([0] * before + [1] * len(row) + [0] * after)
+            mapping.append([NO_TEXT] * before + row.offsets + [NO_TEXT] * after)
             if with_labels:
-                data["labels"].append([NOT_SUPERVISED] * (before + len(ids)) + answer + [NOT_SUPERVISED] * after)
+                data["labels"].append([NOT_SUPERVISED] * before + row.labels + [NOT_SUPERVISED] * after)
         return {name: torch.tensor(values) for name, values in data.items()} | {"offset_mapping": mapping}
 
 

@@ -20,6 +20,7 @@ from transformers import AutoConfig
 
 from adem_vl_hf.modeling.configuration_base import FrozenBasesConfig
 from adem_vl_hf.modeling.image_inputs import ImageRows
+from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLCausalLMOutputWithPast
 from adem_vl_hf.modeling.modeling_base import FrozenBasesForConditionalGeneration
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
@@ -73,7 +74,8 @@ class LavinProcessor(AdemVLProcessor):
 
     def _pad(self, rows, *args):
         for row in rows:
-            row.prompt.insert(0, self.image_token_id)
+            row.ids.insert(0, self.image_token_id)
+            row.labels.insert(0, NOT_SUPERVISED)
             row.offsets.insert(0, (0, 0))
         return super()._pad(rows, *args)
 

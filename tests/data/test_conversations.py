@@ -1,4 +1,4 @@
-"""Conversations: every reply becomes one sample without history, and every bad entry is named."""
+"""Conversations: one sample each or one for every reply without history, and every bad entry is named."""
 
 import json
 
@@ -39,7 +39,7 @@ ENTRIES = [
 
 
 def test_every_reply_is_a_sample_without_history(image_folder):
-    dataset = Conversations(write(image_folder, ENTRIES), image_folder)
+    dataset = Conversations(write(image_folder, ENTRIES), image_folder, each_turn_alone=True)
     samples = [dataset[i] for i in range(len(dataset))]
     assert [sample["id"] for sample in samples] == ["7/0", "7/1", "8/0", "7@2/0", "3/0"]
     assert [sample["prompt"] + sample["answer"] for sample in samples] == [
@@ -55,20 +55,54 @@ def test_every_reply_is_a_sample_without_history(image_folder):
     assert samples[1]["prompt"].endswith("\nResponse:")
 
 
+def test_a_conversation_is_one_sample(image_folder):
+    entries = [
+        {
+            **ENTRIES[0],
+            "conversations": [*turns("<image>\nWhat colour?", " Red. ", "Why?", "It is\npaint."), turns("?")[0]],
+        }
+    ]
+    dataset = Conversations(write(image_folder, [*entries, *ENTRIES[1:]]), image_folder)
+    samples = [dataset[i] for i in range(len(dataset))]
+    assert [sample["id"] for sample in samples] == ["7", "8", "7@2", "3"]
+    assert [dataset.number_of_turns(i) for i in range(4)] == [2, 1, 1, 1]
+    assert [(turn["role"], turn["content"]) for turn in samples[0]["messages"]] == [
+        ("user", "<image>\nWhat colour?"), ("assistant", "Red."), ("user", "Why?"), ("assistant", "It is\npaint."),
+    ]  # fmt: skip
+    assert samples[2]["messages"][0]["content"] == "<image>Describe it."
+    assert (samples[0]["prompt"], samples[0]["answer"], samples[0]["kind"]) == ("Why?", "It is\npaint.", "chat")
+    assert [sample["image"] and sample["image"].size for sample in samples] == [(5, 3), None, (5, 3), None]
+
+
+def test_an_entry_may_have_several_images(image_folder):
+    entry = {"id": "x", "image": ["train/a.png"] * 2, "conversations": turns("<image> or <image>?", "Both.")}
+    (sample,) = Conversations(write(image_folder, [entry]), image_folder)
+    assert len(sample["images"]) == 2
+    with pytest.raises(ValueError, match=r"entry 0 \(id x\): 2 <image> marks for 3 images"):
+        Conversations(write(image_folder, [entry | {"image": ["train/a.png"] * 3}]), image_folder)
+
+
+def test_a_turn_alone_needs_an_instruction(image_folder):
+    entry = {"id": "x", "image": "train/a.png", "conversations": turns("<image>", "b")}
+    assert len(Conversations(write(image_folder, [entry]), image_folder)) == 1
+    with pytest.raises(ValueError, match=r"entry 0 \(id x\), turn 0: empty"):
+        Conversations(write(image_folder, [entry]), image_folder, each_turn_alone=True)
+
+
 @pytest.mark.parametrize("name", ["chat.jsonl", "chat.json"])
 def test_json_lines_are_read_too(image_folder, name):
     path = write(image_folder, "\n".join(map(json.dumps, ENTRIES)), name)
-    expected = Conversations(write(image_folder, ENTRIES, "list.json"), image_folder)
-    assert [sample["id"] for sample in Conversations(path, image_folder)] == [sample["id"] for sample in expected]
+    expected = Conversations(write(image_folder, ENTRIES, "list.json"), image_folder, True)
+    assert [sample["id"] for sample in Conversations(path, image_folder, True)] == [sample["id"] for sample in expected]
 
 
 def test_the_image_folder_is_the_files_own_by_default(image_folder):
     (image_folder / "chat.json").write_text(json.dumps(ENTRIES))
-    assert Conversations(image_folder / "chat.json")[0]["image"].size == (5, 3)
+    assert Conversations(image_folder / "chat.json", each_turn_alone=True)[0]["image"].size == (5, 3)
 
 
 def test_images_are_opened_late(image_folder):
-    dataset = Conversations(write(image_folder, ENTRIES), image_folder)
+    dataset = Conversations(write(image_folder, ENTRIES), image_folder, each_turn_alone=True)
     (image_folder / "train" / "a.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"a.png: empty"):
         dataset[0]
@@ -79,20 +113,24 @@ def test_images_are_opened_late(image_folder):
     ("entry", "words"),
     [
         ("text", "str instead of an object"),
-        ({"id": "x"}, 'no "conversations"'),
-        ({"id": "x", "conversations": []}, 'no "conversations"'),
-        ({"id": "x", "conversations": turns("a", "b", "c")}, "3 turns; every turn of the human needs"),
-        ({"id": "x", "conversations": turns("a", "b")[::-1]}, "turn 0: from 'gpt' where \"human\" belongs"),
-        ({"id": "x", "conversations": [*turns("a"), *turns("b")]}, "turn 1: from 'human' where \"gpt\" belongs"),
-        ({"id": "x", "conversations": [{"from": "system", "value": "a"}, *turns("b")]}, "turn 0: from 'system'"),
-        ({"id": "x", "conversations": ["a", "b"]}, "turn 0: from 'a'"),
-        ({"id": "x", "conversations": [{"from": "human"}, {"from": "gpt", "value": "b"}]}, 'turn 0: no "value"'),
-        ({"id": "x", "conversations": turns("a", " \n")}, "turn 1: empty"),
-        ({"id": "x", "image": "train/a.png", "conversations": turns("<image>", "b")}, "turn 0: empty"),
-        ({"id": "x", "conversations": turns("<image>\nWhat?", "b")}, 'turn 0: <image> in the text but no "image"'),
+        ({"id": "x"}, " has no text to train on but the columns ['id']"),
+        ({"id": "x", "conversations": []}, "(its chat [] is no list of messages"),
+        ({"id": "x", "conversations": turns("a", "b")[::-1]}, "no answer of the assistant follows"),
+        ({"id": "x", "conversations": [*turns("a"), *turns("b")]}, "no answer of the assistant follows"),
+        ({"id": "x", "conversations": [{"from": "system", "value": "a"}, *turns("b")]}, "no answer of the assistant"),
+        ({"id": "x", "conversations": ["a", "b"]}, "(its chat ['a', 'b'] is no list of messages"),
+        (
+            {"id": "x", "conversations": [{"from": "human"}, {"from": "gpt", "value": "b"}]},
+            "turn 0: its content is missing",
+        ),
+        (
+            {"id": "x", "conversations": [*turns("a", "b"), {"from": "tool", "value": "c"}]},
+            "turn 2: its role is 'tool'",
+        ),
+        ({"id": "x", "conversations": turns("a", " \n")}, "turn 1: the answer is empty"),
+        ({"id": "x", "conversations": turns("<image>\nWhat?", "b")}, ": 1 <image> marks for 0 images"),
         ({"id": "x", "image": "train/b.png", "conversations": turns("a", "b")}, "b.png: no such image file"),
         ({"id": "x", "image": "../a.png", "conversations": turns("a", "b")}, "leads out of the image folder"),
-        ({"id": "x", "image": ["train/a.png"], "conversations": turns("a", "b")}, '"image" is a list'),
         ({"id": "x", "image": 3, "conversations": turns("a", "b")}, '"image" is 3'),
     ],
 )

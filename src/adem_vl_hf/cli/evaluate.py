@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
         args (argparse.Namespace): The parsed arguments.
     """
     from ..data import open_dataset
+    from ..data.turns import EachTurn
     from ..evaluation.predictions import processes
     from ..evaluation.score import format_scores, score
 
@@ -103,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
             data, args.split, size, prompt_format=args.prompt_format, use_captions=args.use_captions,
             columns=dict(args.columns),
         )  # fmt: skip
+        if hasattr(dataset, "number_of_turns"):  # rows with several turns: each is asked
+            dataset = EachTurn(dataset, "history")
     problems = args.problems or (getattr(dataset, "problems", None) if args.task == "scienceqa" else None)
     scores = score(args.task, args.predictions or _predictions(args, dataset), problems)
     if processes().is_main_process:

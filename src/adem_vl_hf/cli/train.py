@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-data", nargs="+", default=[], help="data as for --data; their loss is logged")
     parser.add_argument("--eval-steps", type=positive, help="steps between two evaluations (default: a tenth of all)")
     parser.add_argument("--image-folder", help="where the conversations' pictures are")
+    parser.add_argument("--each-turn-alone", action="store_true",
+                        help="train each turn of a conversation alone, as ADEM-VL's authors do")  # fmt: skip
     add_scienceqa(parser)
     parser.add_argument("--train-size", type=positive, help="number of samples drawn from the OpenMoji data sets")
     parser.add_argument("--output-dir", type=Path, required=True, help="where checkpoints and the adapter go")
@@ -121,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
     _check_set(dict(args.set))
 
     def joined(names: list[str]) -> Any:
-        options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns))
+        options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns), args.each_turn_alone)
         parts = [open_dataset(name, "train", args.train_size, args.seed, *options) for name in names]
         return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 

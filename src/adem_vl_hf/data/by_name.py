@@ -22,6 +22,7 @@ from .openmoji.pairs import OpenMojiPairs
 from .openmoji.scenes import OpenMojiScenes
 from .sample import Sample
 from .scienceqa import HubScienceQA, ScienceQA, has_hub_layout
+from .turns import EachTurn
 
 # A caption says more about an image than an answer does, so three of seven training samples are captions.
 SCENE_KINDS = ("caption", "caption", "caption", "presence", "count", "relation", "choice")
@@ -36,6 +37,7 @@ def open_dataset(
     prompt_format: str = "CQM-A",
     use_captions: bool = False,
     columns: Mapping[str, str] | None = None,
+    each_turn_alone: bool = False,
 ) -> Dataset[Sample]:
     """Open a data set by its name or path.
 
@@ -47,7 +49,7 @@ def open_dataset(
             - A folder with ``metadata.jsonl``, with ``problems.json`` (ScienceQA), with ``dataset_coco.json`` (COCO) or
               with the sub-tasks of MME.
             - ScienceQA as the Hub has it: a folder with parquet files, or an id such as ``derek-thomas/ScienceQA``.
-            - A ``.json`` or ``.jsonl`` file of conversations (LLaVA) or of instructions (Alpaca).
+            - A ``.json`` or ``.jsonl`` file of conversations (LLaVA, ShareGPT, messages) or of instructions (Alpaca).
             - Anything else that ``open_library_dataset`` opens: parquet, CSV, JSON, webdataset, ``save_to_disk``, image
               folders of other layouts, and ids of the Hub.
         split (str): ``train`` or ``test``, for ScienceQA and COCO also ``val``. Folders have the splits that they
@@ -60,6 +62,9 @@ def open_dataset(
         use_captions (bool): Whether the context in ScienceQA's prompt has the caption of the image.
         columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know, for data sets that
             the library ``datasets`` reads.
+        each_turn_alone (bool): Whether each turn of a conversation, and each of several questions about one image, is
+            a sample of its own, as ADEM-VL's authors train. Otherwise they are one sample, whose answers are all
+            trained.
 
     Returns:
         The data set.
@@ -79,21 +84,21 @@ def open_dataset(
         return OpenMojiVideos(split, size=size, seed=seed)
     if name == "openmoji-pairs":
         return OpenMojiPairs(split, size=size, seed=seed)
-    found = _open_path(name, split, image_folder, prompt_format, use_captions)
+    found = _open_path(name, split, image_folder, prompt_format, use_captions, each_turn_alone)
     if found is None:
         found = open_library_dataset(name, split, columns)
     if found is None:
         raise unknown_dataset(name)
-    return found
+    return EachTurn(found) if each_turn_alone and hasattr(found, "number_of_turns") else found
 
 
 def _open_path(
-    name: str, split: str, image_folder: str | None, prompt_format: str, use_captions: bool
+    name: str, split: str, image_folder: str | None, prompt_format: str, use_captions: bool, each_turn_alone: bool
 ) -> Dataset[Sample] | None:
     """Open a data set whose layout is that of a benchmark, or of this package; return None for any other name."""
     path = Path(name)
     if path.is_file() and path.suffix in (".json", ".jsonl") and (key := _first_key(path)) is not None:
-        return Alpaca(path) if key == "instruction" else Conversations(path, image_folder)
+        return Alpaca(path) if key == "instruction" else Conversations(path, image_folder, each_turn_alone)
     if (path / "problems.json").is_file():
         return ScienceQA(path, split, prompt_format, use_captions)
     if (path / COCO_FILE).is_file():
@@ -110,7 +115,9 @@ def _open_path(
 
 
 def _first_key(path: Path) -> str | None:
-    """Return the key that tells Alpaca's files ("instruction") from LLaVA's ("conversations"), whichever is first."""
+    """Return the key that tells Alpaca's files ("instruction") from conversations, whichever is first."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        found = re.search(r'"(instruction|conversations)"\s*:', file.read(1 << 16))
+        found = re.search(
+            r'"(instruction|conversations|messages|texts|prompt(?="\s*:\s*\[\s*\{))"\s*:', file.read(1 << 16)
+        )
     return found[1] if found else None

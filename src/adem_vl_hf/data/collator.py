@@ -12,11 +12,11 @@ import torch
 
 from ..modeling.labels import NOT_SUPERVISED
 from .columns import sample_of
-from .sample import Sample, Shown, images_of, opened, processor_arguments
+from .sample import Sample, Shown, asked_and_answered, images_of, opened, processor_arguments
 
 
 class AdemVLCollator:
-    """Collates rows of any data set, in any mixture of image, images, video and text alone.
+    """Collates rows of any data set, in any mixture of image, images, video and text alone, with one turn or several.
 
     Rows are samples of this package or rows of Hugging Face ``datasets``, whose columns ``sample_of`` recognises. Pass
     the collator as ``Trainer(data_collator=...)`` together with ``TrainingArguments(remove_unused_columns=False)``.
@@ -78,11 +78,12 @@ class AdemVLCollator:
         arguments: dict[str, Any] = processor_arguments(rows)
         if not any(arguments["images"]):
             arguments["images"] = None
+        pairs = [asked_and_answered(sample) for sample in samples]
         return dict(
             self.processor(
                 **arguments,
-                text=[sample["prompt"] for sample in samples],
-                suffix=[sample["answer"] for sample in samples],
+                text=[asked for asked, _ in pairs],
+                suffix=[answered for _, answered in pairs],
                 max_length=self.max_length,
                 return_tensors="pt",
             )
@@ -103,5 +104,6 @@ class AdemVLCollator:
 
 def _check(sample: Sample) -> None:
     """Raise ValueError for a sample with an empty answer."""
-    if not sample["answer"].strip():
-        raise ValueError(f"sample {sample['id']!r}: its answer is empty, so it would train nothing; remove it")
+    for turn in sample.get("turns") or [sample]:
+        if not turn["answer"].strip():
+            raise ValueError(f"sample {sample['id']!r}: its answer is empty, so it would train nothing; remove it")

@@ -7,23 +7,28 @@ Both are a JSON list, or JSON Lines, of objects::
                                                       {"from": "gpt", "value": "A bus."}, ...]}         LLaVA
 
 The instruction tuning of ADEM-VL (arXiv 2410.17779, with the data preparation of LaVIN) mixes the 52,000 rows of Alpaca
-with the conversations of LLaVA, each once. A row without an image begins with the processor's text for "no image", and
-its fused term comes from the learned slot embeddings alone.
+with the conversations of LLaVA, each once and each turn of them alone. A row without an image begins with the
+processor's text for "no image", and its fused term comes from the learned slot embeddings alone.
 """
 
+import copy
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from ..files import read_entries
-from .media import ImageError, open_image, resolve_image
-from .sample import IMAGE_MARK, Sample, continuation
+from ..modeling.chat_rows import INSTRUCTION_PROMPT
+from .chats import is_chat
+from .columns import SPELLINGS, sample_of
+from .media import ImageError, holds_image, open_image, resolve_image
+from .sample import FIELDS, IMAGE_MARK, Sample, continuation
+from .turns import count_turns, each_turn
 
-INSTRUCTION_PROMPT = "Instruction: {instruction}\nResponse:"  # the prompt of ADEM-VL's code
+__all__ = ["INSTRUCTION_PROMPT", "Alpaca", "Conversations"]
+
 COCO_PREFIX = "COCO_train2014_"
 
 
@@ -65,18 +70,21 @@ class Alpaca(Dataset[Sample]):
 
 
 class Conversations(Dataset[Sample]):
-    """Reads conversations about images, each reply as a sample of kind "instruction".
+    """Reads conversations, each as one sample of kind "chat" whose answers are all trained.
 
-    Images are opened when their sample is. The id of a sample is ``id/turn``, with turns counted from 0. LLaVA's own
-    files use some ids several times: from the second time on, the id is ``id@entry/turn`` with the position of the
-    entry in the file. An entry without an id is named by that position.
+    Besides LLaVA's spelling, those of ``sample_of`` are read: ``messages``, ``texts``, and so on. Images are opened
+    when their sample is. LLaVA's own files use some ids several times: from the second time on, the id of a sample is
+    ``id@entry`` with the position of the entry in the file. An entry without an id is named by that position.
 
-    ``<image>`` marks are removed from the text, because in ADEM-VL an image has no place inside the question.
+    With ``each_turn_alone``, each reply is a sample of kind "instruction" without the turns before it, as ADEM-VL's
+    authors train. Its id is ``id/turn``, with replies counted from 0, and ``<image>`` marks are removed from its text,
+    because in ADEM-VL an image has no place inside the question.
 
     Args:
         path (str | os.PathLike[str]): The JSON or JSON Lines file.
         image_folder (str | os.PathLike[str] | None): The folder that image names are relative to. None means the folder
             of the file.
+        each_turn_alone (bool): Whether each reply is a sample of its own.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -84,33 +92,76 @@ class Conversations(Dataset[Sample]):
             the entry (counted from 0) and its id.
     """
 
-    def __init__(self, path: str | os.PathLike[str], image_folder: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        image_folder: str | os.PathLike[str] | None = None,
+        each_turn_alone: bool = False,
+    ) -> None:
         self.image_folder = Path(image_folder) if image_folder is not None else Path(path).parent
-        self._turns: list[tuple[str, str | None, str, str]] = []  # sample id, image name, instruction, reply
+        self._samples: list[Sample] = []  # with the paths of their images
         seen: set[str] = set()
-        for position, entry in enumerate(read_entries(Path(path), "LLaVA-style entries")):
+        for position, entry in enumerate(read_entries(Path(path), "conversations")):
             name = str(entry.get("id", position))
             where = f"{path}, entry {position} (id {name})"
             unique = f"{name}@{position}" if name in seen else name
             seen.add(name)
-            image = _image_name(entry, where)
-            if image is not None:
-                image = _name_in_folder(self.image_folder, image)
-                try:
-                    resolve_image(self.image_folder, image)
-                except ImageError as error:
-                    raise ValueError(f"{where}: {error}") from error
-            for turn, (instruction, reply) in enumerate(_exchanges(entry, image is not None, where)):
-                self._turns.append((f"{unique}/{turn}", image, instruction, reply))
-        if not self._turns:
+            try:
+                entry = _without_marks(entry) if each_turn_alone else entry
+                sample = sample_of(entry | {"id": unique}, position)
+                for field in FIELDS:
+                    if sample.get(field):
+                        sample[field] = self._paths(sample[field])  # type: ignore[literal-required]
+                self._samples += each_turn(sample) if each_turn_alone else [sample]
+            except ValueError as error:
+                reason = str(error).removeprefix(f"sample {unique!r}").removeprefix(f"sample {unique}")
+                raise ValueError(f"{where}{'' if reason[:1] in ',:' else ': '}{reason}") from error
+        if not self._samples:
             raise ValueError(f"{path}: no conversations; give a list of LLaVA-style entries")
 
+    def _paths(self, source: Any) -> Any:
+        """Find the files of the images that an entry names."""
+        if isinstance(source, list):
+            return [self._paths(one) for one in source]
+        if not isinstance(source, str):
+            raise ImageError(f'"image" is {json.dumps(source)[:100]}; name a file relative to the image folder')
+        if holds_image(source):
+            return source
+        return resolve_image(self.image_folder, _name_in_folder(self.image_folder, source))
+
     def __len__(self) -> int:
-        return len(self._turns)
+        return len(self._samples)
+
+    def number_of_turns(self, index: int) -> int:
+        """Count the turns of a sample without opening its images.
+
+        Args:
+            index (int): The index of the sample.
+
+        Returns:
+            The number of its answers.
+        """
+        return count_turns(self._samples[index])
 
     def __getitem__(self, index: int) -> Sample:
-        name, image, instruction, reply = self._turns[index]
-        return _sample(name, None if image is None else resolve_image(self.image_folder, image), instruction, reply)
+        sample = copy.copy(self._samples[index])
+        if sample.get("image") is not None:
+            sample["image"] = open_image(sample["image"])  # type: ignore[arg-type]
+        return sample
+
+
+def _without_marks(entry: dict[str, Any]) -> dict[str, Any]:
+    """Remove the image marks from the turns of an entry with an image: alone, each of them is shown all of it."""
+    if not entry.get("image") and not entry.get("images"):
+        return entry
+    cleaned = {}
+    for column in SPELLINGS["messages"]:
+        if is_chat(entry.get(column)):
+            cleaned[column] = [
+                {key: text.replace(IMAGE_MARK, "") if isinstance(text, str) else text for key, text in turn.items()}
+                for turn in entry[column]
+            ]
+    return entry | cleaned
 
 
 def _sample(name: str, image: Path | None, instruction: str, reply: str) -> Sample:
@@ -139,36 +190,3 @@ def _name_in_folder(folder: Path, image: str) -> str:
     if not (folder / image).is_file() and (folder / f"{COCO_PREFIX}{image}").is_file():
         return f"{COCO_PREFIX}{image}"
     return image
-
-
-def _image_name(entry: dict[str, Any], where: str) -> str | None:
-    """Return the image name of one of LLaVA's entries, or None; ``where`` begins the message of an error."""
-    image = entry.get("image")
-    if isinstance(image, list):
-        raise ValueError(f'{where}: "image" is a list; a sample has one image, so split the entry or keep one')
-    if image is not None and not isinstance(image, str):
-        raise ValueError(f'{where}: "image" is {json.dumps(image)[:100]}; name a file relative to the image folder')
-    return image or None
-
-
-def _exchanges(entry: dict[str, Any], has_image: bool, where: str) -> Iterator[tuple[str, str]]:
-    """Yield the (instruction, reply) pairs of one entry, without image marks and surrounding spaces."""
-    turns = entry.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise ValueError(f'{where}: no "conversations"; give a list of {{"from": ..., "value": ...}}')
-    if len(turns) % 2:
-        raise ValueError(f"{where}: {len(turns)} turns; every turn of the human needs the reply of gpt after it")
-    for number, turn in enumerate(turns):
-        expected = "human" if number % 2 == 0 else "gpt"
-        if not isinstance(turn, dict) or turn.get("from") != expected:
-            found = turn.get("from") if isinstance(turn, dict) else turn
-            raise ValueError(f'{where}, turn {number}: from {found!r} where "{expected}" belongs; they take turns')
-        if not isinstance(turn.get("value"), str):
-            raise ValueError(f'{where}, turn {number}: no "value"; it holds the text of the turn')
-    texts = [turn["value"].replace(IMAGE_MARK, "").strip() for turn in turns]
-    for number, text in enumerate(texts):
-        if not text:
-            raise ValueError(f"{where}, turn {number}: empty; write its text, or remove it with its counterpart")
-        if IMAGE_MARK in turns[number]["value"] and not has_image:
-            raise ValueError(f'{where}, turn {number}: {IMAGE_MARK} in the text but no "image"; name the image file')
-    yield from zip(texts[::2], texts[1::2], strict=True)

@@ -8,8 +8,9 @@ from torch.utils.data import Dataset
 
 from .columns import SPELLINGS, sample_of
 from .dataset_names import HUB_ID
-from .media import resolve_image
-from .sample import Sample
+from .media import holds_image, resolve_image
+from .sample import FIELDS, Sample
+from .turns import count_turns
 
 # the formats of single files, by their suffix
 BUILDERS = {
@@ -34,7 +35,8 @@ class LibraryDataset(Dataset[Sample]):
         self.rows, self.folder, self.columns = rows, folder, columns
         # the class of an image folder is its text, where there is no other
         label = rows.features.get("label")
-        texts = {*SPELLINGS["text"], *SPELLINGS["answer"], *SPELLINGS["completion"], *(columns or {}).values()}
+        known = (SPELLINGS[role] for role in ("text", "answer", "completion", "messages"))
+        texts = {name for names in known for name in names} | set((columns or {}).values())
         named = hasattr(label, "int2str") and not texts & set(rows.column_names)
         self.classes = [name.replace("_", " ") for name in label.names] if named else None
         if len(rows):
@@ -48,9 +50,28 @@ class LibraryDataset(Dataset[Sample]):
         if self.classes is not None:
             row["text"] = self.classes[row.pop("label")]
         sample = sample_of(row, index, self.columns)
-        if self.folder is not None and isinstance(sample["image"], str):
-            sample["image"] = resolve_image(self.folder, sample["image"])  # type: ignore[typeddict-item]
+        for field in FIELDS:
+            if sample.get(field) is not None:
+                sample[field] = self._placed(sample[field])  # type: ignore[literal-required]
         return sample
+
+    def _placed(self, source: Any) -> Any:
+        """Find the file of an image or a video that a row names, in the folder of the data."""
+        if isinstance(source, list):
+            return [self._placed(one) for one in source]
+        is_name = self.folder is not None and isinstance(source, str) and not holds_image(source)
+        return resolve_image(self.folder, source) if is_name else source  # type: ignore[arg-type]
+
+    def number_of_turns(self, index: int) -> int:
+        """Count the turns of a sample.
+
+        Args:
+            index (int): The index of the sample.
+
+        Returns:
+            The number of its questions, or of the answers in its chat.
+        """
+        return count_turns(self[index])
 
 
 def open_library_dataset(

@@ -11,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 from PIL import Image
 
 from ..files import replacing
+from ..modeling.image_forms import BASE64, DATA_URL
 from ..modeling.images import ImageError, ImageSource, open_image
 from ..modeling.videos import VideoSource, open_video, sample_frames
 
@@ -18,12 +19,25 @@ __all__ = [
     "ImageError",
     "ImageSource",
     "VideoSource",
+    "holds_image",
     "open_image",
     "open_video",
     "resolve_image",
     "sample_frames",
     "save_gif",
 ]
+
+
+def holds_image(text: str) -> bool:
+    """Tell whether a text is an image itself, in base64, and not the name of one.
+
+    Args:
+        text (str): The text.
+
+    Returns:
+        Whether it is a ``data:`` URL or a long text in base64.
+    """
+    return bool(DATA_URL.match(text) or BASE64.fullmatch(text))
 
 
 def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:

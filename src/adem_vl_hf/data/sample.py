@@ -3,6 +3,7 @@
 In reading order: the sample itself, the text of its answer, and the images, several images or video that it shows.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
@@ -11,16 +12,20 @@ from PIL import Image
 
 from ..modeling.images import CAPTION_PROMPT, IMAGE_MARK
 from ..modeling.videos import VIDEO_MARK
-from .media import ImageError, open_image
+from .media import ImageError, open_image, open_video
 
 __all__ = [
     "CAPTION_PROMPT",
     "FIELDS",
     "IMAGE_MARK",
     "VIDEO_MARK",
+    "Chat",
+    "ChatTurn",
     "Field",
+    "Question",
     "Sample",
     "Shown",
+    "asked_and_answered",
     "continuation",
     "images_of",
     "opened",
@@ -30,6 +35,40 @@ __all__ = [
 
 Field = Literal["image", "images", "video"]
 FIELDS: tuple[Field, ...] = ("image", "images", "video")
+VIDEO_FRAMES = 8  # of a video that is named by its path; as many as ``adem-vl caption`` looks at
+
+
+class ChatTurn(TypedDict):
+    """Holds one message of a chat.
+
+    Attributes:
+        role (Literal["system", "user", "assistant"]): Who speaks.
+        content (str): What is said, with marks where images and videos stand.
+    """
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Chat = list[ChatTurn]
+
+
+class Question(TypedDict):
+    """Holds one of several questions about the same images. Its fields are those of a sample.
+
+    Attributes:
+        prompt (str): The text before the answer.
+        answer (str): The text that is supervised.
+        references (list[str]): Every true answer.
+        kind (str): The kind of question.
+        choices (NotRequired[list[str]]): The possible answers, for questions with few of them.
+    """
+
+    prompt: str
+    answer: str
+    references: list[str]
+    kind: str
+    choices: NotRequired[list[str]]
 
 
 class Sample(TypedDict):
@@ -40,6 +79,9 @@ class Sample(TypedDict):
     A sample shows at most one of ``image``, ``images`` and ``video``. Marks in the prompt say where the images stand:
     one ``<image>`` for each of ``images``, or one ``<video>`` for the whole of ``video``. Without marks all images
     stand before the prompt.
+
+    A sample may have several turns: ``turns``, questions about the same images, or ``messages``, a chat. ``prompt``,
+    ``answer``, ``references`` and ``kind`` are then those of the last one.
 
     Attributes:
         id (str): The name of the sample in error messages and prediction files.
@@ -52,6 +94,10 @@ class Sample(TypedDict):
         kind (str): The kind of question: "caption", "presence", "count", "relation", "choice" and so on. Accuracy is
             reported by kind.
         choices (NotRequired[list[str]]): The possible answers in the order asked, for questions with few of them.
+        turns (NotRequired[list[Question]]): The questions of one row, all of which are trained. Each later one follows
+            the answer to the one before.
+        messages (NotRequired[Chat]): The chat. If it ends with an answer of the assistant, all its answers are trained.
+            Otherwise ``answer`` is the answer to it, and it alone is trained.
     """
 
     id: str
@@ -63,6 +109,26 @@ class Sample(TypedDict):
     references: list[str]
     kind: str
     choices: NotRequired[list[str]]
+    turns: NotRequired[list[Question]]
+    messages: NotRequired[Chat]
+
+
+def asked_and_answered(sample: Sample) -> tuple[str | list[str] | Chat, str | list[str] | None]:
+    """Return what a processor takes as ``text`` and as ``suffix`` to train on a sample.
+
+    Args:
+        sample (Sample): The sample.
+
+    Returns:
+        The prompt and the answer; the prompts and the answers of several questions; or the messages of a chat and
+        the answer to it, or None if it ends with its answer.
+    """
+    if "turns" in sample:
+        return [turn["prompt"] for turn in sample["turns"]], [turn["answer"] for turn in sample["turns"]]
+    if "messages" in sample:
+        is_whole = sample["messages"][-1]["role"] == "assistant"
+        return sample["messages"], None if is_whole else sample["answer"]
+    return sample["prompt"], sample["answer"]
 
 
 def continuation(prompt: str, text: str) -> str:
@@ -112,7 +178,8 @@ def images_of(sample: Sample) -> Shown:
     if not given:
         return Shown()
     found: Any = sample[given[0]]
-    images = (found,) if given[0] == "image" else tuple(found)
+    is_path = isinstance(found, str | os.PathLike)
+    images = (found,) if given[0] == "image" or is_path else tuple(found)
     if not images:
         raise ValueError(f"sample {sample['id']!r}: no images in {given[0]!r}; give some or leave the field out")
     return Shown(given[0], images)
@@ -131,6 +198,11 @@ def opened(shown: Shown, sample_id: str) -> Shown:
     Raises:
         ValueError: An image cannot be used. The message names the sample and the position of the image.
     """
+    if shown.field == "video" and len(shown.images) == 1 and isinstance(shown.images[0], str | os.PathLike):
+        try:
+            return Shown("video", tuple(open_video(shown.images[0], VIDEO_FRAMES)))
+        except ImageError as error:
+            raise ValueError(f"sample {sample_id!r}: {error}") from error
     images = []
     for position, image in enumerate(shown.images):
         # Exactly Image: an object of its subclass ImageFile is a file that is not decoded yet, and may be damaged or
@@ -165,13 +237,15 @@ def processor_arguments(rows: Sequence[Shown]) -> dict[str, list[Any]]:
     return arguments
 
 
-def without_marks(prompt: str) -> str:
+def without_marks(prompt: str | Chat) -> Any:
     """Remove the image and video marks from a prompt, for a sample whose images are not shown.
 
     Args:
-        prompt (str): The prompt.
+        prompt (str | Chat): The prompt, or a chat that asks for an answer.
 
     Returns:
-        The prompt without ``<image>`` and ``<video>``.
+        The same without ``<image>`` and ``<video>``.
     """
-    return prompt.replace(IMAGE_MARK, "").replace(VIDEO_MARK, "")
+    if isinstance(prompt, str):
+        return prompt.replace(IMAGE_MARK, "").replace(VIDEO_MARK, "")
+    return [{**turn, "content": without_marks(turn["content"])} for turn in prompt]

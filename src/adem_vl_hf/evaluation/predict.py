@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..data.sample import Sample, Shown, processor_arguments, without_marks
+from ..data.sample import Chat, Sample, Shown, processor_arguments, without_marks
 from ..files import write_text
 from .image_conditions import ImageCondition, choose_images, conditions_of, donors_of
 from .predictions import Prediction, PredictionFile, part_of, processes, read_predictions, take_in_parts
@@ -30,6 +30,9 @@ def predict(
     progress: bool = True,
 ) -> list[Prediction]:
     """Answer every sample of a data set greedily, in its order.
+
+    Of a sample with several turns, the last one is asked: of a chat with the true turns before it, of several questions
+    alone. ``EachTurn(dataset, "history")`` makes a sample of each turn.
 
     If ``output`` already has predictions for this data set, only the missing ones are made. Give every model a file of
     its own. With several processes (torchrun, ``accelerate launch``) each process answers its share of the batches.
@@ -84,7 +87,7 @@ def predict(
             todo = [(index, sample) for index, sample in batch if not _is_done(sample, file, images)]
             if todo:
                 rows = [choose_images(dataset, index, sample, images, donors) for index, sample in todo]
-                prompts = [without_marks(s["prompt"]) if images == "none" else s["prompt"] for _, s in todo]
+                prompts = [_asked(sample, with_marks=images != "none") for _, sample in todo]
                 answers = generate_answers(model, processor, rows, prompts, max_new_tokens)
                 for (_, sample), answer in zip(todo, answers, strict=True):
                     file.append(prediction_row(sample, answer, images))
@@ -92,6 +95,15 @@ def predict(
     if state.num_processes == 1:
         return [file.rows[sample_id] for sample_id in indices]
     return _merge(output, indices, size, state)
+
+
+def _asked(sample: Sample, with_marks: bool) -> str | Chat:
+    """Return the prompt of a sample; of a chat, all that stands before its last answer."""
+    prompt: str | Chat = sample["prompt"]
+    if "messages" in sample:
+        messages = sample["messages"]
+        prompt = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    return prompt if with_marks else without_marks(prompt)
 
 
 def _merge(output: Path, indices: dict[str, int], size: int, state: Any) -> list[Prediction]:
@@ -138,7 +150,7 @@ def _is_done(sample: Sample, file: PredictionFile, images: ImageCondition) -> bo
 
 @torch.inference_mode()
 def generate_answers(
-    model: Any, processor: Any, rows: Sequence[Shown], prompts: list[str], max_new_tokens: int
+    model: Any, processor: Any, rows: Sequence[Shown], prompts: Sequence[str | Chat], max_new_tokens: int
 ) -> list[str]:
     """Answer a batch of prompts greedily.
 
@@ -146,13 +158,13 @@ def generate_answers(
         model (Any): A model with ``generate``. It is in evaluation mode during the call and then as it was.
         processor (Any): Its processor, which pads on the left.
         rows (Sequence[Shown]): The images of each of the B rows.
-        prompts (list[str]): The B prompts.
+        prompts (Sequence[str | Chat]): The B prompts, each a text or the messages of a chat.
         max_new_tokens (int): The greatest length of an answer, in tokens.
 
     Returns:
         The B answers, without surrounding spaces.
     """
-    inputs = processor(**processor_arguments(rows), text=prompts, return_tensors="pt")
+    inputs = processor(**processor_arguments(rows), text=list(prompts), return_tensors="pt")
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     training = model.training
     model.eval()

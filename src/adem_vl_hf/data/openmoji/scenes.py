@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..sample import CAPTION_PROMPT, Sample
+from ..sample import CAPTION_PROMPT, Question, Sample
 from .common import CHOICES, DEFAULT_SIZE, check_arguments, choice_prompt, text_fields
 from .drawing import CANVAS, COLOURS, canvas, place
 from .sprites import sprites_of
@@ -274,6 +274,8 @@ class OpenMojiScenes(Dataset[Sample]):
         kinds (Sequence[str] | None): The kinds asked, drawn with equal chances for each sample: "caption",
             "presence", "count", "relation" (of scenes with two groups) and "choice". A kind that is named twice is
             asked twice as often. None means all of them.
+        turns (int): How many questions are asked about each scene, in one sample. All their prompts are different, so
+            that there may be fewer where the kinds have no more.
 
     Raises:
         ValueError: An argument has none of these values.
@@ -281,8 +283,16 @@ class OpenMojiScenes(Dataset[Sample]):
     """
 
     def __init__(
-        self, split: str = "train", size: int = DEFAULT_SIZE, seed: int = 0, kinds: Sequence[str] | None = None
+        self,
+        split: str = "train",
+        size: int = DEFAULT_SIZE,
+        seed: int = 0,
+        kinds: Sequence[str] | None = None,
+        turns: int = 1,
     ) -> None:
+        if turns < 1:
+            raise ValueError(f"turns must be at least 1, got {turns}")
+        self.turns = turns
         self.kinds = tuple(kinds or KINDS)
         check_arguments("scenes", split, size, self.kinds, KINDS)
         self.split, self.size, self.seed = split, size, seed
@@ -312,7 +322,35 @@ class OpenMojiScenes(Dataset[Sample]):
             scene = random_scene(rng, self.split)
         return scene, kind, rng
 
+    def number_of_turns(self, index: int) -> int:
+        """Count the questions about a scene without drawing it.
+
+        Args:
+            index (int): The index of the sample.
+
+        Returns:
+            ``turns``, or fewer where the kinds have no more different prompts.
+        """
+        scene, kind, _ = self.scene(index)
+        return 1 if self.turns == 1 else len(self._questions(index, scene, kind))
+
+    def _questions(self, index: int, scene: Scene, kind: str) -> list[Question]:
+        """Ask about a scene until there are enough different prompts, or none comes up any more."""
+        rng = random.Random(f"scenes-questions-{self.seed}-{self.split}-{index}")
+        found: dict[str, Question] = {}
+        for _ in range(20 * self.turns):
+            question = Question(kind=kind, **ask(scene, kind, rng))  # type: ignore[typeddict-item]
+            found.setdefault(question["prompt"], question)
+            if len(found) == self.turns:
+                break
+            kind = rng.choice([kind for kind in self.kinds if kind != "relation" or scene.relation] or [kind])
+        return list(found.values())
+
     def __getitem__(self, index: int) -> Sample:
         scene, kind, rng = self.scene(index)
         image = draw_scene(scene, self.sprites, rng)
-        return Sample(id=f"scenes-{self.split}-{index}", image=image, kind=kind, **ask(scene, kind, rng))  # type: ignore[typeddict-item]
+        name = f"scenes-{self.split}-{index}"
+        if self.turns == 1:
+            return Sample(id=name, image=image, kind=kind, **ask(scene, kind, rng))  # type: ignore[typeddict-item]
+        questions = self._questions(index, scene, kind)
+        return Sample(id=name, image=image, turns=questions, **questions[-1])

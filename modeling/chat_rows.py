@@ -1,0 +1,215 @@
+"""Renders chats with a chat template, and finds the answers of the assistant in what it renders.
+
+A model is asked about a chat by ``processor.apply_chat_template``. Training renders the whole chat with the same
+template, so that what stands before each answer is the same text as when the model is asked for that answer.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from .images import IMAGE_MARK
+from .row_layout import Passage
+from .videos import VIDEO_MARK
+
+INSTRUCTION_PROMPT = "Instruction: {instruction}\nResponse:"  # the prompt of ADEM-VL's code
+MARKS = re.compile(f"({re.escape(IMAGE_MARK)}|{re.escape(VIDEO_MARK)})")
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # what chat templates write before an answer
+
+# A Jinja template that turns the content lists of multimodal chats into text with marks. It is put before the
+# tokenizer's own chat template, which then sees plain text.
+FLATTEN_CONTENT = (
+    "{%- set flat = namespace(messages=[]) -%}{%- for message in messages -%}"
+    "{%- if message['content'] is string -%}{%- set text = message['content'] -%}{%- else -%}{%- set text -%}"
+    "{%- for part in message['content'] -%}{%- if part['type'] == 'image' -%}"
+    + IMAGE_MARK
+    + "{%- elif part['type'] == 'video' -%}"
+    + VIDEO_MARK
+    + "{%- elif part['type'] == 'text' -%}"
+    "{{ part['text'] }}{%- endif -%}{%- endfor -%}{%- endset -%}{%- endif -%}"
+    "{%- set flat.messages = flat.messages + [dict(message, content=text)] -%}{%- endfor -%}"
+    "{%- set messages = flat.messages -%}"
+)
+
+# The chat template of a tokenizer that has none: every turn as the prompt and the answer that ADEM-VL's code makes of
+# an instruction. Marks at the ends of the first instruction are taken out if all marks of the chat are there, because
+# images without marks stand before the text, as in a row of one instruction.
+_BEFORE, _AFTER = INSTRUCTION_PROMPT.split("{instruction}")
+INSTRUCTION_TEMPLATE = (
+    FLATTEN_CONTENT + "{%- set all = messages | map(attribute='content') | join -%}"
+    "{%- set first = messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | first | default('')"
+    " -%}"
+    "{%- set bare = (first | replace('" + IMAGE_MARK + "', '') | replace('" + VIDEO_MARK + "', '')).strip() -%}"
+    "{%- set at_the_ends = bare in first and all.count('" + IMAGE_MARK + "') == first.count('" + IMAGE_MARK + "')"
+    " and all.count('" + VIDEO_MARK + "') == first.count('" + VIDEO_MARK + "')"
+    " and not ('" + IMAGE_MARK + "' in first and '" + VIDEO_MARK + "' in first) -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}{{ ' ' ~ message['content'].strip() ~ eos_token }}"
+    "{%- elif message['role'] == 'system' -%}{{ message['content'] + '\n' }}"
+    "{%- elif at_the_ends and message['content'] == first -%}{{ " + repr(_BEFORE) + " + bare + " + repr(_AFTER) + " }}"
+    "{%- else -%}{{ " + repr(_BEFORE) + " + message['content'] + " + repr(_AFTER) + " }}{%- endif -%}"
+    "{%- endfor -%}"
+)  # fmt: skip
+
+
+class Message(TypedDict):
+    """Holds one turn of a chat.
+
+    Attributes:
+        role (str): "system", "user" or "assistant".
+        content (str | Sequence[Mapping[str, Any]]): Its text, with marks where images and videos stand, or a list of
+            parts of the types "text", "image" and "video".
+    """
+
+    role: str
+    content: str | Sequence[Mapping[str, Any]]
+
+
+def flatten_content(template: str | dict[str, str]) -> str | dict[str, str]:
+    """Extend a tokenizer's chat template to messages whose content is a list of texts, images and videos.
+
+    Args:
+        template (str | dict[str, str]): The chat template in Jinja, or several by name.
+
+    Returns:
+        str | dict[str, str]: The same with ``FLATTEN_CONTENT`` before each.
+    """
+    if isinstance(template, dict):
+        return {name: FLATTEN_CONTENT + one for name, one in template.items()}
+    return FLATTEN_CONTENT + template
+
+
+def in_parts(conversation: Any) -> Any:
+    """Turn the texts of a chat, or of several chats, into lists of parts.
+
+    Transformers' ``apply_chat_template`` looks for images in lists of parts alone before version 5.1.
+
+    Args:
+        conversation (Any): The messages of a chat, or several chats.
+
+    Returns:
+        Any: The same with a list of parts as the content of each message.
+    """
+    if isinstance(conversation, (list, tuple)):
+        return [in_parts(one) for one in conversation]
+    if isinstance(conversation, Mapping) and isinstance(conversation.get("content"), str):
+        return {**conversation, "content": [{"type": "text", "text": conversation["content"]}]}
+    return conversation
+
+
+def chat_passage(
+    messages: Sequence[Mapping[str, Any]],
+    answer: str | None,
+    template: str | dict[str, str] | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Passage:
+    """Render a chat, and find the answers in it that are supervised.
+
+    Args:
+        messages (Sequence[Mapping[str, Any]]): The messages of the chat.
+        answer (str | None): The answer to the chat, which alone is supervised then. None means that all answers of a
+            chat that ends with an answer are supervised, and that any other chat is a prompt.
+        template (str | dict[str, str] | None): The chat template in Jinja, or several by name, of which "default" is
+            taken. None means ``INSTRUCTION_TEMPLATE``.
+        tokenizer (PreTrainedTokenizerBase): The tokenizer, which knows the special tokens.
+
+    Returns:
+        Passage: The text with its answers. Each includes the special token that ends its turn. If the template writes
+        none, an end of sequence closes the passage.
+
+    Raises:
+        ValueError: The template refuses the chat, or does not render its turns one after the other.
+    """
+    template = template["default"] if isinstance(template, dict) else template or INSTRUCTION_TEMPLATE
+    chat = [{"role": message["role"], "content": _content(message["content"], template)} for message in messages]
+    if answer is not None:
+        chat.append({"role": "assistant", "content": _content(answer, template)})
+        trained = [len(chat) - 1]
+    else:
+        trained = [place for place, message in enumerate(chat) if message["role"] == "assistant"]
+    if not chat or chat[-1]["role"] != "assistant":
+        return Passage(_render(chat, template, tokenizer, asks=True)[0])
+    ends = _end_tokens(tokenizer)
+    text, marked = _render(chat, template, tokenizer, has_marks=GENERATION.search(template) is not None)
+    if marked:
+        spans = [(begin, _end_of_marked(text, begin, end, ends)) for begin, end in marked]
+        spans = spans[-1:] if answer is not None else spans
+    else:
+        spans = [_span(chat, place, text, template, tokenizer, ends) for place in trained]
+    text = text[: spans[-1][1]]
+    return Passage(text, spans, is_closed=re.search(rf"(?:{ends})\Z", text) is None)
+
+
+def _span(
+    chat: list[dict[str, Any]], place: int, text: str, template: str, tokenizer: Any, ends: str
+) -> tuple[int, int]:
+    """Find the answer at a place of a rendered chat: it begins where the prompt for it ends."""
+    before, _ = _render(chat[:place], template, tokenizer, asks=True)
+    after, _ = _render(chat[: place + 1], template, tokenizer)
+    # templates may write something at the end of the whole chat
+    end = next((n for n, (one, other) in enumerate(zip(text, after, strict=False)) if one != other), len(after))
+    content = _as_text(chat[place]["content"]).strip()
+    found = text.find(content, len(before), end)
+    if not text.startswith(before) or found < 0:
+        raise ValueError(
+            f"the chat template writes message {place} differently when others follow or when it is asked for, so the "
+            "answers cannot be found in the chat; train each turn alone (each_turn_alone=True, --each-turn-alone), or "
+            "set processor.chat_template to a template with {% generation %} around the answers"
+        )
+    # the answer goes on to the first special token of its turn
+    end_token = re.compile(ends).search(text, found + len(content), end)
+    return len(before), end_token.end() if end_token else found + len(content)
+
+
+def _end_of_marked(text: str, begin: int, end: int, ends: str) -> int:
+    """Find the end of an answer that the template marks: with the special token inside or behind the marks, if any."""
+    end = begin + len(text[begin:end].rstrip())
+    if re.search(rf"(?:{ends})\Z", text[begin:end]):
+        return end
+    end_token = re.compile(rf"\s*(?:{ends})").match(text, end)
+    return end_token.end() if end_token else end
+
+
+def _end_tokens(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Make a pattern of the special tokens, which may end a turn. Without any, it matches nothing."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    specials = sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
+    return "|".join(map(re.escape, specials)) or "(?!)"
+
+
+def _render(
+    chat: list[dict[str, Any]], template: str, tokenizer: Any, asks: bool = False, has_marks: bool = False
+) -> tuple[str, list[tuple[int, int]]]:
+    """Render a chat as ``apply_chat_template`` does, and return the answers that the template itself marks."""
+    try:
+        texts, marked = render_jinja_template(
+            conversations=[chat],
+            chat_template=template,
+            add_generation_prompt=asks,
+            return_assistant_tokens_mask=has_marks,
+            **tokenizer.special_tokens_map,
+        )
+    except Exception as error:  # a template may raise whatever it likes
+        raise ValueError(f"the chat template refuses this chat ({error})") from error
+    return texts[0], [(begin, end) for begin, end in marked[0]] if marked else []
+
+
+def _content(content: Any, template: str) -> Any:
+    """Give a content the form that a template asks for: parts if it tells them apart by their type, else a text."""
+    text = _as_text(content)
+    if "type" not in template:
+        return text
+    marks = {IMAGE_MARK: "image", VIDEO_MARK: "video"}
+    pieces = [piece for piece in MARKS.split(text) if piece]
+    return [{"type": marks[piece]} if piece in marks else {"type": "text", "text": piece} for piece in pieces]
+
+
+def _as_text(content: Any) -> str:
+    """Join the parts of a content, with marks for images and videos."""
+    if isinstance(content, str):
+        return content
+    marks = {"image": IMAGE_MARK, "image_url": IMAGE_MARK, "video": VIDEO_MARK}
+    return "".join(marks.get(part["type"]) or part.get("text") or "" for part in content)

@@ -1,0 +1,101 @@
+"""Makes a sample of each turn of samples with several turns: for the authors' way of training, and for evaluation."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch.utils.data import Dataset
+
+from ..modeling.chat_rows import INSTRUCTION_PROMPT
+from .sample import Chat, Sample, continuation, without_marks
+
+Context = Literal["none", "history"]
+
+
+class EachTurn(Dataset[Sample]):
+    """Gives each turn of a data set as a sample of its own, with the images of its row.
+
+    The id of a sample is ``id/turn``, with answers counted from 0. A sample with one question stays as it is.
+
+    Args:
+        dataset (Any): The data set. Its samples are read once to count their turns, unless it has a method
+            ``number_of_turns``.
+        context (Context): What stands before an answer of a chat. "none" gives the turn alone as an instruction, which
+            is how ADEM-VL's authors train; "history" the true turns before it. Questions about one image are asked
+            alone in both.
+    """
+
+    def __init__(self, dataset: Any, context: Context = "none") -> None:
+        self.dataset, self.context = dataset, context
+        count: Callable[[int], int] = getattr(dataset, "number_of_turns", lambda index: count_turns(dataset[index]))
+        self.places = [(row, turn) for row in range(len(dataset)) for turn in range(count(row))]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Sample:
+        row, turn = self.places[index]
+        return each_turn(self.dataset[row], self.context)[turn]
+
+
+def count_turns(sample: Sample) -> int:
+    """Count the turns of a sample that are trained.
+
+    Args:
+        sample (Sample): The sample.
+
+    Returns:
+        The number of its questions, or of the answers in its chat.
+    """
+    if "turns" in sample:
+        return len(sample["turns"])
+    chat = sample.get("messages", [])
+    return sum(turn["role"] == "assistant" for turn in chat) if chat and chat[-1]["role"] == "assistant" else 1
+
+
+def each_turn(sample: Sample, context: Context = "none") -> list[Sample]:
+    """Make a sample of each turn.
+
+    Args:
+        sample (Sample): The sample.
+        context (Context): As for ``EachTurn``.
+
+    Returns:
+        One sample for each turn.
+
+    Raises:
+        ValueError: A turn of a chat asks nothing, which leaves no instruction.
+    """
+    rest = {name: value for name, value in sample.items() if name not in ("turns", "messages", "choices")}
+    found: list[dict[str, Any]] = []
+    if "turns" in sample:
+        found = [dict(turn) for turn in sample["turns"]]
+    elif "messages" in sample:
+        messages = sample["messages"]
+        if messages[-1]["role"] != "assistant":  # an answer that stands beside the chat, and it alone
+            messages = [*messages, {"role": "assistant", "content": sample["answer"]}]
+            places = [len(messages) - 1]
+        else:
+            places = [place for place, turn in enumerate(messages) if turn["role"] == "assistant"]
+        for place in places:
+            answer = messages[place]["content"]
+            if context == "history":
+                asked: dict[str, Any] = {"messages": messages[:place], "answer": answer}
+                asked["prompt"] = next((t["content"] for t in messages[:place][::-1] if t["role"] == "user"), "")
+            else:
+                prompt = _instruction(sample["id"], messages, place)
+                asked = {"prompt": prompt, "answer": continuation(prompt, answer), "kind": "instruction"}
+            found.append(asked | {"references": [answer]})
+    else:
+        return [sample]
+    return [{**rest, **one, "id": f"{sample['id']}/{number}"} for number, one in enumerate(found)]  # type: ignore[typeddict-item]
+
+
+def _instruction(name: str, messages: Chat, place: int) -> str:
+    """Make the prompt of an answer alone: of what the user says right before it, and of the system's turn."""
+    begin = max((n for n in range(place) if messages[n]["role"] == "assistant"), default=-1) + 1
+    asked = [without_marks(turn["content"]).strip() for turn in messages[begin:place] if turn["role"] == "user"]
+    instruction = "\n".join(filter(None, asked))
+    if not instruction:
+        raise ValueError(f"sample {name!r}, turn {place - 1}: empty; write its text, or remove it with its answer")
+    system = messages[0]["content"] + "\n" if messages[0]["role"] == "system" else ""
+    return system + INSTRUCTION_PROMPT.format(instruction=instruction)
