@@ -45,7 +45,7 @@ from adem_vl_hf.data.openmoji.scenes import (
     random_scene,
 )
 from adem_vl_hf.files import replacing
-from adem_vl_hf.modeling.vision import open_clip_vision_config
+from adem_vl_hf.modeling.open_clip_tower import open_clip_vision_config
 
 VISION = {"layers": 6, "width": 192, "head_width": 64, "patch_size": 12, "image_size": 96}
 TEXT = {"context_length": 24, "width": 128, "heads": 2, "layers": 3}

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, CLIPVisionModel
-from transformers.utils import cached_file, extract_commit_hash
+from transformers import AutoModelForCausalLM
+from transformers.utils import cached_file, extract_commit_hash, logging
 
 from .arguments import HUB_ARGUMENTS, PreTrainedConfig, take
+from .open_clip_tower import HF_HUB, OPEN_CLIP_CONFIG, OpenClipVisionTower
 from .quantization import from_gguf, gguf_arguments, split_gguf
-from .vision import HF_HUB, OPEN_CLIP_CONFIG, OpenClipVisionTower
+from .towers import Tower, find_tower, name_on_the_hub
 
 try:
     from accelerate.utils import align_module_device
@@ -33,9 +35,6 @@ TOLERANCE = 0.01  # relative: half precision rounds by 0.4 %, another fine-tune 
 # more than their own size. GGUF keeps norms in full, so that these tell fine-tunes apart as ever.
 GGUF_TOLERANCE = 0.5
 
-
-# kinds of models, by their model_type, that have a CLIPVisionModel
-TOWERS = ("clip", "clip_vision_model")
 # where a dict of attention implementations says which is meant; "" is the model that holds both
 PARTS = ("", "text_config", "vision_config")
 
@@ -74,11 +73,7 @@ def _load(cls, kind: str, name: str, where: str | None = None, **arguments):
     try:
         model, info = cls.from_pretrained(where or name, output_loading_info=True, use_safetensors=True, **arguments)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"the {kind} {name!r} could not be loaded ({reason}); check the id, the revision and the network, "
-            "or name a local folder that holds it as safetensors, or a GGUF file"
-        ) from error
+        raise _unreachable(kind, name, error) from error
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("position_ids"))
     if missing or info["mismatched_keys"]:
         raise ValueError(
@@ -86,6 +81,14 @@ def _load(cls, kind: str, name: str, where: str | None = None, **arguments):
             "was it saved by a newer version of Transformers?"
         )
     return model
+
+
+def _unreachable(kind: str, name: str, error: Exception) -> ValueError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ValueError(
+        f"the {kind} {name!r} could not be loaded ({reason}); check the id, the revision and the network, "
+        "or name a local folder that holds it as safetensors, or a GGUF file"
+    )
 
 
 def load_language_model(name: str, **arguments: Any) -> nn.Module:
@@ -112,10 +115,11 @@ def load_language_model(name: str, **arguments: Any) -> nn.Module:
 
 
 def load_vision_tower(name: str, backend: str = "transformers", **arguments: Any) -> nn.Module:
-    """Load a ``CLIPVisionModel``, or a tower of open_clip.
+    """Load a tower of Transformers of one of the kinds in ``TOWERS``, or a tower of open_clip.
 
     Args:
-        name (str): a folder or a Hub id; for open_clip a name in its spelling (see ``OpenClipVisionTower``).
+        name (str): a folder or a Hub id of a tower or of a model that holds one; for open_clip a name in its spelling
+            (see ``OpenClipVisionTower``).
         backend (str): ``"transformers"`` or ``"open_clip"``.
         **arguments (Any): of ``from_pretrained``; open_clip takes ``dtype`` and Hub arguments.
 
@@ -123,11 +127,13 @@ def load_vision_tower(name: str, backend: str = "transformers", **arguments: Any
         The vision tower.
 
     Raises:
-        ValueError: it cannot be reached, or lacks weights.
+        ValueError: it cannot be reached, is of a kind that is not supported, or lacks weights.
     """
     if backend == "transformers":
-        _check_tower(name, take(HUB_ARGUMENTS, dict(arguments)))
-        return _load(CLIPVisionModel, "vision tower", name, **arguments)
+        row = kind_of_tower(name, **take(HUB_ARGUMENTS, dict(arguments)))
+        tower_class = getattr(transformers, row.model_class)
+        with _without_report():
+            return _load(tower_class, "vision tower", name, **dict(row.arguments), **arguments)
     dtype = arguments.get("dtype")
     dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     try:
@@ -136,17 +142,35 @@ def load_vision_tower(name: str, backend: str = "transformers", **arguments: Any
         raise ValueError(f"the vision tower {name!r} could not be loaded by open_clip: {error}") from error
 
 
-def _check_tower(name: str, hub: dict[str, Any]) -> None:
-    """Refuse a tower of another kind before its weights are read; a name that cannot be reached is left to loading."""
+@contextlib.contextmanager
+def _without_report():
+    """Do not list the weights of a whole model that are not the tower's; that one is missing is an error anyway."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
-        kind = PreTrainedConfig.get_config_dict(name, **hub)[0].get("model_type")
-    except (OSError, ValueError):
-        return
-    if kind not in TOWERS:
-        raise ValueError(
-            f"the vision tower {name!r} is a {kind!r} model, which is not supported: take a CLIP of Transformers, or a "
-            "plain ViT of open_clip (vision_backend='open_clip')"
-        )
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def kind_of_tower(name: str, **hub: Any) -> Tower:
+    """Read what kind of tower a folder or a repository holds, before any weights are read.
+
+    Args:
+        name (str): the folder or the Hub id.
+        **hub (Any): Hub arguments.
+
+    Returns:
+        The row of ``TOWERS``.
+
+    Raises:
+        ValueError: its configuration cannot be reached, or the kind is not supported.
+    """
+    try:
+        fields = PreTrainedConfig.get_config_dict(name, **hub)[0]
+    except (OSError, ValueError) as error:
+        raise _unreachable("vision tower", name, error) from error
+    return find_tower(fields.get("model_type"), f"the vision tower {name!r}")
 
 
 def pinned_revision(name: str | None, hub: dict[str, Any]) -> str | None:
@@ -230,8 +254,9 @@ def _norms_and_tables(base: nn.Module) -> dict[str, str]:
     found = {}
     for key, tensor in base.state_dict().items():
         norm_or_table = "norm" in key or "embed" in key or "ln_" in key
-        if norm_or_table and tensor.is_floating_point():
-            found[key.removeprefix("vision_model.")] = key
+        none = tensor.dim() > 1 and not tensor.numel()  # the registers of a tower without any
+        if norm_or_table and tensor.is_floating_point() and not none:
+            found[name_on_the_hub(base.config, key.removeprefix("vision_model."))] = key
     return found
 
 

@@ -1,4 +1,4 @@
-"""Configuration of ADEM-VL (arXiv 2410.17779): a frozen decoder LLM, a frozen CLIP tower, a small trained adapter.
+"""Configuration of ADEM-VL (arXiv 2410.17779): a frozen decoder LLM, a frozen tower, a small trained adapter.
 
 Notation of the whole bundle: B batch, T text positions, S memory slots, D width of the language model, C width of the
 vision tower, N patches, G = sqrt(N) side of the patch grid.
@@ -11,6 +11,7 @@ from .configuration_base import FrozenBasesConfig, PreTrainedConfig, complete_lo
 
 if TYPE_CHECKING:  # never run: 4.57 finds the files that a configuration needs by these lines
     from .arguments import library_fields  # noqa: F401
+    from .towers import find_tower  # noqa: F401
 
 POOLINGS = ("avg", "max")
 KERNELS = ("none", "softmax", "relu", "elu", "silu", "silu-min")
@@ -38,7 +39,7 @@ class AdemVLConfig(FrozenBasesConfig):
             then runs without gradient).
         vision_adapter_scale (float): weight of the tower's adapters.
         vision_adapter_dropout (float): dropout inside the tower's adapters.
-        use_cls_token (bool): CLIP's class token becomes one input embedding.
+        use_cls_token (bool): the tower's class token becomes one input embedding.
         input_visual_tokens (int): 0, or a square: that many pooled patches become input embeddings too.
         lora (dict[str, Any] | None): LoRA in the language model, trained and saved with the adapter, as fields of
             ``peft.LoraConfig`` (``r``, ``lora_alpha``, ``target_modules``, ``lora_dropout``, ...). Needs PEFT. Default

@@ -25,6 +25,7 @@ from .arguments import (
     one_dtype,
     refuse_unknown,
 )
+from .towers import TOWERS, side, tower_config
 
 BACKENDS = ("transformers", "open_clip")
 
@@ -102,8 +103,8 @@ class FrozenBasesConfig(PreTrainedConfig):
 
     Args:
         text_config (dict | PreTrainedConfig | None): configuration of the language model; default Llama 7B.
-        vision_config (dict | PreTrainedConfig | None): configuration of the vision tower, a ``CLIPVisionConfig`` for
-            both backends; default CLIP ViT-L/14.
+        vision_config (dict | PreTrainedConfig | None): configuration of the vision tower, of one of the kinds in
+            ``TOWERS``, and a ``CLIPVisionConfig`` for open_clip; default CLIP ViT-L/14.
         text_model_name_or_path (str | None): where the language model is loaded from: a Hub id, a folder, or a folder
             relative to the checkpoint (``./llm``, ``../llm``). None for both bases: the checkpoint holds every weight
             itself.
@@ -115,9 +116,11 @@ class FrozenBasesConfig(PreTrainedConfig):
         vision_model_revision (str | None): the vision tower's pinned revision.
         vision_model_subfolder (str | None): the folder inside its folder or repository that holds the vision tower.
         vision_model_fingerprint (dict | None): what the vision tower looked like in training.
-        vision_backend (str): ``"transformers"`` (``CLIPVisionModel``) or ``"open_clip"`` (any of its ViT towers).
+        vision_backend (str): ``"transformers"`` or ``"open_clip"`` (any of its ViT towers).
         image_token_id (int | None): the token, inside the language model's vocabulary, that marks where image
             embeddings go.
+        image_size (int | None): the side in pixels of the square images that the tower gets; default what its
+            configuration says, or for a tower that takes any size (DINOv2, DINOv3) what its image processor makes.
         frame_embeddings (int): how many pictures of a row have a learned embedding of their own that says which of them
             they are (zero at the start); 0 = none, and their order shows in the text alone.
         **kwargs (Any): fields that Transformers itself has in every configuration.
@@ -160,12 +163,13 @@ class FrozenBasesConfig(PreTrainedConfig):
         vision_model_fingerprint: dict | None = None,
         vision_backend: str = "transformers",
         image_token_id: int | None = None,
+        image_size: int | None = None,
         frame_embeddings: int = 0,
         **kwargs: Any,
     ) -> None:
         kwargs = self._known(kwargs)
         self.text_config = _sub_config(text_config, "llama")
-        self.vision_config = _sub_config(vision_config, "clip_vision_model", **CLIP_VIT_L14)
+        self.vision_config = tower_config(_sub_config(vision_config, "clip_vision_model", **CLIP_VIT_L14))
         self.text_model_name_or_path = text_model_name_or_path
         self.text_model_revision = text_model_revision
         self.text_model_subfolder = text_model_subfolder
@@ -176,6 +180,7 @@ class FrozenBasesConfig(PreTrainedConfig):
         self.vision_model_fingerprint = vision_model_fingerprint
         self.vision_backend = vision_backend
         self.image_token_id = image_token_id
+        self.image_size = side(self.vision_config.image_size) if image_size is None else image_size
         self.frame_embeddings = frame_embeddings
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
@@ -275,7 +280,7 @@ class FrozenBasesConfig(PreTrainedConfig):
     @property
     def grid(self) -> int:
         """Side G of the tower's patch grid."""
-        return self.vision_config.image_size // self.vision_config.patch_size
+        return self.image_size // side(self.vision_config.patch_size)
 
     @property
     def image_tokens(self) -> int:
@@ -305,6 +310,14 @@ class FrozenBasesConfig(PreTrainedConfig):
             raise ValueError(
                 f"image_token_id={self.image_token_id} is outside the language model's vocabulary of {vocab_size}; "
                 "choose one of its reserved or unused tokens"
+            )
+        own, patch = side(self.vision_config.image_size), side(self.vision_config.patch_size)
+        if not isinstance(self.image_size, int) or self.image_size < patch:
+            raise ValueError(f"image_size is {self.image_size!r}; give at least the {patch} pixels of a patch")
+        if self.image_size != own and not TOWERS[self.vision_config.model_type].any_size:
+            raise ValueError(
+                f"image_size is {self.image_size}, and this {self.vision_config.model_type} takes images of {own} "
+                "pixels alone; leave image_size out, or take a tower of another size, or a DINOv2 or DINOv3"
             )
         if not isinstance(self.frame_embeddings, int) or self.frame_embeddings < 0:
             raise ValueError(

@@ -13,6 +13,7 @@ from .configuration_base import FrozenBasesConfig, PreTrainedConfig, complete_lo
 
 if TYPE_CHECKING:  # never run: 4.57 finds the files that a configuration needs by these lines
     from .arguments import library_fields  # noqa: F401
+    from .towers import find_tower  # noqa: F401
 
 MASK_MODES = ("previous_image", "all_frames")
 LEVEL_FUSIONS = ("route", "concatenate")

@@ -133,7 +133,16 @@ class ForwardPass:
         Returns:
             The tower's outputs; ``pooler_output`` are the features, [I, 1+N, C], class token first ([I, k, 1+N, C]
             where ``config.vision_feature_layer`` lists k levels).
+
+        Raises:
+            ValueError: the images are not of the size that the model takes.
         """
+        height, width = pixel_values.shape[-2:]
+        if height != self.config.image_size or width != self.config.image_size:
+            raise ValueError(
+                f"pixel_values has images of {height} x {width} pixels, and the model takes {self.config.image_size} x "
+                f"{self.config.image_size} (config.image_size): let the model's own processor make them"
+            )
         return_dict = kwargs.pop("return_dict", None)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_trains()):
@@ -156,7 +165,7 @@ class ForwardPass:
         if not self.tower_always_runs():
             return None
         # empty, not zero: the same output as a batch without images, but every parameter gets a (zero) gradient
-        size = self.config.vision_config.image_size
+        size = self.config.image_size
         blank = self.get_image_features(torch.zeros(1, 3, size, size), return_dict=True)
         features = blank.pooler_output[:0]  # type: ignore[union-attr]
         rows.mask = torch.zeros(rows.batch, 1, dtype=torch.bool, device=features.device)

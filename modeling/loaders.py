@@ -47,6 +47,7 @@ from .bases import (
 )
 from .decoder import computing_device
 from .quantization import keep_trainable
+from .towers import tower_of
 from .trained_in_base import LORA_KEY_MAPPING, keep_in_memory
 from .vision import tower_key_mapping
 
@@ -151,11 +152,16 @@ class LoadersMixin(_Model):
             )
         if isinstance(vision_tower, nn.Module):
             check_loaded("vision tower", of_vision)
+            vision_tower = tower_of(vision_tower)
         else:
             backend = config_fields.get("vision_backend", "transformers")
             vision_tower = load_vision_tower(
                 names[1], backend, **shared, **attention["vision_config"], **hub_of_vision, **of_vision
             )
+        if config_fields.get("image_size") is None:
+            from .processor_parts import image_side
+
+            config_fields["image_size"] = image_side(names[1], vision_tower.config, **hub_of_vision)
         config = cls.config_class(
             text_config=language_model.config,
             vision_config=vision_tower.config,
@@ -245,6 +251,7 @@ class LoadersMixin(_Model):
             language_model = load_language_model(path, **shared, **attention["text_config"], **hub_of_text, **of_text)
         if vision_tower is not None:
             check_loaded("vision tower", of_vision)
+            vision_tower = tower_of(vision_tower)
         else:
             path = _resolve(config.vision_model_name_or_path, name)
             place = recorded_place("vision_model", config)
@@ -289,7 +296,8 @@ class LoadersMixin(_Model):
                 f"{name} holds every weight itself, and quantization_config would quantise its tower and adapter too: "
                 "take an adapter-only checkpoint, whose language model alone is quantised"
             )
-        renamed = {**LORA_KEY_MAPPING, **tower_key_mapping(), **(loading.pop("key_mapping", None) or {})}
+        of_tower = tower_key_mapping(loading["config"].vision_config.model_type)
+        renamed = {**LORA_KEY_MAPPING, **of_tower, **(loading.pop("key_mapping", None) or {})}
         with_info = loading.pop("output_loading_info", False)
         model, info = super().from_pretrained(
             name, *model_args, key_mapping=renamed, output_loading_info=True, **loading
@@ -301,8 +309,8 @@ class LoadersMixin(_Model):
                 "at random: the file is cut short, or belongs to another configuration"
             )
         if conversions := getattr(model, "_weight_conversions", None):  # which would be reversed in saving
-            of_tower = tower_key_mapping().keys()
-            model._weight_conversions = [one for one in conversions if not of_tower & {*one.source_patterns}]
+            own = [one for one in conversions if not of_tower.keys() & {*one.source_patterns}]
+            model._weight_conversions = own
         # Transformers 5 puts tensors of its own in place of the frozen ones
         keep_in_memory(model)
         model._freeze_bases()

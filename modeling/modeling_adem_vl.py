@@ -1,4 +1,4 @@
-"""ADEM-VL (arXiv 2410.17779) for Transformers: a frozen decoder LLM sees through a frozen CLIP tower.
+"""ADEM-VL (arXiv 2410.17779) for Transformers: a frozen decoder LLM sees through a frozen tower.
 
 Parameter-free cross-attention in every layer of the language model, to a visual memory that is computed once.
 
@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from .images import open_image  # noqa: F401
     from .labels import NOT_SUPERVISED  # noqa: F401
     from .loaders import LoadersMixin  # noqa: F401
+    from .open_clip_tower import OpenClipVisionTower  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
     from .processor_options import sort_options  # noqa: F401
     from .processor_parts import load_tokenizer  # noqa: F401
     from .quantization import split_gguf  # noqa: F401
     from .row_layout import RowLayout  # noqa: F401
+    from .towers import find_tower  # noqa: F401
     from .trained_in_base import LoraMixin  # noqa: F401
     from .videos import open_video  # noqa: F401
 

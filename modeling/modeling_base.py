@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, CLIPVisionModel, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .checkpoint import AdapterCheckpointMixin, mark_initialized
@@ -25,6 +25,8 @@ from .decoder import cache_argument
 from .forward_pass import ForwardPass
 from .generation import VisualGenerationMixin
 from .loaders import LoadersMixin
+from .open_clip_tower import OpenClipVisionTower
+from .towers import TOWERS
 from .trained_in_base import (
     LoraMixin,
     attach_lora,
@@ -33,7 +35,7 @@ from .trained_in_base import (
     rename_for_load,
     unfrozen_blocks,
 )
-from .vision import VISION_BLOCKS, OpenClipVisionTower
+from .vision import keep_evaluating, tower_blocks
 
 
 class HeadlessModel:
@@ -153,7 +155,8 @@ class FrozenBasesForConditionalGeneration(
             attach_lora(self.language_model, config.lora)
         self.register_load_state_dict_pre_hook(rename_for_load)
         # only those that are there: Transformers 5 gathers every name of the parts, and FSDP refuses one it cannot find
-        blocks = {*(getattr(self.language_model, "_no_split_modules", None) or []), *VISION_BLOCKS}
+        blocks = {*(getattr(self.language_model, "_no_split_modules", None) or [])}
+        blocks |= {type(block).__name__ for block in tower_blocks(self.vision_tower)}
         self._no_split_modules = sorted(blocks & {type(module).__name__ for module in self.modules()})
         self._freeze_bases()
         if config.has_external_bases:
@@ -164,6 +167,19 @@ class FrozenBasesForConditionalGeneration(
         for base in ("vision_tower", "language_model"):
             for name, parameter in getattr(self, base).named_parameters(base):
                 parameter.requires_grad_(name in trained)
+
+    def train(self, mode: bool = True):
+        """Set the mode of everything that trains; a frozen tower stays in evaluation mode.
+
+        Args:
+            mode (bool): training or evaluation.
+
+        Returns:
+            The model itself.
+        """
+        super().train(mode)
+        keep_evaluating(self.vision_tower, mode)
+        return self
 
     def unfrozen_vision_blocks(self) -> dict[int, nn.Module]:
         """The blocks of the tower that train, by number: the last ones that the features depend on."""
@@ -195,4 +211,4 @@ class FrozenBasesForConditionalGeneration(
 def _fresh_tower(config) -> nn.Module:
     if config.vision_backend == "open_clip":
         return OpenClipVisionTower.from_config(config.vision_config)
-    return CLIPVisionModel(config.vision_config)
+    return TOWERS[config.vision_config.model_type].build(config.vision_config)

@@ -1,4 +1,4 @@
-"""EVLM (arXiv 2407.14177) for Transformers: gated cross-attention from a frozen LLM to levels of a frozen CLIP tower.
+"""EVLM (arXiv 2407.14177) for Transformers: gated cross-attention from a frozen LLM to levels of a frozen tower.
 
 Same house as ADEM-VL (``modeling_base``). Keys and values of all cross-attention layers are computed once, before the
 language model runs, and are kept in its cache.
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .images import open_image  # noqa: F401
     from .labels import NOT_SUPERVISED  # noqa: F401
     from .loaders import LoadersMixin  # noqa: F401
+    from .open_clip_tower import OpenClipVisionTower  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
     from .processing_evlm import EvlmProcessor  # noqa: F401
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .processor_parts import load_tokenizer  # noqa: F401
     from .quantization import split_gguf  # noqa: F401
     from .row_layout import RowLayout  # noqa: F401
+    from .towers import find_tower  # noqa: F401
     from .videos import open_video  # noqa: F401
     from .vision import tower_blocks  # noqa: F401
 

@@ -39,7 +39,9 @@ from .videos import Video, pair_with_rows, pixel_inputs
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
     from .bases import base_name  # noqa: F401
     from .image_forms import plain_form  # noqa: F401
+    from .open_clip_tower import OpenClipVisionTower  # noqa: F401
     from .quantization import split_gguf  # noqa: F401
+    from .towers import find_tower  # noqa: F401
     from .vision import tower_blocks  # noqa: F401
 
 
@@ -100,8 +102,8 @@ class AdemVLProcessor(ProcessorMixin):
     ) -> "AdemVLProcessor":
         """Make the processor of a model that is built from two bases.
 
-        If the vision tower has no image processor, images are resized to its square size without cropping, as the
-        authors do.
+        If the vision tower has no image processor, images are resized to the square size that the model takes
+        (``config.image_size``) without cropping, as the authors do.
 
         Args:
             language_model (str): The language model, whose tokenizer is taken: a folder, the id of a repository on the
@@ -129,7 +131,7 @@ class AdemVLProcessor(ProcessorMixin):
         )
         tokenizer = load_tokenizer(language_model, **of_text)
         keep_inside(tokenizer, config.text_config.vocab_size)
-        image_processor = load_image_processor(vision_tower, config.vision_config.image_size, **of_vision)
+        image_processor = load_image_processor(vision_tower, config, **of_vision)
         image_token = None
         if config.image_token_id is not None:
             image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)

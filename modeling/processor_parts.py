@@ -23,6 +23,7 @@ from transformers.utils import cached_file
 
 from .arguments import HUB_ARGUMENTS
 from .quantization import split_gguf
+from .towers import TOWERS, side
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -161,13 +162,38 @@ def bring_code(folder: str | os.PathLike[str]) -> None:
             shutil.copyfile(path, Path(folder) / path.name)
 
 
-def load_image_processor(vision_tower: str, side: int, **hub: Any) -> BaseImageProcessor:
+def image_side(vision_tower: str | None, config: Any, **hub: Any) -> int:
+    """Say which images a vision tower gets, where nobody says it.
+
+    A tower that takes images of any size gets those that its image processor makes. DINOv2's configuration says 518 px,
+    for example, and its image processor 224.
+
+    Args:
+        vision_tower (str | None): A folder or the id of a repository on the Hub. None means that nobody knows it.
+        config (Any): The configuration of the tower.
+        **hub (Any): Hub arguments, as for ``load_tokenizer``.
+
+    Returns:
+        int: The side of the images in pixels.
+    """
+    own = side(config.image_size)
+    if vision_tower is None or not TOWERS[config.model_type].any_size:
+        return own
+    try:
+        there = _has_image_processor(vision_tower, hub)
+    except OSError:
+        return own
+    return (_made_side(AutoImageProcessor.from_pretrained(vision_tower, **hub)) or own) if there else own
+
+
+def load_image_processor(vision_tower: str, config: Any, **hub: Any) -> BaseImageProcessor:
     """Load the image processor of a vision tower.
 
     Args:
         vision_tower (str): A folder, the id of a repository on the Hub, or a name in open_clip's spelling.
-        side (int): The side in pixels of the square images that the tower takes. If the tower has no image processor,
-            images are resized to it without cropping, as the authors do.
+        config (Any): The configuration of the model. An image processor that makes images of another size than its
+            ``image_size`` is set to that size, with the proportion of its crop. If the tower has no image processor,
+            images are resized without cropping, as the authors do.
         **hub (Any): Hub arguments, as for ``load_tokenizer``.
 
     Returns:
@@ -176,9 +202,36 @@ def load_image_processor(vision_tower: str, side: int, **hub: Any) -> BaseImageP
     Raises:
         OSError: The files of the vision tower cannot be reached, so that nobody knows how its images are prepared.
     """
-    if _has_image_processor(vision_tower, hub):
-        return AutoImageProcessor.from_pretrained(vision_tower, **hub)
-    return CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
+    wanted = config.image_size
+    square = {"height": wanted, "width": wanted}
+    if not _has_image_processor(vision_tower, hub):
+        mean, std = TOWERS[config.vision_config.model_type].normalization
+        return CLIPImageProcessor(size=square, do_center_crop=False, image_mean=mean, image_std=std)
+    processor = AutoImageProcessor.from_pretrained(vision_tower, **hub)
+    made = _made_side(processor)
+    if made == wanted:
+        return processor
+    if made is None or not processor.do_center_crop:
+        sizes: dict[str, Any] = {"size": square, "do_center_crop": False, "do_resize": True}
+    else:
+        size = {edge: round(pixels * wanted / made) for edge, pixels in _edges(processor.size).items()}
+        sizes = {"size": size, "crop_size": square}
+    return AutoImageProcessor.from_pretrained(vision_tower, **sizes, **hub)
+
+
+def _edges(size: Any) -> dict[str, int]:
+    """Turn a size of an image processor, of any version, into a dictionary of what it says."""
+    size = size if isinstance(size, Mapping) else vars(size)
+    return {edge: pixels for edge, pixels in size.items() if pixels is not None}
+
+
+def _made_side(processor: BaseImageProcessor) -> int | None:
+    """Read the side of the images that an image processor makes; None if they are not all of one square size."""
+    cropped = getattr(processor, "do_center_crop", False)
+    if not (cropped or getattr(processor, "do_resize", True)):
+        return None
+    edges = _edges(processor.crop_size if cropped else processor.size)
+    return edges["height"] if "height" in edges and edges["height"] == edges.get("width") else None
 
 
 def _has_image_processor(vision_tower: str, hub: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from .decoder import computing_device
+from .towers import name_on_the_hub
 from .vision import tower_blocks
 
 NAME = "adem_vl"  # of the LoRA inside PEFT's layers; not part of any key in a checkpoint
@@ -181,7 +182,8 @@ def names_in_checkpoint(model: nn.Module) -> dict[str, str]:
     for path, module in model.vision_tower.named_modules() if numbers else ():
         if id(module) in numbers:
             for key in module.state_dict():
-                found[f"vision_tower.{path}.{key}"] = f"{BLOCKS}.{numbers[id(module)]}.{key}"
+                saved = name_on_the_hub(model.config.vision_config, key)
+                found[f"vision_tower.{path}.{key}"] = f"{BLOCKS}.{numbers[id(module)]}.{saved}"
     return found
 
 

@@ -1,4 +1,4 @@
-"""ADEM-VL for Hugging Face: a frozen LLM sees through a frozen CLIP tower with a few million trained numbers.
+"""ADEM-VL for Hugging Face: a frozen LLM sees through a frozen tower with a few million trained numbers.
 
 Importing this package registers its classes with the Auto classes, so that checkpoints load without remote code. The
 classes themselves, and Transformers, are imported when they are used.

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, BitsAndBytesConfig, CLIPVisionConfig
+from transformers import AutoConfig, BitsAndBytesConfig
 
 from .counting import count_trained
 from .embedded.smollm2 import LANGUAGE_MODEL_ID, resolve_language_model
 from .modeling.arguments import all_hub_arguments, hub_arguments_of
+from .modeling.bases import kind_of_tower
 from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.modeling_evlm import EvlmForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
 from .modeling.processing_evlm import EvlmProcessor
+from .modeling.processor_parts import image_side
+from .modeling.towers import tower_config
 
 MODELS: dict[str, tuple[type[FrozenBasesForConditionalGeneration], type[AdemVLProcessor]]] = {
     "adem_vl": (AdemVLForConditionalGeneration, AdemVLProcessor),
@@ -144,12 +147,16 @@ def _check_fields(
     hub: dict[str, Any],
 ) -> None:
     """Refuse a field with an impossible value before any weights are loaded, which can take minutes."""
+    hub_of_vision = hub_arguments_of("vision_model", hub)
     try:
         text = AutoConfig.from_pretrained(language_model, **hub_arguments_of("text_model", hub))
-        vision = CLIPVisionConfig.from_pretrained(vision_tower, **hub_arguments_of("vision_model", hub))
+        vision = AutoConfig.from_pretrained(vision_tower, **hub_of_vision)
     except (OSError, ValueError):
         return  # a GGUF file, open_clip's spelling, or no model at all: loading it says more
+    kind_of_tower(vision_tower, **hub_of_vision)
+    vision = tower_config(vision)
     fields = {name: value for name, value in arguments.items() if name in config_class.field_names and name not in hub}
+    fields["image_size"] = fields.get("image_size") or image_side(vision_tower, vision, **hub_of_vision)
     config_class(text_config=text, vision_config=vision, **fields)
 
 
@@ -172,7 +179,8 @@ def describe(checkpoint: str | None = None) -> dict[str, Any]:
         "checkpoint": str(checkpoint or f"shipped ({LANGUAGE_MODEL_ID})"),
         **{name: getattr(config, name) for name in (*bases, *config.adapter_fields, "image_token_id")},
         "language_model": f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}",
-        "tower": f"{vision.num_hidden_layers} blocks of width {vision.hidden_size}, grid {config.grid} x {config.grid}",
+        "tower": f"{vision.model_type}, {vision.num_hidden_layers} blocks of width {vision.hidden_size}, "
+        f"grid {config.grid} x {config.grid}",
         "trained_numbers": count_trained(config),
     }
 

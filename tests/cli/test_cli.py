@@ -153,7 +153,7 @@ def test_info_says_what_a_checkpoint_is(trained, capsys):
     assert facts["trained_numbers"] == count_adapter_parameters(config)
     assert (facts["visual_token_counts"], facts["drop_ratio"]) == ([4, 1], 0.25)
     assert facts["language_model"] == "llama, 3 layers of width 32"
-    assert facts["tower"] == "3 blocks of width 24, grid 4 x 4"
+    assert facts["tower"] == "clip_vision_model, 3 blocks of width 24, grid 4 x 4"
     text = output_of(capsys, "info", trained)
     assert all(name in text for name in facts)
 

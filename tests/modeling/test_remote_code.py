@@ -9,6 +9,7 @@ import architectures
 import pytest
 import tiny
 import torch
+import towers
 from closeness import assert_close
 from safetensors.torch import load_file, save_file
 
@@ -34,10 +35,12 @@ for name in sys.argv[1:]:
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
     other = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
     with_lora = AutoModel.from_pretrained(f"{name}/{name}_lora", trust_remote_code=True)
+    on_siglip = AutoModel.from_pretrained(f"{name}/{name}_siglip", trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     path, picture = "cat.png", Image.open("cat.png")
     with torch.no_grad():
         results = {"model": model(**inputs).logits, "other": other(**inputs).logits, "lora": with_lora(**inputs).logits}
+        results["siglip"] = on_siglip(**inputs).logits
         row = processor(images=[picture, None], text=["a photo", "hello"])
         results["processed"] = model(**row).logits
         model.save_pretrained(f"{name}/again")
@@ -78,6 +81,8 @@ def folder(bases, tmp_path_factory):
         model.save_pretrained(work / f"{arch}_checkpoint")
         arch.processor(bases, model).save_pretrained(work / f"{arch}_checkpoint")
         arch.build(bases, lora=LORA).save_pretrained(work / f"{arch}_lora")
+        tower = towers.save("siglip_vision_model", work / "siglip")
+        tiny.perturb(towers.build(str(arch), bases, tower)).save_pretrained(work / f"{arch}_siglip")
         save_file(inputs, work / "inputs.safetensors")
     blocker = tiny.package_blocker(folder / "blocked")
     env = os.environ | {"PYTHONPATH": blocker, "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
@@ -110,10 +115,12 @@ def test_the_logits_are_the_same(bases, arch, work, model, processor):
         expected = model(**inputs).logits
         processed = model(**row).logits
         with_lora = arch.build(bases, lora=LORA)(**inputs).logits
+        on_siglip = arch.model_class.from_pretrained(work / f"{arch}_siglip")(**inputs).logits
     for name in ("model", "other", "again"):
         assert_close(results[name], expected, name=name)
     assert_close(results["processed"], processed)
     assert_close(results["lora"], with_lora)
+    assert_close(results["siglip"], on_siglip)
     assert (with_lora - expected).abs().max() > 1e-2
 
 

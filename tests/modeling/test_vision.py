@@ -12,16 +12,10 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import QuickGELU, VisionTransformer
 from open_clip_folder import open_clip_folder, randomize
 from torch import nn
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from adem_vl_hf import AdemVLForConditionalGeneration, EvlmForConditionalGeneration
-from adem_vl_hf.modeling.vision import (
-    OpenClipVisionTower,
-    VisionAdapter,
-    attach_vision_adapters,
-    open_clip_vision_config,
-    vision_features,
-)
+from adem_vl_hf.modeling.open_clip_tower import OpenClipVisionTower, open_clip_vision_config
+from adem_vl_hf.modeling.vision import VisionAdapter, attach_vision_adapters, vision_features
 
 clip_vision_from_open_clip = scripts.load("examples/train_tower.py").clip_vision_from_open_clip
 pytestmark = pytest.mark.core
@@ -173,10 +167,3 @@ def test_without_open_clip_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(ImportError, match="pip install open_clip_torch"):
         OpenClipVisionTower.from_pretrained("ViT-B-32/openai")
-
-
-def test_another_kind_of_tower_is_refused_by_its_name(bases, tmp_path):
-    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 3}
-    SiglipVisionModel(SiglipVisionConfig(**sizes, image_size=16, patch_size=4)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a 'siglip_vision_model' model, which is not supported: take a CLIP"):
-        AdemVLForConditionalGeneration.from_base_pretrained(bases / "llama", tmp_path)

@@ -274,7 +274,7 @@ def _save_processor(config: AdemVLConfig, output: Path, dataset: str | None, hub
         return f"no processor saved: {error}"
     own = processor.image_processor
     normalization = NORMALIZATION.get(str(dataset)) or {"image_mean": own.image_mean, "image_std": own.image_std}
-    side = config.vision_config.image_size
+    side = config.image_size
     processor.image_processor = CLIPImageProcessor(
         size={"height": side, "width": side}, do_center_crop=False, **normalization
     )
