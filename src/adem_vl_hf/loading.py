@@ -29,6 +29,29 @@ FOLDER = Path(__file__).parent / "embedded"
 TOWER, CHECKPOINT = FOLDER / "tower", FOLDER / "adapter"
 
 
+# how checkpoints name what this package brings, so that they load wherever it is installed
+EMBEDDED_BASES = {"text_model": "embedded:SmolLM2-135M-Instruct", "vision_model": "embedded:clip-96"}
+
+
+def embedded_base(recorded: str) -> str:
+    """Find a base that this package brings.
+
+    Args:
+        recorded (str): a value of ``EMBEDDED_BASES``.
+
+    Returns:
+        str: its folder.
+
+    Raises:
+        ValueError: this version of the package has no such base.
+    """
+    if recorded == EMBEDDED_BASES["text_model"]:
+        return resolve_language_model("embedded")
+    if recorded == EMBEDDED_BASES["vision_model"]:
+        return str(TOWER)
+    raise ValueError(f"{recorded}: this version of adem-vl-hf brings {' and '.join(EMBEDDED_BASES.values())}")
+
+
 def resolve_vision_tower(name: str) -> str:
     """Find a vision tower by its name.
 
@@ -46,7 +69,7 @@ def load_config(folder: str | os.PathLike[str], **hub: Any) -> FrozenBasesConfig
 
     Args:
         folder (str | os.PathLike[str]): the checkpoint, a folder or a Hub id.
-        **hub (Any): Hub arguments such as ``token`` and ``revision``.
+        **hub (Any): Hub arguments such as ``token`` and ``revision``, and fields to replace.
 
     Returns:
         FrozenBasesConfig: the configuration.
@@ -134,9 +157,11 @@ def build_model(
     hub = all_hub_arguments(kwargs)
     _check_fields(model_class.config_class, text, vision, kwargs, hub)
     model = model_class.from_base_pretrained(text, vision, **kwargs)
-    return model, processor_class.from_base_pretrained(
-        model.config.text_model_name_or_path, vision, model.config, **hub
-    )
+    processor = processor_class.from_base_pretrained(model.config.text_model_name_or_path, vision, model.config, **hub)
+    for base, found, name in (("text_model", text, language_model), ("vision_model", vision, vision_tower)):
+        if found != name:
+            setattr(model.config, f"{base}_name_or_path", EMBEDDED_BASES[base])
+    return model, processor
 
 
 def _check_fields(
@@ -160,11 +185,12 @@ def _check_fields(
     config_class(text_config=text, vision_config=vision, **fields)
 
 
-def describe(checkpoint: str | None = None) -> dict[str, Any]:
+def describe(checkpoint: str | None = None, **fields: Any) -> dict[str, Any]:
     """Say what a checkpoint's config says: bases, revisions, the fields that define the adapter, how much was trained.
 
     Args:
         checkpoint (str | None): a folder or a Hub id; None = the adapter that ships with this package.
+        **fields (Any): fields of the configuration to replace, such as ``text_model_name_or_path``.
 
     Returns:
         dict[str, Any]: the facts by name.
@@ -172,7 +198,7 @@ def describe(checkpoint: str | None = None) -> dict[str, Any]:
     Raises:
         ValueError: the checkpoint belongs to no model of this package.
     """
-    config = load_config(CHECKPOINT if checkpoint is None else checkpoint)
+    config = load_config(CHECKPOINT if checkpoint is None else checkpoint, **fields)
     bases = [f"{base}_{part}" for base in ("text_model", "vision_model") for part in ("name_or_path", "revision")]
     text, vision = config.text_config, config.vision_config
     return {

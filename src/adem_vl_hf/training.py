@@ -1,11 +1,10 @@
-"""Fine-tunes with the stock ``Trainer``: the paper's recipe as defaults, adapter-only checkpoints, exact resume.
+"""Fine-tunes with the stock ``Trainer``: the paper's recipe, adapter-only checkpoints, exact resume.
 
 The recipe is that of the authors' README commands for LLaMA-7B: AdamW with betas 0.9 and 0.95, weight decay 0.02 for
-all tensors but those with one dimension, a peak learning rate of 9e-3 x batch / 256, linear warm-up, cosine decay to
-zero, and no gradient clipping.
+all tensors but those with one dimension, linear warm-up, cosine decay to zero, and no gradient clipping. The module
+``recipe`` has the peak learning rate.
 """
 
-import json
 import os
 import time
 from pathlib import Path
@@ -18,20 +17,20 @@ from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from .callbacks import JsonLinesLog, LearningWatch, StreamPlace
 from .data.collator import AdemVLCollator
+from .data.stream import MixedStream, Stream
 from .files import write_json
+from .modeling.configuration_adem_vl import AdemVLConfig
 from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
+from .recipe import paper_learning_rate, peak_learning_rate
 
-BASE_LEARNING_RATE = 9e-3  # at a batch size of 256
 WARMUP = 0.1  # the share of all steps: 2 of 20 epochs on ScienceQA
 
 # Samples come in the data set's own order if Transformers has that option (since version 5). The OpenMoji mixture is
@@ -57,9 +56,10 @@ def training_arguments(
     epochs: float = 1.0,
     max_steps: int = -1,
     learning_rate: float | None = None,
+    model: FrozenBasesForConditionalGeneration | None = None,
     **overrides: Any,
 ) -> TrainingArguments:
-    """Make stock ``TrainingArguments`` with the paper's recipe.
+    """Make stock ``TrainingArguments`` with the paper's recipe, and a learning rate that suits the model.
 
     Args:
         output_dir (str | os.PathLike[str]): The output folder.
@@ -69,7 +69,9 @@ def training_arguments(
             this, times the number of launched processes, times ``gradient_accumulation_steps``.
         epochs (float): The number of epochs.
         max_steps (int): The number of training steps, which replaces ``epochs`` if it is positive.
-        learning_rate (float | None): The peak learning rate. None means 9e-3 x samples per step / 256.
+        learning_rate (float | None): The peak learning rate. None means the one that suits the model, see
+            ``peak_learning_rate``, or without a model the paper's, 9e-3 x samples per step / 256.
+        model (FrozenBasesForConditionalGeneration | None): The model to train.
         **overrides (Any): Any other field of ``TrainingArguments``. With ``predict_with_generate=True`` (a field of
             ``Seq2SeqTrainingArguments``) an evaluation generates answers, and ``compute_metrics`` is given them.
 
@@ -83,12 +85,14 @@ def training_arguments(
     if samples is None and max_steps <= 0:
         raise ValueError("a data set without a length has no epochs; give the number of training steps, max_steps")
     steps = max_steps if max_steps > 0 else int(epochs * -(-(samples or 0) // batch))
+    if learning_rate is None:
+        learning_rate = paper_learning_rate(batch) if model is None else peak_learning_rate(model.config)
     recipe: dict[str, Any] = {
         "per_device_train_batch_size": batch_size,
         "per_device_eval_batch_size": batch_size,
         "num_train_epochs": epochs,
         "max_steps": max_steps,
-        "learning_rate": BASE_LEARNING_RATE * batch / 256 if learning_rate is None else learning_rate,
+        "learning_rate": learning_rate,
         "warmup_steps": max(1, int(WARMUP * steps)),
         "lr_scheduler_type": "cosine",
         "adam_beta1": 0.9,
@@ -103,33 +107,12 @@ def training_arguments(
         "label_names": ["labels"],
         "ddp_find_unused_parameters": False,  # every process uses every trainable tensor in every step
     }
+    if model is not None and not isinstance(model.config, AdemVLConfig):
+        recipe["max_grad_norm"] = 1.0  # EVLM's gradients jump while its gates open
+    if samples is None:  # each process collates its own part of a stream; batches of one process cannot be cut evenly
+        recipe["accelerator_config"] = {"dispatch_batches": False}
     kind = Seq2SeqTrainingArguments if "predict_with_generate" in overrides else TrainingArguments
     return kind(output_dir=str(output_dir), **{**recipe, **overrides})
-
-
-class JsonLinesLog(TrainerCallback):
-    """Writes everything that ``Trainer`` logs to ``log.jsonl`` in the output folder, one JSON object per line."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Append the newest log entry.
-
-        Args:
-            args (TrainingArguments): The training arguments.
-            state (TrainerState): The state of the training.
-            control (TrainerControl): The control flow of the training, which stays as it is.
-            logs (dict[str, Any] | None): The entry.
-            **kwargs (Any): The model and the rest of what ``Trainer`` passes, which are ignored.
-        """
-        if state.is_world_process_zero and logs:
-            with (Path(args.output_dir) / "log.jsonl").open("a", encoding="utf-8") as file:
-                print(json.dumps({"step": state.global_step, **logs}), file=file)
 
 
 def build_trainer(
@@ -140,7 +123,7 @@ def build_trainer(
     max_length: int | None = None,
     **trainer_kwargs: Any,
 ) -> Trainer:
-    """Build a stock ``Trainer`` with this package's collator and a log.
+    """Build a stock ``Trainer`` with this package's collator, a log, and a warning if nothing can be learned.
 
     Args:
         model (FrozenBasesForConditionalGeneration): The model.
@@ -153,7 +136,7 @@ def build_trainer(
     Returns:
         The trainer.
     """
-    callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), JsonLinesLog()]
+    callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), JsonLinesLog(), LearningWatch()]
     kind = Seq2SeqTrainer if isinstance(arguments, Seq2SeqTrainingArguments) else Trainer
     return kind(
         model=model,
@@ -186,6 +169,11 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     checkpoint = get_last_checkpoint(str(output)) if resume and output.is_dir() else None
     if checkpoint is not None and isinstance(trainer.model.config, FrozenBasesConfig):
         _check_same_settings(trainer.model.config, checkpoint)
+    if isinstance(trainer.train_dataset, (Stream, MixedStream)):
+        place = StreamPlace(trainer.train_dataset)
+        if checkpoint is not None:
+            arguments.ignore_data_skip = place.resume(Path(checkpoint))
+        trainer.add_callback(place)
     output.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=checkpoint)

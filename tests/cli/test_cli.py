@@ -89,9 +89,8 @@ def test_training_leaves_a_checkpoint_with_its_settings(trained, bases, folder):
 
 
 def test_an_evlm_learns_clips_and_describes_one(bases, tmp_path, capsys, monkeypatch):
-    asked = {}
-    make = training.training_arguments
-    monkeypatch.setattr(training, "training_arguments", lambda *args, **kw: asked.update(kw) or make(*args, **kw))
+    made, make = [], training.training_arguments
+    monkeypatch.setattr(training, "training_arguments", lambda *args, **kw: made.append(make(*args, **kw)) or made[0])
     run, clip = tmp_path / "run", tmp_path / "clip.gif"
     argv = ["train", "--model", "evlm", *tiny.base_flags(bases), "--data", "openmoji-videos", "--train-size", "4",
             "--output-dir", run, "--max-steps", "2", "--batch-size", "2", "--dtype", "float32", "--media-tokens", "1",
@@ -100,7 +99,7 @@ def test_an_evlm_learns_clips_and_describes_one(bases, tmp_path, capsys, monkeyp
     assert "trained " in output_of(capsys, *argv)
     config = EvlmConfig.from_pretrained(run)
     assert (config.media_tokens, config.frame_embeddings, config.vision_feature_layer) == (1, 8, [2, 3])
-    assert asked["max_grad_norm"] == 1.0
+    assert made[0].max_grad_norm == 1.0
     assert "EVLM" in (run / "README.md").read_text()
     save_gif(OpenMojiVideos("test", size=1)[0]["video"], clip)
     said = output_of(capsys, "caption", "--video", clip, "--checkpoint", run, "--max-new-tokens", "3", "--json")

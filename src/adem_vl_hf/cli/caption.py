@@ -43,6 +43,8 @@ def check(args: argparse.Namespace) -> None:
         for path in paths:
             check_there(f"the {kind}", Path(path))
     check_there("the checkpoint", args.checkpoint)
+    check_there("the language model", args.language_model)
+    check_there("the vision tower", args.vision_tower)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -15,7 +15,31 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         parser (argparse.ArgumentParser): The parser of the command.
     """
     parser.add_argument("--checkpoint", help=f"folder or Hub id {DEFAULT}")
+    add_moved_bases(parser)
     add_bits(parser)
+
+
+def add_moved_bases(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where the bases of a checkpoint are now.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the command.
+    """
+    for flag, base in (("--language-model", "language model"), ("--vision-tower", "vision tower")):
+        parser.add_argument(flag, help=f"where its {base} is, a folder or Hub id, if not where its config.json says")
+
+
+def moved_bases(args: argparse.Namespace) -> dict[str, str]:
+    """Return the fields of the configuration that the flags replace.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+
+    Returns:
+        The fields with their values.
+    """
+    given = {"text_model_name_or_path": args.language_model, "vision_model_name_or_path": args.vision_tower}
+    return {field: name for field, name in given.items() if name is not None}
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -26,12 +50,21 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
 
     Returns:
         The model and its processor.
+
+    Raises:
+        ValueError: A base cannot be loaded. The message says which flag names another place for it.
     """
     from accelerate import PartialState
 
     from ..loading import load_checkpoint, loading_arguments
 
-    model, processor = load_checkpoint(args.checkpoint, **loading_arguments(args.bits))
+    try:
+        model, processor = load_checkpoint(args.checkpoint, **moved_bases(args), **loading_arguments(args.bits))
+    except ValueError as error:
+        for flag, base in (("--language-model", "language model"), ("--vision-tower", "vision tower")):
+            if f"{base} '" in str(error) and "could not be loaded" in str(error):
+                raise ValueError(f"{error}; say where it is now by {flag}") from error
+        raise
     if args.bits is None:  # quantised ones are where they were loaded
         model = model.to(PartialState().device)  # type: ignore[arg-type]  # a module moves itself
     return model, processor

@@ -58,6 +58,8 @@ def check(args: argparse.Namespace) -> None:
         ValueError: A name or a path is wrong, or flags do not go together.
     """
     check_there("the checkpoint", args.checkpoint)
+    check_there("the language model", args.language_model)
+    check_there("the vision tower", args.vision_tower)
     check_there("--include-path", args.include_path)
     if args.harness:
         return

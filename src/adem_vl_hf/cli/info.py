@@ -4,7 +4,7 @@ import argparse
 import json
 
 from .arguments import check_there
-from .checkpoint import DEFAULT
+from .checkpoint import DEFAULT, add_moved_bases, moved_bases
 
 TEXT = "Show what a checkpoint is: its frozen models, its settings, how many numbers were trained."
 
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser (argparse.ArgumentParser): The parser of the command.
     """
     parser.add_argument("checkpoint", nargs="?", help=f"folder or Hub id {DEFAULT}")
+    add_moved_bases(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -26,6 +27,8 @@ def check(args: argparse.Namespace) -> None:
         args (argparse.Namespace): The parsed arguments.
     """
     check_there("the checkpoint", args.checkpoint)
+    check_there("the language model", args.language_model)
+    check_there("the vision tower", args.vision_tower)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from ..loading import describe
 
-    facts = describe(args.checkpoint)
+    facts = describe(args.checkpoint, **moved_bases(args))
     if args.json:
         print(json.dumps(facts))
     else:

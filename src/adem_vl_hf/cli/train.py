@@ -3,18 +3,19 @@
 import argparse
 import difflib
 import shutil
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ..data.dataset_names import DRAWN, check_name
+from ..evaluation.tasks import TASKS
 from ..papers import PAPERS
 from .arguments import add_bases, add_bits, add_columns, add_scienceqa, check_there, key_value, positive
 from .config_flags import add_config_flags, config_fields
 
 TEXT = "Train a small adapter so that a language model you have understands images."
-# ADEM-VL's authors do not clip; EVLM's gradients jump while its gates open
-CLIPPING: dict[str, dict[str, Any]] = {"adem_vl": {}, "evlm": {"max_grad_norm": 1.0}}
+ANSWER_LENGTH = 32  # tokens of an answer to a held-out sample
 # fields of TrainingArguments that have a flag of their own; the flag also sets fields that depend on them
 FLAG_OF_FIELD = {
     "output_dir": "--output-dir",
@@ -23,6 +24,8 @@ FLAG_OF_FIELD = {
     "per_device_train_batch_size": "--batch-size",
     "learning_rate": "--learning-rate",
     "seed": "--seed",
+    "metric_for_best_model": "--best",
+    "report_to": "--report-to",
 }
 
 
@@ -42,8 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "folder of ScienceQA or of COCO; a .json file of LLaVA-style conversations or of Alpaca's "
                              "instructions; user/set or user/set:config on the Hub; several are mixed")  # fmt: skip
     add_columns(parser)
+    parser.add_argument("--weights", nargs="+", type=float, default=[], metavar="X",
+                        help="one for each of --data: how often its samples come in an epoch, e.g. 1 0.5 (default: all "
+                             "once); of streams, how often relative to the others")  # fmt: skip
+    parser.add_argument("--streaming", action="store_true", help="read --data as it is needed, e.g. from the Hub; the "
+                        "number of --max-steps is needed")  # fmt: skip
+    parser.add_argument("--shuffle-buffer", type=positive, default=1000, metavar="N",
+                        help="rows of a stream that are shuffled together (default: 1000)")  # fmt: skip
     parser.add_argument("--eval-data", nargs="+", default=[], help="data as for --data; their loss is logged")
     parser.add_argument("--eval-steps", type=positive, help="steps between two evaluations (default: a tenth of all)")
+    parser.add_argument("--eval-task", choices=TASKS, help="answer --eval-data at each evaluation, and log the scores "
+                        "of this task")  # fmt: skip
+    parser.add_argument("--best", metavar="METRIC", help="keep the checkpoint that is best by this: loss, or one of "
+                        "the scores of --eval-task, e.g. caption_exact_match")  # fmt: skip
+    parser.add_argument("--patience", type=positive, metavar="N",
+                        help="stop after N evaluations that are not better by --best")  # fmt: skip
     parser.add_argument("--image-folder", help="where the conversations' pictures are")
     parser.add_argument("--each-turn-alone", action="store_true",
                         help="train each turn of a conversation alone, as ADEM-VL's authors do")  # fmt: skip
@@ -53,7 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--max-steps", type=int, default=-1, help="stop after so many steps")
     parser.add_argument("--batch-size", type=positive, default=32)
-    parser.add_argument("--learning-rate", type=float, help="peak (default: 9e-3 x batch size / 256)")
+    parser.add_argument("--recipe", choices=("fitted", "paper"), default="fitted",
+                        help="fitted: settings that suit the sizes of the models; paper: the authors', for 7B "
+                             "models (default: fitted)")  # fmt: skip
+    parser.add_argument("--learning-rate", type=float, help="peak (default: from --recipe)")
     parser.add_argument("--max-length", type=positive, help="longest sample in tokens; a longer one is an error")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
@@ -65,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again.add_argument(
         "--overwrite", action="store_true", help="delete the run that the output folder holds, and begin anew"
     )
+    parser.add_argument("--report-to", nargs="+", metavar="NAME",
+                        help="where metrics go besides log.jsonl: tensorboard, wandb, trackio, ...")  # fmt: skip
     parser.add_argument("--set", nargs="+", type=key_value, default=[], metavar="KEY=VALUE",
                         help="any other TrainingArguments field, e.g. save_steps=100 logging_steps=10")  # fmt: skip
     add_config_flags(parser)
@@ -89,8 +110,19 @@ def check(args: argparse.Namespace) -> None:
         )
     for name in (*args.data, *args.eval_data):
         check_name(name)
-    if args.eval_steps and not args.eval_data:
-        raise ValueError("--eval-steps needs --eval-data, the data to evaluate on")
+    for flag in ("eval_steps", "eval_task", "best"):
+        if getattr(args, flag) and not args.eval_data:
+            raise ValueError(f"--{flag.replace('_', '-')} needs --eval-data, the data to evaluate on")
+    if args.patience and not args.best:
+        raise ValueError("--patience needs --best, which says what has to get better")
+    if args.best not in (None, "loss") and not args.eval_task:
+        raise ValueError(f"--best {args.best} needs --eval-task, which computes it; without, only loss is known")
+    if args.weights and (len(args.weights) != len(args.data) or min(args.weights) <= 0):
+        raise ValueError(f"--weights {args.weights}: give a number above 0 for each of --data {' '.join(args.data)}")
+    if args.streaming and args.each_turn_alone:
+        raise ValueError("--each-turn-alone needs data that are read whole; leave it or --streaming out")
+    if args.streaming and args.max_steps <= 0:
+        raise ValueError("--streaming needs --max-steps: a stream has no length, so that nobody knows its epochs")
     if args.from_checkpoint and (given := [*config_fields(args, args.model)]):
         raise ValueError(f"--from-checkpoint brings {given[0]}; leave the flag out, or train a new adapter")
     check_there("--image-folder", args.image_folder and Path(args.image_folder))
@@ -107,74 +139,116 @@ def _files_of_a_run(folder: Path) -> list[Path]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train an adapter and save it, its processor and its card.
+    """Train an adapter and save it, its processor, its card and a report.
 
     Args:
         args (argparse.Namespace): The parsed arguments.
     """
-    from torch.utils.data import ConcatDataset
-    from transformers import set_seed
+    from transformers import EarlyStoppingCallback, set_seed
 
-    from ..data import open_dataset
     from ..hub.model_card import write_model_card
-    from ..loading import build_model, load_checkpoint, loading_arguments
-    from ..training import build_trainer, fastest_setting, train, training_arguments
+    from ..report import write_report
+    from ..training import build_trainer, train, training_arguments
 
     _check_set(dict(args.set))
-
-    def joined(names: list[str]) -> Any:
-        options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns), args.each_turn_alone)
-        parts = [open_dataset(name, "train", args.train_size, args.seed, *options) for name in names]
-        return parts[0] if len(parts) == 1 else ConcatDataset(parts)
-
-    dataset = joined(args.data)
-    held_out = joined(args.eval_data) if args.eval_data else None
-    setting = fastest_setting()
-    setting |= {"dtype": args.dtype} if args.dtype else {}
-    setting |= {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
-    setting |= loading_arguments(args.bits, setting["dtype"])
+    dataset, held_out = _data(args)
     set_seed(args.seed)
-    if args.from_checkpoint:
-        bases = {"text_model_name_or_path": args.language_model, "vision_model_name_or_path": args.vision_tower}
-        moved = {field: name for field, name in bases.items() if name != "embedded"}
-        model, processor = load_checkpoint(args.from_checkpoint, **moved, **setting)
-    else:
-        model, processor = build_model(
-            args.language_model,
-            args.vision_tower,
-            args.model,
-            text_model_revision=args.language_model_revision,
-            text_model_subfolder=args.language_model_subfolder,
-            vision_model_revision=args.vision_tower_revision,
-            vision_model_subfolder=args.vision_tower_subfolder,
-            **setting,
-            **config_fields(args, args.model),
-        )
+    model, processor = _model(args)
+    metrics = _metrics(args, processor, held_out)
+    if metrics is not None:
+        model.generation_config.max_new_tokens = ANSWER_LENGTH
     arguments = training_arguments(
         args.output_dir,
-        samples=len(dataset),  # type: ignore[arg-type]
+        samples=None if args.streaming else len(dataset),
         batch_size=args.batch_size,
         epochs=args.epochs,
         max_steps=args.max_steps,
         learning_rate=args.learning_rate,
+        model=model if args.recipe == "fitted" else None,
         seed=args.seed,
-        **{**CLIPPING[model.config.model_type], **_evaluation(args), **dict(args.set)},
+        **{**_evaluation(args), **dict(args.set)},
     )
-    trainer = build_trainer(model, processor, dataset, arguments, args.max_length, eval_dataset=held_out)
+    trainer = build_trainer(
+        model, processor, dataset, arguments, args.max_length, eval_dataset=held_out, compute_metrics=metrics,
+        callbacks=[EarlyStoppingCallback(args.patience)] if args.patience else None,
+    )  # fmt: skip
     if args.overwrite and trainer.is_world_process_zero():
         for path in _files_of_a_run(args.output_dir):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     facts = train(trainer, processor, args.resume)
     if trainer.is_world_process_zero():
         write_model_card(args.output_dir, data=args.data)
-        print(f"trained {facts['trained_numbers']:,} numbers in {facts['seconds']} s; saved in {args.output_dir}")
+        samples = dataset if held_out is None else held_out
+        report = write_report(args.output_dir, trainer.model, processor, samples, facts, sys.argv, args.data)
+        print(f"trained {facts['trained_numbers']:,} parameters in {facts['seconds']} s; saved in {args.output_dir}; "
+              f"{report} shows the run")  # fmt: skip
+
+
+def _data(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Open the training set and the held-out set, which is None without --eval-data."""
+    from ..data import open_dataset
+    from ..data.mixing import mix
+
+    options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns), args.each_turn_alone)
+    stream = {"streaming": args.streaming, "shuffle_buffer": args.shuffle_buffer}
+    parts = [open_dataset(name, "train", args.train_size, args.seed, *options, **stream) for name in args.data]
+    held_out = [open_dataset(name, "train", args.train_size, args.seed, *options) for name in args.eval_data]
+    return mix(parts, args.weights, args.seed), mix(held_out) if held_out else None
+
+
+def _model(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Load the checkpoint to begin with, or build a model with a fresh adapter."""
+    from ..loading import build_model, load_checkpoint, loading_arguments
+    from ..training import fastest_setting
+
+    setting = fastest_setting()
+    setting |= {"dtype": args.dtype} if args.dtype else {}
+    setting |= {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    setting |= loading_arguments(args.bits, setting["dtype"])
+    if args.from_checkpoint:
+        bases = {"text_model_name_or_path": args.language_model, "vision_model_name_or_path": args.vision_tower}
+        moved = {field: name for field, name in bases.items() if name != "embedded"}
+        return load_checkpoint(args.from_checkpoint, **moved, **setting)
+    return build_model(
+        args.language_model,
+        args.vision_tower,
+        args.model,
+        text_model_revision=args.language_model_revision,
+        text_model_subfolder=args.language_model_subfolder,
+        vision_model_revision=args.vision_tower_revision,
+        vision_model_subfolder=args.vision_tower_subfolder,
+        **setting,
+        **config_fields(args, args.model),
+    )
+
+
+def _metrics(args: argparse.Namespace, processor: Any, held_out: Any) -> Any:
+    """Make what scores the answers to the held-out data, or None without --eval-task.
+
+    Raises:
+        ValueError: The task has no metric of the name that --best gives.
+    """
+    if args.eval_task is None:
+        return None
+    from ..evaluation.in_training import answer_metrics, metric_names
+
+    if args.best not in (None, "loss", *(known := metric_names(held_out, args.eval_task))):
+        raise ValueError(f"--best {args.best}: --eval-task {args.eval_task} has loss, {', '.join(known)}")
+    return answer_metrics(processor, held_out, args.eval_task)
 
 
 def _evaluation(args: argparse.Namespace) -> dict[str, Any]:
-    """The training arguments that evaluate between steps."""
-    if not args.eval_data:
-        return {}
-    return {"eval_strategy": "steps", "eval_steps": args.eval_steps or 0.1}  # less than 1: a part of all steps
+    """The training arguments of what is measured and reported between steps."""
+    fields: dict[str, Any] = {"report_to": args.report_to} if args.report_to else {}
+    if args.eval_data:
+        steps = args.eval_steps or 0.1  # less than 1: a part of all steps
+        fields |= {"eval_strategy": "steps", "eval_steps": steps}
+        if args.eval_task:
+            fields |= {"predict_with_generate": True}
+        if args.best:
+            fields |= {"save_strategy": "steps", "save_steps": steps, "load_best_model_at_end": True}
+            fields |= {"metric_for_best_model": args.best, "greater_is_better": args.best != "loss"}
+    return fields
 
 
 def _check_set(values: dict[str, Any]) -> None:

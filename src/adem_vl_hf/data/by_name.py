@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from .coco import FILE as COCO_FILE
 from .coco import CocoCaptions
-from .dataset_names import SCIENCEQA_ID, unknown_dataset
+from .dataset_names import DRAWN, SCIENCEQA_ID, unknown_dataset
 from .image_folder import ImageFolder
 from .instructions import Alpaca, Conversations
-from .library import open_library_dataset
+from .library import open_library_dataset, open_library_stream
 from .mme import MME
 from .mme import TASKS as MME_TASKS
 from .openmoji.clips import OpenMojiVideos
@@ -22,6 +23,7 @@ from .openmoji.pairs import OpenMojiPairs
 from .openmoji.scenes import OpenMojiScenes
 from .sample import Sample
 from .scienceqa import HubScienceQA, ScienceQA, has_hub_layout
+from .stream import BUFFER
 from .turns import EachTurn
 
 # A caption says more about an image than an answer does, so three of seven training samples are captions.
@@ -38,6 +40,8 @@ def open_dataset(
     use_captions: bool = False,
     columns: Mapping[str, str] | None = None,
     each_turn_alone: bool = False,
+    streaming: bool = False,
+    shuffle_buffer: int = BUFFER,
 ) -> Dataset[Sample]:
     """Open a data set by its name or path.
 
@@ -65,13 +69,18 @@ def open_dataset(
         each_turn_alone (bool): Whether each turn of a conversation, and each of several questions about one image, is
             a sample of its own, as ADEM-VL's authors train. Otherwise they are one sample, whose answers are all
             trained.
+        streaming (bool): Whether to read no more of the data set than is used, for sets larger than a disk. The result
+            is a ``Stream`` then, which has no length and no end.
+        shuffle_buffer (int): The number of rows of a stream that are shuffled together.
 
     Returns:
         The data set.
 
     Raises:
-        ValueError: The name is none of these.
+        ValueError: The name is none of these, or a data set that cannot be streamed.
     """
+    if streaming:
+        return _open_stream(name, split, seed, columns, shuffle_buffer)
     kinds = SCENE_KINDS if split == "train" else None
     if name == "openmoji-names":
         return OpenMojiNames(split, size=size, seed=seed)
@@ -84,33 +93,48 @@ def open_dataset(
         return OpenMojiVideos(split, size=size, seed=seed)
     if name == "openmoji-pairs":
         return OpenMojiPairs(split, size=size, seed=seed)
-    found = _open_path(name, split, image_folder, prompt_format, use_captions, each_turn_alone)
-    if found is None:
-        found = open_library_dataset(name, split, columns)
+    layout = _layout(name, split, image_folder, prompt_format, use_captions, each_turn_alone)
+    found = open_library_dataset(name, split, columns) if layout is None else layout()
     if found is None:
         raise unknown_dataset(name)
     return EachTurn(found) if each_turn_alone and hasattr(found, "number_of_turns") else found
 
 
-def _open_path(
+def _open_stream(
+    name: str, split: str, seed: int, columns: Mapping[str, str] | None, shuffle_buffer: int
+) -> Dataset[Sample]:
+    """Open a data set as a stream, with the library ``datasets`` alone."""
+    layout = _layout(name, split, None, "CQM-A", False, False)
+    if name in DRAWN or (layout is not None and layout.func not in (ImageFolder, Conversations)):
+        kind = "drawn on demand" if layout is None else f"{layout.func.__name__} has a reader of its own"  # type: ignore[union-attr]
+        raise ValueError(f"{name} cannot be streamed ({kind}); leave --streaming out")
+    found = open_library_stream(name, split, columns, seed, shuffle_buffer)
+    if found is None:
+        raise unknown_dataset(name)
+    return found
+
+
+def _layout(
     name: str, split: str, image_folder: str | None, prompt_format: str, use_captions: bool, each_turn_alone: bool
-) -> Dataset[Sample] | None:
-    """Open a data set whose layout is that of a benchmark, or of this package; return None for any other name."""
+) -> "partial[Dataset[Sample]] | None":
+    """Find the reader of a data set whose layout is that of a benchmark, or of this package; None for any other."""
     path = Path(name)
     if path.is_file() and path.suffix in (".json", ".jsonl") and (key := _first_key(path)) is not None:
-        return Alpaca(path) if key == "instruction" else Conversations(path, image_folder, each_turn_alone)
+        if key == "instruction":
+            return partial(Alpaca, path)
+        return partial(Conversations, path, image_folder, each_turn_alone)
     if (path / "problems.json").is_file():
-        return ScienceQA(path, split, prompt_format, use_captions)
+        return partial(ScienceQA, path, split, prompt_format, use_captions)
     if (path / COCO_FILE).is_file():
-        return CocoCaptions(path, split)
+        return partial(CocoCaptions, path, split)
     if (path / "metadata.jsonl").is_file() or (path / split / "metadata.jsonl").is_file():
-        return ImageFolder(path, split=split if (path / split).is_dir() else None)
+        return partial(ImageFolder, path, split=split if (path / split).is_dir() else None)
     if has_hub_layout(path) or SCIENCEQA_ID.fullmatch(name):
         if use_captions:
             raise ValueError(f"{name}: ScienceQA on the Hub has no captions; use the benchmark's own files for them")
-        return HubScienceQA(name, split, prompt_format)
+        return partial(HubScienceQA, name, split, prompt_format)
     if any((path / task).is_dir() for task in MME_TASKS):
-        return MME(path)
+        return partial(MME, path)
     return None
 
 

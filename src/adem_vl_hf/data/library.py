@@ -10,6 +10,7 @@ from .columns import SPELLINGS, sample_of
 from .dataset_names import HUB_ID
 from .media import holds_image, resolve_image
 from .sample import FIELDS, Sample
+from .stream import BUFFER, Stream
 from .turns import count_turns
 
 # the formats of single files, by their suffix
@@ -18,38 +19,43 @@ BUILDERS = {
 }  # fmt: skip
 
 
-class LibraryDataset(Dataset[Sample]):
-    """Gives the rows of a data set of the library ``datasets`` as samples.
+class RowReader:
+    """Makes samples of the rows of a data set.
 
     Args:
-        rows (Any): The ``datasets.Dataset``.
+        rows (Any): The ``datasets.Dataset`` or ``datasets.IterableDataset``.
         folder (Path | None): Where the images are that a column names by their paths. None means that the rows hold
             the images themselves.
         columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
-
-    Raises:
-        ValueError: No column has a text to train on.
     """
 
     def __init__(self, rows: Any, folder: Path | None = None, columns: Mapping[str, str] | None = None) -> None:
-        self.rows, self.folder, self.columns = rows, folder, columns
+        self.folder, self.columns = folder, columns
+        features = rows.features or {}
         # the class of an image folder is its text, where there is no other
-        label = rows.features.get("label")
+        label = features.get("label")
         known = (SPELLINGS[role] for role in ("text", "answer", "completion", "messages"))
         texts = {name for names in known for name in names} | set((columns or {}).values())
-        named = hasattr(label, "int2str") and not texts & set(rows.column_names)
+        named = hasattr(label, "int2str") and not texts & set(features)
         self.classes = [name.replace("_", " ") for name in label.names] if named else None
-        if len(rows):
-            self[0]  # an unknown column is said before a model is loaded
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def __call__(self, row: Mapping[str, Any], position: int) -> Sample:
+        """Make the sample of a row.
 
-    def __getitem__(self, index: int) -> Sample:
-        row = dict(self.rows[index])
+        Args:
+            row (Mapping[str, Any]): The row.
+            position (int): Its number.
+
+        Returns:
+            The sample. Its images are not opened.
+
+        Raises:
+            ValueError: No column has a text to train on.
+        """
+        row = dict(row)
         if self.classes is not None:
             row["text"] = self.classes[row.pop("label")]
-        sample = sample_of(row, index, self.columns)
+        sample = sample_of(row, position, self.columns)
         for field in FIELDS:
             if sample.get(field) is not None:
                 sample[field] = self._placed(sample[field])  # type: ignore[literal-required]
@@ -61,6 +67,29 @@ class LibraryDataset(Dataset[Sample]):
             return [self._placed(one) for one in source]
         is_name = self.folder is not None and isinstance(source, str) and not holds_image(source)
         return resolve_image(self.folder, source) if is_name else source  # type: ignore[arg-type]
+
+
+class LibraryDataset(Dataset[Sample]):
+    """Gives the rows of a data set of the library ``datasets`` as samples.
+
+    Args:
+        rows (Any): The ``datasets.Dataset``.
+        make_sample (RowReader): Makes a sample of a row and its number.
+
+    Raises:
+        ValueError: No column has a text to train on.
+    """
+
+    def __init__(self, rows: Any, make_sample: RowReader) -> None:
+        self.rows, self.make_sample = rows, make_sample
+        if len(rows):
+            self[0]  # an unknown column is said before a model is loaded
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.make_sample(self.rows[index], index)
 
     def number_of_turns(self, index: int) -> int:
         """Count the turns of a sample.
@@ -93,6 +122,57 @@ def open_library_dataset(
         ImportError: The library is not installed.
         ValueError: It cannot read the data set, or there is no such split.
     """
+    rows = _load(name, split, streaming=False)
+    return None if rows is None else LibraryDataset(rows, RowReader(rows, _folder(name), columns))
+
+
+def open_library_stream(
+    name: str,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    seed: int = 0,
+    buffer: int = BUFFER,
+) -> Stream | None:
+    """Open a data set as a stream, of which no more is read than is used.
+
+    Args:
+        name (str): As for ``open_library_dataset``.
+        split (str): The split. A data set with one split alone is taken for it if the split is "train".
+        columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
+        seed (int): The seed of the order.
+        buffer (int): The number of rows that are shuffled together.
+
+    Returns:
+        Stream | None: The stream, or None if the name is none of these.
+
+    Raises:
+        ImportError: The library is not installed.
+        ValueError: It cannot read the data set, there is no such split, or no column has a text to train on.
+    """
+    rows = _load(name, split, streaming=True)
+    if rows is None:
+        return None
+    from datasets import Image, List
+
+    for column, feature in (rows.features or {}).items():  # the buffer holds compressed files; the collator opens them
+        if isinstance(feature, Image):
+            rows = rows.cast_column(column, Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Image):
+            rows = rows.cast_column(column, List(Image(decode=False)))
+    make_sample = RowReader(rows, _folder(name), columns)
+    for row in rows.take(1):
+        make_sample(row, 0)  # an unknown column is said before a model is loaded
+    return Stream(rows, make_sample, seed, buffer)
+
+
+def _folder(name: str) -> Path | None:
+    """Return the folder that a data set lies in, or None for one on the Hub."""
+    path = Path(name)
+    return path.parent if path.is_file() else path if path.is_dir() else None
+
+
+def _load(name: str, split: str, streaming: bool) -> Any:
+    """Load a split, or return None if the name is nothing that the library reads."""
     path, hub = Path(name), HUB_ID.fullmatch(name)
     if (not path.exists() and hub is None) or (path.is_file() and path.suffix not in BUILDERS):
         return None
@@ -103,14 +183,15 @@ def open_library_dataset(
     try:
         if path.is_file():
             separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
-            found = datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), **separator)
+            builder = BUILDERS[path.suffix]
+            found = datasets.load_dataset(builder, data_files=str(path), streaming=streaming, **separator)
         elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             found = datasets.load_from_disk(str(path))
         elif path.is_dir():
-            found = datasets.load_dataset(str(path))
+            found = datasets.load_dataset(str(path), streaming=streaming)
         else:
             assert hub is not None  # see above
-            found = datasets.load_dataset(hub["path"], hub["config"])
+            found = datasets.load_dataset(hub["path"], hub["config"], streaming=streaming)
     except datasets.data_files.EmptyDatasetError:
         return None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -121,4 +202,4 @@ def open_library_dataset(
         if split not in found and not (split == "train" and len(found) == 1):
             raise ValueError(f"{name}: no split {split!r}; it has {', '.join(found)}")
         found = found[split] if split in found else next(iter(found.values()))
-    return LibraryDataset(found, path.parent if path.is_file() else path if path.is_dir() else None, columns)
+    return found.to_iterable_dataset() if streaming and isinstance(found, datasets.Dataset) else found

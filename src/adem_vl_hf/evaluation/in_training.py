@@ -43,6 +43,21 @@ def answer_metrics(
     return compute_metrics
 
 
+def metric_names(dataset: Dataset[Sample], task: str) -> list[str]:
+    """List the metrics that ``answer_metrics`` computes.
+
+    Args:
+        dataset (Dataset[Sample]): The ``eval_dataset`` of the trainer.
+        task (str): One of ``tasks.TASKS``.
+
+    Returns:
+        The names, without "eval_".
+    """
+    samples = (dataset[index] for index in range(len(dataset)))  # type: ignore[arg-type]
+    rows = [prediction_row(sample, sample["references"][0]) for sample in samples]
+    return [name for name, _ in _flat(score(task, rows))]
+
+
 def _flat(scores: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, float]]:
     """Yield the numbers in nested scores, named by the groups that they are in."""
     for key, value in scores.items():

@@ -18,9 +18,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from ..data.sample import CAPTION_PROMPT
+from ..embedded.smollm2 import LANGUAGE_MODEL_ID
 from ..evaluation.image_conditions import CONDITION_LABELS
 from ..files import replacing
-from ..loading import load_config
+from ..loading import EMBEDDED_BASES, load_config
 from ..modeling.configuration_base import FrozenBasesConfig
 from ..modeling.quantization import split_gguf
 from ..papers import PAPERS
@@ -107,6 +108,8 @@ class Base:
     @property
     def hub_id(self) -> str | None:
         """Return the repository on the Hub, if the name is that of one."""
+        if self.path_or_id in EMBEDDED_BASES.values():
+            return LANGUAGE_MODEL_ID if self.path_or_id == EMBEDDED_BASES["text_model"] else None
         if self.is_local or (self.open_clip and not self.path_or_id.startswith("hf-hub:")):
             return None
         return self.place.removeprefix("hf-hub:")
@@ -119,6 +122,8 @@ class Base:
     @property
     def shown(self) -> str:
         """Return the name in Markdown, with a link or with its origin."""
+        if self.path_or_id in EMBEDDED_BASES.values():
+            return f"`{self.path_or_id.partition(':')[2]}`, which the package adem-vl-hf brings"
         if self.hub_id is not None:
             shown = self.path_or_id.removeprefix("hf-hub:")
             return f"[{shown}](https://huggingface.co/{self.hub_id})"

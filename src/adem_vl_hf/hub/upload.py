@@ -31,6 +31,9 @@ from .model_card import Metrics, checkpoint_bases, count_adapter_parameters, rea
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
+FLAGS = {"text_model_name_or_path": "--language-model", "vision_model_name_or_path": "--vision-tower"}
+
+
 def push(
     model: FrozenBasesForConditionalGeneration | str | os.PathLike[str],
     repo_id: str,
@@ -43,6 +46,7 @@ def push(
     metrics: Metrics | None = None,
     data: str | Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    bases: Mapping[str, str] | None = None,
 ) -> CommitInfo:
     """Upload a model, or the checkpoint in a folder, to a model repository of the Hub, in one commit.
 
@@ -65,6 +69,8 @@ def push(
             ``metrics.json``.
         data (str | Sequence[str] | None): The training data in the card. None means that in ``training.json``.
         settings (Mapping[str, Any] | None): The training settings in the card. None means those in ``training.json``.
+        bases (Mapping[str, str] | None): Where others find the bases, by field of the configuration:
+            ``{"text_model_name_or_path": "meta-llama/Llama-3.2-1B"}``. The folder or model itself stays as it is.
 
     Returns:
         The commit, as huggingface_hub describes it.
@@ -78,6 +84,11 @@ def push(
     with tempfile.TemporaryDirectory(prefix="adem-vl-push-") as temporary:
         staged = Path(temporary)
         stage(model, processor, staged)
+        if bases:
+            config = json.loads((staged / "config.json").read_text(encoding="utf-8"))
+            for field in bases:  # a commit and a folder of the old place mean nothing in the new one
+                config |= {field.replace("name_or_path", part): None for part in ("revision", "subfolder")}
+            write_json(staged / "config.json", config | dict(bases))
         _warn_of_local_bases(staged)
         if isinstance(model, str | os.PathLike):
             metrics = read_record(model, "metrics.json") if metrics is None else metrics
@@ -138,8 +149,8 @@ def _warn_of_local_bases(folder: Path) -> None:
         if base.is_local:
             warnings.warn(
                 f"config.{base.field} is a local folder ({base.path_or_id}): nobody else can load this {base.role} by "
-                f"that name, and config.json publishes it. Set config.{base.field} to the Hub id of the same model and "
-                "save again before you push.",
+                f"that name, and config.json publishes it. Give its Hub id, by push(bases={{'{base.field}': ...}}) or "
+                f"on the command line by {FLAGS[base.field]}.",
                 stacklevel=3,
             )
 

@@ -69,6 +69,8 @@ def write_page(
     metrics: Mapping[str, Mapping[str, Mapping[str, Any]]],
     gallery: Sequence[GalleryItem],
     credits: Sequence[str] = (),
+    curves: Mapping[str, str] | None = None,
+    command: str | None = None,
 ) -> Path:
     """Write the page. An older one is replaced, and missing folders are made.
 
@@ -84,6 +86,8 @@ def write_page(
             condition, a key of ``CONDITION_LABELS``.
         gallery (Sequence[GalleryItem]): The examples, in the order shown.
         credits (Sequence[str]): The origins and licences of the images, one line each.
+        curves (Mapping[str, str] | None): Plots of what was logged during the training, as ``data:`` URLs by name.
+        command (str | None): The command line that trained the model.
 
     Returns:
         The path of the page.
@@ -113,6 +117,8 @@ def write_page(
         marked={mark: sum(item.correct is mark for item in gallery) for mark in (True, False)},
         lowest_kept=lowest_kept,
         credits=credits,
+        curves=curves,
+        command=command,
     )  # fmt: skip
     write_text(path, html)
     return path

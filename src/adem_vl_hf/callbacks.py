@@ -1,0 +1,158 @@
+"""What ``build_trainer`` adds to a stock ``Trainer``: a log file, a warning if nothing is learned, a stream's place."""
+
+import json
+import logging
+import statistics
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .data.stream import MixedStream, Stream
+from .files import write_json
+from .recipe import peak_learning_rate
+
+logger = logging.getLogger("adem_vl_hf")
+STREAM_FILE = "stream.json"
+# The sum of the rates of all steps, in steps at the rate of the rule. With the embedded models and 40 images, a run of
+# 4 has learned nothing, and one of 75 everything.
+FEW_STEPS = 15.0
+FLAT = 0.97  # of the first losses
+FLAT_AFTER = 40  # steps
+
+
+class JsonLinesLog(TrainerCallback):
+    """Writes everything that ``Trainer`` logs to ``log.jsonl`` in the output folder, one JSON object per line."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append the newest log entry.
+
+        Args:
+            args (TrainingArguments): The training arguments.
+            state (TrainerState): The state of the training.
+            control (TrainerControl): The control flow of the training, which stays as it is.
+            logs (dict[str, Any] | None): The entry.
+            **kwargs (Any): The model and the rest of what ``Trainer`` passes, which are ignored.
+        """
+        if state.is_world_process_zero and logs:
+            with (Path(args.output_dir) / "log.jsonl").open("a", encoding="utf-8") as file:
+                print(json.dumps({"step": state.global_step, **logs}), file=file)
+
+
+class LearningWatch(TrainerCallback):
+    """Says in one line that a run cannot learn: its rate is too low for its steps, or its loss does not fall."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.said = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Compare the learning rate and the number of steps with those that the recipe would need.
+
+        Args:
+            args (TrainingArguments): The training arguments.
+            state (TrainerState): The state of the training.
+            control (TrainerControl): The control flow of the training, which stays as it is.
+            model (Any): The model.
+            **kwargs (Any): The rest of what ``Trainer`` passes, which is ignored.
+        """
+        adam = any(name in str(args.optim) for name in ("adam", "lion", "ademamix"))
+        if not (state.is_world_process_zero and adam and state.max_steps):
+            return
+        rate = peak_learning_rate(model.config)
+        # a cosine or a line from the peak to zero is worth half of its steps
+        steps = args.learning_rate / rate * state.max_steps / 2
+        if steps < FEW_STEPS:
+            logger.warning(
+                "this run will learn hardly anything: %d steps with a peak learning rate of %.1e are worth %.1f steps "
+                "at the %.1e that suit this model; take that rate, or at least %d steps of yours",
+                state.max_steps, args.learning_rate, steps, rate, round(4 * FEW_STEPS * rate / args.learning_rate),
+            )  # fmt: skip
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Compare the newest losses with the first ones, once.
+
+        Args:
+            args (TrainingArguments): The training arguments.
+            state (TrainerState): The state of the training.
+            control (TrainerControl): The control flow of the training, which stays as it is.
+            logs (dict[str, Any] | None): The entry.
+            **kwargs (Any): The model and the rest of what ``Trainer`` passes, which are ignored.
+        """
+        if "loss" not in (logs or {}) or self.said or not state.is_world_process_zero:
+            return
+        self.losses.append(logs["loss"])  # type: ignore[index]
+        part = len(self.losses) // 4
+        if state.global_step < max(FLAT_AFTER, state.max_steps // 3) or part < 1:
+            return
+        self.said = True  # one comparison in a run
+        first, last = statistics.mean(self.losses[:part]), statistics.mean(self.losses[-part:])
+        if last > FLAT * first:
+            logger.warning(
+                "the loss has not fallen in %d steps (%.3f at first, %.3f now): if this adapter is new, check the "
+                "answers in the data, and try a higher learning rate than %.1e",
+                state.global_step, first, last, args.learning_rate,
+            )  # fmt: skip
+
+
+class StreamPlace(TrainerCallback):
+    """Notes in each checkpoint which samples of a stream were used, so that a resumed run goes on with the next.
+
+    The workers of a ``DataLoader`` keep their places to themselves. With them, nothing is noted, and a resumed run
+    reads the stream from its beginning up to the right sample.
+
+    Args:
+        stream (Stream | MixedStream): The training set.
+    """
+
+    def __init__(self, stream: Stream | MixedStream) -> None:
+        self.stream, self.first, self.first_step = stream, 0, 0
+
+    def resume(self, checkpoint: Path) -> bool:
+        """Take the stream to the place that a checkpoint notes.
+
+        Args:
+            checkpoint (Path): The folder of the checkpoint.
+
+        Returns:
+            Whether it notes one.
+        """
+        path = checkpoint / STREAM_FILE
+        if not path.is_file():
+            return False
+        state = json.loads(path.read_text(encoding="utf-8"))
+        self.first, self.first_step = state["sample"], state["step"]
+        self.stream.load_state_dict(state)
+        return True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the place into the newest checkpoint.
+
+        Args:
+            args (TrainingArguments): The training arguments.
+            state (TrainerState): The state of the training.
+            control (TrainerControl): The control flow of the training, which stays as it is.
+            **kwargs (Any): The model and the rest of what ``Trainer`` passes, which are ignored.
+        """
+        if not state.is_world_process_zero or args.dataloader_num_workers:
+            return
+        per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        used = self.first + (state.global_step - self.first_step) * per_step
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_json(folder / STREAM_FILE, {**self.stream.state_dict(used), "step": state.global_step})

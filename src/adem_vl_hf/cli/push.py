@@ -1,0 +1,54 @@
+"""``adem-vl push``: a checkpoint on the Hub, with its code and a model card."""
+
+import argparse
+from pathlib import Path
+
+from .arguments import check_there
+from .checkpoint import add_moved_bases, moved_bases
+
+TEXT = "Upload a trained adapter to the Hugging Face Hub, with its code, its processor and a model card."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of the command.
+    """
+    parser.add_argument("checkpoint", type=Path, help="folder of a checkpoint")
+    parser.add_argument("repo_id", help="you/name; it is made if there is none")
+    add_moved_bases(parser)
+    parser.add_argument("--private", action="store_true", help="a repository that is made is private")
+    parser.add_argument("--revision", help="branch to commit to (default: main)")
+    parser.add_argument("--message", default="Upload adapter", help="message of the commit")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what can be refused before anything is imported.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+
+    Raises:
+        ValueError: There is no such folder.
+    """
+    check_there("the checkpoint", args.checkpoint)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Upload the checkpoint and print where it is.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+    """
+    from ..hub import push
+
+    commit = push(
+        args.checkpoint,
+        args.repo_id,
+        private=args.private,
+        revision=args.revision,
+        commit_message=args.message,
+        bases=moved_bases(args),
+    )
+    print(f"uploaded {args.checkpoint} to {commit.repo_url}")

@@ -1,0 +1,143 @@
+"""Reads a data set as a stream: shuffled by a buffer, repeated for ever, and continued at any sample of it."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from .sample import Sample
+
+BUFFER = 1000  # rows; a row holds its images as compressed files, of some 100 kB each
+
+
+class Stream(IterableDataset[Sample]):
+    """Gives the rows of a streamed data set as samples, pass after pass.
+
+    So many rows as the buffer holds are read, shuffled and given out, then the next so many. This is less random than a
+    buffer that is refilled row by row, and the stream can go on at the right sample after an interruption: it reads the
+    rows of one buffer again, whose order follows from the seed, and none of the rows before.
+
+    All processes of a training read the whole stream, and each decodes and trains its own part of every batch. Several
+    workers of a ``DataLoader`` read different shards.
+
+    Args:
+        rows (Any): The ``datasets.IterableDataset``.
+        make_sample (Callable[[Mapping[str, Any], int], Sample]): Makes a sample of a row and its number in the stream.
+        seed (int): The seed of the order.
+        buffer (int): The number of rows that are shuffled together. 1 keeps their order.
+
+    Raises:
+        ValueError: There are no rows.
+    """
+
+    def __init__(
+        self, rows: Any, make_sample: Callable[[Mapping[str, Any], int], Sample], seed: int = 0, buffer: int = BUFFER
+    ) -> None:
+        self.rows, self.make_sample, self.seed, self.buffer = rows, make_sample, seed, buffer
+        self._beginning = rows.state_dict()  # each pass loads it, because the last one has left its end there
+        self._start: dict[str, Any] = {"sample": 0, "first": 0, "rows": self._beginning}
+        self._buffers: list[tuple[int, dict[str, Any]]] = []  # the first sample of each, and where its rows are
+
+    def __iter__(self) -> Iterator[Sample]:
+        number, place = self._start["first"], self._start["rows"]
+        skipped = self._start["sample"] - number  # samples of the first buffer that were given out before
+        self._buffers = []
+        while True:
+            whole = place == self._beginning
+            self.rows.load_state_dict(place)
+            iterator, read = iter(self.rows), 0
+            while taken := list(itertools.islice(iterator, self.buffer)):
+                self._buffers.append((number, place))
+                place = self.rows.state_dict()
+                order = list(range(len(taken)))
+                random.Random(f"{self.seed} {number}").shuffle(order)
+                for offset in range(skipped, len(taken)):
+                    yield self.make_sample(taken[order[offset]], number + offset)
+                number, skipped, read = number + len(taken), 0, read + len(taken)
+            if whole and not read:
+                if get_worker_info() is not None:  # more workers than shards
+                    return
+                raise ValueError("the data set that is streamed has no rows")
+            place = self._beginning
+
+    def state_dict(self, sample: int) -> dict[str, Any]:
+        """Describe where the stream stands.
+
+        Args:
+            sample (int): The number of samples that were used, which may be fewer than were given out.
+
+        Returns:
+            The state, which JSON can hold.
+
+        Raises:
+            ValueError: This process has not read so far, or does not know any more where that sample was.
+        """
+        known = [(first, place) for first, place in self._buffers if first <= sample]
+        if sample == self._start["sample"]:
+            return self._start
+        if not known:
+            raise ValueError(f"the stream does not know where its sample {sample} was read")
+        self._buffers = self._buffers[len(known) - 1 :]  # nobody asks for earlier ones
+        first, place = known[-1]
+        return {"sample": sample, "first": first, "rows": place}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state when the stream is iterated next.
+
+        Args:
+            state (dict[str, Any]): What ``state_dict`` returned.
+        """
+        self._start = state
+
+
+class MixedStream(IterableDataset[Sample]):
+    """Takes its samples from several streams at random.
+
+    Args:
+        streams (Sequence[Stream]): The streams.
+        weights (Sequence[float]): How often a sample is taken from each, relative to the others.
+        seed (int): The seed of the choice.
+    """
+
+    def __init__(self, streams: Sequence[Stream], weights: Sequence[float], seed: int = 0) -> None:
+        self.streams, self.weights, self.seed = list(streams), list(weights), seed
+        self._first = 0
+
+    def __iter__(self) -> Iterator[Sample]:
+        iterators = [iter(stream) for stream in self.streams]
+        for chosen in itertools.islice(self._choices(), self._first, None):
+            yield next(iterators[chosen])
+
+    def _choices(self) -> Iterator[int]:
+        """Yield the stream of each sample from the first on."""
+        rng, positions = random.Random(self.seed), range(len(self.streams))
+        while True:
+            yield rng.choices(positions, self.weights)[0]
+
+    def state_dict(self, sample: int) -> dict[str, Any]:
+        """Describe where all streams stand.
+
+        Args:
+            sample (int): The number of samples that were used.
+
+        Returns:
+            The state, which JSON can hold.
+
+        Raises:
+            ValueError: As ``Stream.state_dict``.
+        """
+        chosen = list(itertools.islice(self._choices(), sample))
+        states = [stream.state_dict(chosen.count(index)) for index, stream in enumerate(self.streams)]
+        return {"sample": sample, "streams": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state when the mixture is iterated next.
+
+        Args:
+            state (dict[str, Any]): What ``state_dict`` returned.
+        """
+        self._first = state["sample"]
+        for stream, own in zip(self.streams, state["streams"], strict=True):
+            stream.load_state_dict(own)

@@ -1,0 +1,97 @@
+"""Streams: every form that the library ``datasets`` reads, shuffled by a buffer, and continued at any sample."""
+
+import itertools
+import json
+
+import datasets
+import pytest
+from PIL import Image
+from test_library import COLOURS, FORMS, saved_to_disk
+
+from adem_vl_hf.data import OpenMojiScenes, open_dataset
+from adem_vl_hf.data.mixing import mix
+from adem_vl_hf.data.stream import Stream
+
+
+def numbers(count, buffer=4, seed=0, shards=1, first=0):
+    rows = datasets.Dataset.from_dict({"n": range(first, first + count)}).to_iterable_dataset(num_shards=shards)
+    return Stream(rows, lambda row, position: {"id": str(position), "n": row["n"]}, seed, buffer)
+
+
+def taken(stream, number):
+    return [sample["n"] for sample in itertools.islice(iter(stream), number)]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_every_form_streams(tmp_path, form):
+    stream = open_dataset(str(form(tmp_path)), streaming=True, shuffle_buffer=2)
+    samples = list(itertools.islice(iter(stream), 6))  # two passes
+    for part in (samples[:3], samples[3:]):
+        assert {sample["references"][0] for sample in part} == set(COLOURS)
+    assert not any(isinstance(sample["image"], Image.Image) for sample in samples)  # the buffer holds files
+
+
+def test_a_stream_shuffles_within_its_buffer_and_goes_on_for_ever():
+    found = taken(numbers(10), 20)
+    assert sorted(found[:4]) == [0, 1, 2, 3]
+    assert sorted(found[4:8]) == [4, 5, 6, 7]
+    assert sorted(found[:10]) == list(range(10)) == sorted(found[10:])
+    assert found[:4] != [0, 1, 2, 3] or found[4:8] != [4, 5, 6, 7]
+    assert found[:10] != found[10:]  # another order in the second pass
+    assert found == taken(numbers(10), 20)
+    assert found != taken(numbers(10, seed=1), 20)
+    assert taken(numbers(10, buffer=1), 12) == [*range(10), 0, 1]
+
+
+@pytest.mark.parametrize("used", [0, 1, 3, 4, 9, 10, 13, 25])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_stream_goes_on_at_any_sample(used, shards):
+    whole = taken(numbers(10, shards=shards), 40)
+    first = numbers(10, shards=shards)
+    taken(first, used + 5)  # a DataLoader reads ahead
+    state = json.loads(json.dumps(first.state_dict(used)))
+    second = numbers(10, shards=shards)
+    second.load_state_dict(state)
+    assert taken(second, 10) == whole[used : used + 10]
+    state = second.state_dict(used + 7)  # and is interrupted again
+    third = numbers(10, shards=shards)
+    third.load_state_dict(state)
+    assert taken(third, 5) == whole[used + 7 : used + 12]
+
+
+def test_a_mixture_of_streams_follows_its_weights_and_goes_on():
+    def mixed():
+        return mix([numbers(50, first=100), numbers(7)], [3, 1], seed=5)
+
+    def drawn(stream, number):
+        return [(sample["id"], sample["n"]) for sample in itertools.islice(iter(stream), number)]
+
+    whole = drawn(mixed(), 60)
+    assert 35 <= sum(n >= 100 for _, n in whole) <= 55  # three of four
+    first = mixed()
+    drawn(first, 33)
+    second = mixed()
+    second.load_state_dict(json.loads(json.dumps(first.state_dict(31))))
+    assert drawn(second, 20) == whole[31:51]
+
+
+def test_weights_say_how_often_samples_come():
+    parts = [OpenMojiScenes("train", size=8), OpenMojiScenes("train", size=8)]
+    assert len(mix(parts)) == 16
+    assert mix(parts[:1]) is parts[0]
+    weighted = mix(parts, [2.0, 0.25])
+    assert len(weighted) == 18
+    ids = [weighted[index]["id"] for index in range(16)]
+    assert ids[:8] == ids[8:]
+
+
+def test_what_cannot_be_streamed_says_so(tmp_path):
+    with pytest.raises(ValueError, match="openmoji cannot be streamed .drawn on demand"):
+        open_dataset("openmoji", streaming=True)
+    folder = saved_to_disk(tmp_path)
+    with pytest.raises(ValueError, match="no split 'val'"):
+        open_dataset(str(folder), "val", streaming=True)
+    with pytest.raises(ValueError, match="no rows"):
+        next(iter(Stream(numbers(3).rows.filter(lambda row: row["n"] > 5), dict)))
+    with pytest.raises(ValueError, match="no column 'nothing'"):
+        open_dataset(str(folder), columns={"text": "nothing"}, streaming=True)
