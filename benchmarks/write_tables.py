@@ -1,4 +1,4 @@
-"""Rewrite every table of README.md and docs/results.md from the result files. Nothing is measured.
+"""Rewrite every table of README.md, docs/results.md and docs/data.md from the result files. Nothing is measured.
 
 python benchmarks/write_tables.py
 """
@@ -8,6 +8,7 @@ import argparse
 import at_a_glance
 import compare
 import compiled
+import defaults
 import efficiency
 import fusion_speed
 import growth
@@ -23,6 +24,7 @@ SCRIPTS = (
     at_a_glance,
     compare,
     compiled,
+    defaults,
     efficiency,
     fusion_speed,
     growth,
@@ -36,7 +38,7 @@ SCRIPTS = (
 
 
 def sections() -> dict[str, str]:
-    """The text of every generated section of the two pages.
+    """The text of every generated section of the pages.
 
     Returns:
         The text by the name of the section. Where nothing has been measured, the text says so.

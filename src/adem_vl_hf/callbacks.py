@@ -65,7 +65,7 @@ class LearningWatch(TrainerCallback):
             model (Any): The model.
             **kwargs (Any): The rest of what ``Trainer`` passes, which is ignored.
         """
-        adam = any(name in str(args.optim) for name in ("adam", "lion", "ademamix"))
+        adam = any(name in str(args.optim).lower() for name in ("adam", "lion", "ademamix"))
         if not (state.is_world_process_zero and adam and state.max_steps):
             return
         rate = peak_learning_rate(model.config)

@@ -21,7 +21,6 @@ from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration, AdemVLProce
 from adem_vl_hf.cli.parser import build_parser
 from adem_vl_hf.counting import count_adapter_parameters, count_as_published
 from adem_vl_hf.modeling.checkpoint import CUSTOM_PIPELINES
-from adem_vl_hf.training import BASE_LEARNING_RATE
 
 ROOT = scripts.ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,7 +69,7 @@ def test_the_snippet_for_your_own_model_learns_and_saves(bases, tmp_path, monkey
     losses = [entry["loss"] for entry in logged if "loss" in entry]
     assert losses[-1] < 0.8 * losses[0]
     facts = json.loads((saved / "training.json").read_text())
-    assert (facts["samples"], facts["steps"], facts["learning_rate"]) == (2, 150, 4e-3)
+    assert (facts["samples"], facts["steps"]) == (2, 150)
     assert AdemVLForConditionalGeneration.from_pretrained(saved).config.text_model_name_or_path == str(bases / "llama")
     assert AdemVLProcessor.from_pretrained(saved).image_token_id == tiny.IMAGE_TOKEN_ID
     with safe_open(saved / "model.safetensors", "pt") as tensors:
@@ -81,10 +80,9 @@ def test_the_command_line_trains_with_the_settings_of_the_snippet():
     (argv,) = [argv for argv in command_lines("adem-vl") if argv[1] == "train" and "IMAGES" in argv]
     parsed = build_parser().parse_args(argv[1:])
     snippet = fences(README, "python")[1]
-    for name in ("batch_size", "max_steps", "learning_rate"):
+    for name in ("batch_size", "max_steps"):
         assert float(re.search(rf"{name}=([\de.-]+)", snippet)[1]) == getattr(parsed, name), name
     assert f'"{parsed.output_dir}"' in snippet
-    assert f"`{BASE_LEARNING_RATE * 1e3:g}e-3 * batch_size / 256`" in README  # the default
 
 
 def test_the_task_of_the_pipeline_is_one_that_checkpoints_bring():
@@ -141,7 +139,7 @@ def test_command_lines_parse(argv):
 
 def test_every_command_is_shown_and_every_flag_exists(capsys):
     shown = {argv[1] for argv in command_lines("adem-vl")}
-    assert shown == {"train", "caption", "evaluate", "convert", "info"}
+    assert shown == {"train", "caption", "evaluate", "push", "convert", "info"}
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"python \S+\.py[^`\n]*", "", README)))
     known = ""
     for command in shown:

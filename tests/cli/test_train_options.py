@@ -1,0 +1,109 @@
+"""``adem-vl train``: metrics of answers, the best checkpoint, early stopping, weights, recipes, and the report."""
+
+import base64
+import json
+import re
+
+import pytest
+import tiny
+from training_runs import picture_folder
+
+from adem_vl_hf.cli.parser import main
+from adem_vl_hf.report import command_line, draw_curves
+
+
+@pytest.fixture
+def run(bases, tmp_path):
+    picture_folder(tmp_path / "pictures")
+
+    def start(*more, output="run", steps="3"):
+        argv = [
+            *("train", *tiny.base_flags(bases), "--data", str(tmp_path / "pictures"), "--batch-size", "2"),
+            *("--max-steps", steps, "--projector-dim", "8", "--output-dir", str(tmp_path / output), *more),
+        ]
+        if "--set" not in more:
+            argv += ["--set", "use_cpu=true"]
+        return main(argv), tmp_path / output
+
+    return start
+
+
+def logged(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_best_checkpoint_by_a_metric_of_answers_and_early_stopping(run, tmp_path, capsys):
+    held_out = ["--eval-data", str(tmp_path / "pictures"), "--eval-steps", "1", "--eval-task", "caption"]
+    code, folder = run(*held_out, "--best", "caption_exact_match", "--patience", "1", steps="9",
+                       output="best")  # fmt: skip
+    assert code == 0
+    values = [entry["eval_caption_exact_match"] for entry in logged(folder) if "eval_caption_exact_match" in entry]
+    assert values[0] == 0
+    # untrained, it answers nothing right, so that the second evaluation is not better than the first
+    assert len(values) == 2
+    assert run(*held_out, "--best", "caption_exactness", output="other")[0] == 2
+    assert "has loss, caption_" in capsys.readouterr().err
+
+
+def test_the_best_checkpoint_by_loss(run, tmp_path):
+    code, folder = run("--eval-data", str(tmp_path / "pictures"), "--eval-steps", "1", "--best", "loss",
+                       "--learning-rate", "1e-2")  # fmt: skip
+    assert code == 0
+    losses = {entry["step"]: entry["eval_loss"] for entry in logged(folder) if "eval_loss" in entry}
+    state = json.loads((max(folder.glob("checkpoint-*")) / "trainer_state.json").read_text())
+    best = min(losses, key=losses.get)
+    assert state["best_model_checkpoint"].endswith(f"checkpoint-{best}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--patience", "2"], "--patience needs --best"),
+        (["--best", "loss"], "--best needs --eval-data"),
+        (["--eval-data", ".", "--best", "cider"], "--best cider needs --eval-task"),
+        (["--weights", "1", "2"], "give a number above 0 for each of --data"),
+        (["--set", "report_to=wandb"], "use --report-to"),
+    ],
+)
+def test_flags_that_need_others_say_so(run, capsys, flags, message):
+    assert run(*flags)[0] == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_recipes_differ_in_their_rates(run):
+    fitted, paper = (json.loads((run(*flags, output=name)[1] / "training.json").read_text())["learning_rate"]
+                     for name, flags in (("fitted", []), ("paper", ["--recipe", "paper"])))  # fmt: skip
+    assert paper == pytest.approx(9e-3 * 2 / 256)
+    assert fitted == pytest.approx(1.125e-3 * (4096 / tiny.TEXT_WIDTH) ** 0.5)
+
+
+def test_the_report_shows_the_run(run, tmp_path):
+    _, folder = run("--eval-data", str(tmp_path / "pictures"), "--eval-steps", "1", "--set", "use_cpu=true",
+                    "logging_steps=1", "hub_token=hf_secret")  # fmt: skip
+    page = (folder / "report.html").read_text()
+    assert "hf_secret" not in page
+    assert page.count("data:image/svg+xml;base64,") == 2  # the losses and the learning rate
+    assert page.count('class="card') == 3  # one for each image
+    assert str(tmp_path) not in page.replace(re.search(r"<pre.*?</pre>", page, re.S)[0], "")
+    curve = base64.b64decode(re.search(r"svg\+xml;base64,([^\"]+)", page)[1]).decode()
+    assert "held-out data" in curve
+
+
+def test_curves_of_an_empty_log(tmp_path):
+    assert draw_curves(tmp_path / "log.jsonl") == {}
+
+
+def test_a_command_is_written_without_secrets():
+    words = ["adem-vl", "train", "--set", "hub_token=hf_abc", "seed=1", "--data", "my set"]
+    assert command_line(words) == "adem-vl train --set hub_token=... seed=1 --data 'my set'"
+
+
+def test_a_run_that_cannot_learn_says_so(run, caplog):
+    run("--learning-rate", "1e-7", output="low")
+    assert "this run will learn hardly anything: 3 steps with a peak learning rate of 1.0e-07" in caplog.text
+    caplog.clear()
+    run("--learning-rate", "1e-9", "--set", "use_cpu=true", "logging_steps=1", steps="45", output="flat")
+    assert "the loss has not fallen in 40 steps" in caplog.text
+    caplog.clear()
+    run("--learning-rate", "3e-2", "--set", "use_cpu=true", "logging_steps=1", steps="45", output="well")
+    assert caplog.text == ""
