@@ -14,7 +14,7 @@ from PIL import Image
 
 from .data.sample import images_of, opened
 from .evaluation.metrics import is_right
-from .evaluation.predict import generate_answers
+from .evaluation.predict import asked, generate_answers
 from .files import read_jsonl
 from .inspection.page import GalleryItem, write_page
 from .papers import PAPERS
@@ -136,7 +136,7 @@ def _gallery(model: Any, processor: Any, samples: Any) -> list[GalleryItem]:
         chosen = iter(samples)
     for sample in itertools.islice(chosen, SHOWN):
         shown = opened(images_of(sample), sample["id"])
-        (answer,) = generate_answers(model, processor, [shown], [sample["prompt"]], max_new_tokens=32)
+        (answer,) = generate_answers(model, processor, [shown], [asked(sample)], max_new_tokens=32)
         right = is_right(answer, sample["references"])
         image = _side_by_side(shown.images)
         items.append(GalleryItem(image, sample["prompt"], answer, sample["references"], right))

@@ -31,6 +31,17 @@ def test_every_form_streams(tmp_path, form):
     assert not any(isinstance(sample["image"], Image.Image) for sample in samples)  # the buffer holds files
 
 
+def test_conversations_stream(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    turns = [("human", "<image>\nWhat?"), ("gpt", "A cat."), ("human", "Where?"), ("gpt", "On a mat.")]
+    said = [{"from": who, "value": text} for who, text in turns]
+    entry = json.dumps({"id": "1", "image": "a.png", "conversations": said})
+    (tmp_path / "talk.jsonl").write_text(f"{entry}\n{entry}\n")
+    first = next(iter(open_dataset(str(tmp_path / "talk.jsonl"), streaming=True)))
+    assert len(first["messages"]) == 4
+    assert (tmp_path / "a.png") == first["image"]
+
+
 def test_a_stream_shuffles_within_its_buffer_and_goes_on_for_ever():
     found = taken(numbers(10), 20)
     assert sorted(found[:4]) == [0, 1, 2, 3]

@@ -40,7 +40,11 @@ def test_flags_and_extras_exist(capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args(["evaluate", "--help"])
     known = capsys.readouterr().out
-    flags = set(re.findall(r"`(--[a-z-]+)", PAGE)) - {"--image-folder", "--captions"}  # of train and of a benchmark
+    flags = set(re.findall(r"`(--[a-z-]+)", PAGE)) - {
+        "--image-folder",
+        "--captions",
+        "--each-turn-alone",
+    }  # of train and of a benchmark
     assert flags
     assert [flag for flag in flags if not re.search(rf"{flag}(?![\w-])", known)] == []
     extras = set(re.findall(r"adem-vl-hf\[([\w-]+)\]", PAGE + REMEDY))

@@ -87,7 +87,7 @@ def predict(
             todo = [(index, sample) for index, sample in batch if not _is_done(sample, file, images)]
             if todo:
                 rows = [choose_images(dataset, index, sample, images, donors) for index, sample in todo]
-                prompts = [_asked(sample, with_marks=images != "none") for _, sample in todo]
+                prompts = [asked(sample, with_marks=images != "none") for _, sample in todo]
                 answers = generate_answers(model, processor, rows, prompts, max_new_tokens)
                 for (_, sample), answer in zip(todo, answers, strict=True):
                     file.append(prediction_row(sample, answer, images))
@@ -97,8 +97,16 @@ def predict(
     return _merge(output, indices, size, state)
 
 
-def _asked(sample: Sample, with_marks: bool) -> str | Chat:
-    """Return the prompt of a sample; of a chat, all that stands before its last answer."""
+def asked(sample: Sample, with_marks: bool = True) -> str | Chat:
+    """Return what a sample asks.
+
+    Args:
+        sample (Sample): The sample.
+        with_marks (bool): Whether the marks of images and videos stay in the text.
+
+    Returns:
+        The prompt; of a chat, all that stands before its last answer.
+    """
     prompt: str | Chat = sample["prompt"]
     if "messages" in sample:
         messages = sample["messages"]
