@@ -18,6 +18,7 @@ from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.columns import sample_of
 from adem_vl_hf.data.media import save_gif
 from adem_vl_hf.data.turns import EachTurn, each_turn
+from adem_vl_hf.evaluation.image_conditions import choose_images
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 pytestmark = pytest.mark.core
@@ -210,6 +211,15 @@ def test_each_turn_of_a_chat():
     assert [len(one["messages"]) for one in told] == [2, 4]
     assert [one["references"] for one in told] == [["a cat"], ["No."]]
     assert all(one["image"] is RED and "messages" not in one for one in alone)
+
+
+def test_turns_of_one_row_are_not_shown_their_own_image_as_another():
+    rows = [sample_of({"image": image, "messages": said(*TURNS * 2)}, n) for n, image in enumerate((RED, BLUE))]
+    told = EachTurn(rows, "history")
+    for index in range(len(told)):
+        sample = told[index]
+        (other,) = choose_images(told, index, sample, "shuffled").images
+        assert other is not sample["image"]
 
 
 def chats(number=4):

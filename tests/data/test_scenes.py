@@ -212,3 +212,19 @@ def test_as_many_pictures_are_drawn_as_the_scene_says_and_none_hides_another():
             ImageDraw.floodfill(dark, (int(x), int(y)), 0)
             found += 1
         assert found == sum(group.number for group in scene.groups)
+
+
+def test_several_questions_about_one_scene():
+    plain, asked = (OpenMojiScenes("test", size=40, seed=3, turns=turns) for turns in (1, 4))
+    for index in range(40):
+        sample = asked[index]
+        prompts = [turn["prompt"] for turn in sample["turns"]]
+        assert len(set(prompts)) == 4 == asked.number_of_turns(index)
+        assert sample["turns"][0]["kind"] == plain[index]["kind"]
+        assert np.array_equal(np.asarray(sample["image"]), np.asarray(plain[index]["image"]))
+        for turn in sample["turns"]:
+            if turn["kind"] == "caption":
+                assert set(turn["references"]) == set(captions(asked.scene(index)[0]))
+    assert [len(OpenMojiScenes(size=3, kinds=("caption",), turns=2)[n]["turns"]) for n in range(3)] == [1, 1, 1]
+    with pytest.raises(ValueError, match="turns must be at least 1, got 0"):
+        OpenMojiScenes(turns=0)

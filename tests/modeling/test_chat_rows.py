@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 from closeness import assert_close
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoTokenizer, pipeline
 
 from adem_vl_hf import AdemVLProcessor, EvlmProcessor
 from adem_vl_hf.modeling.chat_rows import chat_passage
@@ -132,9 +132,10 @@ def test_an_answer_to_a_chat_is_supervised_alone(processor):
     assert supervised(processor, batch) == expected_answers(processor)[-1:]
 
 
-def test_a_system_turn_is_kept(processor):
-    if processor.named == "instructions":
-        pytest.skip("this template has no system turns")
+@pytest.mark.parametrize("name", TEMPLATES.keys() - {"instructions"})  # which has no system turns
+def test_a_system_turn_is_kept(bases, name):
+    processor = make(bases, TEMPLATES[name])
+    processor.named = name
     batch = encoded(processor, [{"role": "system", "content": "Be brief."}, *CHAT])
     assert "Be brief." in processor.decode(batch["input_ids"][0])
     assert "SmolLM" not in processor.decode(batch["input_ids"][0])
@@ -156,6 +157,25 @@ def test_without_a_template_the_first_turn_is_that_of_an_instruction(bases):
     assert torch.equal(
         blind["input_ids"], processor(text=["Instruction: Is it\ngrey?\nResponse:"], suffix=[" No."])["input_ids"]
     )
+
+
+@pytest.mark.parametrize("template", [SMOLLM2, None], ids=["SmolLM2", "none"])
+def test_the_library_s_pipeline_asks_as_was_trained(bases, template):
+    processor = make(bases, template)
+    asked = [
+        {"role": "user", "content": [{"type": "image", "image": tiny.picture()}, {"type": "text", "text": "What?"}]}
+    ]
+    model, seen = tiny.build(bases).eval(), {}
+    if template:
+        model.language_model.resize_token_embeddings(len(processor.tokenizer))
+    generate = model.generate
+    model.generate = lambda **inputs: seen.update(inputs) or generate(**inputs)
+    captioner = pipeline("image-text-to-text", model=model, processor=processor)
+    captioner(text=asked, generate_kwargs={"max_new_tokens": 2, "do_sample": False})
+    trained = encoded(processor, [{"role": "user", "content": "<image>What?"}, CHAT[1]])
+    first = int((trained["labels"][0] != NOT_SUPERVISED).nonzero()[0])
+    assert seen["input_ids"][0].tolist() == trained["input_ids"][0, :first].tolist()
+    assert torch.equal(seen["pixel_values"], trained["pixel_values"])
 
 
 def test_marks_inside_the_turns_stay_where_they_are(processor):

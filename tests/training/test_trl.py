@@ -14,6 +14,7 @@ from training_runs import COLOURS
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
+from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 from adem_vl_hf.modeling.trained_in_base import names_in_checkpoint
 
@@ -146,6 +147,25 @@ def test_answers_alone_are_supervised(chat_bases, processor, tmp_path):
         ]
         assert rows[0] == "<s>user: <reserved_0>a photo of\na cat</s>"
         assert rows[3] == "<s>user: hello\nhello world</s>"
+
+
+def test_our_collator_finds_the_answers_without_marks_in_the_template(chat_bases, processor, tmp_path):
+    plain = type(processor)(processor.image_processor, processor.tokenizer)
+    plain.chat_template = TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    arguments = SFTConfig(
+        str(tmp_path), use_cpu=True, bf16=False, max_steps=12, per_device_train_batch_size=4, learning_rate=1e-2,
+        logging_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )  # fmt: skip
+    trainer = SFTTrainer(
+        model=tiny.build(chat_bases), args=arguments, train_dataset=messages(), processing_class=plain,
+        data_collator=AdemVLCollator(plain),
+    )  # fmt: skip
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(4)])
+    answers = [plain.decode(row[row != NOT_SUPERVISED]) for row in batch["labels"]]
+    assert answers == [text + "</s>" for text in [*list(COLOURS.values())[:3], "hello world"]]
+    trainer.train()
+    assert losses(trainer)[-1] < 0.92 * losses(trainer)[0]
 
 
 @architectures.each_family("chat_bases")

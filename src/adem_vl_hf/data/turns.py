@@ -32,6 +32,17 @@ class EachTurn(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.places)
 
+    def row_of(self, index: int) -> int:
+        """Tell which row of the data set a turn belongs to.
+
+        Args:
+            index (int): The index of the turn.
+
+        Returns:
+            The index of its row.
+        """
+        return self.places[index][0]
+
     def __getitem__(self, index: int) -> Sample:
         row, turn = self.places[index]
         return each_turn(self.dataset[row], self.context)[turn]

@@ -68,9 +68,9 @@ def choose_images(
         dataset (Dataset[Sample]): The data set.
         index (int): The index of the sample.
         sample (Sample): The sample at that index. If it has no images, none are shown under any condition.
-        condition (ImageCondition): "true" shows its own images. "shuffled" shows those of another sample that has the
-            same field and, for several images, the same number. "none" shows nothing. "shuffled_frames" and
-            "swapped_images" show what the functions of these names return.
+        condition (ImageCondition): "true" shows its own images. "shuffled" shows those of another sample, not of
+            the same row, that has the same field and, for several images, the same number. "none" shows nothing.
+            "shuffled_frames" and "swapped_images" show what the functions of these names return.
         donors (list[int] | None): The result of ``donors_of``, for "shuffled". The donors are followed to the next
             sample that fits, so that the images of every sample are shown once and never with itself. None makes them
             anew.
@@ -92,8 +92,12 @@ def choose_images(
     if condition == "swapped_images":
         return Shown("images", tuple(swapped_images(sample)))
     donors = donors_of(len(dataset)) if donors is None else donors  # type: ignore[arg-type]
+    row_of = getattr(dataset, "row_of", lambda index: index)  # turns of one row share their images
     donor = donors[index]
     while donor != index:
+        if row_of(donor) == row_of(index):
+            donor = donors[donor]
+            continue
         other = images_of(dataset[donor])
         if other.field == own.field and (own.field == "video" or len(other.images) == len(own.images)):
             return other

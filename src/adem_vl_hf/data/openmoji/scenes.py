@@ -331,8 +331,10 @@ class OpenMojiScenes(Dataset[Sample]):
         Returns:
             ``turns``, or fewer where the kinds have no more different prompts.
         """
+        if self.turns == 1:
+            return 1
         scene, kind, _ = self.scene(index)
-        return 1 if self.turns == 1 else len(self._questions(index, scene, kind))
+        return len(self._questions(index, scene, kind))
 
     def _questions(self, index: int, scene: Scene, kind: str) -> list[Question]:
         """Ask about a scene until there are enough different prompts, or none comes up any more."""
