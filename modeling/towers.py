@@ -93,6 +93,7 @@ class Tower:
 WITHOUT_POOLER = (("add_pooling_layer", False),)
 # Of DeiT, the distillation token is left out: it was trained to copy a convolutional network. Registers hold what the
 # tower needs for itself (arXiv 2309.16588).
+AVAILABLE = set(dir(transformers))  # which imports nothing, as asking for a class would
 TOWERS = {
     row.model_type: row
     for row in (
@@ -127,7 +128,7 @@ TOWERS = {
             arguments=WITHOUT_POOLER, on_the_hub=OF_VIT_ON_THE_HUB,
         ),
     )
-    if hasattr(transformers, row.model_class)
+    if row.model_class in AVAILABLE
 }  # fmt: skip
 WHOLE = {row.part_of: row for row in TOWERS.values() if row.part_of}  # models that hold a tower, by their model_type
 

@@ -108,8 +108,8 @@ class _Layout:
 
     def __init__(self, config: LlavaConfig) -> None:
         self.text_config, self.vision_config = config.text_config, config.vision_config
-        self.image_token_id = config.image_token_index
-        self.image_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        self.image_token_id, self.image_size = config.image_token_index, config.vision_config.image_size
+        self.image_tokens = (self.image_size // config.vision_config.patch_size) ** 2
 
 
 def count(text_config, vision_config, **sizes):
