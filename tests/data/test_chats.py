@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoImageProcessor, AutoTokenizer, EvalPrediction, Trainer, TrainingArguments
 
 from adem_vl_hf import AdemVLProcessor
 from adem_vl_hf.cli import main
@@ -19,6 +19,7 @@ from adem_vl_hf.data.columns import sample_of
 from adem_vl_hf.data.media import save_gif
 from adem_vl_hf.data.turns import EachTurn, each_turn
 from adem_vl_hf.evaluation.image_conditions import choose_images
+from adem_vl_hf.evaluation.in_training import answer_metrics
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 pytestmark = pytest.mark.core
@@ -296,3 +297,35 @@ def test_the_command_line_trains_and_evaluates(bases, tmp_path, which, capsys):
     assert json.loads(capsys.readouterr().out)["n"] == 3
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["references"] for row in rows] == [["a cat"], ["No."], ["hello world"]]
+    main(["caption", str(tmp_path / "red.png"), "--checkpoint", str(run), "--prompt", TURNS[0], "--chat",
+          "--max-new-tokens", "3", "--json"])  # fmt: skip
+    assert json.loads(capsys.readouterr().out)["text"] == rows[0]["prediction"]
+
+
+def test_held_out_chats_are_asked_turn_by_turn(bases, tmp_path):
+    path, run = files(tmp_path)[0], tmp_path / "run"
+    main(["train", *tiny.base_flags(bases), "--data", str(path), "--eval-data", str(path), "--eval-task", "questions",
+          "--output-dir", str(run), "--max-steps", "2", "--batch-size", "2", "--projector-dim", "8",
+          "--eval-steps", "1", "--set", "use_cpu=true"])  # fmt: skip
+    logged = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert any("eval_chat_accuracy" in entry for entry in logged)
+
+
+def test_a_trainer_that_generates_is_scored_by_the_first_turn(processor):
+    rows = [sample_of(SPELLINGS["messages"], 0), sample_of(QUESTIONS, 1)]
+    ids = processor.tokenizer(["a cat</s>", "two</s>"], padding=True, add_special_tokens=False)["input_ids"]
+    found = answer_metrics(processor, rows, "questions")(EvalPrediction(ids, None))
+    assert (found["chat_accuracy"], found["question_accuracy"]) == (1.0, 1.0)
+
+
+def test_turns_of_a_stream_are_not_trained_alone(tmp_path):
+    path = files(tmp_path)[0]
+    assert open_dataset(str(path), streaming=True) is not None
+    with pytest.raises(ValueError, match="leave each_turn_alone or streaming out"):
+        open_dataset(str(path), streaming=True, each_turn_alone=True)
+
+
+def test_counting_turns_opens_no_image(tmp_path, monkeypatch):
+    found = open_dataset(str(files(tmp_path)[2]))
+    monkeypatch.setattr(Image, "open", None)
+    assert [found.number_of_turns(n) for n in range(2)] == [2, 1]

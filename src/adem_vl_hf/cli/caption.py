@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=positive, default=8, help="frames of each video that are looked at")
     add_checkpoint(parser)
     parser.add_argument("--prompt", help='what to continue, e.g. "How many foxes are there?"; default: a description')
+    parser.add_argument("--chat", action="store_true",
+                        help="ask --prompt as a turn of a chat, as conversations are trained")  # fmt: skip
     parser.add_argument("--max-new-tokens", type=positive, default=32)
     parser.add_argument("--num-beams", type=positive, default=1)
     parser.add_argument("--json", action="store_true", help="one JSON object per picture")
@@ -37,6 +39,8 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ValueError: There is nothing to describe, or a path is wrong.
     """
+    if args.chat and args.prompt is None:
+        raise ValueError("--chat needs --prompt, what the user says")
     if not args.images and not args.video:
         raise ValueError("nothing to describe: name picture files, or videos after --video")
     for kind, paths in (("image", args.images), ("video", args.video)):
@@ -54,7 +58,8 @@ def run(args: argparse.Namespace) -> None:
         args (argparse.Namespace): The parsed arguments.
     """
     from ..data.media import open_video
-    from ..modeling.images import CAPTION_PROMPT, open_image
+    from ..modeling.images import CAPTION_PROMPT, IMAGE_MARK, open_image
+    from ..modeling.videos import VIDEO_MARK
 
     prompt = CAPTION_PROMPT if args.prompt is None else args.prompt
     # before the model loads: a damaged file should fail at once
@@ -64,7 +69,9 @@ def run(args: argparse.Namespace) -> None:
     ]
     model, processor = load(args)
     for kind, path, seen in opened:
-        inputs = processor(**seen, text=[prompt]).to(model.device)
+        mark = IMAGE_MARK if kind == "image" else VIDEO_MARK
+        asked = [{"role": "user", "content": f"{mark}{prompt}"}] if args.chat else prompt
+        inputs = processor(**seen, text=[asked]).to(model.device)
         ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
         text = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
         print(json.dumps({kind: path, "text": text}) if args.json else f"{path}: {text}", flush=True)

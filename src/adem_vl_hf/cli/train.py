@@ -188,11 +188,14 @@ def _data(args: argparse.Namespace) -> tuple[Any, Any]:
     """Open the training set and the held-out set, which is None without --eval-data."""
     from ..data import open_dataset
     from ..data.mixing import mix
+    from ..data.turns import EachTurn
 
     options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns), args.each_turn_alone)
     stream = {"streaming": args.streaming, "shuffle_buffer": args.shuffle_buffer}
     parts = [open_dataset(name, "train", args.train_size, args.seed, *options, **stream) for name in args.data]
     held_out = [open_dataset(name, "train", args.train_size, args.seed, *options) for name in args.eval_data]
+    if args.eval_task:  # each turn is asked
+        held_out = [EachTurn(part, "history") if hasattr(part, "number_of_turns") else part for part in held_out]
     return mix(parts, args.weights, args.seed), mix(held_out) if held_out else None
 
 

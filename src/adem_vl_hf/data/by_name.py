@@ -77,8 +77,12 @@ def open_dataset(
         The data set.
 
     Raises:
-        ValueError: The name is none of these, or a data set that cannot be streamed.
+        ValueError: The name is none of these, or a data set that cannot be streamed, or not with ``each_turn_alone``.
     """
+    if streaming and each_turn_alone:
+        raise ValueError(
+            f"{name}: the turns of a stream cannot be trained alone; leave each_turn_alone or streaming out"
+        )
     if streaming:
         return _open_stream(name, split, seed, columns, shuffle_buffer)
     kinds = SCENE_KINDS if split == "train" else None

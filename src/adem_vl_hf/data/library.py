@@ -82,6 +82,7 @@ class LibraryDataset(Dataset[Sample]):
 
     def __init__(self, rows: Any, make_sample: RowReader) -> None:
         self.rows, self.make_sample = rows, make_sample
+        self._unopened = with_files(rows)
         if len(rows):
             self[0]  # an unknown column is said before a model is loaded
 
@@ -92,7 +93,7 @@ class LibraryDataset(Dataset[Sample]):
         return self.make_sample(self.rows[index], index)
 
     def number_of_turns(self, index: int) -> int:
-        """Count the turns of a sample.
+        """Count the turns of a sample without opening its images.
 
         Args:
             index (int): The index of the sample.
@@ -100,7 +101,7 @@ class LibraryDataset(Dataset[Sample]):
         Returns:
             The number of its questions, or of the answers in its chat.
         """
-        return count_turns(self[index])
+        return count_turns(self.make_sample(self._unopened[index], index))
 
 
 def open_library_dataset(
@@ -152,17 +153,30 @@ def open_library_stream(
     rows = _load(name, split, streaming=True)
     if rows is None:
         return None
-    from datasets import Image, List
-
-    for column, feature in (rows.features or {}).items():  # the buffer holds compressed files; the collator opens them
-        if isinstance(feature, Image):
-            rows = rows.cast_column(column, Image(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, Image):
-            rows = rows.cast_column(column, List(Image(decode=False)))
+    rows = with_files(rows)  # the buffer holds compressed files; the collator opens them
     make_sample = RowReader(rows, _folder(name), columns)
     for row in rows.take(1):
         make_sample(row, 0)  # an unknown column is said before a model is loaded
     return Stream(rows, make_sample, seed, buffer)
+
+
+def with_files(rows: Any) -> Any:
+    """Leave the images of a data set as the files that hold them.
+
+    Args:
+        rows (Any): The ``datasets.Dataset`` or ``datasets.IterableDataset``.
+
+    Returns:
+        Any: The same rows with ``{"bytes", "path"}`` in place of each image.
+    """
+    from datasets import Image, List
+
+    for column, feature in (rows.features or {}).items():
+        if isinstance(feature, Image):
+            rows = rows.cast_column(column, Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Image):
+            rows = rows.cast_column(column, List(Image(decode=False)))
+    return rows
 
 
 def _folder(name: str) -> Path | None:

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
 from ..data.sample import Sample
+from ..data.turns import each_turn
 from ..modeling.processing_adem_vl import AdemVLProcessor
 from .predict import prediction_row
 from .score import score
@@ -21,7 +22,8 @@ def answer_metrics(
     Args:
         processor (AdemVLProcessor): The processor, which decodes the generated token ids.
         dataset (Dataset[Sample]): The ``eval_dataset`` of the trainer. It is read once, during this call. All its
-            references are used, and its images are not kept.
+            references are used, and its images are not kept. The trainer asks the first turn of a sample with several;
+            ``EachTurn(dataset, "history")`` has all of them asked.
         task (str): One of ``tasks.TASKS``, such as "caption", "questions" or "scienceqa".
 
     Returns:
@@ -30,7 +32,7 @@ def answer_metrics(
         the trainer adds "eval_". It raises ValueError if there are not as many predictions as samples.
     """
     size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length, ours have one
-    rows = [prediction_row(dataset[index], "") for index in range(size)]
+    rows = [prediction_row(each_turn(dataset[index], "history")[0], "") for index in range(size)]
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         ids = np.asarray(prediction.predictions)  # [N, T]
