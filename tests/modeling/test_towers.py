@@ -16,6 +16,7 @@ import torch
 import towers
 import transformers
 from closeness import assert_close, assert_equal
+from hub_server import hub_env, run_client, serve_hub
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -403,6 +404,36 @@ def test_checkpoints_on_every_kind_work_where_the_package_is_not_installed(bases
     done = subprocess.run(command, env=os.environ | blocked, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_close(load_file(tmp_path / "results.safetensors"), expected)
+
+
+HUB_CLIENT = """
+import json, sys
+from adem_vl_hf.loading import build_model
+
+found = {}
+for name in sys.argv[2:]:
+    model, processor = build_model(sys.argv[1], f"acme/{name}", projector_dim=8, vision_model_revision="v2")
+    config = model.config
+    found[name] = config.vision_config.model_type, config.grid, config.vision_model_revision
+    assert list(processor.image_processor.image_std) == [0.3, 0.2, 0.4]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_towers_come_from_the_hub_at_a_revision(bases, folders, tmp_path):
+    """The size of DINOv2's images is read from the image processor of the same revision."""
+    kinds = ("siglip_vision_model", "dinov2", "vit")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "README.md").write_text("nothing here")
+    with serve_hub() as hub:
+        expected = {}
+        for kind in kinds:
+            hub.publish(f"acme/{kind}", tmp_path / "empty", "main")
+            expected[kind] = [kind, tiny.GRID, hub.publish(f"acme/{kind}", folders[kind], "v2")]
+        done = run_client(HUB_CLIENT, hub_env(hub.url, tmp_path / "home"), bases / "llama", *kinds)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
 def test_the_command_line_trains_on_a_siglip(bases, folders, tmp_path, capsys):
