@@ -312,7 +312,13 @@ WHOLE = {
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("siglip", "clip", "vit_classifier") else pytest.param(name, marks=pytest.mark.slow)
+        for name in WHOLE
+    ],
+)
 def test_models_that_hold_a_tower_work_as_folders_and_as_objects(name, bases, tmp_path):
     make, kind = WHOLE[name]
     whole = towers.randomize(make())
@@ -436,6 +442,7 @@ def test_towers_come_from_the_hub_at_a_revision(bases, folders, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_on_a_siglip(bases, folders, tmp_path, capsys):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
