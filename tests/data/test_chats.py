@@ -319,8 +319,9 @@ def test_a_trainer_that_generates_is_scored_by_the_first_turn(processor):
 
 
 def test_turns_of_a_stream_are_not_trained_alone(tmp_path):
-    path = files(tmp_path)[0]
-    assert open_dataset(str(path), streaming=True) is not None
+    path = files(tmp_path)[2]
+    stream = iter(open_dataset(str(path), streaming=True))
+    assert {len(next(stream)["messages"]) for _ in range(2)} == {2, 4}
     with pytest.raises(ValueError, match="leave each_turn_alone or streaming out"):
         open_dataset(str(path), streaming=True, each_turn_alone=True)
 
