@@ -64,7 +64,7 @@ class Shapes(Dataset[Sample]):
         chosen = [classes[index % len(classes)]] if self.shapes == 1 else rng.sample(classes, 2)
         image, room = Image.new("RGB", (96, 96), "white"), 96 // self.shapes
         for place, (colour, shape) in enumerate(chosen):
-            side = rng.randint(room // 3, room // 2)
+            side = rng.randint(2 * room // 5, 3 * room // 5)
             x, y = place * room + rng.randint(2, room - side - 2), rng.randint(2, 94 - side)
             DRAW[shape](ImageDraw.Draw(image), [x, y, x + side, y + side], fill=colour)
         text = " left of ".join(f"a {colour} {shape}" for colour, shape in chosen)
@@ -88,12 +88,12 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "40 shapes": Size(partial(Shapes, 40, 1, 0), partial(Shapes, TEST_SIZE, 1, 1), {4: 150, 32: 60}),
-    "400 pairs of shapes": Size(partial(Shapes, 400, 2, 0), partial(Shapes, TEST_SIZE, 2, 1), {4: 400, 32: 120}),
+    "40 shapes": Size(partial(Shapes, 40, 1, 0), partial(Shapes, TEST_SIZE, 1, 1), {4: 150, 16: 60}),
+    "400 pairs of shapes": Size(partial(Shapes, 400, 2, 0), partial(Shapes, TEST_SIZE, 2, 1), {4: 400, 16: 120}),
     "4,000 scenes": Size(
         partial(OpenMojiScenes, "train", size=4000, kinds=("caption",)),
         partial(OpenMojiScenes, "test", size=TEST_SIZE, kinds=("caption",)),
-        {4: 800, 32: 250},
+        {4: 800, 16: 250},
     ),
 }
 # what is multiplied with the peak rate of the rule (None: the paper's linear rule), and fields of the configuration

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .labels import NOT_SUPERVISED  # noqa: F401
     from .loaders import LoadersMixin  # noqa: F401
     from .open_clip_tower import OpenClipVisionTower  # noqa: F401
+    from .pickles import PickledMixin  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401
     from .processor_options import sort_options  # noqa: F401

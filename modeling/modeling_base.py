@@ -26,6 +26,7 @@ from .forward_pass import ForwardPass
 from .generation import VisualGenerationMixin
 from .loaders import LoadersMixin
 from .open_clip_tower import OpenClipVisionTower
+from .pickles import PickledMixin
 from .towers import TOWERS
 from .trained_in_base import (
     LoraMixin,
@@ -111,6 +112,7 @@ class FrozenBasesForConditionalGeneration(
     LoadersMixin,
     AdapterCheckpointMixin,
     LoraMixin,
+    PickledMixin,
     ForwardPass,
     FrozenBasesPreTrainedModel,
     VisualGenerationMixin,

@@ -10,12 +10,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import BatchFeature, Pipeline
 
-from .images import CAPTION_PROMPT, ImageSource
+from .images import CAPTION_PROMPT
 
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
     from .image_forms import plain_form  # noqa: F401
 
 MAX_NEW_TOKENS = 32
+
+
+def _is_image(item: Any) -> bool:
+    """Tell an image, which may be a dict with its bytes, from a dict or a list of what one text is about."""
+    return not isinstance(item, list | tuple) and not (isinstance(item, dict) and not item.keys() <= {"bytes", "path"})
+
+
+def _shown(item: Any) -> dict[str, Any]:
+    """Return ``images`` or ``videos`` and perhaps ``prompt`` of what one text is about."""
+    if _is_image(item):
+        return {"images": [item]}
+    if not isinstance(item, dict):
+        return {"images": list(item)}
+    if unknown := sorted(item.keys() - {"images", "videos", "prompt"}):
+        raise ValueError(f"{unknown[0]!r} is none of images, videos and prompt, which say what a text is about")
+    images = item.get("images")
+    return {**item, "images": [images]} if images is not None and _is_image(images) else item
+
+
+def _is_one_image(item: Any) -> bool:
+    shown = _shown(item)
+    return shown.get("videos") is None and len(shown.get("images") or ()) == 1
 
 
 class AdemVLImageToTextPipeline(Pipeline):
@@ -33,53 +55,75 @@ class AdemVLImageToTextPipeline(Pipeline):
     def _sanitize_parameters(
         self,
         prompt: str | None = None,
+        num_frames: int | None = None,
         max_new_tokens: int | None = None,
         generate_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Sort the arguments of a call into those of ``preprocess``, ``_forward`` and ``postprocess``."""
-        preprocess = {} if prompt is None else {"prompt": prompt}
+        preprocess = {"prompt": prompt, "num_frames": num_frames}
+        preprocess = {name: value for name, value in preprocess.items() if value is not None}
         forward = {**(generate_kwargs or {}), **kwargs}
         if max_new_tokens is not None:
             forward["max_new_tokens"] = max_new_tokens
         return preprocess, forward, {}
 
-    def __call__(
-        self, inputs: ImageSource | list[ImageSource] | None = None, **kwargs: Any
-    ) -> list[dict[str, str]] | list[list[dict[str, str]]]:
+    def __call__(self, inputs: Any = None, **kwargs: Any) -> list[dict[str, str]] | list[list[dict[str, str]]]:
         """Write a text for each image.
 
         Args:
-            inputs (ImageSource | list[ImageSource] | None): An image (a path or a PIL image), or a list of images.
-            **kwargs (Any): ``prompt``, the text to continue (default "a picture of"); ``max_new_tokens`` (default 32)
-                and any other argument of ``generate``, also as a dict in ``generate_kwargs``; ``batch_size`` and the
-                other arguments of a Transformers pipeline; ``images``, the older name of ``inputs``.
+            inputs (Any): An image (a path, a PIL image, bytes, an array, ...), or several images or a video that one
+                text is about, as a dict with ``images`` or ``videos`` and perhaps ``prompt``; or a list, a generator or
+                a data set of these. An inner list is several images of one text, too.
+            **kwargs (Any): ``prompt``, the text to continue (default "a picture of"), or a list with one for each of
+                ``inputs`` (of a single one, all about it); ``videos``, a video or a list of videos, and ``num_frames``,
+                how many frames are chosen from each; ``max_new_tokens`` (default 32) and any other argument of
+                ``generate``, also as a dict in ``generate_kwargs``; ``batch_size`` and the other arguments of a
+                Transformers pipeline; ``images``, the older name of ``inputs``.
 
         Returns:
             list[dict[str, str]] | list[list[dict[str, str]]]: ``[{"generated_text": text}]`` for one image, and a list
-            of such lists for a list of images. The text is what follows the prompt.
+            of such lists for a list of images or of prompts. The text is what follows the prompt.
 
         Raises:
-            ValueError: No image is given, or an image cannot be used.
+            ValueError: No image is given, an image cannot be used, or there are not as many prompts as images.
         """
-        if inputs is None:
-            inputs = kwargs.pop("images", None)
-        if inputs is None:
+        images, videos = kwargs.pop("images", None), kwargs.pop("videos", None)
+        inputs = images if inputs is None else inputs
+        if inputs is None and videos is None:
             raise ValueError("no picture given: pass a path, a PIL image, or a list of either")
+        if videos is not None:
+            if inputs is not None:
+                raise ValueError("both images and videos are given: pass a dict with both for each text")
+            inputs = [{"videos": one} for one in videos] if isinstance(videos, list) else {"videos": videos}
+        prompts = kwargs.get("prompt")
+        if isinstance(prompts, list | tuple):
+            del kwargs["prompt"]
+            items = inputs if isinstance(inputs, list) else [inputs] * len(prompts)
+            if len(items) != len(prompts):
+                raise ValueError(f"{len(items)} images and {len(prompts)} prompts: give as many prompts, or one text")
+            inputs = [{**_shown(item), "prompt": prompt} for item, prompt in zip(items, prompts, strict=True)]
+        if isinstance(inputs, list) and not all(_is_one_image(item) for item in inputs):
+            kwargs["batch_size"] = 1  # rows with several images, or without, do not stack
         return super().__call__(inputs, **kwargs)
 
-    def preprocess(self, image: ImageSource, prompt: str = CAPTION_PROMPT) -> BatchFeature:
-        """Make the model inputs of one image and the prompt.
+    def preprocess(self, item: Any, prompt: str = CAPTION_PROMPT, num_frames: int | None = None) -> BatchFeature:
+        """Make the model inputs of one text.
 
         Args:
-            image (ImageSource): The image. A list of images is refused.
-            prompt (str): The text to continue.
+            item (Any): An image, a list of images, or a dict with ``images`` or ``videos`` and perhaps ``prompt``.
+            prompt (str): The text to continue, if the item has none.
+            num_frames (int | None): How many frames are chosen from a video. None means all.
 
         Returns:
             BatchFeature: ``input_ids`` and ``attention_mask`` [1, T], ``pixel_values`` [1, 3, H, W] and ``image_mask``
-            [1].
+            [1], or [1, n, 3, H, W] and [1, n] for n images.
         """
-        return self.processor(images=[[image]], text=[prompt])
+        shown = _shown(item)
+        options = {} if num_frames is None else {"num_frames": num_frames}
+        if shown.get("videos") is not None:
+            options["videos"] = [shown["videos"]]
+        return self.processor(images=[shown.get("images") or []], text=[shown.get("prompt", prompt)], **options)
 
     def _forward(self, model_inputs: BatchFeature, **generate_kwargs: Any) -> dict[str, torch.Tensor]:
         """Generate, and cut the prompt off: [B, T] in, [B, new tokens] out."""

@@ -5,6 +5,7 @@ with and without a picture, and half precision. Its own tests fetch small models
 """
 
 import copy
+from pathlib import Path
 
 import pytest
 import tiny
@@ -131,6 +132,50 @@ def test_ours_captions(model, processor, paths):
     assert [row[0]["generated_text"] for row in made(paths, prompt="a photo of", **FEW)] == alone
 
 
+def test_ours_takes_a_prompt_for_each_image(model, processor, paths):
+    made = AdemVLImageToTextPipeline(model=model, processor=processor)
+    prompts = ["a photo of", "two birds"]
+    expected = [
+        continued(model, processor, path, text).removeprefix(text) for path, text in zip(paths, prompts, strict=True)
+    ]
+    assert [row[0]["generated_text"] for row in made(paths, prompt=prompts, batch_size=2, **FEW)] == expected
+    about_one = made(paths[0], prompt=prompts, **FEW)
+    assert about_one[0][0]["generated_text"] == expected[0]
+    assert len(about_one) == 2
+    with pytest.raises(ValueError, match="2 images and 3 prompts"):
+        made(paths, prompt=["a"] * 3)
+
+
+def test_ours_takes_several_images_and_videos(model, processor, paths):
+    made = AdemVLImageToTextPipeline(model=model, processor=processor)
+
+    def said(**shown):
+        inputs = processor(**shown, text=["a photo of"])
+        ids = model.generate(**inputs, **FEW)[:, inputs["input_ids"].shape[1] :]
+        return processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
+
+    both = said(images=[paths])
+    given = {"prompt": "a photo of", **FEW}
+    assert made({"images": paths}, **given)[0]["generated_text"] == both
+    rows = made([paths, paths[0], {"images": paths[0], "prompt": "a photo of"}], batch_size=2, **given)
+    assert [row[0]["generated_text"] for row in rows] == [both, said(images=[paths[:1]]), said(images=[paths[:1]])]
+    clip = frames_file([tiny.picture(seed) for seed in range(3)], paths[0])
+    (seen,) = made(videos=clip, num_frames=2, **given)
+    assert seen["generated_text"] == said(videos=[clip], num_frames=2)
+    assert made(videos=[clip, clip], num_frames=2, **given) == [[seen], [seen]]
+    with pytest.raises(ValueError, match="'picture' is none of images, videos and prompt"):
+        made({"picture": paths[0]})
+    with pytest.raises(ValueError, match="both images and videos"):
+        made(paths, videos="clip.gif")
+
+
+def frames_file(frames, beside):
+    """Save frames without loss."""
+    path = Path(beside).with_name("clip.png")
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+    return str(path)
+
+
 def test_ours_opens_each_picture_once(model, processor, paths, monkeypatch):
     opened, open_image = [], videos.open_image
     monkeypatch.setattr(videos, "open_image", lambda source: opened.append(source) or open_image(source))
@@ -139,9 +184,11 @@ def test_ours_opens_each_picture_once(model, processor, paths, monkeypatch):
     assert opened == paths
 
 
-@pytest.mark.parametrize("nothing", [None, ["0.png", "1.png"]])
-def test_ours_refuses_what_is_no_picture(model, processor, nothing):
-    with pytest.raises(ImageError, match="object: not an image; give a path"):
+@pytest.mark.parametrize(
+    ("nothing", "said"), [(None, "object: not an image; give a path"), (["0.png", "1.png"], "0.png: no such image")]
+)
+def test_ours_refuses_what_is_no_picture(model, processor, nothing, said):
+    with pytest.raises(ImageError, match=said):
         AdemVLImageToTextPipeline(model=model, processor=processor)([nothing])
 
 
