@@ -5,8 +5,7 @@ python benchmarks/write_tables.py  # puts the table into docs/your_data.md
 
 The models are built on the meta device, where tensors have shapes and no numbers. One forward pass there shows which
 tensors autograd keeps for the backward pass. The peak of a step is taken to be the weights, the adapter with its
-gradients and Adam's two moments (float32), what autograd keeps, and one layer's work or the logits in float32 beside it,
-whichever is more.
+gradients and Adam's two moments (float32), what autograd keeps, and the logits once more.
 """
 
 import argparse
@@ -28,15 +27,15 @@ SIZES = {
     "7B": (4096, 11008, 32, 32, 32, 32000),
     "13B": (5120, 13824, 40, 40, 40, 32000),
 }
-# bytes of a parameter of a linear layer of the language model; NF4 has a scale of 8 bits for each 64 parameters, and one
-# of 32 bits for each 256 of those (arXiv 2305.14314)
+# bytes of a parameter of a linear layer of the language model; NF4 has a scale of 8 bits for each 64 parameters, and
+# one of 32 bits for each 256 of those (arXiv 2305.14314)
 BITS = {"bf16": 2.0, "8 bits": 1.0, "4 bits": 0.5 + (8 / 64 + 32 / (64 * 256)) / 8}
 
 
 def flash_attention(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
 ) -> tuple[torch.Tensor, None]:
-    """Attend as the fused kernels of a GPU do, which keep neither scores nor weights; on the meta device, nobody else does.
+    """Attend as the fused kernels of a GPU do, which keep neither scores nor weights.
 
     Args:
         module (torch.nn.Module): the layer.

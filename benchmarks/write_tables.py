@@ -1,4 +1,4 @@
-"""Rewrite every table of README.md, docs/results.md and docs/data.md from the result files. Nothing is measured.
+"""Rewrite every table of README.md, docs/results.md and docs/your_data.md from the result files. Nothing is measured.
 
 python benchmarks/write_tables.py
 """
@@ -13,6 +13,7 @@ import efficiency
 import fusion_speed
 import growth
 import lm_head
+import memory
 import miniature
 import miniature_cost
 import moving
@@ -29,6 +30,7 @@ SCRIPTS = (
     fusion_speed,
     growth,
     lm_head,
+    memory,
     miniature,
     miniature_cost,
     moving,

@@ -73,14 +73,14 @@ def test_the_first_training_set_is_what_the_page_says(shapes):
 
 def test_rows_of_the_library_datasets_train(bases, shapes):
     names = {"LANGUAGE_MODEL": str(bases / "llama"), "VISION_TOWER": str(bases / "clip"), "STEPS": 2}
-    run(fences(PAGES["data"], "python")[0], names)
+    run(fences(PAGES["your_data"], "python")[0], names)
     assert names["rows"][0]["text"] == "a red circle"
     record = json.loads((shapes.parent / "runs" / "mine" / "training.json").read_text())
     assert (record["samples"], record["steps"]) == (40, 2)
 
 
 def test_the_lines_of_metadata_are_read(tmp_path):
-    (lines,) = fences(PAGES["data"], "json")
+    (lines,) = fences(PAGES["your_data"], "json")
     (tmp_path / "metadata.jsonl").write_text(lines)
     (tmp_path / "sub").mkdir()
     for name in ("0001.png", "sub/0002.png"):
