@@ -92,9 +92,9 @@ SIZES = {
         {4: 300, 16: 100},
     ),
 }
-# Fields that would follow from the sizes of these models. Keys and values both have the visual scale, and the fused term
-# sums over D dimensions and S slots: 0.01 * sqrt(4096 * 320 / (576 * 80)). The projectors have about as many parameters
-# as the paper's, and the features are those of the last of six blocks.
+# Fields that would follow from the sizes of these models. Keys and values both have the visual scale, and the fused
+# term sums over D dimensions and S slots: 0.01 * sqrt(4096 * 320 / (576 * 80)). The projectors have about as many
+# parameters as the paper's, and the features are those of the last of six blocks.
 FITTED = {"visual_scale": 0.053, "projector_dim": 512, "vision_feature_layer": -1}
 # what is multiplied with the peak rate of the rule (None: the paper's linear rule), and fields of the configuration
 ARMS: dict[str, tuple[float | None, dict[str, Any]]] = {

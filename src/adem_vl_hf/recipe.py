@@ -1,8 +1,7 @@
 """The peak learning rate: the paper's at 7B, and what follows from it for other models.
 
-The authors have found theirs for LLaMA-7B, whose width D is 4096, and batches of 32. ``benchmarks/defaults.py`` measures
-what the rule for other widths is worth, and that the other settings of the paper need none: its visual scale, feature
-layer and width of the projectors learn as well as fitted ones.
+The authors have found theirs for LLaMA-7B, whose width D is 4096, and batches of 32. ``benchmarks/defaults.py``
+measures what the rule for other widths is worth, and whether the other settings of the paper need one.
 """
 
 import math
