@@ -6,8 +6,7 @@ models on the meta device, where bases loaded earlier would lose their buffers.
 
 import copy
 import os
-from importlib import import_module
-from importlib.util import find_spec
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +52,7 @@ from .towers import tower_of
 from .trained_in_base import LORA_KEY_MAPPING, keep_in_memory
 from .vision import tower_key_mapping
 
-EMBEDDED, PACKAGE = "embedded:", "adem_vl_hf"
+EMBEDDED, EMBEDDED_BASES = "embedded:", "adem_vl.embedded_bases"
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from .checkpoint import AdapterCheckpointMixin as _Model
@@ -374,19 +373,24 @@ def _base_name(base) -> str | None:
 def _resolve(base: str, checkpoint: str) -> str:
     """Where a base lies that a checkpoint names.
 
-    Folders that begin with a dot are meant relative to the checkpoint, so that both can move together. What the package
-    adem_vl_hf brings is named ``embedded:...``, so that a checkpoint loads wherever that package is installed.
+    Folders that begin with a dot are meant relative to the checkpoint, so that both can move together. What a package
+    brings is named ``embedded:...``, so that a checkpoint loads wherever that package is installed.
     """
     if base.startswith(EMBEDDED):
-        if find_spec(PACKAGE) is None:
-            raise ValueError(
-                f"{checkpoint} was trained on {base}, which the package adem-vl-hf brings: install it, or pass "
-                "text_model_name_or_path= and vision_model_name_or_path= with the same models"
-            )
-        return import_module(f"{PACKAGE}.loading").embedded_base(base)
+        return _embedded_base(base, checkpoint)
     if base.startswith(".") and Path(checkpoint).is_dir():
         return str((Path(checkpoint) / base).resolve())
     return base
+
+
+def _embedded_base(base: str, checkpoint: str) -> str:
+    """The folder of a base that an installed package brings; packages say what they bring by an entry point."""
+    for entry in entry_points(group=EMBEDDED_BASES, name=base):
+        return entry.load()(base)
+    raise ValueError(
+        f"{checkpoint} was trained on {base}, which the package adem-vl-hf brings: install it, or pass "
+        "text_model_name_or_path= and vision_model_name_or_path= with the same models"
+    )
 
 
 def _adapter_file(name: str, where: dict) -> str:

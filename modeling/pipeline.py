@@ -120,7 +120,7 @@ class AdemVLImageToTextPipeline(Pipeline):
             [1], or [1, n, 3, H, W] and [1, n] for n images.
         """
         shown = _shown(item)
-        options = {} if num_frames is None else {"num_frames": num_frames}
+        options: dict[str, Any] = {} if num_frames is None else {"num_frames": num_frames}
         if shown.get("videos") is not None:
             options["videos"] = [shown["videos"]]
         return self.processor(images=[shown.get("images") or []], text=[shown.get("prompt", prompt)], **options)

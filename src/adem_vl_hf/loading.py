@@ -29,7 +29,8 @@ FOLDER = Path(__file__).parent / "embedded"
 TOWER, CHECKPOINT = FOLDER / "tower", FOLDER / "adapter"
 
 
-# how checkpoints name what this package brings, so that they load wherever it is installed
+# how checkpoints name what this package brings, so that they load wherever it is installed (by the entry points in
+# pyproject.toml)
 EMBEDDED_BASES = {"text_model": "embedded:SmolLM2-135M-Instruct", "vision_model": "embedded:clip-96"}
 
 

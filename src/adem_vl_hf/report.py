@@ -20,6 +20,7 @@ from .inspection.page import GalleryItem, write_page
 from .papers import PAPERS
 
 SHOWN = 12  # sample answers
+GREY = "#808590"  # readable on white and on black
 # what Trainer logs beside losses and metrics
 NOT_DRAWN = re.compile(r"epoch|step|grad_norm|total_flos|.*(runtime|per_second|preparation_time)|train_.*")
 SECRET = re.compile(r"token|key|password|secret")
@@ -106,8 +107,8 @@ def _plot(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    grey = dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), "#808590")
-    with rc_context({**grey, "text.color": "#808590", "svg.hashsalt": "adem-vl", "svg.fonttype": "none"}):
+    style: Any = dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color"), GREY)
+    with rc_context(style | {"svg.hashsalt": "adem-vl", "svg.fonttype": "none"}):
         figure = Figure(figsize=(5, 2.8), layout="constrained")
         axes = figure.subplots()
         for colour, (label, points) in zip(itertools.cycle(("#4a78dd", "#d98324")), lines.items(), strict=False):

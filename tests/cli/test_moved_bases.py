@@ -83,7 +83,7 @@ def test_the_embedded_models_are_recorded_by_name(bases, tmp_path, monkeypatch):
     assert describe(str(tmp_path))["text_model_name_or_path"] == EMBEDDED_BASES["text_model"]
     again, _ = load_checkpoint(str(tmp_path))
     assert again.config.text_model_name_or_path == EMBEDDED_BASES["text_model"]
-    monkeypatch.setattr(loaders, "find_spec", lambda name: None)
+    monkeypatch.setattr(loaders, "entry_points", lambda **kwargs: ())  # the package is not installed
     with pytest.raises(ValueError, match="which the package adem-vl-hf brings: install it, or pass"):
         type(again).from_pretrained(tmp_path)
 

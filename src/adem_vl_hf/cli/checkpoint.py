@@ -29,7 +29,7 @@ def add_moved_bases(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, help=f"where its {base} is, a folder or Hub id, if not where its config.json says")
 
 
-def moved_bases(args: argparse.Namespace) -> dict[str, str]:
+def moved_bases(args: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of the configuration that the flags replace.
 
     Args:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -120,7 +121,7 @@ def _open_stream(
 
 def _layout(
     name: str, split: str, image_folder: str | None, prompt_format: str, use_captions: bool, each_turn_alone: bool
-) -> "partial[Dataset[Sample]] | None":
+) -> "partial[Any] | None":
     """Find the reader of a data set whose layout is that of a benchmark, or of this package; None for any other."""
     path = Path(name)
     if path.is_file() and path.suffix in (".json", ".jsonl") and (key := _first_key(path)) is not None:

@@ -36,8 +36,9 @@ class RowReader:
         label = features.get("label")
         known = (SPELLINGS[role] for role in ("text", "answer", "completion", "messages"))
         texts = {name for names in known for name in names} | set((columns or {}).values())
-        named = hasattr(label, "int2str") and not texts & set(features)
-        self.classes = [name.replace("_", " ") for name in label.names] if named else None
+        self.classes: list[str] | None = None
+        if label is not None and hasattr(label, "int2str") and not texts & set(features):
+            self.classes = [name.replace("_", " ") for name in label.names]
 
     def __call__(self, row: Mapping[str, Any], position: int) -> Sample:
         """Make the sample of a row.
