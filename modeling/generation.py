@@ -13,6 +13,9 @@ from .visual_memory import CACHE, VisualMemory
 def answers_labelled_batches(generate: Callable[..., Any]) -> Callable[..., Any]:
     """Let ``generate`` take ``labels``: it then sees the prompts alone and returns the new tokens alone.
 
+    ``max_length`` then counts the new tokens, too: ``generation_max_length`` of ``Seq2SeqTrainingArguments`` is that of
+    the answers, and prompts of a batch differ in length.
+
     Args:
         generate (Callable[..., Any]): the method to extend.
     """
@@ -23,6 +26,9 @@ def answers_labelled_batches(generate: Callable[..., Any]) -> Callable[..., Any]
             return generate(self, inputs, *args, **kwargs)
         ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         prompts, mask = prompts_alone(ids, kwargs.pop("attention_mask", None), labels, _padding(self.config))
+        longest = kwargs.pop("max_length", None)
+        if longest is not None:
+            kwargs.setdefault("max_new_tokens", longest)
         out = generate(self, prompts, *args, attention_mask=mask, **kwargs)
         if isinstance(out, torch.Tensor):
             return out[:, prompts.shape[1] :]

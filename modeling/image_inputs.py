@@ -170,7 +170,7 @@ class ImageRows:
 
 def _token_embed(embed: nn.Module, token: int, like: torch.Tensor) -> torch.Tensor:
     """[D], as the embedding gives it (Gemma's scales its table, an offloaded one comes when it is called)."""
-    return embed(torch.tensor(token, device=like.device)).to(like)
+    return embed(torch.tensor([[token]], device=like.device))[0, 0].to(like)  # hooks such as NEFTune's expect [B, T]
 
 
 def image_token_mask(

@@ -2,7 +2,7 @@
 
 Importing Transformers takes seconds, so ``import adem_vl_hf`` leaves that to whoever needs it. The modules of
 Transformers that hold the Auto classes' tables get this package's entries as soon as they have been imported, or at
-once where they were imported before.
+once where they were imported before. In the same way ``Trainer`` gets the callback that checks its arguments.
 
 The entries are names, and a class is imported when it is looked up. It cannot be imported when the entry is made: our
 models are built from parts of Transformers (``modeling_layers``) that import the Auto classes themselves.
@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 AUTO_MODULES = tuple(f"transformers.models.auto.{kind}_auto" for kind in ("configuration", "modeling", "processing"))
+TRAINER = "transformers.trainer"
 CLASSES = {"adem_vl": "AdemVL", "evlm": "Evlm"}  # model type -> what the names of its classes begin with
 MODEL_TABLES = (
     "MODEL_MAPPING",
@@ -72,26 +73,41 @@ def register(auto: ModuleType) -> None:
                 table.register(key, value, exist_ok=True)
 
 
+def add_check_of_arguments(trainer: ModuleType) -> None:
+    """Have every ``Trainer`` of one of our models refuse arguments that would do something else than they say.
+
+    Args:
+        trainer (ModuleType): ``transformers.trainer``.
+    """
+    from .training_fields import CheckArguments
+
+    if CheckArguments not in trainer.DEFAULT_CALLBACKS:
+        trainer.DEFAULT_CALLBACKS.append(CheckArguments)
+
+
+AFTER_IMPORT = {**dict.fromkeys(AUTO_MODULES, register), TRAINER: add_check_of_arguments}
+
+
 class AfterImport(MetaPathFinder):
-    """Finds ``AUTO_MODULES`` as Python does, and has their tables filled after each has been executed."""
+    """Finds the modules of ``AFTER_IMPORT`` as Python does, and calls their function after each has been executed."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name in AUTO_MODULES else None
+        spec = PathFinder.find_spec(name, path, target) if name in AFTER_IMPORT else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
-                register(module)
+                AFTER_IMPORT[name](module)
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec
 
 
 def install() -> None:
-    """Register in every table that has been imported, and in the others when they are."""
+    """Call the functions of ``AFTER_IMPORT`` for every module that has been imported, and for the others later."""
     if not any(isinstance(finder, AfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, AfterImport())
-        for name in AUTO_MODULES:
+        for name, function in AFTER_IMPORT.items():
             if name in sys.modules:
-                register(import_module(name))  # import_module waits where another thread is importing it
+                function(import_module(name))  # import_module waits where another thread is importing it

@@ -30,6 +30,7 @@ from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
 from .recipe import paper_learning_rate, peak_learning_rate
+from .training_fields import refuse, refuse_without_lengths
 
 WARMUP = 0.1  # the share of all steps: 2 of 20 epochs on ScienceQA
 
@@ -79,8 +80,10 @@ def training_arguments(
         The arguments, or ``Seq2SeqTrainingArguments`` with ``predict_with_generate``.
 
     Raises:
-        ValueError: Neither the size of the training set nor the number of steps is known.
+        ValueError: Neither the size of the training set nor the number of steps is known, or a field is refused
+            (``training_fields``).
     """
+    refuse(overrides, None if model is None else model.config.model_type)
     batch = batch_size * launched_processes() * overrides.get("gradient_accumulation_steps", 1)
     if samples is None and max_steps <= 0:
         raise ValueError("a data set without a length has no epochs; give the number of training steps, max_steps")
@@ -135,7 +138,13 @@ def build_trainer(
 
     Returns:
         The trainer.
+
+    Raises:
+        ValueError: A field is refused (``training_fields``), such as grouping by length without lengths.
     """
+    eval_dataset = trainer_kwargs.get("eval_dataset")
+    held_out = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
+    refuse_without_lengths(arguments, train_dataset, *held_out)
     callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), JsonLinesLog(), LearningWatch()]
     kind = Seq2SeqTrainer if isinstance(arguments, Seq2SeqTrainingArguments) else Trainer
     return kind(

@@ -149,8 +149,11 @@ def run(args: argparse.Namespace) -> None:
     from ..hub.model_card import write_model_card
     from ..report import write_report
     from ..training import build_trainer, train, training_arguments
+    from ..training_fields import refuse
 
+    fields_set = {**_evaluation(args), **dict(args.set)}
     _check_set(dict(args.set))
+    refuse(fields_set, None if args.from_checkpoint else args.model)
     dataset, held_out = _data(args)
     set_seed(args.seed)
     model, processor = _model(args)
@@ -166,7 +169,7 @@ def run(args: argparse.Namespace) -> None:
         learning_rate=args.learning_rate,
         model=model if args.recipe == "fitted" else None,
         seed=args.seed,
-        **{**_evaluation(args), **dict(args.set)},
+        **fields_set,
     )
     trainer = build_trainer(
         model, processor, dataset, arguments, args.max_length, eval_dataset=held_out, compute_metrics=metrics,

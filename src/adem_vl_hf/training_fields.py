@@ -1,0 +1,154 @@
+"""Fields of ``TrainingArguments`` that are refused because they would do something else than they say.
+
+``Trainer`` reaches the check when it is built, before the first step; ``training_arguments`` and ``adem-vl train``
+reach it earlier. Every other field works, and ``docs/training_fields.md`` says what each of them was tested for.
+"""
+
+from collections.abc import Callable, Mapping, Sized
+from typing import Any, NamedTuple
+
+import torch
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
+
+from .auto_classes import CLASSES
+
+Get = Callable[[str], Any]  # the value of a field, or None
+
+
+class Refusal(NamedTuple):
+    """A field that is refused.
+
+    Args:
+        field (str): The name of the field.
+        applies (Callable[[Get, str | None], bool]): Whether it is refused, from the values of all fields and the
+            ``model_type`` of the model (None where it is not known yet).
+        reason (str): What would happen, and what to do instead.
+    """
+
+    field: str
+    applies: Callable[[Get, str | None], bool]
+    reason: str
+
+
+def _on_cpu(get: Get) -> bool:
+    device = get("device")  # arguments that have been made know it
+    return device.type == "cpu" if device is not None else bool(get("use_cpu") or not torch.accelerator.is_available())
+
+
+def _splits_rows_or_layers(get: Get) -> bool:
+    sizes = (getattr(get("parallelism_config"), f"{kind}_size", None) for kind in ("tp", "cp", "sp"))
+    return any(size is not None and size > 1 for size in sizes)
+
+
+def _rounds_the_adapter(name: str) -> Refusal:
+    dtype = {"bf16": "bfloat16", "fp16": "float16"}[name]
+    return Refusal(
+        f"{name}_full_eval",
+        lambda get, model_type: bool(get(f"{name}_full_eval")),
+        f"an evaluation would round the trained adapter to {dtype}, in memory and in what is saved next; load the "
+        f"frozen models with dtype=torch.{dtype} instead, beside which the adapter stays float32",
+    )
+
+
+REFUSALS = (
+    Refusal(
+        "fp16",
+        lambda get, model_type: bool(get("fp16")) and _on_cpu(get),
+        "float16 has no effect in training on a CPU; use bf16=True, or leave it out",
+    ),
+    _rounds_the_adapter("bf16"),
+    _rounds_the_adapter("fp16"),
+    Refusal(
+        "use_liger_kernel",
+        lambda get, model_type: bool(get("use_liger_kernel")),
+        "Liger has no kernels for this model and would change nothing; leave it out (torch_compile=True saves time)",
+    ),
+    Refusal(
+        "label_smoothing_factor",
+        lambda get, model_type: bool(get("label_smoothing_factor") and get("predict_with_generate")),
+        "together with predict_with_generate, Seq2SeqTrainer computes the evaluation's loss from labels that are off "
+        "by one position; leave one of the two out",
+    ),
+    Refusal(
+        "debug",
+        lambda get, model_type: model_type == "evlm" and "underflow_overflow" in str(get("debug")),
+        "underflow_overflow cannot look at the empty tensors that a batch without images has in EVLM; call "
+        "torch.autograd.set_detect_anomaly(True) instead",
+    ),
+    Refusal(
+        "hub_token",
+        lambda get, model_type: bool(get("hub_token") or get("push_to_hub_token")),
+        "Trainer would write the token into training_args.bin of every checkpoint, and upload it; set the environment "
+        "variable HF_TOKEN, or log in with `hf auth login`",
+    ),
+    Refusal(
+        "parallelism_config",
+        lambda get, model_type: _splits_rows_or_layers(get),
+        "this model is not split along its rows (cp_size, sp_size) or inside its layers (tp_size), because images and "
+        "text of a row belong together; use data parallelism, FSDP or DeepSpeed",
+    ),
+    Refusal(
+        "activation_offloading",
+        lambda get, model_type: bool(get("activation_offloading")) and _on_cpu(get),
+        "TRL moves activations from a GPU to the CPU, and here is no GPU; leave it out",
+    ),
+)
+
+
+def refuse(arguments: TrainingArguments | Mapping[str, Any], model_type: str | None = None) -> None:
+    """Raise an error for the first field that would do something else than it says.
+
+    Args:
+        arguments (TrainingArguments | Mapping[str, Any]): The arguments, or those fields that differ from the defaults.
+        model_type (str | None): The ``model_type`` of the model. None means that it is not known yet.
+
+    Raises:
+        ValueError: A field is refused. The message names the field, the reason and the remedy.
+    """
+    get: Get = arguments.get if isinstance(arguments, Mapping) else lambda name: getattr(arguments, name, None)
+    for field, applies, reason in REFUSALS:
+        if applies(get, model_type):
+            raise ValueError(f"{field}: {reason}")
+
+
+def refuse_without_lengths(arguments: TrainingArguments, *datasets: Any) -> None:
+    """Refuse to group rows by their length where nobody knows the lengths.
+
+    Args:
+        arguments (TrainingArguments): The arguments.
+        *datasets (Any): The data sets that would be grouped. None and streams are never grouped.
+
+    Raises:
+        ValueError: A data set has no column of lengths.
+    """
+    strategy = getattr(arguments, "train_sampling_strategy", None)
+    if getattr(arguments, "group_by_length", False):  # before Transformers 5
+        strategy = "group_by_length"
+    if strategy not in ("group_by_length", "batch_rebalance"):
+        return
+    column = arguments.length_column_name
+    for dataset in datasets:
+        if isinstance(dataset, Sized) and column not in (getattr(dataset, "column_names", None) or ()):
+            raise ValueError(
+                f"{strategy} needs the length of each row before it is collated: a datasets.Dataset with the column "
+                f"{column!r}, for which rows.map(lambda row: {{{column!r}: collator([row])['input_ids'].shape[1]}}) "
+                "counts the tokens"
+            )
+
+
+class CheckArguments(TrainerCallback):
+    """Refuses arguments when a ``Trainer`` of one of our models is built. Every ``Trainer`` has it by default."""
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Check the arguments if the model is one of ours.
+
+        Args:
+            args (TrainingArguments): The training arguments.
+            state (TrainerState): The state of the training, which stays as it is.
+            control (TrainerControl): The control flow of the training, which stays as it is.
+            **kwargs (Any): The ``model`` and the rest of what ``Trainer`` passes.
+        """
+        model_type = getattr(getattr(kwargs.get("model"), "config", None), "model_type", None)
+        if model_type in CLASSES:
+            refuse(args, model_type)
