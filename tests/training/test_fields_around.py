@@ -63,7 +63,7 @@ def test_compute_loss_func(bases, arch, tmp_path, fields):
 
 @architectures.each()
 def test_model_init(bases, arch, plain, tmp_path):
-    made = stock(bases, arch, tmp_path, around={"model_init": functools.partial(arch.build, bases)})
+    made = stock(bases, arch, tmp_path, around={"model_init": lambda: arch.build(bases)})
     assert_equal(trained(made), plain)
     made.train()  # from the beginning again
     assert_equal(trained(made), plain)

@@ -4,6 +4,7 @@ import architectures
 import pytest
 import torch
 from field_runs import EACH_STEP, assert_frozen, distance, frozen, known, logged, name, stock, trained
+from training_runs import samples
 from transformers.training_args import OptimizerNames
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,10 @@ def test_max_grad_norm(bases, arch, tmp_path):
     start = trained(stock(bases, arch, tmp_path, train=False))
     moved = {}
     for limit in (0.0, 0.01):
-        made = stock(bases, arch, tmp_path, optim="sgd", lr_scheduler_type="constant", max_grad_norm=limit, max_steps=1)
+        made = stock(
+            bases, arch, tmp_path, data=samples(8), optim="sgd", lr_scheduler_type="constant", max_grad_norm=limit,
+            max_steps=1,
+        )  # fmt: skip
         step = torch.cat([(tensor - start[key]).flatten() for key, tensor in trained(made).items()]).norm().item()
         moved[limit] = step, logged(made, "grad_norm")[0]
     assert moved[0.0][1] == moved[0.01][1] > 0.1  # the norm before it is clipped
