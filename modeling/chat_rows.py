@@ -82,6 +82,31 @@ def flatten_content(template: str | dict[str, str]) -> str | dict[str, str]:
     return FLATTEN_CONTENT + template
 
 
+def taking_parts(template: Any) -> Any:
+    """Extend a chat template that somebody sets, if it takes texts alone and would print a list of parts as it stands.
+
+    Args:
+        template (Any): The chat template in Jinja, several by name, or None.
+
+    Returns:
+        Any: The same with ``FLATTEN_CONTENT`` before each that takes texts alone.
+    """
+    if isinstance(template, dict):
+        return {name: taking_parts(one) for name, one in template.items()}
+    if template is None or FLATTEN_CONTENT in template:
+        return template
+    parts, text = ([{"role": "user", "content": content}] for content in ([{"type": "text", "text": "?"}], "?"))
+    try:
+        takes_parts = not re.search("['\"]type['\"]", render_jinja_template([parts], chat_template=template)[0][0])
+    except Exception:  # a template adds texts to one another, or refuses what it does not know
+        try:
+            render_jinja_template([text], chat_template=template)
+        except Exception:
+            return template  # it needs more than one message, and says so where it is used
+        takes_parts = False
+    return template if takes_parts else flatten_content(template)
+
+
 def in_parts(conversation: Any) -> Any:
     """Turn the texts of a chat, or of several chats, into lists of parts.
 

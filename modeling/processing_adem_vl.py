@@ -21,7 +21,15 @@ from transformers import (
 )
 
 from .arguments import HUB_ARGUMENTS, HUB_ARGUMENTS_OF_A_BASE, hub_arguments_of, recorded_place, refuse_unknown
-from .chat_rows import FLATTEN_CONTENT, INSTRUCTION_TEMPLATE, Message, chat_passage, flatten_content, in_parts
+from .chat_rows import (
+    FLATTEN_CONTENT,
+    INSTRUCTION_TEMPLATE,
+    Message,
+    chat_passage,
+    flatten_content,
+    in_parts,
+    taking_parts,
+)
 from .images import ImageSource
 from .labels import NOT_SUPERVISED
 from .processor_options import sort_options
@@ -95,6 +103,9 @@ class AdemVLProcessor(ProcessorMixin):
         if chat_template is None and getattr(tokenizer, "chat_template", None):
             chat_template = flatten_content(tokenizer.chat_template)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, taking_parts(value) if name == "chat_template" else value)
 
     @classmethod
     def from_base_pretrained(

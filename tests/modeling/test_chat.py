@@ -1,5 +1,7 @@
 """Chats about pictures and videos, and the library's pipelines, with both models."""
 
+import copy
+
 import evlm
 import pytest
 import tiny
@@ -106,6 +108,27 @@ def test_a_batch_of_chats(both, clip):
         alone = processor.apply_chat_template(chat, **ASKED)
         new = model.generate(**alone, **GREEDY)[0, alone["input_ids"].shape[1] :]
         assert together[row, : len(new)].tolist() == new.tolist()
+
+
+PARTS = "{% for m in messages %}{% for p in m['content'] %}{{ p.get('text', '<image>') }}{% endfor %};{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m['content'] }};{% endfor %}",
+        "{% for m in messages %}{{ m['content'] + ';' }}{% endfor %}",  # adds texts, which lists of parts are not
+        PARTS,
+        {"default": "{% for m in messages %}{{ m['content'] }};{% endfor %}", "other": PARTS},
+    ],
+)
+def test_a_template_that_is_set_later_may_take_texts_alone(both, template):
+    processor = copy.deepcopy(both[1])
+    processor.chat_template = template
+    chat = [{"role": "user", "content": [{"type": "image", "image": tiny.picture()}, {"type": "text", "text": " a"}]}]
+    assert processor.apply_chat_template(chat) == "<image> a;"
+    if template == PARTS:
+        assert processor.chat_template == PARTS  # it stays as it is
 
 
 def test_what_a_chat_cannot_hold_is_said(both):

@@ -16,7 +16,7 @@ from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*deprecated in `SFTTrainer`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*will be removed in v2.0.0:FutureWarning"),
 ]
 
 
@@ -145,9 +145,9 @@ def test_tokens_and_templates(sft, processor, tmp_path):  # noqa: F811
         row = labels(sft(train=False, eos_token="<pad>"))[0]
         assert processor.tokenizer.decode(row).endswith("<pad>")
         path = tmp_path / "loud.jinja"
-        path.write_text(TEMPLATE.replace("message['role'] }}: ", "message['role'] }}! "))
+        path.write_text(TEMPLATE.replace("message['role'] }}: ", "message['role'] }}! "))  # it takes texts alone
         row = labels(sft(train=False, chat_template_path=str(path)))[0]
-        assert processor.tokenizer.decode(row).startswith("<s>user! ")
+        assert processor.tokenizer.decode(row).startswith("<s>user! <reserved_0>a photo of")
     finally:
         processor.tokenizer.eos_token, processor.chat_template = before
 

@@ -68,10 +68,11 @@ def prompts_and_completions():
 
 
 def sft(model, processor, folder, dataset=None, max_steps=12, peft_config=None, **settings):
-    arguments = SFTConfig(
-        str(folder), use_cpu=True, bf16=False, max_steps=max_steps, per_device_train_batch_size=4, learning_rate=1e-2,
-        logging_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, max_length=None, **settings,
-    )  # fmt: skip
+    usual = {
+        "use_cpu": True, "bf16": False, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "logging_steps": 1,
+        "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "max_length": None,
+    }  # fmt: skip
+    arguments = SFTConfig(str(folder), max_steps=max_steps, **{**usual, **settings})
     return SFTTrainer(
         model=model, args=arguments, processing_class=processor,
         train_dataset=dataset or messages(), peft_config=peft_config,
