@@ -35,7 +35,7 @@ torch.save(logits.detach(), out)
 """
 
 
-@pytest.mark.parametrize("arch", architectures.BOTH)
+@pytest.mark.parametrize("arch", [architectures.ADEM_VL, pytest.param(architectures.EVLM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["pickle", pytest.param("torch", marks=pytest.mark.slow)])
 def test_a_model_and_its_processor_in_a_new_process(bases, tmp_path, arch, kind):
     model = tiny.perturb(arch.build(bases))

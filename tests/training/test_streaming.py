@@ -57,7 +57,7 @@ def run(bases, rows, folder, stop=None, resume=False, **settings):
     return start, adapter(trainer.model), noting.texts
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("accumulated", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_resumed_stream_goes_on_with_the_next_sample(bases, rows, tmp_path, accumulated):
     settings = {"gradient_accumulation_steps": accumulated}
     start, whole, texts = run(bases, rows, tmp_path / "whole", **settings)
