@@ -1,5 +1,5 @@
 # `make demo` trains, evaluates, saves, reloads and shows. `make test` installs and tests every feature once.
-# `make check` checks style and types, `make test-all` tests the rest. CI runs the last three.
+# `make check` checks style and types, `make test-all` tests the rest; .ci/run says which parts of it CI runs.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
