@@ -74,7 +74,7 @@ def test_the_recipes_differ_in_their_rates(run):
     fitted, paper = (json.loads((run(*flags, output=name)[1] / "training.json").read_text())["learning_rate"]
                      for name, flags in (("fitted", []), ("paper", ["--recipe", "paper"])))  # fmt: skip
     assert paper == pytest.approx(9e-3 * 2 / 256)
-    assert fitted == pytest.approx(1.125e-3 * (4096 / tiny.TEXT_WIDTH) ** 0.5)
+    assert fitted == pytest.approx(1.125e-3 * (4096 / tiny.TEXT_WIDTH) ** (2 / 3))
 
 
 def test_the_report_shows_the_run(run, tmp_path):
