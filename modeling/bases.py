@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import warnings
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ SHAPE_FIELDS = (
     "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
     "image_size", "patch_size",
 )  # fmt: skip
+EMBEDDED, ENTRY_POINTS = "embedded:", "adem_vl.embedded_bases"
 SAMPLES = 8  # values of each tensor that the fingerprint keeps
 TOLERANCE = 0.01  # relative: half precision rounds by 0.4 %, another fine-tune differs by more
 # of a table of embeddings that went through GGUF: two bits per weight lose a third, another model's numbers differ by
@@ -343,3 +345,32 @@ def base_name(base: Any) -> str | None:
     name = getattr(base, "name_or_path", None) or None
     file = getattr(getattr(base.config, "quantization_config", None), "gguf_file", None)
     return str(Path(name) / file) if name and file and not name.endswith(".gguf") else name
+
+
+def locate_base(base: str, checkpoint: str) -> str:
+    """Find a base by the name that a checkpoint has for it.
+
+    Folders that begin with a dot are meant relative to the checkpoint, so that both can move together. What a package
+    brings is named ``embedded:...``, so that a checkpoint loads wherever that package is installed: its entry points
+    say what it brings.
+
+    Args:
+        base (str): the name.
+        checkpoint (str): the checkpoint, a folder or a Hub id.
+
+    Returns:
+        A folder, or the name as it is.
+
+    Raises:
+        ValueError: no installed package brings the base.
+    """
+    if base.startswith(EMBEDDED):
+        for entry in entry_points(group=ENTRY_POINTS, name=base):
+            return entry.load()(base)
+        raise ValueError(
+            f"{checkpoint} was trained on {base}, which the package adem-vl-hf brings: install it, or pass "
+            "text_model_name_or_path= and vision_model_name_or_path= with the same models"
+        )
+    if base.startswith(".") and Path(checkpoint).is_dir():
+        return str((Path(checkpoint) / base).resolve())
+    return base

@@ -6,7 +6,6 @@ models on the meta device, where bases loaded earlier would lose their buffers.
 
 import copy
 import os
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +43,7 @@ from .bases import (
     check_base,
     load_language_model,
     load_vision_tower,
+    locate_base,
     pinned_revision,
 )
 from .decoder import computing_device
@@ -51,8 +51,6 @@ from .quantization import keep_trainable
 from .towers import tower_of
 from .trained_in_base import LORA_KEY_MAPPING, keep_in_memory
 from .vision import tower_key_mapping
-
-EMBEDDED, EMBEDDED_BASES = "embedded:", "adem_vl.embedded_bases"
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
     from .checkpoint import AdapterCheckpointMixin as _Model
@@ -248,7 +246,7 @@ class LoadersMixin(_Model):
         if language_model is not None:
             check_loaded("language model", of_text)
         else:
-            path = _resolve(config.text_model_name_or_path, name)
+            path = locate_base(config.text_model_name_or_path, name)
             place = recorded_place("text_model", config)
             hub_of_text = hub_arguments_of("text_model", hub, FETCHING) | place | take(HUB_ARGUMENTS, of_text)
             language_model = load_language_model(path, **shared, **attention["text_config"], **hub_of_text, **of_text)
@@ -256,7 +254,7 @@ class LoadersMixin(_Model):
             check_loaded("vision tower", of_vision)
             vision_tower = tower_of(vision_tower)
         else:
-            path = _resolve(config.vision_model_name_or_path, name)
+            path = locate_base(config.vision_model_name_or_path, name)
             place = recorded_place("vision_model", config)
             hub_of_vision = hub_arguments_of("vision_model", hub, FETCHING) | place | take(HUB_ARGUMENTS, of_vision)
             vision_tower = load_vision_tower(
@@ -368,29 +366,6 @@ def _base_name(base) -> str | None:
     """The id to record: a Hub id as it is, a folder or a GGUF file as its absolute path."""
     name = str(base) if isinstance(base, (str, os.PathLike)) else base_name(base)
     return str(Path(name).resolve()) if name and Path(name).exists() else name
-
-
-def _resolve(base: str, checkpoint: str) -> str:
-    """Where a base lies that a checkpoint names.
-
-    Folders that begin with a dot are meant relative to the checkpoint, so that both can move together. What a package
-    brings is named ``embedded:...``, so that a checkpoint loads wherever that package is installed.
-    """
-    if base.startswith(EMBEDDED):
-        return _embedded_base(base, checkpoint)
-    if base.startswith(".") and Path(checkpoint).is_dir():
-        return str((Path(checkpoint) / base).resolve())
-    return base
-
-
-def _embedded_base(base: str, checkpoint: str) -> str:
-    """The folder of a base that an installed package brings; packages say what they bring by an entry point."""
-    for entry in entry_points(group=EMBEDDED_BASES, name=base):
-        return entry.load()(base)
-    raise ValueError(
-        f"{checkpoint} was trained on {base}, which the package adem-vl-hf brings: install it, or pass "
-        "text_model_name_or_path= and vision_model_name_or_path= with the same models"
-    )
 
 
 def _adapter_file(name: str, where: dict) -> str:

@@ -15,7 +15,7 @@ from .recipe import peak_learning_rate
 logger = logging.getLogger("adem_vl_hf")
 STREAM_FILE = "stream.json"
 # The sum of the rates of all steps, in steps at the rate of the rule. With the embedded models and 40 images, a run of
-# 4 has learned nothing, and one of 75 everything.
+# 4 has learned nothing of them, and one of 75 most of it.
 FEW_STEPS = 15.0
 FLAT = 0.97  # of the first losses
 FLAT_AFTER = 40  # steps

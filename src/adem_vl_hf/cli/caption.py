@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import check_there, positive
-from .checkpoint import add_checkpoint, load
+from .checkpoint import add_checkpoint, check_checkpoint, load
 
 TEXT = "Describe pictures or videos, or answer a question about them, with a trained adapter."
 
@@ -46,9 +46,7 @@ def check(args: argparse.Namespace) -> None:
     for kind, paths in (("image", args.images), ("video", args.video)):
         for path in paths:
             check_there(f"the {kind}", Path(path))
-    check_there("the checkpoint", args.checkpoint)
-    check_there("the language model", args.language_model)
-    check_there("the vision tower", args.vision_tower)
+    check_checkpoint(args)
 
 
 def run(args: argparse.Namespace) -> None:

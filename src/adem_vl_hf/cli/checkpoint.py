@@ -3,9 +3,12 @@
 import argparse
 from typing import Any
 
-from .arguments import add_bits
+from .arguments import add_bits, check_there
 
 DEFAULT = "(default: the adapter that ships with this package)"
+
+
+BASES = {"--language-model": "language model", "--vision-tower": "vision tower"}
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +28,22 @@ def add_moved_bases(parser: argparse.ArgumentParser) -> None:
     Args:
         parser (argparse.ArgumentParser): The parser of the command.
     """
-    for flag, base in (("--language-model", "language model"), ("--vision-tower", "vision tower")):
+    for flag, base in BASES.items():
         parser.add_argument(flag, help=f"where its {base} is, a folder or Hub id, if not where its config.json says")
+
+
+def check_checkpoint(args: argparse.Namespace) -> None:
+    """Refuse paths to nothing, of the checkpoint and of its bases.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+
+    Raises:
+        ValueError: A path leads to no file and no folder.
+    """
+    check_there("the checkpoint", args.checkpoint)
+    check_there("the language model", args.language_model)
+    check_there("the vision tower", args.vision_tower)
 
 
 def moved_bases(args: argparse.Namespace) -> dict[str, Any]:
@@ -61,7 +78,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     try:
         model, processor = load_checkpoint(args.checkpoint, **moved_bases(args), **loading_arguments(args.bits))
     except ValueError as error:
-        for flag, base in (("--language-model", "language model"), ("--vision-tower", "vision tower")):
+        for flag, base in BASES.items():
             if f"{base} '" in str(error) and "could not be loaded" in str(error):
                 raise ValueError(f"{error}; say where it is now by {flag}") from error
         raise

@@ -9,7 +9,7 @@ from typing import Any
 from ..data.dataset_names import DRAWN, check_name
 from ..evaluation.tasks import TASKS
 from .arguments import add_columns, add_scienceqa, check_there, positive
-from .checkpoint import add_checkpoint, load
+from .checkpoint import add_checkpoint, check_checkpoint, load
 
 TEXT = "Measure a trained adapter on a test set, or score a file of predictions."
 DEFAULT_SIZE = 1000  # samples of a drawn test set
@@ -57,9 +57,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ValueError: A name or a path is wrong, or flags do not go together.
     """
-    check_there("the checkpoint", args.checkpoint)
-    check_there("the language model", args.language_model)
-    check_there("the vision tower", args.vision_tower)
+    check_checkpoint(args)
     check_there("--include-path", args.include_path)
     if args.harness:
         return

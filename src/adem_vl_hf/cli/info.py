@@ -3,8 +3,7 @@
 import argparse
 import json
 
-from .arguments import check_there
-from .checkpoint import DEFAULT, add_moved_bases, moved_bases
+from .checkpoint import DEFAULT, add_moved_bases, check_checkpoint, moved_bases
 
 TEXT = "Show what a checkpoint is: its frozen models, its settings, how many numbers were trained."
 
@@ -26,9 +25,7 @@ def check(args: argparse.Namespace) -> None:
     Args:
         args (argparse.Namespace): The parsed arguments.
     """
-    check_there("the checkpoint", args.checkpoint)
-    check_there("the language model", args.language_model)
-    check_there("the vision tower", args.vision_tower)
+    check_checkpoint(args)
 
 
 def run(args: argparse.Namespace) -> None:
