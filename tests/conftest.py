@@ -44,6 +44,15 @@ def bases(request, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tower_folders(tmp_path_factory) -> dict[str, Path]:
+    """The tiny vision towers in folders, by kind."""
+    import towers
+
+    root = tmp_path_factory.mktemp("towers")
+    return {kind: towers.save(kind, root / kind) for kind in towers.KINDS}
+
+
+@pytest.fixture(scope="session")
 def arch(request):
     """The model that a test is about: ADEM-VL, or where a test asks for it (``architectures.each``) EVLM."""
     import architectures

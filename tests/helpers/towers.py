@@ -97,3 +97,10 @@ def save(kind: str, folder: Path, seed: int = 0, **fields) -> Path:
 def build(model: str, bases: Path, vision_tower: Any, **fields) -> Any:
     """A model of one kind on ``bases/llama`` and a tower; one image token an image, as ``tiny.batch`` has it."""
     return MODELS[model].from_base_pretrained(bases / "llama", vision_tower, **{**FIELDS[model], **fields})
+
+
+def rows():
+    """A batch of three rows, two of them with an image, without labels."""
+    inputs = tiny.batch([6, 5, 4], [True, True, False])
+    del inputs["labels"]
+    return inputs

@@ -1,12 +1,6 @@
-"""Every kind of vision tower: its features, the adapters in it, checkpoints on it, and the towers that are refused."""
+"""Every kind of vision tower: its features, the adapters in it, its images, and training with it."""
 
-import copy
 import json
-import os
-import re
-import subprocess
-import sys
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -16,14 +10,11 @@ import torch
 import towers
 import transformers
 from closeness import assert_close, assert_equal
-from hub_server import hub_env, run_client, serve_hub
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration, AdemVLProcessor
-from adem_vl_hf.cli.parser import main
 from adem_vl_hf.loading import build_model, describe
 from adem_vl_hf.modeling.bases import base_fingerprint, load_vision_tower
 from adem_vl_hf.modeling.towers import TOWERS
@@ -46,19 +37,6 @@ def inner(tower):
 def owner(adapters):
     """What the hooks ask for the adapters, in the place of a model."""
     return SimpleNamespace(adapter=SimpleNamespace(vision_adapters=adapters))
-
-
-def rows():
-    inputs = tiny.batch([6, 5, 4], [True, True, False])
-    del inputs["labels"]
-    return inputs
-
-
-@pytest.fixture(scope="module")
-def folders(bases, tmp_path_factory):
-    """The tiny towers in folders, by kind."""
-    root = tmp_path_factory.mktemp("towers")
-    return {kind: towers.save(kind, root / kind) for kind in towers.KINDS}
 
 
 def test_the_helper_has_every_kind_of_the_table():
@@ -132,15 +110,15 @@ def test_an_adapter_stands_beside_its_mlp(kind):
 
 @each_model
 @each_kind
-def test_a_model_trains_and_is_saved(kind, model, bases, folders, tmp_path):
-    made = towers.build(model, bases, folders[kind])
+def test_a_model_trains_and_is_saved(kind, model, bases, tower_folders, tmp_path):
+    made = towers.build(model, bases, tower_folders[kind])
     config = made.config
     assert (config.image_size, config.grid) == (towers.SIDE, tiny.GRID)
     assert config.vision_config.model_type == kind
-    inputs = rows()
+    inputs = towers.rows()
     with torch.no_grad():
         pixels = inputs["pixel_values"][:2]
-        alone = load_vision_tower(str(folders[kind])).eval()
+        alone = load_vision_tower(str(tower_folders[kind])).eval()
         expected = vision_features(alone, pixels, config.vision_feature_layer).pooler_output
         assert_close(made.get_image_features(pixels).pooler_output, expected)  # the fresh adapters change nothing
         other = inputs | {"pixel_values": inputs["pixel_values"].flip(0)}
@@ -171,17 +149,17 @@ def test_a_model_trains_and_is_saved(kind, model, bases, folders, tmp_path):
 
 @torch.no_grad()
 @each_kind
-def test_a_checkpoint_of_every_weight_has_the_names_of_the_hub(kind, bases, folders, tmp_path):
+def test_a_checkpoint_of_every_weight_has_the_names_of_the_hub(kind, bases, tower_folders, tmp_path):
     """Each version of Transformers reads them, whatever it calls the weights itself."""
-    made = tiny.perturb(towers.build("adem_vl", bases, folders[kind]))
+    made = tiny.perturb(towers.build("adem_vl", bases, tower_folders[kind]))
     made.save_pretrained(tmp_path / "first", save_base=True)
     loaded = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "first")
     loaded.save_pretrained(tmp_path / "second")
-    inputs = rows()
+    inputs = towers.rows()
     again = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "second")
     assert_equal(loaded.state_dict(), made.state_dict())
     assert_close(again(**inputs).logits, made(**inputs).logits)
-    on_the_hub = {name.removeprefix("vision_model.") for name in load_file(folders[kind] / "model.safetensors")}
+    on_the_hub = {name.removeprefix("vision_model.") for name in load_file(tower_folders[kind] / "model.safetensors")}
     for folder in ("first", "second"):
         saved = load_file(tmp_path / folder / "model.safetensors")
         names = {name.removeprefix("vision_tower.").removeprefix("vision_model.") for name in saved if "_tower" in name}
@@ -190,15 +168,15 @@ def test_a_checkpoint_of_every_weight_has_the_names_of_the_hub(kind, bases, fold
 
 @torch.no_grad()
 @each_kind
-def test_blocks_that_train_have_the_names_of_the_hub(kind, bases, folders, tmp_path):
-    made = tiny.perturb(towers.build("evlm", bases, folders[kind], train_vision_blocks=1))
+def test_blocks_that_train_have_the_names_of_the_hub(kind, bases, tower_folders, tmp_path):
+    made = tiny.perturb(towers.build("evlm", bases, tower_folders[kind], train_vision_blocks=1))
     for block in made.unfrozen_vision_blocks().values():
         for parameter in block.parameters():
             parameter.add_(0.1)
     made.save_pretrained(tmp_path)
     again = towers.MODELS["evlm"].from_pretrained(tmp_path)
     assert_equal(again.state_dict(), made.state_dict())
-    on_the_hub = load_file(folders[kind] / "model.safetensors")
+    on_the_hub = load_file(tower_folders[kind] / "model.safetensors")
     saved = [name for name in load_file(tmp_path / "model.safetensors") if name.startswith("adapter.vision_blocks.2.")]
     assert len(saved) == len(tower_blocks(made.vision_tower)[2].state_dict())
     for name in saved:
@@ -207,9 +185,9 @@ def test_blocks_that_train_have_the_names_of_the_hub(kind, bases, folders, tmp_p
 
 
 @each_kind
-def test_a_frozen_tower_stays_in_evaluation_mode(kind, bases, folders):
+def test_a_frozen_tower_stays_in_evaluation_mode(kind, bases, tower_folders):
     """DINOv3 moves its patches at random in training, and others could drop some."""
-    made = towers.build("adem_vl", bases, folders[kind])
+    made = towers.build("adem_vl", bases, tower_folders[kind])
     pixels = tiny.pictures(2)
     with torch.no_grad():
         plain = made.get_image_features(pixels).pooler_output
@@ -232,9 +210,9 @@ def test_a_frozen_tower_stays_in_evaluation_mode(kind, bases, folders):
 
 @torch.no_grad()
 @each_kind
-def test_the_processor_makes_what_the_model_takes(kind, bases, folders, tmp_path):
-    made, processor = build_model(str(bases / "llama"), str(folders[kind]), **towers.FIELDS["adem_vl"])
-    own = transformers.AutoImageProcessor.from_pretrained(folders[kind])
+def test_the_processor_makes_what_the_model_takes(kind, bases, tower_folders, tmp_path):
+    made, processor = build_model(str(bases / "llama"), str(tower_folders[kind]), **towers.FIELDS["adem_vl"])
+    own = transformers.AutoImageProcessor.from_pretrained(tower_folders[kind])
     inputs = processor(images=[tiny.picture()], text=["a photo of"])
     assert inputs["pixel_values"].shape[-2:] == (towers.SIDE, towers.SIDE)
     expected = own(images=[tiny.picture()], return_tensors="pt")["pixel_values"]
@@ -250,7 +228,7 @@ def test_the_processor_makes_what_the_model_takes(kind, bases, folders, tmp_path
 
 @torch.no_grad()
 @each_kind
-def test_without_an_image_processor_pixels_are_as_the_kind_is_used_to(kind, bases, folders, tmp_path):
+def test_without_an_image_processor_pixels_are_as_the_kind_is_used_to(kind, bases, tower_folders, tmp_path):
     mean = {"clip_vision_model": 0.48145466, "siglip_vision_model": 0.5, "vit": 0.5}.get(kind, 0.485)
     towers.tower(kind, image_size=towers.SIDE).save_pretrained(tmp_path)
     made = towers.build("adem_vl", bases, towers.tower(kind, image_size=towers.SIDE))
@@ -260,212 +238,24 @@ def test_without_an_image_processor_pixels_are_as_the_kind_is_used_to(kind, base
 
 
 @torch.no_grad()
-def test_a_tower_that_takes_any_size_gets_the_one_that_is_asked_for(bases, folders):
+def test_a_tower_that_takes_any_size_gets_the_one_that_is_asked_for(bases, tower_folders):
     for kind in ("dinov2", "dinov3_vit"):
-        tower = str(folders[kind])
+        tower = str(tower_folders[kind])
         made, processor = build_model(str(bases / "llama"), tower, image_size=24, **towers.FIELDS["adem_vl"])
         assert (made.config.grid, made.config.visual_token_counts) == (6, [36, 9])
         inputs = processor(images=[tiny.picture()], text=["a photo of"])
         assert inputs["pixel_values"].shape[-2:] == (24, 24)
         assert made(**inputs).logits.isfinite().all()
         with pytest.raises(ValueError, match="pixel_values has images of 16 x 16 pixels, and the model takes 24 x 24"):
-            made(**rows())
+            made(**towers.rows())
     # of a tower that nobody loaded from anywhere, only its configuration is known: 28 pixels in this one
     assert towers.build("adem_vl", bases, towers.tower("dinov2")).config.grid == 7
     with pytest.raises(ValueError, match="image_size is 24, and this vit takes images of 16 pixels alone"):
-        build_model(str(bases / "llama"), str(folders["vit"]), image_size=24)
+        build_model(str(bases / "llama"), str(tower_folders["vit"]), image_size=24)
     with pytest.raises(ValueError, match="image_size is 3; give at least the 4 pixels of a patch"):
         AdemVLConfig(vision_config=towers.config("dinov2"), image_size=3)
     with pytest.raises(ValueError, match="not square"):
         AdemVLConfig(vision_config=towers.config("vit", image_size=[16, 32]))
-
-
-def siglip_model():
-    small = {**towers.SHAPE, **towers.MLP}
-    text = {"vocab_size": 32, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1}
-    text |= {"num_attention_heads": 3, "max_position_embeddings": 8, "bos_token_id": 1, "eos_token_id": 2}
-    return transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=small))
-
-
-def clip_model():
-    small = {**towers.SHAPE, **towers.MLP}
-    text = {"vocab_size": 32, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1}
-    text |= {"num_attention_heads": 3, "max_position_embeddings": 8, "bos_token_id": 1, "eos_token_id": 2}
-    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=small))
-
-
-def classifier(kind, name):
-    return getattr(transformers, name)(towers.config(kind))
-
-
-WHOLE = {
-    "siglip": (siglip_model, "siglip_vision_model"),
-    "clip": (clip_model, "clip_vision_model"),
-    "clip_with_projection": (
-        lambda: transformers.CLIPVisionModelWithProjection(towers.config("clip_vision_model")), "clip_vision_model"
-    ),
-    "vit_classifier": (partial(classifier, "vit", "ViTForImageClassification"), "vit"),
-    "vit_with_pooler": (partial(classifier, "vit", "ViTModel"), "vit"),
-    "deit_classifier": (partial(classifier, "deit", "DeiTForImageClassificationWithTeacher"), "deit"),
-    "dinov2_classifier": (partial(classifier, "dinov2", "Dinov2ForImageClassification"), "dinov2"),
-}  # fmt: skip
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("siglip", "clip", "vit_classifier") else pytest.param(name, marks=pytest.mark.slow)
-        for name in WHOLE
-    ],
-)
-def test_models_that_hold_a_tower_work_as_folders_and_as_objects(name, bases, tmp_path):
-    make, kind = WHOLE[name]
-    whole = towers.randomize(make())
-    whole.save_pretrained(tmp_path / "whole")
-    if kind in towers.NAMES and name != "clip_with_projection":  # as on the Hub, whatever this version writes
-        assert any(key.startswith("vision_model.") for key in load_file(tmp_path / "whole" / "model.safetensors"))
-    fields = {"image_size": 16} if "dino" in kind else {}
-    by_folder = tiny.perturb(towers.build("adem_vl", bases, tmp_path / "whole", **fields))
-    by_object = tiny.perturb(towers.build("adem_vl", bases, copy.deepcopy(whole), **fields))
-    assert by_folder.config.vision_config.model_type == by_object.config.vision_config.model_type == kind
-    assert type(by_folder.vision_tower) is type(by_object.vision_tower)
-    inputs = rows()
-    expected = by_folder(**inputs).logits
-    assert_close(by_object(**inputs).logits, expected)
-    by_folder.save_pretrained(tmp_path / "saved")
-    again = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "saved", vision_tower=whole)
-    assert_close(again(**inputs).logits, expected)
-    assert_close(AdemVLForConditionalGeneration.from_pretrained(tmp_path / "saved")(**inputs).logits, expected)
-
-
-KINDS_IN_WORDS = (
-    "take one of Transformers' kinds CLIP, SigLIP, SigLIP 2 of fixed resolution, DINOv2, DINOv2 with registers, DINOv3 "
-    "ViT, ViT or DeiT, or a plain ViT of open_clip (vision_backend='open_clip')"
-)
-
-
-@pytest.mark.parametrize(
-    "model_type", ["siglip2", "siglip2_vision_model", "swin", "convnext", "beit", "dinov3_convnext", "llama", None]
-)
-def test_every_other_kind_is_refused_by_its_model_type(model_type, bases, tmp_path):
-    fields = {} if model_type is None else {"model_type": model_type}
-    (tmp_path / "config.json").write_text(json.dumps(fields))
-    it_is = repr(model_type) if model_type else "nameless"
-    message = f"the vision tower '{tmp_path}' is a {it_is} model, which is not supported: {KINDS_IN_WORDS}"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        towers.build("adem_vl", bases, tmp_path)
-    with pytest.raises(ValueError, match="which is not supported: take one of Transformers' kinds CLIP"):
-        build_model(str(bases / "llama"), str(tmp_path))
-
-
-def test_objects_and_configurations_of_other_kinds_are_refused(bases):
-    shape = {"num_hidden_layers": 1, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 24}
-    config = transformers.BeitConfig(**shape, image_size=16, patch_size=4)
-    with pytest.raises(ValueError, match="the vision tower BeitModel is a 'beit' model, which is not supported: take"):
-        towers.build("adem_vl", bases, transformers.BeitModel(config))
-    with pytest.raises(ValueError, match="the vision tower is a 'beit' model, which is not supported: take one of"):
-        AdemVLConfig(vision_config=config)
-    backbone = transformers.Dinov2Backbone(towers.config("dinov2"))
-    with pytest.raises(ValueError, match="a Dinov2Backbone holds no Dinov2Model, which is what the model sees through"):
-        towers.build("adem_vl", bases, backbone)
-
-
-CLIENT = """
-import sys
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel
-
-try:
-    import adem_vl_hf
-    raise SystemExit("adem_vl_hf can be imported")
-except ImportError:
-    pass
-inputs, results = load_file("inputs.safetensors"), {}
-for name in sys.argv[1:]:
-    assert AutoConfig.from_pretrained(name, trust_remote_code=True).vision_config.model_type == name.split("-")[1]
-    model = AutoModel.from_pretrained(name, trust_remote_code=True)
-    assert type(model).__module__.startswith("transformers_modules.")
-    with torch.no_grad():
-        results[name] = model(**inputs).logits.contiguous()
-save_file(results, "results.safetensors")
-"""
-
-
-@torch.no_grad()
-@pytest.mark.slow
-def test_checkpoints_on_every_kind_work_where_the_package_is_not_installed(bases, folders, tmp_path):
-    """SigLIP is in ``test_remote_code.py``, too, which ``make test`` runs."""
-    expected = {}
-    for kind, folder in folders.items():
-        for model in towers.MODELS:
-            name = f"{model}-{kind}-{'adapter' if model == 'evlm' else 'whole'}"
-            made = tiny.perturb(towers.build(model, bases, folder))
-            made.save_pretrained(tmp_path / name, save_base=model != "evlm")
-            expected[name] = made(**rows()).logits
-    save_file(rows(), tmp_path / "inputs.safetensors")
-    blocked = {"PYTHONPATH": tiny.package_blocker(tmp_path / "blocked"), "HF_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-c", CLIENT, *expected]
-    done = subprocess.run(command, env=os.environ | blocked, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert_close(load_file(tmp_path / "results.safetensors"), expected)
-
-
-HUB_CLIENT = """
-import json, sys
-from adem_vl_hf.loading import build_model
-
-found = {}
-for name in sys.argv[2:]:
-    model, processor = build_model(sys.argv[1], f"acme/{name}", projector_dim=8, vision_model_revision="v2")
-    config = model.config
-    found[name] = config.vision_config.model_type, config.grid, config.vision_model_revision
-    assert list(processor.image_processor.image_std) == [0.3, 0.2, 0.4]
-print(json.dumps(found))
-"""
-
-
-@pytest.mark.slow
-def test_towers_come_from_the_hub_at_a_revision(bases, folders, tmp_path):
-    """The size of DINOv2's images is read from the image processor of the same revision."""
-    kinds = ("siglip_vision_model", "dinov2", "vit")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "README.md").write_text("nothing here")
-    with serve_hub() as hub:
-        expected = {}
-        for kind in kinds:
-            hub.publish(f"acme/{kind}", tmp_path / "empty", "main")
-            expected[kind] = [kind, tiny.GRID, hub.publish(f"acme/{kind}", folders[kind], "v2")]
-        done = run_client(HUB_CLIENT, hub_env(hub.url, tmp_path / "home"), bases / "llama", *kinds)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == expected
-
-
-@pytest.mark.slow
-def test_the_command_line_trains_on_a_siglip(bases, folders, tmp_path, capsys):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for colour in ("red", "blue"):
-        Image.new("RGB", (20, 16), colour).save(pictures / f"{colour}.png")
-    lines = [json.dumps({"file_name": f"{colour}.png", "text": f"a {colour} cat"}) for colour in ("red", "blue")]
-    (pictures / "metadata.jsonl").write_text("\n".join(lines))
-    output = tmp_path / "run"
-    flags = ["--language-model", str(bases / "llama"), "--vision-tower", str(folders["siglip_vision_model"])]
-    flags += ["--data", str(pictures), "--output-dir", str(output), "--max-steps", "2", "--batch-size", "2"]
-    flags += ["--dtype", "float32", "--projector-dim", "8", "--set", "use_cpu=true", "disable_tqdm=true"]
-    assert main(["train", *flags]) == 0
-    capsys.readouterr()
-    assert main(["info", str(output)]) == 0
-    assert "siglip_vision_model, 3 blocks of width 24, grid 4 x 4" in capsys.readouterr().out
-    saved = AdemVLForConditionalGeneration.from_pretrained(output)
-    assert saved.adapter.value_embedding.abs().max() > 0
-    wrong = tmp_path / "swin"
-    wrong.mkdir()
-    (wrong / "config.json").write_text(json.dumps({"model_type": "swin"}))
-    flags[3], flags[7] = str(wrong), str(tmp_path / "other")
-    assert main(["train", *flags]) != 0
-    assert "is a 'swin' model, which is not supported: take one of Transformers' kinds CLIP" in capsys.readouterr().err
 
 
 def test_the_page_has_the_table_of_the_code():
