@@ -65,6 +65,10 @@ REMEDIES = {
 }
 
 
+class ArgumentError(TypeError):
+    """Says that a call has an argument that is unknown, or of no use. The message names it."""
+
+
 def named_parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     """The arguments of a function that have a name of their own.
 
@@ -195,7 +199,7 @@ def refuse_unknown(
     for name in given:
         if name not in known:
             advice = hint(name, sorted(known), {**REMEDIES, **(remedies or {})})
-            raise TypeError(f"{where} does not know {name!r}" + (f"; {advice}" if advice else ""))
+            raise ArgumentError(f"{where} does not know {name!r}" + (f"; {advice}" if advice else ""))
 
 
 def check_fresh(where: str, config_class: Any, arguments: Iterable[str], given: Iterable[str]) -> None:
@@ -255,14 +259,14 @@ def check_use(checkpoint: str, model_args: tuple, loading: Mapping[str, Any]) ->
         TypeError: for the first one.
     """
     if model_args:
-        raise TypeError(
+        raise ArgumentError(
             f"{checkpoint} holds the adapter alone; give loaded bases by name (language_model=..., vision_tower=...)"
         )
     used = {*HUB_ARGUMENTS, *BASE_ARGUMENTS, *IGNORED_ARGUMENTS}
     used |= {"attn_implementation", "generation_config", "output_loading_info"}
     for name, value in loading.items():
         if name not in used and value not in (None, False):
-            raise TypeError(
+            raise ArgumentError(
                 f"{checkpoint} holds the adapter alone, which has no use for {name}; what is meant for a base goes "
                 "into text_model_kwargs or vision_model_kwargs"
             )
@@ -279,7 +283,9 @@ def check_loaded(kind: str, arguments: Mapping[str, Any]) -> None:
         TypeError: naming the first one.
     """
     if arguments:
-        raise TypeError(f"{next(iter(arguments))} says how a {kind} is loaded, and a loaded one is given: leave it out")
+        raise ArgumentError(
+            f"{next(iter(arguments))} says how a {kind} is loaded, and a loaded one is given: leave it out"
+        )
 
 
 def one_dtype(given: Mapping[str, Any]) -> torch.dtype | str | None:
@@ -298,5 +304,5 @@ def one_dtype(given: Mapping[str, Any]) -> torch.dtype | str | None:
     if dtype is None or older is None:
         return older if dtype is None else dtype
     if str(dtype).removeprefix("torch.") != str(older).removeprefix("torch."):
-        raise TypeError(f"dtype={dtype} and torch_dtype={older} are two names of one argument; give dtype alone")
+        raise ArgumentError(f"dtype={dtype} and torch_dtype={older} are two names of one argument; give dtype alone")
     return dtype

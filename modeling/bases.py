@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import pickle
 import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import cached_file, extract_commit_hash, logging
@@ -18,6 +20,7 @@ from transformers.utils import cached_file, extract_commit_hash, logging
 from .arguments import HUB_ARGUMENTS, PreTrainedConfig, take
 from .open_clip_tower import HF_HUB, OPEN_CLIP_CONFIG, OpenClipVisionTower
 from .quantization import from_gguf, gguf_arguments, split_gguf
+from .reading import errors_naming
 from .towers import Tower, find_tower, name_on_the_hub
 
 try:
@@ -31,6 +34,7 @@ SHAPE_FIELDS = (
     "image_size", "patch_size",
 )  # fmt: skip
 EMBEDDED, ENTRY_POINTS = "embedded:", "adem_vl.embedded_bases"
+UNTRUSTED: dict[str, Any] = {"trust_remote_code": False}  # where nobody says it, Transformers asks on a terminal
 SAMPLES = 8  # values of each tensor that the fingerprint keeps
 TOLERANCE = 0.01  # relative: half precision rounds by 0.4 %, another fine-tune differs by more
 # of a table of embeddings that went through GGUF: two bits per weight lose a third, another model's numbers differ by
@@ -73,7 +77,10 @@ def _shape(config) -> dict:
 def _load(cls, kind: str, name: str, where: str | None = None, **arguments):
     """Load through the base's own ``from_pretrained``; a base with a weight missing is an error, not a warning."""
     try:
-        model, info = cls.from_pretrained(where or name, output_loading_info=True, use_safetensors=True, **arguments)
+        with errors_naming(name):
+            model, info = cls.from_pretrained(
+                where or name, output_loading_info=True, use_safetensors=True, **arguments
+            )
     except (OSError, ValueError) as error:
         raise _unreachable(kind, name, error) from error
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("position_ids"))
@@ -109,9 +116,9 @@ def load_language_model(name: str, **arguments: Any) -> nn.Module:
     where, file = split_gguf(name)
     file = arguments.pop("gguf_file", None) or file
     if file is None:
-        return _load(AutoModelForCausalLM, "language model", name, **arguments)
+        return _load(AutoModelForCausalLM, "language model", name, **UNTRUSTED | arguments)
     name = f"{where}/{file}"
-    model = _load(AutoModelForCausalLM, "language model", name, where, **gguf_arguments(file, arguments))
+    model = _load(AutoModelForCausalLM, "language model", name, where, **UNTRUSTED | gguf_arguments(file, arguments))
     model.name_or_path = model.config.name_or_path = name  # the library notes the folder alone
     return model
 
@@ -140,8 +147,12 @@ def load_vision_tower(name: str, backend: str = "transformers", **arguments: Any
     dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     try:
         return OpenClipVisionTower.from_pretrained(name, dtype=dtype, **take(HUB_ARGUMENTS, arguments))
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"the vision tower {name!r} could not be loaded by open_clip: {error}") from error
+    except (OSError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"the vision tower {name!r} could not be loaded by open_clip ({reason}); name one that is saved as "
+            "safetensors (open_clip_model.safetensors), and fetch a damaged file again"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -169,10 +180,13 @@ def kind_of_tower(name: str, **hub: Any) -> Tower:
         ValueError: its configuration cannot be reached, or the kind is not supported.
     """
     try:
-        fields = PreTrainedConfig.get_config_dict(name, **hub)[0]
+        with errors_naming(f"{name}/config.json"):
+            model_type = PreTrainedConfig.get_config_dict(name, **hub)[0].get("model_type")
+            if not isinstance(model_type, str | None):
+                raise ValueError(f"its model_type is {model_type!r}; it must be a text")
     except (OSError, ValueError) as error:
         raise _unreachable("vision tower", name, error) from error
-    return find_tower(fields.get("model_type"), f"the vision tower {name!r}")
+    return find_tower(model_type, f"the vision tower {name!r}")
 
 
 def pinned_revision(name: str | None, hub: dict[str, Any]) -> str | None:
@@ -286,13 +300,13 @@ def base_fingerprint(base: nn.Module) -> dict:
 
 def _alike(expected: list[float], found: list[float]) -> bool:
     """Each value but for the rounding of half precision."""
-    pairs = zip(expected, found, strict=True)
-    return all(abs(a - b) <= TOLERANCE * max(abs(a), abs(b), 1e-3) for a, b in pairs)
+    pairs = zip(expected, found, strict=False)
+    return len(expected) == len(found) and all(abs(a - b) <= TOLERANCE * max(abs(a), abs(b), 1e-3) for a, b in pairs)
 
 
 def _roughly_alike(expected: list[float], found: list[float]) -> bool:
     """All values together but for the rounding of a GGUF file."""
-    return math.dist(expected, found) <= GGUF_TOLERANCE * math.hypot(*expected)
+    return len(expected) == len(found) and math.dist(expected, found) <= GGUF_TOLERANCE * math.hypot(*expected)
 
 
 def check_base(kind: str, checkpoint: str, saved_config: Any, fingerprint: dict | None, base: nn.Module) -> None:
@@ -362,7 +376,7 @@ def locate_base(base: str, checkpoint: str) -> str:
         A folder, or the name as it is.
 
     Raises:
-        ValueError: no installed package brings the base.
+        ValueError: no installed package brings the base, or a checkpoint on the Hub names a folder beside it.
     """
     if base.startswith(EMBEDDED):
         for entry in entry_points(group=ENTRY_POINTS, name=base):
@@ -371,6 +385,11 @@ def locate_base(base: str, checkpoint: str) -> str:
             f"{checkpoint} was trained on {base}, which the package adem-vl-hf brings: install it, or pass "
             "text_model_name_or_path= and vision_model_name_or_path= with the same models"
         )
-    if base.startswith(".") and Path(checkpoint).is_dir():
-        return str((Path(checkpoint) / base).resolve())
+    if base.startswith("."):
+        if Path(checkpoint).is_dir():
+            return str((Path(checkpoint) / base).resolve())
+        raise ValueError(
+            f"{checkpoint} names its base {base!r}, a folder beside it, and is no folder itself: what lies under that "
+            "name here is another thing. Pass text_model_name_or_path= and vision_model_name_or_path= with the models"
+        )
     return base

@@ -7,10 +7,13 @@ vision tower, N patches, G = sqrt(N) side of the patch grid.
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .configuration_base import FrozenBasesConfig, PreTrainedConfig, complete_lora
+from .configuration_base import FrozenBasesConfig, PreTrainedConfig
+from .field_values import Range
+from .lora_fields import complete_lora
 
 if TYPE_CHECKING:  # never run: 4.57 finds the files that a configuration needs by these lines
     from .arguments import library_fields  # noqa: F401
+    from .reading import errors_naming  # noqa: F401
     from .towers import find_tower  # noqa: F401
 
 POOLINGS = ("avg", "max")
@@ -62,6 +65,16 @@ class AdemVLConfig(FrozenBasesConfig):
         "add_to": PLACES,
     }
 
+    ranges: ClassVar[dict[str, Range]] = {
+        **FrozenBasesConfig.ranges,
+        "vision_feature_layer": (-512, 512),
+        "fusion_scale": (-1e4, 1e4),
+        "visual_scale": (-1e4, 1e4),
+        "projector_dim": (1, 2**20),
+        "vision_adapter_dim": (0, 2**20),
+        "vision_adapter_scale": (-1e4, 1e4),
+    }
+
     def __init__(
         self,
         text_config: dict | PreTrainedConfig | None = None,
@@ -84,6 +97,7 @@ class AdemVLConfig(FrozenBasesConfig):
         lora: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        self._check_values(locals())
         self.vision_feature_layer = vision_feature_layer
         self.pooling = pooling
         self.drop_ratio = drop_ratio
@@ -141,11 +155,6 @@ class AdemVLConfig(FrozenBasesConfig):
             raise ValueError(f"drop_ratio is {self.drop_ratio}; it must be at least 0 and below 1")
         if not 0 <= self.vision_adapter_dropout < 1:
             raise ValueError(f"vision_adapter_dropout is {self.vision_adapter_dropout}; it must be from 0 to below 1")
-        if self.projector_dim < 1 or self.vision_adapter_dim < 0:
-            raise ValueError(
-                f"projector_dim={self.projector_dim} must be at least 1 and "
-                f"vision_adapter_dim={self.vision_adapter_dim} at least 0"
-            )
         layers = self.vision_config.num_hidden_layers
         if not 1 <= self.num_vision_adapters <= layers:
             raise ValueError(

@@ -1,7 +1,7 @@
 """What the configurations of this bundle's models have in common: two frozen bases, and where they come from.
 
-This file imports ``arguments`` alone: Transformers 4.57 fetches what a configuration imports, and no further step, so
-that each configuration names both files.
+Transformers 4.57 fetches what a configuration imports, and no further step, so that each configuration names all files
+that this one imports.
 """
 
 import copy
@@ -25,6 +25,17 @@ from .arguments import (
     one_dtype,
     refuse_unknown,
 )
+from .field_values import (
+    WIDTH,
+    Range,
+    check_fingerprint,
+    check_needed,
+    check_part,
+    check_range,
+    check_types,
+    constructor_hints,
+)
+from .reading import errors_naming
 from .towers import TOWERS, side, tower_config
 
 BACKENDS = ("transformers", "open_clip")
@@ -41,58 +52,17 @@ CLIP_VIT_L14 = {
     "hidden_act": "quick_gelu",
 }
 
-# fields of peft.LoraConfig; those left out change the frozen base, or train parts of it whole
-LORA_DEFAULTS = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False, "target_modules": None}
-LORA_FIELDS = (
-    *LORA_DEFAULTS, "exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
-)  # fmt: skip
 
-
-def complete_lora(lora: dict | None) -> dict | None:
-    """Complete the field ``lora`` with PEFT's present defaults.
-
-    Args:
-        lora (dict | None): fields of ``peft.LoraConfig``; None = no LoRA.
-
-    Returns:
-        The complete fields as JSON holds them, or None.
-
-    Raises:
-        ValueError: naming the field that is unknown or out of its range.
-    """
-    if lora is None:
-        return None
-    if not isinstance(lora, dict):
-        raise ValueError(f"lora is {lora!r}; give a dict of fields of peft.LoraConfig, such as {{'r': 8}}, or None")
-    unknown = [name for name in lora if name not in LORA_FIELDS]
-    if unknown:
-        raise ValueError(
-            f"lora: the field {unknown[0]!r} is not one of {', '.join(LORA_FIELDS)}; "
-            "for everything else that PEFT can do, use peft.get_peft_model on the model"
-        )
-    done = {
-        name: sorted(value) if isinstance(value, (set, tuple)) else value
-        for name, value in {**LORA_DEFAULTS, **lora}.items()
-    }
-    r, alpha, dropout = done["r"], done["lora_alpha"], done["lora_dropout"]
-    for name, fits, rule in (
-        ("r", isinstance(r, int) and r >= 1, "an integer of at least 1"),
-        ("lora_alpha", isinstance(alpha, (int, float)) and alpha > 0, "a number above 0"),
-        ("lora_dropout", isinstance(dropout, (int, float)) and 0 <= dropout < 1, "a number from 0 to below 1"),
-    ):
-        if not fits:
-            raise ValueError(f"lora: {name} is {done[name]!r}; it must be {rule}")
-    return done
-
-
-def _sub_config(given, model_type, **defaults):
+def _sub_config(part, given, model_type, **defaults):
     if given is None:
-        return AutoConfig.for_model(model_type, **defaults)
-    if isinstance(given, dict):
-        given = dict(given)
-        return AutoConfig.for_model(given.pop("model_type", model_type), **given)
-    # a copy: the constructor below resets the attention implementation of whatever config objects it holds
-    return copy.deepcopy(given)
+        given = {"model_type": model_type, **defaults}
+    if not isinstance(given, dict):
+        # a copy: the constructor below resets the attention implementation of whatever config objects it holds
+        return copy.deepcopy(given)
+    check_part(part, given)
+    fields = {"model_type": model_type, **given}
+    with errors_naming(part, "correct it, or take the configuration of the model that was trained on"):
+        return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 
 class FrozenBasesConfig(PreTrainedConfig):
@@ -139,6 +109,11 @@ class FrozenBasesConfig(PreTrainedConfig):
     )  # fmt: skip
     # the values of the fields that take one of a few; a subclass adds its own
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"vision_backend": BACKENDS}
+    # the least and the greatest value of numbers; a subclass adds its own
+    ranges: ClassVar[dict[str, Range]] = {
+        "image_size": WIDTH,
+        "frame_embeddings": (0, 2**16),
+    }
     field_names: ClassVar[tuple[str, ...]] = ()  # all of the class, from the constructors' signatures
     adapter_fields: ClassVar[tuple[str, ...]] = ()  # those without which the adapter's weights mean nothing
 
@@ -167,9 +142,14 @@ class FrozenBasesConfig(PreTrainedConfig):
         frame_embeddings: int = 0,
         **kwargs: Any,
     ) -> None:
+        self._check_values(locals())
         kwargs = self._known(kwargs)
-        self.text_config = _sub_config(text_config, "llama")
-        self.vision_config = tower_config(_sub_config(vision_config, "clip_vision_model", **CLIP_VIT_L14))
+        self.text_config = _sub_config("text_config", text_config, "llama")
+        self.vision_config = tower_config(
+            _sub_config("vision_config", vision_config, "clip_vision_model", **CLIP_VIT_L14)
+        )
+        check_needed("text_config", self.text_config)
+        check_needed("vision_config", self.vision_config)
         self.text_model_name_or_path = text_model_name_or_path
         self.text_model_revision = text_model_revision
         self.text_model_subfolder = text_model_subfolder
@@ -183,8 +163,23 @@ class FrozenBasesConfig(PreTrainedConfig):
         self.image_size = side(self.vision_config.image_size) if image_size is None else image_size
         self.frame_embeddings = frame_embeddings
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
-        super().__init__(**kwargs)
+        with errors_naming(f"{type(self).__name__}, field {' or '.join(kwargs)}", "correct or remove it"):
+            super().__init__(**kwargs)
         self._check_bases()
+
+    def _check_values(self, given: dict[str, Any]) -> None:
+        """Check the types and ranges of fields that are given.
+
+        Raises:
+            ValueError: naming the field, its value and what is allowed.
+        """
+        name = type(self).__name__
+        check_types(constructor_hints(type(self), FrozenBasesConfig), given)
+        for field, allowed in self.ranges.items():
+            if field in given:
+                check_range(field, given[field], allowed, f"{name}.ranges[{field!r}]")
+        for base in ("text_model", "vision_model"):
+            check_fingerprint(f"{base}_fingerprint", given.get(f"{base}_fingerprint"))
 
     def _known(self, given: dict[str, Any]) -> dict[str, Any]:
         """The fields that Transformers keeps, of those that are not the class's own.
@@ -243,6 +238,10 @@ class FrozenBasesConfig(PreTrainedConfig):
             TypeError: an override that is no field, where nobody asks for what is left over.
         """
         own = {name: kwargs.pop(name) for name in cls.field_names if name in kwargs and name not in cls.sub_configs}
+        for base in ("text_model_name_or_path", "vision_model_name_or_path"):
+            # what a user gives is meant from here, and what a checkpoint says from the checkpoint
+            if str(own.get(base)).startswith(".") and Path(own[base]).exists():
+                own[base] = str(Path(own[base]).resolve())
         dtype = one_dtype(kwargs)
         kwargs = {name: value for name, value in kwargs.items() if name not in ("dtype", "torch_dtype")}
         if not kwargs.get("return_unused_kwargs"):
@@ -312,16 +311,12 @@ class FrozenBasesConfig(PreTrainedConfig):
                 "choose one of its reserved or unused tokens"
             )
         own, patch = side(self.vision_config.image_size), side(self.vision_config.patch_size)
-        if not isinstance(self.image_size, int) or self.image_size < patch:
+        if self.image_size < patch:
             raise ValueError(f"image_size is {self.image_size!r}; give at least the {patch} pixels of a patch")
         if self.image_size != own and not TOWERS[self.vision_config.model_type].any_size:
             raise ValueError(
                 f"image_size is {self.image_size}, and this {self.vision_config.model_type} takes images of {own} "
                 "pixels alone; leave image_size out, or take a tower of another size, or a DINOv2 or DINOv3"
-            )
-        if not isinstance(self.frame_embeddings, int) or self.frame_embeddings < 0:
-            raise ValueError(
-                f"frame_embeddings is {self.frame_embeddings!r}; give the largest number of pictures in a row, or 0"
             )
 
 

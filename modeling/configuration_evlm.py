@@ -9,10 +9,13 @@ k levels, S visual slots, D width of the language model, C width of the tower, W
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .configuration_base import FrozenBasesConfig, PreTrainedConfig, complete_lora
+from .configuration_base import FrozenBasesConfig, PreTrainedConfig
+from .field_values import Range
+from .lora_fields import complete_lora
 
 if TYPE_CHECKING:  # never run: 4.57 finds the files that a configuration needs by these lines
     from .arguments import library_fields  # noqa: F401
+    from .reading import errors_naming  # noqa: F401
     from .towers import find_tower  # noqa: F401
 
 MASK_MODES = ("previous_image", "all_frames")
@@ -67,6 +70,22 @@ class EvlmConfig(FrozenBasesConfig):
         "level_fusion": LEVEL_FUSIONS,
         "mask_mode": MASK_MODES,
     }
+    ranges: ClassVar[dict[str, Range]] = {
+        **FrozenBasesConfig.ranges,
+        "cross_attention_interval": (1, 512),
+        "vision_feature_layer": (-512, 512),
+        "level_map": (0, 512),
+        "media_tokens": (0, 2**16),
+        "zero_vectors": (0, 2**16),
+        "cross_attention_ratio": (0, 1024),
+        "cross_attention_head_dim": (1, 2**16),
+        "ffn_ratio": (0, 1024),
+        "moe_replicas": (0, 64),
+        "moe_slices": (1, 64),
+        "moe_top_k": (1, 4096),
+        "router_aux_loss_coef": (0, 1e4),
+        "train_vision_blocks": (0, 512),
+    }
     outside_adapter: ClassVar[tuple[str, ...]] = (*FrozenBasesConfig.outside_adapter, "router_aux_loss_coef")
 
     def __init__(
@@ -91,6 +110,7 @@ class EvlmConfig(FrozenBasesConfig):
         lora: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        self._check_values(locals())
         self.cross_attention_interval = cross_attention_interval
         self.level_fusion = level_fusion
         self.media_tokens = media_tokens
@@ -178,13 +198,7 @@ class EvlmConfig(FrozenBasesConfig):
 
     def check_numbers(self):
         """Raise a ValueError for a field that cannot be."""
-        for name, least in (
-            ("cross_attention_interval", 1), ("media_tokens", 0), ("zero_vectors", 0), ("moe_replicas", 0),
-            ("moe_slices", 1), ("moe_top_k", 1), ("train_vision_blocks", 0), ("cross_attention_head_dim", 1),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        self._check_values(dict(vars(self)))
         for name in ("cross_attention_ratio", "ffn_ratio"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be above 0")

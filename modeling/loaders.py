@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from transformers import GenerationConfig
-from transformers.utils import cached_file
 
+from .adapter_file import adapter_file, check_adapter_shapes, read_adapter
 from .arguments import (
     FETCHING,
     FETCHING_OF_A_BASE,
@@ -47,7 +45,9 @@ from .bases import (
     pinned_revision,
 )
 from .decoder import computing_device
+from .field_values import check_generation
 from .quantization import keep_trainable
+from .reading import errors_naming
 from .towers import tower_of
 from .trained_in_base import LORA_KEY_MAPPING, keep_in_memory
 from .vision import tower_key_mapping
@@ -239,6 +239,8 @@ class LoadersMixin(_Model):
             return cls._load_every_weight(pretrained_model_name_or_path, *model_args, config=config, **loading)
         check_use(name, model_args, loading)
         config = copy.deepcopy(config)
+        file = adapter_file(name, where)
+        check_adapter_shapes(file, cls.adapter_class, config)  # before any weights are read or allocated
         attention = attention_by_part(loading.get("attn_implementation"), config)
         config._attn_implementation = attention[""].get("attn_implementation")
         shared = _given({"dtype": dtype})
@@ -263,7 +265,7 @@ class LoadersMixin(_Model):
         check_base("language model", name, config.text_config, config.text_model_fingerprint, language_model)
         check_base("vision tower", name, config.vision_config, config.vision_model_fingerprint, vision_tower)
         model = cls(config, language_model=language_model, vision_tower=vision_tower)
-        model._load_adapter(_adapter_file(name, where))
+        model.load_state_dict(read_adapter(file, model.adapter_state_dict()), strict=False)
         model._place_adapter()
         model.name_or_path = config.name_or_path = name
         model.generation_config = loading.get("generation_config") or _generation_config(name, where, language_model)
@@ -283,7 +285,8 @@ class LoadersMixin(_Model):
         refuse_unknown(where_given, [name for name in overrides if name in REMEDIES], ())  # 4.57 takes use_auth_token
         given = config if isinstance(config, PreTrainedConfig) else None
         if given is None:
-            config, left = cls.config_class.from_pretrained(config, return_unused_kwargs=True, **where, **overrides)
+            with errors_naming(f"{config}/config.json"):
+                config, left = cls.config_class.from_pretrained(config, return_unused_kwargs=True, **where, **overrides)
         else:
             left = {k: v for k, v in overrides.items() if not hasattr(given, k) or getattr(given, k) != v}
         check_leftovers(where_given, cls.config_class, left, given)
@@ -300,9 +303,10 @@ class LoadersMixin(_Model):
         of_tower = tower_key_mapping(loading["config"].vision_config.model_type)
         renamed = {**LORA_KEY_MAPPING, **of_tower, **(loading.pop("key_mapping", None) or {})}
         with_info = loading.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            name, *model_args, key_mapping=renamed, output_loading_info=True, **loading
-        )
+        with errors_naming(name):
+            model, info = super().from_pretrained(
+                name, *model_args, key_mapping=renamed, output_loading_info=True, **loading
+            )
         missing = sorted(info["missing_keys"])  # for those who ask for the information to judge themselves
         if missing and name is not None and not (with_info or loading.get("ignore_mismatched_sizes")):
             raise ValueError(
@@ -316,31 +320,6 @@ class LoadersMixin(_Model):
         keep_in_memory(model)
         model._freeze_bases()
         return (model, info) if with_info else model
-
-    def _load_adapter(self, path: str) -> None:
-        """Read the adapter by an exact check of keys, shapes and values."""
-        try:
-            given = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is no readable safetensors file ({error}); adapters are never read from pickles, "
-                "and a file cut short has to be fetched or saved again"
-            ) from error
-        wanted = self.adapter_state_dict()
-        problems = [f"missing {key}" for key in wanted if key not in given]
-        problems += [f"unexpected {key}" for key in given if key not in wanted]
-        problems += [
-            f"{key} is {tuple(given[key].shape)} where the config needs {tuple(wanted[key].shape)}"
-            for key in wanted
-            if key in given and given[key].shape != wanted[key].shape
-        ]
-        problems += [f"{key} holds NaN or infinity" for key in given if not given[key].isfinite().all()]
-        if problems:
-            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise ValueError(
-                f"{path} is not the adapter that its config.json describes: {'; '.join(problems[:5])}{more}"
-            )
-        self.load_state_dict(given, strict=False)
 
     def _place_adapter(self) -> None:
         """Put tower and adapter where the language model takes its input; the adapter stays float32."""
@@ -368,18 +347,11 @@ def _base_name(base) -> str | None:
     return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
-def _adapter_file(name: str, where: dict) -> str:
-    for pickle in ("pytorch_model.bin", "adapter_model.bin"):
-        if (Path(name) / pickle).is_file() and not (Path(name) / "model.safetensors").is_file():
-            raise ValueError(f"{name} holds {pickle}, a pickle; adapters are read from model.safetensors only")
-    try:
-        return cached_file(name, "model.safetensors", **where)
-    except OSError as error:
-        raise ValueError(f"{name} holds no model.safetensors, where the adapter's weights belong: {error}") from error
-
-
 def _generation_config(name: str, where: dict, language_model) -> GenerationConfig:
     try:
-        return GenerationConfig.from_pretrained(name, **where)
+        with errors_naming(f"{name}/generation_config.json"):
+            found = GenerationConfig.from_pretrained(name, **where)
+            check_generation(found)
+            return found
     except OSError:  # none was saved: the base's own
         return copy.deepcopy(language_model.generation_config)

@@ -26,17 +26,20 @@ from .visual_memory import CACHE, VisualMemory, by_old_name
 
 if TYPE_CHECKING:
     # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
+    from .adapter_file import adapter_file  # noqa: F401
     from .arguments import library_fields  # noqa: F401
     from .bases import base_fingerprint  # noqa: F401
     from .chat_rows import chat_passage  # noqa: F401
     from .checkpoint import AdapterCheckpointMixin  # noqa: F401
     from .configuration_base import FrozenBasesConfig  # noqa: F401
     from .decoder import decoder_layers  # noqa: F401
+    from .field_values import check_range  # noqa: F401
     from .generation import VisualGenerationMixin  # noqa: F401
     from .image_forms import plain_form  # noqa: F401
     from .images import open_image  # noqa: F401
     from .labels import NOT_SUPERVISED  # noqa: F401
     from .loaders import LoadersMixin  # noqa: F401
+    from .lora_fields import complete_lora  # noqa: F401
     from .open_clip_tower import OpenClipVisionTower  # noqa: F401
     from .pickles import PickledMixin  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from .processor_options import sort_options  # noqa: F401
     from .processor_parts import load_tokenizer  # noqa: F401
     from .quantization import split_gguf  # noqa: F401
+    from .reading import errors_naming  # noqa: F401
     from .row_layout import RowLayout  # noqa: F401
     from .towers import find_tower  # noqa: F401
     from .videos import open_video  # noqa: F401

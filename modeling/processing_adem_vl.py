@@ -40,7 +40,9 @@ from .processor_parts import (
     load_image_processor,
     load_tokenizer,
     tidy_saved_tokenizer,
+    try_processor,
 )
+from .reading import errors_naming
 from .row_layout import NO_TEXT, Passage, Row, RowLayout
 from .videos import Video, pair_with_rows, pixel_inputs
 
@@ -106,6 +108,30 @@ class AdemVLProcessor(ProcessorMixin):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, taking_parts(value) if name == "chat_template" else value)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> "AdemVLProcessor":
+        """Load a processor that was saved, as Transformers' method of this name does, and try it once.
+
+        Args:
+            pretrained_model_name_or_path (str | os.PathLike[str]): A folder, or the id of a repository on the Hub.
+            **kwargs (Any): Keyword arguments of Transformers' method. ``trust_remote_code`` is False unless it is
+                given, so that nobody is asked.
+
+        Returns:
+            AdemVLProcessor: The processor.
+
+        Raises:
+            OSError: A file cannot be reached.
+            ValueError: A file is damaged, or holds a value that cannot be. The message names it.
+        """
+        name = str(pretrained_model_name_or_path)
+        kwargs.setdefault("trust_remote_code", False)
+        with errors_naming(f"the processor in {name}", "fetch or save its tokenizer and processor files again"):
+            found = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+            processor = found[0] if isinstance(found, tuple) else found
+            try_processor(processor, name)
+        return found
 
     @classmethod
     def from_base_pretrained(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoin
     from .processor_options import sort_options  # noqa: F401
     from .processor_parts import load_tokenizer  # noqa: F401
     from .quantization import split_gguf  # noqa: F401
+    from .reading import errors_naming  # noqa: F401
     from .towers import find_tower  # noqa: F401
     from .videos import open_video  # noqa: F401
     from .vision import tower_blocks  # noqa: F401

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
@@ -23,8 +24,10 @@ from transformers.utils import cached_file
 
 from .arguments import HUB_ARGUMENTS
 from .quantization import split_gguf
+from .reading import errors_naming
 from .towers import TOWERS, side
 
+MOST_PIXELS_A_SIDE, MOST_IMAGE_TOKENS = 2**13, 2**16
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -46,7 +49,8 @@ def load_tokenizer(language_model: str, **hub: Any) -> PreTrainedTokenizerBase:
     where, file = split_gguf(language_model)
     gguf = {} if file is None else {"gguf_file": file}
     try:
-        return AutoTokenizer.from_pretrained(where, **hub, **gguf)
+        with errors_naming(where):
+            return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **hub, **gguf)
     except (OSError, ValueError, ImportError) as error:  # depends on the files and on the version of Transformers
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
@@ -96,6 +100,39 @@ def tokenizer_and_image_token(
     """
     tokenizer = load_tokenizer(language_model, **hub)
     return tokenizer, tokenizer.convert_tokens_to_ids(choose_image_token(tokenizer, vocab_size))
+
+
+def try_processor(processor: Any, name: str) -> None:
+    """Use a processor that was read from files once, so that a value that cannot be is refused before it is in use.
+
+    Args:
+        processor (Any): The processor.
+        name (str): The folder or the id of the repository that it was read from, for the error.
+
+    Raises:
+        ValueError: A value in its files is of the wrong type or out of its range.
+    """
+    limit = processor.tokenizer.model_max_length
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit >= 1:
+        raise ValueError(f"{name}/tokenizer_config.json: model_max_length is {limit!r}; it must be at least 1")
+    tokens = processor.image_tokens
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 0 <= tokens <= MOST_IMAGE_TOKENS:
+        raise ValueError(
+            f"{name}/processor_config.json: image_tokens is {tokens!r}; it must be from 0 to {MOST_IMAGE_TOKENS:,}"
+        )
+    images = processor.image_processor
+    with errors_naming(f"{name}/preprocessor_config.json"):
+        for field in ("size", "crop_size"):
+            edges = _edges(getattr(images, field, None) or {})
+            if any(not isinstance(pixels, int) or not 1 <= pixels <= MOST_PIXELS_A_SIDE for pixels in edges.values()):
+                raise ValueError(
+                    f"{name}/preprocessor_config.json: {field} is {edges}; each must be from 1 to "
+                    f"{MOST_PIXELS_A_SIDE:,}"
+                )
+        if images is not None:
+            images(images=Image.new("RGB", (8, 8)), return_tensors="pt")
+    with errors_naming(f"{name}/tokenizer.json"):
+        processor.tokenizer.decode(processor.tokenizer("a picture of")["input_ids"])
 
 
 def keep_inside(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
@@ -183,7 +220,7 @@ def image_side(vision_tower: str | None, config: Any, **hub: Any) -> int:
         there = _has_image_processor(vision_tower, hub)
     except OSError:
         return own
-    return (_made_side(AutoImageProcessor.from_pretrained(vision_tower, **hub)) or own) if there else own
+    return (_made_side(_image_processor(vision_tower, hub)) or own) if there else own
 
 
 def load_image_processor(vision_tower: str, config: Any, **hub: Any) -> BaseImageProcessor:
@@ -207,7 +244,7 @@ def load_image_processor(vision_tower: str, config: Any, **hub: Any) -> BaseImag
     if not _has_image_processor(vision_tower, hub):
         mean, std = TOWERS[config.vision_config.model_type].normalization
         return CLIPImageProcessor(size=square, do_center_crop=False, image_mean=mean, image_std=std)
-    processor = AutoImageProcessor.from_pretrained(vision_tower, **hub)
+    processor = _image_processor(vision_tower, hub)
     made = _made_side(processor)
     if made == wanted:
         return processor
@@ -216,7 +253,13 @@ def load_image_processor(vision_tower: str, config: Any, **hub: Any) -> BaseImag
     else:
         size = {edge: round(pixels * wanted / made) for edge, pixels in _edges(processor.size).items()}
         sizes = {"size": size, "crop_size": square}
-    return AutoImageProcessor.from_pretrained(vision_tower, **sizes, **hub)
+    return _image_processor(vision_tower, hub | sizes)
+
+
+def _image_processor(vision_tower: str, arguments: Mapping[str, Any]) -> BaseImageProcessor:
+    """Load the image processor of a vision tower; errors name the tower, and code beside it is never run."""
+    with errors_naming(f"the image processor of {vision_tower}"):
+        return AutoImageProcessor.from_pretrained(vision_tower, trust_remote_code=False, **arguments)
 
 
 def _edges(size: Any) -> dict[str, int]:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from .decoder import computing_device
+from .reading import errors_naming
 from .towers import name_on_the_hub
 from .vision import tower_blocks
 
@@ -144,7 +145,8 @@ def count_lora_parameters(config: Any) -> int:
     if config.lora is None:
         return 0
     with torch.device("meta"):
-        language_model = AutoModelForCausalLM.from_config(config.text_config)
+        with errors_naming("text_config", "it must be the configuration of the language model"):
+            language_model = AutoModelForCausalLM.from_config(config.text_config, trust_remote_code=False)
         attach_lora(language_model, dict(config.lora))
     return sum(parameter.numel() for parameter in lora_parameters(language_model))
 

@@ -19,6 +19,7 @@ from .modeling.modeling_evlm import EvlmForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
 from .modeling.processing_evlm import EvlmProcessor
 from .modeling.processor_parts import image_side
+from .modeling.reading import errors_naming
 from .modeling.towers import tower_config
 
 MODELS: dict[str, tuple[type[FrozenBasesForConditionalGeneration], type[AdemVLProcessor]]] = {
@@ -76,9 +77,11 @@ def load_config(folder: str | os.PathLike[str], **hub: Any) -> FrozenBasesConfig
         FrozenBasesConfig: the configuration.
 
     Raises:
-        ValueError: it belongs to no model of this package.
+        OSError: it cannot be reached.
+        ValueError: it is damaged, holds a value that cannot be, or belongs to no model of this package.
     """
-    config = AutoConfig.from_pretrained(str(folder), **hub)
+    with errors_naming(f"{folder}/config.json"):
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **hub)
     if not isinstance(config, FrozenBasesConfig):
         raise ValueError(f"{folder} holds a {config.model_type!r}; this package has {' and '.join(MODELS)}")
     return config
@@ -175,8 +178,12 @@ def _check_fields(
     """Refuse a field with an impossible value before any weights are loaded, which can take minutes."""
     hub_of_vision = hub_arguments_of("vision_model", hub)
     try:
-        text = AutoConfig.from_pretrained(language_model, **hub_arguments_of("text_model", hub))
-        vision = AutoConfig.from_pretrained(vision_tower, **hub_of_vision)
+        with errors_naming(language_model):
+            text = AutoConfig.from_pretrained(
+                language_model, trust_remote_code=False, **hub_arguments_of("text_model", hub)
+            )
+        with errors_naming(vision_tower):
+            vision = AutoConfig.from_pretrained(vision_tower, trust_remote_code=False, **hub_of_vision)
     except (OSError, ValueError):
         return  # a GGUF file, open_clip's spelling, or no model at all: loading it says more
     kind_of_tower(vision_tower, **hub_of_vision)

@@ -30,7 +30,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "inputs_adem_vl": ("image_inputs",),
     "layers_adem_vl": ("fused_layers",),
     "layout_adem_vl": ("row_layout", "processor_parts"),
-    "lora_adem_vl": ("trained_in_base", "configuration_base"),
+    "lora_adem_vl": ("trained_in_base", "lora_fields"),
     "options_adem_vl": ("processor_options",),
     "pictures_adem_vl": ("videos",),
     "pipeline_adem_vl": ("pipeline",),

@@ -287,7 +287,7 @@ def test_a_copy_has_matrices_of_its_own(bases, arch):
         ({"r": 0}, "lora: r is 0; it must be an integer of at least 1"),
         ({"lora_alpha": 0}, "lora_alpha is 0; it must be a number above 0"),
         ({"lora_dropout": 1.0}, "lora_dropout is 1.0"),
-        ("q_proj", "lora is 'q_proj'; give a dict"),
+        ("q_proj", "lora is 'q_proj'; it must be an object"),
     ],
 )
 def test_fields_that_cannot_be_are_named(arch, lora, message):

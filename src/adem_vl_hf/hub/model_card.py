@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import safe_open
 
 from ..data.sample import CAPTION_PROMPT
 from ..embedded.smollm2 import LANGUAGE_MODEL_ID
 from ..evaluation.image_conditions import CONDITION_LABELS
 from ..files import replacing
 from ..loading import EMBEDDED_BASES, load_config
+from ..modeling.adapter_file import read_shapes
 from ..modeling.configuration_base import FrozenBasesConfig
 from ..modeling.quantization import split_gguf
 from ..papers import PAPERS
@@ -266,17 +266,18 @@ def count_adapter_parameters(folder: str | os.PathLike[str]) -> int:
         The number of parameters.
 
     Raises:
-        ValueError: A tensor does not belong to the adapter: its name does not start with ``adapter.``.
+        ValueError: The file is damaged, or a tensor does not belong to the adapter: its name does not start with
+            ``adapter.``.
     """
     path = Path(folder) / "model.safetensors"
-    with safe_open(path, framework="pt") as tensors:
-        foreign = [name for name in tensors.keys() if not name.startswith("adapter.")]  # noqa: SIM118 (no mapping)
-        if foreign:
-            raise ValueError(
-                f"{path} has {len(foreign)} tensors that are not the adapter's, {foreign[0]} the first: a model that "
-                "carries its bases is pushed with its own push_to_hub"
-            )
-        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    shapes = read_shapes(str(path))
+    foreign = [name for name in shapes if not name.startswith("adapter.")]
+    if foreign:
+        raise ValueError(
+            f"{path} has {len(foreign)} tensors that are not the adapter's, {foreign[0]} the first: a model that "
+            "carries its bases is pushed with its own push_to_hub"
+        )
+    return sum(map(math.prod, shapes.values()))
 
 
 def _result_rows(metrics: Metrics) -> list[Result]:
