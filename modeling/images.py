@@ -4,6 +4,7 @@ Pillow's ``convert("RGB")`` alone turns transparent pixels black, clips 16-bit v
 side. The model would then see an image that its user never meant.
 """
 
+import math
 import os
 import re
 import stat
@@ -36,6 +37,11 @@ TURN_UPRIGHT = {
 }
 
 
+# of Pillow's limit, which counts 3 bytes a pixel; Pillow itself keeps RGB in 4
+SHARE_OF_LIMIT = 0.75
+BAND = 2**20  # pixels of an image that are put on white at once
+
+
 class ImageError(ValueError):
     """Says that an image or a video cannot be used. The message begins with its path and ends with the remedy."""
 
@@ -57,7 +63,7 @@ def open_image(source: ImageSource) -> Image.Image:
 
     Raises:
         ImageError: The source is missing, empty, truncated or not an image, has no pixels, or has more of them than
-            ``PIL.Image.MAX_IMAGE_PIXELS``.
+            ``most_pixels()``.
     """
     name = _describe(source)
     try:
@@ -66,15 +72,10 @@ def open_image(source: ImageSource) -> Image.Image:
         raise ImageError(f"{name}: {error}") from error
     opened = nullcontext(plain) if isinstance(plain, Image.Image) else _open(plain, name)
     with opened as image:
-        width, height = image.size
-        if not width or not height:
-            raise ImageError(f"{name}: the image is {width} x {height} pixels; remove it or replace it")
-        # Up to twice the limit Pillow only warns. A filter that turns the warning into an error would change the state
-        # of the whole process, so the limit is checked here.
-        if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-            raise ImageError(_too_large(name, f"{width} x {height} pixels are"))
         try:
-            image.load()  # for some formats, mode and metadata are only known now
+            check_size(*image.size, name)
+            image.load()  # for some formats, size, mode and metadata are only known now
+            check_size(*image.size, name)
             rgb = _to_rgb(_upright(image), name)
         except (ImageError, MemoryError):
             raise
@@ -82,6 +83,41 @@ def open_image(source: ImageSource) -> Image.Image:
             raise ImageError(f"{name}: damaged or truncated ({error}); fetch or export the file again") from error
     rgb.info.clear()  # with its EXIF block, opening the result again would turn it again
     return rgb
+
+
+def most_pixels() -> float:
+    """Say how many pixels an image, or all frames of a video together, may have.
+
+    These are 256 MiB of them, and follow ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    return math.inf if Image.MAX_IMAGE_PIXELS is None else SHARE_OF_LIMIT * Image.MAX_IMAGE_PIXELS
+
+
+def check_size(width: int, height: int, name: str, frames: int = 1) -> None:
+    """Refuse an image or the frames of a video with more pixels than a header should make anybody allocate.
+
+    Up to twice its limit, Pillow itself only warns. A filter that turns the warning into an error would change the
+    state of the whole process.
+
+    Args:
+        width (int): The width in pixels.
+        height (int): The height in pixels.
+        name (str): Whose size it is, for the error.
+        frames (int): The number of frames of this size.
+
+    Raises:
+        ImageError: There are no pixels, or more than ``most_pixels()``.
+    """
+    if not width or not height:
+        raise ImageError(f"{name}: the image is {width} x {height} pixels; remove it or replace it")
+    if width * height > most_pixels():
+        raise ImageError(_too_large(name, f"{width} x {height} pixels are"))
+    if width * height * frames > most_pixels():
+        raise ImageError(
+            f"{name}: {frames:,} frames of {width} x {height} pixels are more than the {most_pixels():,.0f} pixels "
+            "that all frames together may have; choose fewer (num_frames), scale them down, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust their origin"
+        )
 
 
 def _describe(source: ImageSource) -> str:
@@ -153,7 +189,7 @@ def _check_path(source: str | os.PathLike[str], name: str) -> None:
 
 def _too_large(name: str, what: str) -> str:
     return (
-        f"{name}: {what} more than PIL.Image.MAX_IMAGE_PIXELS ({Image.MAX_IMAGE_PIXELS}) allows: possibly a "
+        f"{name}: {what} more than the {most_pixels():,.0f} allowed (0.75 of PIL.Image.MAX_IMAGE_PIXELS): possibly a "
         "decompression bomb; scale the image down, or raise that limit if you trust its origin"
     )
 
@@ -175,10 +211,20 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     elif image.mode == "F":
         raise ImageError(f"{name}: 32-bit floating-point pixels have no fixed range; save it with 8 or 16 bits")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return _on_white(image)
     return image.copy() if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Put an image on white, band by band: at once, it would take three more copies of it."""
+    width, height = image.size
+    found = Image.new("RGB", image.size)
+    rows = max(1, BAND // width)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height))).convert("RGBA")
+        white = Image.new("RGBA", band.size, "white")
+        found.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+    return found
 
 
 def _to_8_bit(image: Image.Image, name: str) -> Image.Image:

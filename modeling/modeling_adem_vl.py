@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .row_layout import RowLayout  # noqa: F401
     from .towers import find_tower  # noqa: F401
     from .trained_in_base import LoraMixin  # noqa: F401
+    from .video_files import open_animation  # noqa: F401
     from .videos import open_video  # noqa: F401
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .reading import errors_naming  # noqa: F401
     from .row_layout import RowLayout  # noqa: F401
     from .towers import find_tower  # noqa: F401
+    from .video_files import open_animation  # noqa: F401
     from .videos import open_video  # noqa: F401
     from .vision import tower_blocks  # noqa: F401
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoin
     from .open_clip_tower import OpenClipVisionTower  # noqa: F401
     from .quantization import split_gguf  # noqa: F401
     from .towers import find_tower  # noqa: F401
+    from .video_files import open_animation  # noqa: F401
     from .vision import tower_blocks  # noqa: F401
 
 

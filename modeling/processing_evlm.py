@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoin
     from .quantization import split_gguf  # noqa: F401
     from .reading import errors_naming  # noqa: F401
     from .towers import find_tower  # noqa: F401
+    from .video_files import open_animation  # noqa: F401
     from .videos import open_video  # noqa: F401
     from .vision import tower_blocks  # noqa: F401
 

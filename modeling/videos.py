@@ -9,19 +9,19 @@ In reading order: opening one video (``open_video``), sorting the images and vid
 
 import os
 import re
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers import BaseImageProcessor
 
 from .image_forms import from_array
-from .images import ImageError, ImageSource, open_image
+from .images import ImageError, ImageSource, check_size, open_image
+from .video_files import VIDEO_SUFFIXES, of_one_size, open_animation, open_video_file, sampled_indices
 
 VideoSource = str | os.PathLike[str] | Sequence[ImageSource]
 VIDEO_MARK = "<video>"  # says in a text where the frames of a video stand
@@ -29,13 +29,7 @@ Video = VideoSource | np.ndarray | torch.Tensor | Sequence[np.ndarray | torch.Te
 
 # of the files that are frames in a folder; others there are passed over
 FRAME_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-VIDEO_SUFFIXES = {
-    ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp", ".ts",
-}  # fmt: skip
 STILL_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}  # of formats that are taken for one image each
-
-# Pillow raises these for a truncated or damaged file, depending on where the damage is
-DAMAGED_FILE_ERRORS = (OSError, SyntaxError, EOFError, IndexError, ValueError, struct.error)
 
 
 def open_video(source: VideoSource, number: int | None = None) -> list[Image.Image]:
@@ -51,7 +45,8 @@ def open_video(source: VideoSource, number: int | None = None) -> list[Image.Ima
         list[Image.Image]: The frames in order, upright, in mode RGB and all of one size.
 
     Raises:
-        ImageError: The video has no frames or frames of different sizes, or a file is missing or cannot be read.
+        ImageError: The video has no frames or frames of different sizes, more pixels in all frames together than one
+            image may have (``check_size``), or a file is missing or cannot be read.
         ImportError: The source is a video file, and PyAV is not installed.
         ValueError: ``number`` is below 1.
     """
@@ -62,8 +57,8 @@ def open_video(source: VideoSource, number: int | None = None) -> list[Image.Ima
         if path.is_dir():
             return _open_list(_numbered_files(path), number, name)
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            return _open_video_file(path, number)
-        return _open_animation(path, number, name)
+            return open_video_file(path, number)
+        return open_animation(path, number, name)
     if isinstance(source, Image.Image) or not isinstance(source, Sequence) or isinstance(source, bytes):
         raise ImageError(f"{type(source).__name__}: no video; give a path or a list of paths or PIL images")
     return _open_list(source, number, "the list of frames")
@@ -84,12 +79,7 @@ def sample_frames(frames: Sequence[Any], number: int) -> list[Any]:
     """
     if not frames or number < 1:
         raise ValueError(f"{number} of {len(frames)} frames: both must be at least 1")
-    return [frames[index] for index in _sampled_indices(len(frames), number)]
-
-
-def _sampled_indices(size: int, number: int) -> list[int]:
-    """Compute which frames ``sample_frames`` chooses of ``size`` frames."""
-    return [(2 * part + 1) * size // (2 * number) for part in range(number)]
+    return [frames[index] for index in sampled_indices(len(frames), number)]
 
 
 def _numbered_files(folder: Path) -> list[Path]:
@@ -106,94 +96,12 @@ def _open_list(images: Sequence[ImageSource], number: int | None, name: str) -> 
     """Open images that are the frames of a video."""
     if not images:
         raise ImageError(f"{name}: no frames; give at least one")
-    chosen = sample_frames(images, number) if number else images
-    return _of_one_size([open_image(image) for image in chosen], name)
-
-
-def _open_animation(path: Path, number: int | None, name: str) -> list[Image.Image]:
-    """Open the frames of a file that Pillow reads."""
-    first = _open_first_frame(name)
-    with Image.open(path) as animation:
-        try:
-            total = getattr(animation, "n_frames", 1)  # reads the whole file
-        except DAMAGED_FILE_ERRORS as error:
-            raise ImageError(f"{name}: damaged or truncated ({error}); export the file again") from error
-        if total == 1:
-            return [first] * (number or 1)
-        frames: dict[int, Image.Image] = {}
-        indices = _sampled_indices(total, number) if number else list(range(total))
-        for index in sorted(set(indices)):
-            try:
-                animation.seek(index)
-                frames[index] = open_image(animation)
-            except DAMAGED_FILE_ERRORS as error:
-                raise ImageError(
-                    f"{name}: frame {index} of {total} is damaged or truncated ({error}); export the file again"
-                ) from error
-    return _of_one_size([frames[index] for index in indices], name)
-
-
-def _open_first_frame(name: str) -> Image.Image:
-    """Open a file as an image. The error for a file that is not an image says that it is not a video either."""
-    try:
-        return open_image(name)
-    except ImageError as error:
-        if isinstance(error.__cause__, UnidentifiedImageError):
-            known = ", ".join(sorted(VIDEO_SUFFIXES))
-            raise ImageError(
-                f"{name}: neither a picture that Pillow can read nor a video file by its ending ({known}); rename it "
-                "or turn it into a GIF or a folder of frames"
-            ) from error
-        raise
-
-
-def _open_video_file(path: Path, number: int | None) -> list[Image.Image]:
-    """Open the frames of a file that PyAV decodes."""
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: decoding video files needs the package 'av' (PyAV): pip install av; or turn it "
-            f"into a folder of frames: ffmpeg -i {path.name} frames/%04d.png"
-        ) from error
-    # the number of frames that a container states is often wrong or missing, so they are counted before they are chosen
-    indices = _sampled_indices(sum(1 for _ in _decode(av, path)), number) if number else None
-    wanted = set(indices) if indices else None
-    kept: dict[int, Image.Image] = {}
-    for index, frame in enumerate(_decode(av, path)):
-        if wanted is None or index in wanted:
-            image = frame.to_image()
-            kept[index] = open_image(image.rotate(frame.rotation, expand=True) if frame.rotation else image)
-    return _of_one_size([kept[index] for index in indices] if indices else list(kept.values()), str(path))
-
-
-def _decode(av: Any, path: Path) -> Iterable[Any]:
-    """Decode the frames of the file's first video stream, at least one."""
-    found = False
-    try:
-        # FFmpeg would otherwise fetch what a playlist under the name of a video lists
-        with av.open(str(path.resolve()), options={"protocol_whitelist": "file"}) as container:
-            if not container.streams.video:
-                raise ImageError(f"{path}: holds no video stream; give a file with pictures in it")
-            for frame in container.decode(container.streams.video[0]):
-                found = True
-                yield frame
-    except (av.error.FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{path}: cannot be decoded ({reason}); export it again, as H.264 in MP4, say") from error
-    if not found:
-        raise ImageError(f"{path}: no frames in this video; export it again")
-
-
-def _of_one_size(frames: list[Image.Image], name: str) -> list[Image.Image]:
-    """Return the frames as they are, or refuse them if their sizes differ."""
-    for index, frame in enumerate(frames):
-        if frame.size != frames[0].size:
-            raise ImageError(
-                f"{name}: frame {index} is {frame.width} x {frame.height} pixels, the first "
-                f"{frames[0].width} x {frames[0].height}; scale or crop them to one size"
-            )
-    return frames
+    frames: list[Image.Image] = []
+    for image in sample_frames(images, number) if number else images:
+        frames.append(open_image(image))
+        if not isinstance(image, Image.Image):  # those that are given as images are in memory already
+            check_size(*frames[-1].size, name, len(frames))
+    return of_one_size(frames, name)
 
 
 @dataclass
