@@ -5,8 +5,8 @@ and the files of this bundle.
 """
 
 import copy
+import hashlib
 import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .bases import changed_weight, sample_weights
+from .one_save import one_save
 from .quantization import check_can_save
 from .trained_in_base import check_outside_peft, lora_names, names_in_checkpoint
 
@@ -39,6 +40,43 @@ def is_adapter_key(key: str) -> bool:
         key (str): its key in a checkpoint, or in a model's own adapter.
     """
     return key.startswith("adapter.")
+
+
+def adapter_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Compute what ties a configuration to the weights that it was saved with.
+
+    Args:
+        tensors (dict[str, torch.Tensor]): the tensors of an adapter-only checkpoint by their keys.
+
+    Returns:
+        The SHA-256 of their keys, types, shapes and values.
+    """
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_digest(path: str, config: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse weights that were not saved with their configuration. Earlier versions saved no digest.
+
+    Args:
+        path (str): the file of the weights.
+        config (Any): the configuration of the checkpoint, which loses its note of the digest.
+        tensors (dict[str, torch.Tensor]): the content of the file.
+
+    Raises:
+        ValueError: the two are not of one save.
+    """
+    noted = vars(config).pop("adapter_digest", None)
+    if noted is not None and noted != adapter_digest(tensors):
+        raise ValueError(
+            f"{path} and the config.json beside it are not of one save: a save or a copy of the two was interrupted, "
+            "or one of them was replaced. Save or copy the checkpoint again. If you have changed the weights on "
+            "purpose, remove adapter_digest from config.json; its other fields may be edited at will"
+        )
 
 
 def mark_initialized(module: nn.Module) -> None:
@@ -84,7 +122,7 @@ class AdapterCheckpointMixin(_Model):
         Bases that are no longer what was loaded (PEFT merged something into them, or they were trained) are saved, too,
         with a warning, unless ``save_base=False`` says otherwise.
 
-        Files are written beside and renamed when all are whole: a full disk leaves what was there before as it was.
+        The files take their places when all are whole (``one_save``): a full disk leaves what was there as it was.
 
         Args:
             save_directory (str | os.PathLike[str]): the folder, made if it is missing.
@@ -96,6 +134,7 @@ class AdapterCheckpointMixin(_Model):
         Raises:
             ValueError: the place is a file, the inside of a ``PeftModel`` would be left behind, or packed weights of a
                 quantised language model would be saved.
+            OSError: the disk is full, or the folder cannot be written to.
         """
         if getattr(self, "_hf_peft_config_loaded", False):  # a PEFT adapter was added: the library's own format
             return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
@@ -108,16 +147,19 @@ class AdapterCheckpointMixin(_Model):
         if save_base:
             check_can_save(self.language_model)
             state_dict = self._with_lora_renamed(state_dict)
+            digest = None
         else:  # Trainer hands over a full state dict under FSDP and DeepSpeed
             state_dict = self.adapter_state_dict(state_dict)
-        target.mkdir(parents=True, exist_ok=True)
+            digest = adapter_digest(state_dict)
         if kwargs.get("push_to_hub"):  # which names the repository after the folder, and the one below is temporary
             kwargs.setdefault("repo_id", target.name)
         view = self._view_to_save(save_base)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
-            super(AdapterCheckpointMixin, view).save_pretrained(beside, *args, state_dict=state_dict, **kwargs)
-            for file in sorted(Path(beside).iterdir()):
-                os.replace(file, target / file.name)
+        vars(view.config).pop("adapter_digest", None)  # of a file that was loaded
+        if digest is not None:
+            view.config.adapter_digest = digest
+        tensors = self.state_dict() if state_dict is None else state_dict
+        with one_save(target, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())) as temporary:
+            super(AdapterCheckpointMixin, view).save_pretrained(temporary, *args, state_dict=state_dict, **kwargs)
 
     def _with_lora_renamed(self, state_dict: dict | None) -> dict | None:
         """Every weight of the model, by the names in a checkpoint; as it was given where there is no LoRA."""

@@ -13,6 +13,7 @@ from .lora_fields import complete_lora
 
 if TYPE_CHECKING:  # never run: 4.57 finds the files that a configuration needs by these lines
     from .arguments import library_fields  # noqa: F401
+    from .one_save import finish_save  # noqa: F401
     from .reading import errors_naming  # noqa: F401
     from .towers import find_tower  # noqa: F401
 

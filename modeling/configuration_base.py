@@ -35,10 +35,13 @@ from .field_values import (
     check_types,
     constructor_hints,
 )
+from .one_save import finish_save
 from .reading import errors_naming
 from .towers import TOWERS, side, tower_config
 
 BACKENDS = ("transformers", "open_clip")
+
+OF_A_SAVE = ("adapter_digest",)  # what a saved configuration notes about the files beside it
 
 # the paper's tower: OpenAI CLIP ViT-L/14 at 224 px
 CLIP_VIT_L14 = {
@@ -201,7 +204,7 @@ class FrozenBasesConfig(PreTrainedConfig):
                 "that was published has to be revoked",
                 stacklevel=3,
             )
-        if newer := [name for name in unknown if name not in (*HUB_ARGUMENTS, *generation_fields())]:
+        if newer := [name for name in unknown if name not in (*HUB_ARGUMENTS, *generation_fields(), *OF_A_SAVE)]:
             warnings.warn(
                 f"this saved configuration has fields that {type(self).__name__} does not know: {', '.join(newer)}; "
                 "they are kept and have no effect (did a newer version write it?)",
@@ -224,6 +227,20 @@ class FrozenBasesConfig(PreTrainedConfig):
         }
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """Read a saved configuration as Transformers does, after a save that was interrupted there is completed.
+
+        Args:
+            pretrained_model_name_or_path (Any): the folder, the file or the Hub id.
+            **kwargs (Any): the library's arguments, such as ``revision``.
+
+        Returns:
+            The fields, and the arguments that were not used.
+        """
+        finish_save(Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or ""))
+        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """A configuration from a dictionary that was saved, as Transformers makes it.
 
@@ -237,6 +254,9 @@ class FrozenBasesConfig(PreTrainedConfig):
         Raises:
             TypeError: an override that is no field, where nobody asks for what is left over.
         """
+        name = kwargs.get("name_or_path")  # which AutoConfig gives; it has read the file without asking this class
+        if name is not None and finish_save(name):
+            config_dict = super().get_config_dict(name)[0]
         own = {name: kwargs.pop(name) for name in cls.field_names if name in kwargs and name not in cls.sub_configs}
         for base in ("text_model_name_or_path", "vision_model_name_or_path"):
             # what a user gives is meant from here, and what a checkpoint says from the checkpoint

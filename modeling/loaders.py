@@ -44,8 +44,10 @@ from .bases import (
     locate_base,
     pinned_revision,
 )
+from .checkpoint import check_digest
 from .decoder import computing_device
 from .field_values import check_generation
+from .one_save import finish_save
 from .quantization import keep_trainable
 from .reading import errors_naming
 from .towers import tower_of
@@ -229,6 +231,7 @@ class LoadersMixin(_Model):
         loading = {key: kwargs.pop(key) for key in list(kwargs) if key in loading_arguments()}
         dtype = one_dtype(loading)
         where = _given({key: loading.get(key) for key in HUB_ARGUMENTS})
+        finish_save(Path(name, where.get("subfolder", "")))
         hub = where | take(FETCHING_OF_A_BASE, kwargs)
         config = cls._read_config(name if config is None else config, where, kwargs)
         of_text, of_vision = dict(text_model_kwargs or {}), dict(vision_model_kwargs or {})
@@ -265,7 +268,9 @@ class LoadersMixin(_Model):
         check_base("language model", name, config.text_config, config.text_model_fingerprint, language_model)
         check_base("vision tower", name, config.vision_config, config.vision_model_fingerprint, vision_tower)
         model = cls(config, language_model=language_model, vision_tower=vision_tower)
-        model.load_state_dict(read_adapter(file, model.adapter_state_dict()), strict=False)
+        adapter = read_adapter(file, model.adapter_state_dict())
+        check_digest(file, model.config, adapter)
+        model.load_state_dict(adapter, strict=False)
         model._place_adapter()
         model.name_or_path = config.name_or_path = name
         model.generation_config = loading.get("generation_config") or _generation_config(name, where, language_model)

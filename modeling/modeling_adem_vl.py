@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .labels import NOT_SUPERVISED  # noqa: F401
     from .loaders import LoadersMixin  # noqa: F401
     from .lora_fields import complete_lora  # noqa: F401
+    from .one_save import finish_save  # noqa: F401
     from .open_clip_tower import OpenClipVisionTower  # noqa: F401
     from .pickles import PickledMixin  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401

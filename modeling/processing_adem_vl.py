@@ -32,6 +32,7 @@ from .chat_rows import (
 )
 from .images import ImageSource
 from .labels import NOT_SUPERVISED
+from .one_save import finish_save, one_save
 from .processor_options import sort_options
 from .processor_parts import (
     bring_code,
@@ -128,6 +129,7 @@ class AdemVLProcessor(ProcessorMixin):
         """
         name = str(pretrained_model_name_or_path)
         kwargs.setdefault("trust_remote_code", False)
+        finish_save(Path(name, kwargs.get("subfolder") or ""))  # of a process that died
         with errors_naming(f"the processor in {name}", "fetch or save its tokenizer and processor files again"):
             found = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
             processor = found[0] if isinstance(found, tuple) else found
@@ -185,18 +187,26 @@ class AdemVLProcessor(ProcessorMixin):
 
         Returns:
             list[str]: The paths of the files written, as far as Transformers reports them.
+
+        Raises:
+            ValueError: The place is a file.
+            OSError: The disk is full, or the folder cannot be written to. What was there is as it was.
         """
+        target = Path(save_directory)
+        if target.is_file():
+            raise ValueError(f"cannot save to {save_directory}: it is a file; name a folder")
         push = kwargs.pop("push_to_hub", False)
         unmarked: list[Any] = [part for part in (self, self.image_processor) if not hasattr(part, "auto_map")]
-        saved = super().save_pretrained(save_directory, *args, **kwargs)
-        for part in unmarked:  # Transformers notes in this attribute where the saved code lies, and leaves it there
-            if hasattr(part, "auto_map"):
-                del part.auto_map
-        tidy_saved_tokenizer(save_directory)
-        bring_code(save_directory)
+        with one_save(target) as temporary:
+            saved = super().save_pretrained(temporary, *args, **kwargs)
+            for part in unmarked:  # Transformers notes in this attribute where the saved code lies, and leaves it there
+                if hasattr(part, "auto_map"):
+                    del part.auto_map
+            tidy_saved_tokenizer(temporary)
+            bring_code(target, temporary)
         if push:
-            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
-        return saved
+            self.push_to_hub(kwargs.pop("repo_id", target.name), **kwargs)
+        return [str(target / Path(path).relative_to(temporary)) for path in saved or []]
 
     def apply_chat_template(
         self, conversation: list[dict[str, Any]] | list[list[dict[str, Any]]], *args: Any, **kwargs: Any

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoin
     from .image_forms import plain_form  # noqa: F401
     from .images import open_image  # noqa: F401
     from .labels import NOT_SUPERVISED  # noqa: F401
+    from .one_save import finish_save  # noqa: F401
     from .open_clip_tower import OpenClipVisionTower  # noqa: F401
     from .processor_options import sort_options  # noqa: F401
     from .processor_parts import load_tokenizer  # noqa: F401

@@ -179,7 +179,7 @@ def tidy_saved_tokenizer(folder: str | os.PathLike[str]) -> None:
         path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def bring_code(folder: str | os.PathLike[str]) -> None:
+def bring_code(folder: str | os.PathLike[str], into: str | os.PathLike[str]) -> None:
     """Complete the code of a checkpoint that a processor is saved into.
 
     ``Trainer(push_to_hub=True)`` copies configuration and weights of a checkpoint into the folder that it uploads,
@@ -188,6 +188,7 @@ def bring_code(folder: str | os.PathLike[str]) -> None:
     Args:
         folder (str | os.PathLike[str]): The folder. Nothing happens unless it has a ``config.json`` that names code
             which is not there.
+        into (str | os.PathLike[str]): The folder that the code is copied to, from where it goes to ``folder``.
     """
     config, here = Path(folder) / "config.json", Path(__file__).parent
     fields = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
@@ -196,7 +197,7 @@ def bring_code(folder: str | os.PathLike[str]) -> None:
         if (Path(folder) / entry.name).is_file() or not entry.is_file():  # code of another repository
             continue
         for path in (entry, *map(Path, get_relative_import_files(str(entry)))):
-            shutil.copyfile(path, Path(folder) / path.name)
+            shutil.copyfile(path, Path(into) / path.name)
 
 
 def image_side(vision_tower: str | None, config: Any, **hub: Any) -> int:

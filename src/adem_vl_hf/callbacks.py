@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from .data.stream import MixedStream, Stream
 from .files import write_json
 from .recipe import peak_learning_rate
+from .whole_checkpoints import MANIFEST
 
 logger = logging.getLogger("adem_vl_hf")
 STREAM_FILE = "stream.json"
@@ -19,10 +20,28 @@ STREAM_FILE = "stream.json"
 FEW_STEPS = 15.0
 FLAT = 0.97  # of the first losses
 FLAT_AFTER = 40  # steps
+EXPLODED = 10.0  # times the median of the losses so far
+MEDIAN_OF = 5  # losses at least
 
 
 class JsonLinesLog(TrainerCallback):
     """Writes everything that ``Trainer`` logs to ``log.jsonl`` in the output folder, one JSON object per line."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remove half a line that a process has left which died while it wrote.
+
+        Args:
+            args (TrainingArguments): The training arguments.
+            state (TrainerState): The state of the training.
+            control (TrainerControl): The control flow of the training, which stays as it is.
+            **kwargs (Any): The model and the rest of what ``Trainer`` passes, which are ignored.
+        """
+        path = Path(args.output_dir) / "log.jsonl"
+        if state.is_world_process_zero and path.is_file():
+            with path.open("rb+") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
 
     def on_log(
         self,
@@ -47,11 +66,11 @@ class JsonLinesLog(TrainerCallback):
 
 
 class LearningWatch(TrainerCallback):
-    """Says in one line that a run cannot learn: its rate is too low for its steps, or its loss does not fall."""
+    """Says in one line that a run does not learn: its rate is too low, or its loss does not fall, or it explodes."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
-        self.said = False
+        self.said = self.said_exploded = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -95,9 +114,12 @@ class LearningWatch(TrainerCallback):
             logs (dict[str, Any] | None): The entry.
             **kwargs (Any): The model and the rest of what ``Trainer`` passes, which are ignored.
         """
-        if "loss" not in (logs or {}) or self.said or not state.is_world_process_zero:
+        if "loss" not in (logs or {}) or not state.is_world_process_zero:
             return
+        self._compare_with_median(logs["loss"], state.global_step, args.learning_rate)  # type: ignore[index]
         self.losses.append(logs["loss"])  # type: ignore[index]
+        if self.said:
+            return
         part = len(self.losses) // 4
         if state.global_step < max(FLAT_AFTER, state.max_steps // 3) or part < 1:
             return
@@ -108,6 +130,19 @@ class LearningWatch(TrainerCallback):
                 "the loss has not fallen in %d steps (%.3f at first, %.3f now): if this adapter is new, check the "
                 "answers in the data, and try a higher learning rate than %.1e",
                 state.global_step, first, last, args.learning_rate,
+            )  # fmt: skip
+
+    def _compare_with_median(self, loss: float, step: int, rate: float) -> None:
+        """Say once that the loss has exploded."""
+        if self.said_exploded or len(self.losses) < MEDIAN_OF:
+            return
+        median = statistics.median(self.losses)
+        if loss > EXPLODED * median:
+            self.said_exploded = True
+            logger.warning(
+                "the loss has exploded: %.3f at step %d, where the median of those before is %.3f; look at the samples "
+                "there, or resume an earlier checkpoint with a lower learning rate than %.1e or with max_grad_norm",
+                loss, step, median, rate,
             )  # fmt: skip
 
 
@@ -142,7 +177,7 @@ class StreamPlace(TrainerCallback):
         return True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the place into the newest checkpoint.
+        """Write the place into the newest checkpoint, if a ``Trainer`` has saved it that does not ask for the place.
 
         Args:
             args (TrainingArguments): The training arguments.
@@ -150,9 +185,20 @@ class StreamPlace(TrainerCallback):
             control (TrainerControl): The control flow of the training, which stays as it is.
             **kwargs (Any): The model and the rest of what ``Trainer`` passes, which are ignored.
         """
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if not (folder / MANIFEST).is_file():
+            self.write_place(folder, args, state)
+
+    def write_place(self, folder: Path, args: TrainingArguments, state: TrainerState) -> None:
+        """Write the place into a checkpoint, before it gets its name (``WholeCheckpoints``).
+
+        Args:
+            folder (Path): The checkpoint.
+            args (TrainingArguments): The training arguments.
+            state (TrainerState): The state of the training.
+        """
         if not state.is_world_process_zero or args.dataloader_num_workers:
             return
         per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         used = self.first + (state.global_step - self.first_step) * per_step
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         write_json(folder / STREAM_FILE, {**self.stream.state_dict(used), "step": state.global_step})

@@ -2,10 +2,13 @@
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .modeling.one_save import flush, naming_full_disk
 
 
 def cache_folder() -> Path:
@@ -25,14 +28,22 @@ def replacing(path: Path) -> Iterator[Path]:
         path (Path): The file. Missing folders are made.
 
     Yields:
-        A temporary path beside the file, to write to in the body of the ``with`` statement. It is renamed to ``path``
-        at the end, or removed after an error.
+        An empty temporary file beside the file, to write to in the body of the ``with`` statement. It is flushed to the
+        disk and renamed to ``path`` at the end, or removed after an error.
+
+    Raises:
+        OSError: The disk is full. The message names it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # nobody can lay a link there: the name cannot be foretold, and a file that exists is not opened
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield temporary
+        with naming_full_disk(path.parent, written=temporary):
+            yield temporary
+            flush(temporary)
         os.replace(temporary, path)
+        flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ all tensors but those with one dimension, linear warm-up, cosine decay to zero, 
 ``recipe`` has the peak learning rate.
 """
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -13,14 +14,13 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 from transformers import (
-    AutoConfig,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
+from .broken_runs import StopsWhenBroken
 from .callbacks import JsonLinesLog, LearningWatch, StreamPlace
 from .data.collator import AdemVLCollator
 from .data.stream import MixedStream, Stream
@@ -29,9 +29,13 @@ from .modeling.configuration_adem_vl import AdemVLConfig
 from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.processing_adem_vl import AdemVLProcessor
+from .preemption import TERMINATED, SaveOnTermination
 from .recipe import paper_learning_rate, peak_learning_rate
+from .resuming import check_same_settings, newest_complete
 from .training_fields import refuse, refuse_without_lengths
+from .whole_checkpoints import WholeCheckpoints
 
+logger = logging.getLogger("adem_vl_hf")
 WARMUP = 0.1  # the share of all steps: 2 of 20 epochs on ScienceQA
 
 # Samples come in the data set's own order if Transformers has that option (since version 5). The OpenMoji mixture is
@@ -39,6 +43,14 @@ WARMUP = 0.1  # the share of all steps: 2 of 20 epochs on ScienceQA
 IN_ORDER: dict[str, Any] = (
     {"train_sampling_strategy": "sequential"} if hasattr(TrainingArguments, "train_sampling_strategy") else {}
 )
+
+
+class SafeTrainer(StopsWhenBroken, WholeCheckpoints, Trainer):
+    """The stock ``Trainer``, which saves whole checkpoints or none, and stops at NaN."""
+
+
+class SafeSeq2SeqTrainer(StopsWhenBroken, WholeCheckpoints, Seq2SeqTrainer):
+    """The stock ``Seq2SeqTrainer``, which saves whole checkpoints or none, and stops at NaN."""
 
 
 def launched_processes() -> int:
@@ -126,7 +138,10 @@ def build_trainer(
     max_length: int | None = None,
     **trainer_kwargs: Any,
 ) -> Trainer:
-    """Build a stock ``Trainer`` with this package's collator, a log, and a warning if nothing can be learned.
+    """Build a ``Trainer`` with this package's collator, a log and warnings, which is hard to damage.
+
+    Its checkpoints appear whole or not at all (``WholeCheckpoints``), and it stops at a loss or a gradient that is NaN
+    or infinite (``StopsWhenBroken``).
 
     Args:
         model (FrozenBasesForConditionalGeneration): The model.
@@ -146,7 +161,7 @@ def build_trainer(
     held_out = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
     refuse_without_lengths(arguments, train_dataset, *held_out)
     callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), JsonLinesLog(), LearningWatch()]
-    kind = Seq2SeqTrainer if isinstance(arguments, Seq2SeqTrainingArguments) else Trainer
+    kind = SafeSeq2SeqTrainer if isinstance(arguments, Seq2SeqTrainingArguments) else SafeTrainer
     return kind(
         model=model,
         args=arguments,
@@ -161,31 +176,47 @@ def build_trainer(
 def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) -> dict[str, Any]:
     """Run a training and save the adapter, the processor and ``training.json`` in the output folder.
 
+    After SIGTERM the run saves a checkpoint at the end of its step and exits with the code 143.
+
     Args:
         trainer (Trainer): The trainer, as ``build_trainer`` makes it.
         processor (AdemVLProcessor): The processor to save beside the adapter.
-        resume (bool): Whether to continue from the last checkpoint in the output folder, if there is one.
+        resume (bool): Whether to continue from the newest complete checkpoint in the output folder, if there is one.
+            Those that are passed over are named in warnings.
 
     Returns:
         The content of ``training.json``: the number of samples (None for a stream) and of steps, the batch size, the
         learning rate, the number of trainable parameters, the last logged loss, the duration in seconds and so on.
 
     Raises:
-        ValueError: The checkpoint to continue from was trained with other settings of the adapter.
+        ValueError: The checkpoint to continue from was trained with other settings of the adapter, or with
+            ``save_only_model=True``.
+        FloatingPointError: The loss or a gradient is NaN or infinite. The message names the step and its samples.
+        OSError: The disk is full. The checkpoints of before are whole.
+        SystemExit: SIGTERM ended the run, and its checkpoint is saved.
     """
     arguments = trainer.args
     output = Path(arguments.output_dir)
-    checkpoint = get_last_checkpoint(str(output)) if resume and output.is_dir() else None
+    checkpoint = newest_complete(trainer) if resume else None
     if checkpoint is not None and isinstance(trainer.model.config, FrozenBasesConfig):
-        _check_same_settings(trainer.model.config, checkpoint)
+        check_same_settings(trainer.model.config, checkpoint)
     if isinstance(trainer.train_dataset, (Stream, MixedStream)):
         place = StreamPlace(trainer.train_dataset)
         if checkpoint is not None:
-            arguments.ignore_data_skip = place.resume(Path(checkpoint))
+            arguments.ignore_data_skip = place.resume(checkpoint)
         trainer.add_callback(place)
     output.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    termination = SaveOnTermination()
+    trainer.add_callback(termination)
+    try:
+        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        termination.give_back()
+        trainer.remove_callback(termination)
+    if termination.ended:
+        logger.warning("SIGTERM: saved checkpoint-%d; resume to go on from it", trainer.state.global_step)
+        raise SystemExit(TERMINATED)
     # After a resume, the mean that Trainer returns is wrong: it divides the sum since then by the number of all steps.
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts: dict[str, Any] = {
@@ -200,7 +231,7 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
         "seed": arguments.seed,
     }
     if checkpoint is not None:
-        facts["resumed_at_step"] = int(checkpoint.rsplit("-", 1)[-1])  # the seconds are counted from there
+        facts["resumed_at_step"] = int(checkpoint.name.rsplit("-", 1)[-1])  # the seconds are counted from there
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
         processor.save_pretrained(output)
@@ -214,20 +245,6 @@ def _size(dataset: Any) -> int | None:
         return len(dataset)
     except TypeError:
         return None
-
-
-def _check_same_settings(config: FrozenBasesConfig, checkpoint: str) -> None:
-    """Refuse to continue from an adapter that was trained with other settings, even if its tensors would fit."""
-    saved = AutoConfig.from_pretrained(checkpoint)
-    if saved.model_type != config.model_type:
-        raise ValueError(f"{checkpoint} holds a {saved.model_type!r} and this run has a {config.model_type!r}")
-    for name in config.adapter_fields:
-        before, now = getattr(saved, name), getattr(config, name)
-        if before != now:
-            raise ValueError(
-                f"{checkpoint} was trained with {name}={before} and this run has {now}; resume with the same settings, "
-                "or choose another output folder"
-            )
 
 
 def fastest_setting() -> dict[str, Any]:

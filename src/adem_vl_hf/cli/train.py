@@ -135,7 +135,11 @@ def check(args: argparse.Namespace) -> None:
 
 def _files_of_a_run(folder: Path) -> list[Path]:
     """List what an earlier run has left in its output folder."""
-    return [path for name in ("checkpoint-*", "log.jsonl", "training.json") for path in sorted(folder.glob(name))]
+    return [
+        path
+        for name in ("checkpoint-*", "_checkpoint-*", "log.jsonl", "training.json")
+        for path in sorted(folder.glob(name))
+    ]
 
 
 def run(args: argparse.Namespace) -> None:

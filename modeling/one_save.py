@@ -1,0 +1,224 @@
+"""Saves several files of a folder as one: whoever dies at any moment leaves the files of before or the new ones.
+
+1. The files are written to a folder ``.saving-*`` inside the target. No rename has to leave the file system, so that
+   the target may be a mount point, a link to another disk, or lie in a folder that cannot be written to.
+2. They are flushed to the disk, and the folder is renamed to ``.saved-*``. From here on the save counts.
+3. Each file is renamed into its place, and the folder is removed.
+
+Whoever saves or loads next calls ``finish_save``. It completes the third step of a process that died in it, and removes
+what a process has left that died before.
+"""
+
+import errno
+import filecmp
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
+
+WRITTEN, COUNTS = ".saving-", ".saved-"
+REMOVED = ".removed.json"  # in the temporary folder: files of an earlier save that have no place in this one
+DAY = 24 * 3600
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# how the libraries that write in Rust and C++ say that a disk is full
+FULL_IN_WORDS = (
+    "No space left on device", "Disk quota exceeded", "os error 28", "os error 122", "PytorchStreamWriter failed",
+    "unexpected pos",
+)  # fmt: skip
+
+
+@contextmanager
+def one_save(target: Path, needed: int | None = None) -> Iterator[Path]:
+    """Save files as one.
+
+    Args:
+        target (Path): the folder, made if it is missing.
+        needed (int | None): the size of what is saved in bytes, for the message of a full disk; None = nobody knows.
+
+    Yields:
+        A temporary folder to write the files to. At the end they take the places of those in ``target``; after an error
+        they are removed, and those in ``target`` are as before.
+
+    Raises:
+        OSError: the disk is full. The message names the folder and the space that is needed.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    finish_save(target)
+    temporary = Path(tempfile.mkdtemp(prefix=WRITTEN, dir=target))
+    try:
+        with _locked(temporary), naming_full_disk(target, needed, temporary):
+            yield temporary
+            new = _files(temporary)
+            _note_removed(temporary, target, {path.name for path in new})
+            for path in new:
+                there = target / path.relative_to(temporary)
+                if there.is_file() and filecmp.cmp(path, there, shallow=False):
+                    path.unlink()
+                else:
+                    flush(path)
+            flush(temporary)
+            with _locked(target):
+                counts = temporary.with_name(temporary.name.replace(WRITTEN, COUNTS))
+                os.rename(temporary, counts)
+                flush(target)
+                _move(counts, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def finish_save(folder: str | os.PathLike[str]) -> bool:
+    """Complete the save of a process that died, if a folder holds one, and remove what is left of other such saves.
+
+    Args:
+        folder (str | os.PathLike[str]): the folder. Nothing happens if there is no such folder.
+
+    Returns:
+        Whether files were put into their places.
+
+    Raises:
+        OSError: the save cannot be completed here.
+    """
+    target = Path(folder)
+    try:
+        names = [name for name in os.listdir(target) if name.startswith((WRITTEN, COUNTS))]
+    except OSError:
+        return False
+    finished = False
+    if any(name.startswith(COUNTS) for name in names):
+        try:
+            with _locked(target):  # a process that is alive puts its files into their places meanwhile
+                for counts in sorted(target.glob(f"{COUNTS}*")):
+                    _move(counts, target)
+                    finished = True
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{target} holds a save that was interrupted after all of its files were written ({COUNTS}*), and that "
+                f"cannot be completed ({error.strerror}): open it once where the folder can be written to",
+            ) from error
+    for name in names:
+        if name.startswith(WRITTEN) and not _in_use(target / name):
+            shutil.rmtree(target / name, ignore_errors=True)
+    return finished
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, written to the disk itself, as far as the system can.
+
+    Args:
+        path (Path): the file or the folder.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:  # a full disk or a broken one is said, but not every file system can flush everything
+        if error.errno in (*FULL, errno.EIO):
+            raise
+
+
+@contextmanager
+def naming_full_disk(folder: Path, needed: int | None = None, written: Path | None = None) -> Iterator[None]:
+    """Turn each library's error about a full disk into one that names the disk and the space that is needed.
+
+    Args:
+        folder (Path): where the files go.
+        needed (int | None): their size in bytes; None = nobody knows.
+        written (Path | None): the file or folder that was written so far, and that is removed afterwards.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in FULL
+        if not (full or any(words in str(error) for words in FULL_IN_WORDS)):
+            raise
+        done = 0 if written is None else sum(path.stat().st_size for path in _files(written))
+        free = shutil.disk_usage(folder).free + done
+        wanted = f"More than {_size(done)} are needed" if needed is None else f"{_size(needed)} are needed"
+        raise OSError(
+            errno.ENOSPC,
+            f"No space left on device: the disk (or the quota) of {folder} is full. {wanted}, and {_size(free)} are "
+            "free. What was there before is as it was; free some space, and do it again",
+        ) from error
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e6:,.1f} MB"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder, *folder.rglob("*")) if path.is_file())
+
+
+def _note_removed(temporary: Path, target: Path, new: set[str]) -> None:
+    """Note the weights of an earlier save that the new ones would lie beside, and that would be loaded instead."""
+    if any(map(_are_weights, new)):
+        stale = sorted(path.name for path in target.iterdir() if _are_weights(path.name) and path.name not in new)
+        if stale:
+            (temporary / REMOVED).write_text(json.dumps(stale), encoding="utf-8")
+            flush(temporary / REMOVED)
+
+
+def _are_weights(name: str) -> bool:
+    return name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json"))
+
+
+def _move(counts: Path, target: Path) -> None:
+    """Put the files of a save into their places. It may be done again from any point of it."""
+    noted = counts / REMOVED
+    if noted.is_file():
+        for name in json.loads(noted.read_text(encoding="utf-8")):
+            (target / Path(name).name).unlink(missing_ok=True)
+    for path in _files(counts):
+        if path != noted:
+            there = target / path.relative_to(counts)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, there)
+    flush(target)
+    shutil.rmtree(counts, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, where the system and the file system have such locks. It ends with the process."""
+    handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    try:
+        if handle is not None:
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _in_use(temporary: Path) -> bool:
+    """Say whether the process that writes a temporary folder may be alive."""
+    try:
+        old = time.time() - temporary.stat().st_mtime > DAY
+        if fcntl is None:
+            return not old
+        handle = os.open(temporary, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+    except OSError:  # there are no locks here, or it is gone
+        return temporary.exists() and not old

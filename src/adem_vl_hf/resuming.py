@@ -1,0 +1,98 @@
+"""Chooses the checkpoint that a training goes on from: the newest that is complete, the same in all processes."""
+
+import json
+import logging
+from pathlib import Path
+
+from accelerate.utils import gather_object
+from transformers import AutoConfig, Trainer
+
+from .modeling.configuration_base import FrozenBasesConfig
+from .whole_checkpoints import MANIFEST, checkpoints, lack_of, tidy
+
+logger = logging.getLogger("adem_vl_hf")
+
+
+def newest_complete(trainer: Trainer) -> Path | None:
+    """Find the newest checkpoint with everything that is needed to go on to the same bits.
+
+    Those that are passed over are named in warnings, with what is wrong with each.
+
+    Args:
+        trainer (Trainer): The trainer. All processes call this together.
+
+    Returns:
+        The checkpoint, or None if there is none.
+
+    Raises:
+        ValueError: The checkpoints were saved with ``save_only_model=True``.
+    """
+    arguments, output = trainer.args, Path(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        tidy(output)
+    trainer.accelerator.wait_for_everyone()
+    there = checkpoints(output)
+    if arguments.save_only_model and there:
+        raise ValueError(
+            f"{output} cannot be resumed: save_only_model=True leaves out the optimizer, the scheduler and the random "
+            "state. Train with save_only_model=False, or begin another run with the adapter of the checkpoint"
+        )
+    limit = max(there, default=0)
+    lacks: dict[int, str] = {}
+    while True:
+        step = 0
+        for number, folder in there.items():
+            if number > limit:
+                continue
+            lack = lacks.get(number) or lack_of(folder, arguments.process_index, arguments.world_size)
+            if lack is None:
+                step = number
+                break
+            lacks[number] = lack
+        steps = gather_object([step])
+        limit = min(steps)
+        if limit == max(steps):
+            break
+    everywhere: dict[int, str] = {}
+    for found in gather_object([lacks]):
+        everywhere |= {number: lack for number, lack in found.items() if number > step}
+    if trainer.is_world_process_zero():
+        for number, lack in everywhere.items():
+            logger.warning("passed over %s, which cannot be resumed from: %s", output / f"checkpoint-{number}", lack)
+        if everywhere:
+            logger.warning("the run goes on from step %d", step)
+        if step:
+            _warn_of_another_size(there[step], arguments.world_size)
+    return there[step] if step else None
+
+
+def _warn_of_another_size(checkpoint: Path, processes: int) -> None:
+    manifest = checkpoint / MANIFEST
+    saved_by = json.loads(manifest.read_text(encoding="utf-8"))["processes"] if manifest.is_file() else processes
+    if saved_by != processes:
+        logger.warning(
+            "%s was saved by %d processes and this run has %d: it goes on with the weights and the optimizer, but with "
+            "other random numbers, and not to the same bits", checkpoint, saved_by, processes,
+        )  # fmt: skip
+
+
+def check_same_settings(config: FrozenBasesConfig, checkpoint: Path) -> None:
+    """Refuse to continue from an adapter that was trained with other settings, even if its tensors would fit.
+
+    Args:
+        config (FrozenBasesConfig): The configuration of this run.
+        checkpoint (Path): The checkpoint.
+
+    Raises:
+        ValueError: A setting differs. The message names it.
+    """
+    saved = AutoConfig.from_pretrained(checkpoint)
+    if saved.model_type != config.model_type:
+        raise ValueError(f"{checkpoint} holds a {saved.model_type!r} and this run has a {config.model_type!r}")
+    for name in config.adapter_fields:
+        before, now = getattr(saved, name), getattr(config, name)
+        if before != now:
+            raise ValueError(
+                f"{checkpoint} was trained with {name}={before} and this run has {now}; resume with the same settings, "
+                "or choose another output folder"
+            )
