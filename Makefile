@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # the kernels of a processor without AVX-512, which round otherwise
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo check types style docs test test-all test-slow test-lmms-eval test-oldest test-5.0 test-avx2 table clean
+.PHONY: demo check types style docs test fuzz test-all test-slow test-lmms-eval test-oldest test-5.0 test-avx2 table clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,12 @@ docs: $(VENV)/installed
 # every feature once, in a few minutes (the markers are explained in pyproject.toml)
 test: $(VENV)/installed
 	$(BIN)/python $(PYTEST) -m "not slow"
+
+# damaged inputs for every reader, ten times as many as in `make test-slow` and others each night; the table of outcomes is in
+# runs/fuzz.md
+fuzz: $(VENV)/installed
+	mkdir -p runs
+	FUZZ_EXAMPLES=10 FUZZ_SEED=$(shell date +%j) FUZZ_TABLE=runs/fuzz.md $(BIN)/python -m pytest -s tests/fuzz
 
 # what `make test` leaves out
 test-all: test-slow test-lmms-eval test-oldest test-5.0 test-avx2

@@ -69,7 +69,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is Any:
         return True
     if hint is str:
-        return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+        return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
     if hint in (int, float):
         if not isinstance(value, (int, hint)) or isinstance(value, bool):
             return False

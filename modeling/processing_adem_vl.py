@@ -30,6 +30,7 @@ from .chat_rows import (
     in_parts,
     taking_parts,
 )
+from .field_values import fits
 from .images import ImageSource
 from .labels import NOT_SUPERVISED
 from .one_save import finish_save, one_save
@@ -315,6 +316,11 @@ class AdemVLProcessor(ProcessorMixin):
         rows = []
         for number, (asked, of_row, answer) in enumerate(zip(texts, shown, answers, strict=True)):
             passages = self._passages(number, asked, answer)
+            if not all(fits(passage.text, str) for passage in passages):
+                raise ValueError(
+                    f"sample {number}: its text has half of a surrogate pair, as of an emoji that was cut; write the "
+                    "whole character or remove it"
+                )
             frames = [len(video) for video in of_row.videos]
             row = layout.encode(number, passages, len(of_row.images), frames, options["add_special_tokens"])
             if len(row) > limit:

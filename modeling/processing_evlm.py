@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoin
     from .arguments import take  # noqa: F401
     from .bases import base_name  # noqa: F401
     from .chat_rows import chat_passage  # noqa: F401
+    from .field_values import fits  # noqa: F401
     from .image_forms import plain_form  # noqa: F401
     from .images import open_image  # noqa: F401
     from .labels import NOT_SUPERVISED  # noqa: F401

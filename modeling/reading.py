@@ -51,6 +51,7 @@ def errors_naming(what: Any, remedy: str = AGAIN) -> Iterator[None]:
 def _named(what: Any, error: BaseException, remedy: str) -> str:
     """Write the message: an error of ours is a sentence already, others say little without their class."""
     text = " ".join(str(error).split())[:400]
-    if type(error) is ValueError and text:
+    is_ours = type(error) is ValueError or type(error).__module__.startswith(str(__package__))
+    if is_ours and text:
         return f"{what}: {text}"
     return f"{what} cannot be used ({type(error).__name__}{': ' if text else ''}{text}); {remedy}"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from adem_vl_hf.files import read_jsonl, read_text, replacing, write_json, write_text
+from adem_vl_hf.files import replacing, write_json, write_text
+from adem_vl_hf.json_files import read_jsonl, read_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -15,8 +15,8 @@ from PIL import Image
 from .data.sample import images_of, opened
 from .evaluation.metrics import is_right
 from .evaluation.predict import asked, generate_answers
-from .files import read_jsonl
 from .inspection.page import GalleryItem, write_page
+from .json_files import read_jsonl
 from .papers import PAPERS
 
 SHOWN = 12  # sample answers

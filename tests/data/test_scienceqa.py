@@ -96,7 +96,7 @@ def test_answers_with_their_reasons_are_read_back(tmp_path, prompt_format, expec
         ({"answer": "B"}, "\"answer\" is 'B'"),
         ({"answer": True}, '"answer" is True'),
         ({"choices": []}, '"choices" is []'),
-        ({"choices": "sky"}, '"choices" is "sky"'),
+        ({"choices": "sky"}, "\"choices\" is 'sky'"),
         ({"choices": [1, 2]}, '"choices" is [1, 2]'),
         ({"choices": [*ascii_uppercase, "AA"]}, '"choices" is'),
         ({"image": "image.png"}, "no such image file"),

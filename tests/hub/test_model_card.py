@@ -202,10 +202,10 @@ def test_bad_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"nest metrics as \{data set: \{metric: value\}\}"):
         write_model_card(checkpoint(tmp_path), metrics={"accuracy": 0.5})
     (tmp_path / "metrics.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"metrics\.json holds a JSON list"):
+    with pytest.raises(ValueError, match=r"metrics\.json: list instead of an object"):
         write_model_card(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
-    with pytest.raises(ValueError, match=r"metrics\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"metrics\.json: not valid JSON"):
         write_model_card(tmp_path)
     (tmp_path / "metrics.json").unlink()
     checkpoint(tmp_path, tensors=TENSORS | {"language_model.lm_head.weight": torch.zeros(2)})

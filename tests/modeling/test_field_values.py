@@ -22,7 +22,7 @@ from adem_vl_hf.modeling.field_values import constructor_hints, fits
 pytestmark = pytest.mark.core
 NAN, INFINITY = float("nan"), float("inf")
 NUMBERS = {int: [NAN, INFINITY, 1.5, "8", [], True, None, 10**400], float: [NAN, -INFINITY, "0.1", [], True, None]}
-OTHERS = {str: [5, None, [], "a\0b", "\ud83d"], bool: [1, "true", None]}
+OTHERS = {str: [5, None, [], "\ud83d"], bool: [1, "true", None]}
 
 
 @pytest.mark.parametrize("config_class", [AdemVLConfig, EvlmConfig])

@@ -7,6 +7,7 @@ the marks stand for, in their order.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..modeling import field_values
 from .sample import IMAGE_MARK, VIDEO_MARK, Chat, ChatTurn
 
 # the names that data sets give the speakers -> those of chat templates
@@ -105,7 +106,7 @@ def read_chat(
 def _as_list(value: Any) -> list[Any]:
     """Return the messages as a list; a dictionary of lists becomes a list of dictionaries."""
     if isinstance(value, Mapping) and value and all(isinstance(column, (list, tuple)) for column in value.values()):
-        return [dict(zip(value, entries, strict=True)) for entries in zip(*value.values(), strict=True)]
+        return [dict(zip(value, entries, strict=True)) for entries in zip(*value.values(), strict=False)]
     return list(value) if isinstance(value, (list, tuple)) else []
 
 
@@ -123,17 +124,18 @@ def _turn(message: Any, number: int, where: str) -> tuple[str, str, list[tuple[s
     """Read one message: its role, its text with marks, and the kind and the image of each mark, None if it has none."""
     where = f"{where}, turn {number}"
     if not isinstance(message, Mapping):
-        raise ValueError(f'{where}: {message!r}; a turn is {{"role": ..., "content": ...}}')
+        raise ValueError(f'{where}: {field_values.shown(message)}; a turn is {{"role": ..., "content": ...}}')
     said = message.get("role") if message.get("role") is not None else message.get("from")
-    if said not in ROLES:
+    if not isinstance(said, str) or said not in ROLES:
         raise ValueError(
-            f"{where}: its role is {said!r}; known are {', '.join(ROLES)}, so remove such turns or rename it"
+            f"{where}: its role is {field_values.shown(said)}; known are {', '.join(ROLES)}, so "
+            "remove such turns or rename it"
         )
     content = message.get("content") if message.get("content") is not None else message.get("value")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, (list, tuple)):
-        found = "missing" if content is None else repr(str(content)[:100])
+        found = "missing" if content is None else field_values.shown(content)
         raise ValueError(f"{where}: its content is {found}; it must be a text or a list of parts")
     parts = [_part(part, where) for part in content]
     shown = [one for _, of_part in parts for one in of_part]
@@ -162,7 +164,9 @@ def _part(part: Any, where: str) -> tuple[str, list[tuple[str, Any]]]:
     if kind in MARKS:
         sources = (part.get(key) for key in (kind, *SOURCES))
         return MARKS[kind], [(kind, next((source for source in sources if source is not None), None))]
-    raise ValueError(f"{where}: a part of its content is {str(part)[:100]}; known are text, image, image_url and video")
+    raise ValueError(
+        f"{where}: a part of its content is {field_values.shown(part)}; known are text, image, image_url and video"
+    )
 
 
 def _places(text: str, mark: str) -> Iterator[int]:

@@ -10,7 +10,6 @@
 As usual, "train" means Karpathy's "train" and "restval". An image has one training sample for each of its captions.
 """
 
-import json
 import os
 import re
 from pathlib import Path
@@ -18,8 +17,10 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from ..files import read_text
-from .media import ImageError, open_image, resolve_image
+from ..json_files import read_object
+from ..modeling.field_values import shown
+from ..modeling.reading import errors_naming
+from .media import open_image, resolve_image
 from .sample import CAPTION_PROMPT, Sample, continuation
 
 FILE = "dataset_coco.json"
@@ -55,13 +56,11 @@ class CocoCaptions(Dataset[Sample]):
         self._samples: list[tuple[str, str, list[str]]] = []  # id, image name, captions
         for position, entry in enumerate(_entries(path)):
             where = f"{path}, image {position}"
-            name, captions = _checked(entry, where)
-            if entry["split"] not in SPLITS[split]:
-                continue
-            try:
+            with errors_naming(where):
+                name, captions = _checked(entry, where)
+                if entry["split"] not in SPLITS[split]:
+                    continue
                 resolve_image(self.folder, name)
-            except ImageError as error:
-                raise ValueError(f"{where}: {error}") from error
             if split == "train":
                 short = [caption for caption in map(training_caption, captions) if caption]
                 self._samples += [(f"{entry['cocoid']}/{n}", name, [caption]) for n, caption in enumerate(short)]
@@ -101,11 +100,7 @@ def training_caption(text: str) -> str:
 
 def _entries(path: Path) -> list[Any]:
     """Read the entries of ``dataset_coco.json``, one per image."""
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); fetch it again") from error
-    images = content.get("images") if isinstance(content, dict) else None
+    images = read_object(path).get("images")
     if not isinstance(images, list):
         raise ValueError(f'{path}: no list "images"; give Karpathy\'s dataset_coco.json')
     return images
@@ -117,6 +112,8 @@ def _checked(entry: Any, where: str) -> tuple[str, list[str]]:
     if not isinstance(entry, dict) or any(key not in entry for key in needed):
         raise ValueError(f"{where}: every image needs {', '.join(needed)}")
     sentences = entry["sentences"]
+    if not isinstance(sentences, list):
+        raise ValueError(f'{where}: "sentences" is {shown(sentences)}; give a list of {{"raw": text}}')
     texts = [part.get("raw") if isinstance(part, dict) else None for part in sentences]
     captions = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
     if not captions or len(captions) != len(sentences):

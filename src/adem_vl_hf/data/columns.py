@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..modeling.field_values import fits, shown
 from .chats import ReadChat, is_chat, read_chat
 from .sample import CAPTION_PROMPT, Question, Sample, continuation
 
@@ -57,6 +58,9 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
             row.
     """
     if {"kind", "prompt", "answer"} <= row.keys():
+        for key, hint in (("kind", str), ("prompt", str), ("answer", str), ("references", list[str] | None)):
+            if not fits(row.get(key), hint):
+                raise ValueError(f"sample {row.get('id', position)}: its {key} is {shown(row.get(key))}, no text")
         return row | {"id": str(row.get("id", position))}  # type: ignore[operator,return-value]
     columns = columns or {}
     for role, name in columns.items():
@@ -75,7 +79,7 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
     if sample is None:
         known = "; ".join(f"{role}: {', '.join(names)}" for role, names in SPELLINGS.items())
         if found["messages"] is not None:
-            known += f" (its chat {str(found['messages'])[:80]} is no list of messages with a role and a content)"
+            known += f" (its chat {shown(found['messages'])} is no list of messages with a role and a content)"
         raise ValueError(
             f"sample {name} has no text to train on but the columns {sorted(row)}. Known are {known}. Name others with "
             "columns={'text': 'your_column'} (on the command line, --columns text=your_column); with Trainer, set "
@@ -158,6 +162,8 @@ def _question_sample(name: str, found: Mapping[str, Any]) -> Sample | None:
 
 def _question(name: str, prompt: Any, said: Any) -> Question:
     """Make a question of a prompt and the answers to it."""
+    if not fits(prompt, str):
+        raise ValueError(f"sample {name}: its question is {shown(prompt)}; it must be a text")
     texts = _texts(name, said)
     answer = Counter(texts).most_common(1)[0][0]
     return Question(
@@ -185,6 +191,6 @@ def _texts(name: str, said: Any) -> list[str]:
     """Read an answer, a list of them, or VQA's list of ``{"answer": ...}``."""
     entries = list(said) if isinstance(said, (list, tuple)) else [said]
     texts: list[Any] = [entry.get("answer") if isinstance(entry, Mapping) else entry for entry in entries]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"sample {name}: its answer is {str(said)[:100]!r}; it must be a text or a list of texts")
+    if not texts or not fits(texts, list[str]):
+        raise ValueError(f"sample {name}: its answer is {shown(said)}; it must be a text or a list of texts")
     return texts

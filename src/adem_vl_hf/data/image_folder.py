@@ -7,15 +7,16 @@ The metadata has one JSON object per line. ``file_name`` is relative to the fold
 """
 
 import copy
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from ..files import read_jsonl
-from .media import ImageError, open_image, resolve_image
+from ..json_files import read_jsonl
+from ..modeling.field_values import shown
+from ..modeling.reading import errors_naming
+from .media import open_image, resolve_image
 from .sample import CAPTION_PROMPT, Sample, continuation
 
 
@@ -59,10 +60,8 @@ class ImageFolder(Dataset[Sample]):
             file_name = _text(entry, "file_name", where)
             if file_name is None:
                 raise ValueError(f'{where}: no "file_name"; name the image file, relative to {self.folder}')
-            try:
+            with errors_naming(where):
                 resolve_image(self.folder, file_name)
-            except ImageError as error:
-                raise ValueError(f"{where}: {error}") from error
             name = f"{file_name}:{number}" if file_name in seen else file_name
             seen.add(file_name)
             self._samples.append(_sample(entry, name, prompt, where))
@@ -113,7 +112,7 @@ def _text(entry: dict[str, Any], key: str, where: str) -> str | None:
     """Return the text under a key, or None if it is missing."""
     value = entry.get(key)
     if value is not None and not isinstance(value, str):
-        raise ValueError(f'{where}: "{key}" is {json.dumps(value)[:100]}; it must be a text in quotes')
+        raise ValueError(f'{where}: "{key}" is {shown(value)}; it must be a text in quotes')
     return value
 
 
@@ -121,5 +120,5 @@ def _texts(entry: dict[str, Any], key: str, where: str) -> list[str]:
     """Return the list of texts under a key, without surrounding spaces; it is empty if the key is missing."""
     values = entry.get(key) or []
     if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
-        raise ValueError(f'{where}: "{key}" is {json.dumps(values)[:100]}; it must be a list of non-empty texts')
+        raise ValueError(f'{where}: "{key}" is {shown(values)}; it must be a list of non-empty texts')
     return [value.strip() for value in values]

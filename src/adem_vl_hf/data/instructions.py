@@ -12,15 +12,16 @@ processor's text for "no image", and its fused term comes from the learned slot 
 """
 
 import copy
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from ..files import read_entries
+from ..json_files import read_entries
 from ..modeling.chat_rows import INSTRUCTION_PROMPT
+from ..modeling.field_values import shown
+from ..modeling.reading import errors_naming
 from .chats import is_chat
 from .columns import SPELLINGS, sample_of
 from .media import ImageError, holds_image, open_image, resolve_image
@@ -106,16 +107,17 @@ class Conversations(Dataset[Sample]):
             where = f"{path}, entry {position} (id {name})"
             unique = f"{name}@{position}" if name in seen else name
             seen.add(name)
-            try:
-                entry = _without_marks(entry) if each_turn_alone else entry
-                sample = sample_of(entry | {"id": unique}, position)
-                for field in FIELDS:
-                    if sample.get(field):
-                        sample[field] = self._paths(sample[field])  # type: ignore[literal-required]
-                self._samples += each_turn(sample) if each_turn_alone else [sample]
-            except ValueError as error:
-                reason = str(error).removeprefix(f"sample {unique!r}").removeprefix(f"sample {unique}")
-                raise ValueError(f"{where}{'' if reason[:1] in ',:' else ': '}{reason}") from error
+            with errors_naming(where):
+                try:
+                    entry = _without_marks(entry) if each_turn_alone else entry
+                    sample = sample_of(entry | {"id": unique}, position)
+                    for field in FIELDS:
+                        if sample.get(field):
+                            sample[field] = self._paths(sample[field])  # type: ignore[literal-required]
+                    self._samples += each_turn(sample) if each_turn_alone else [sample]
+                except ValueError as error:
+                    reason = str(error).removeprefix(f"sample {unique!r}").removeprefix(f"sample {unique}")
+                    raise ValueError(f"{where}{'' if reason[:1] in ',:' else ': '}{reason}") from error
         if not self._samples:
             raise ValueError(f"{path}: no conversations; give a list of LLaVA-style entries")
 
@@ -124,7 +126,7 @@ class Conversations(Dataset[Sample]):
         if isinstance(source, list):
             return [self._paths(one) for one in source]
         if not isinstance(source, str):
-            raise ImageError(f'"image" is {json.dumps(source)[:100]}; name a file relative to the image folder')
+            raise ImageError(f'"image" is {shown(source)}; name a file relative to the image folder')
         if holds_image(source):
             return source
         return resolve_image(self.image_folder, _name_in_folder(self.image_folder, source))
@@ -181,7 +183,7 @@ def _text(entry: dict[str, Any], key: str, where: str) -> str:
     """Return a text of one of Alpaca's rows; ``where`` begins the message of an error."""
     value = entry.get(key, "" if key == "input" else None)
     if not isinstance(value, str):
-        raise ValueError(f'{where}: "{key}" is {value!r}; every row needs a text there')
+        raise ValueError(f'{where}: "{key}" is {shown(value)}; every row needs a text there')
     return value.strip()
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from ..modeling.field_values import shown
+from ..modeling.reading import errors_naming
 from .columns import SPELLINGS, sample_of
 from .dataset_names import HUB_ID
-from .media import holds_image, resolve_image
+from .media import ImageError, holds_image, resolve_image
 from .sample import FIELDS, Sample
 from .stream import BUFFER, Stream
 from .turns import count_turns
@@ -54,20 +56,37 @@ class RowReader:
             ValueError: No column has a text to train on.
         """
         row = dict(row)
-        if self.classes is not None:
-            row["text"] = self.classes[row.pop("label")]
-        sample = sample_of(row, position, self.columns)
-        for field in FIELDS:
-            if sample.get(field) is not None:
-                sample[field] = self._placed(sample[field])  # type: ignore[literal-required]
+        with errors_naming(f"sample {row.get('id') or position}"):
+            if self.classes is not None:
+                row["text"] = self.classes[row.pop("label")]
+            sample = sample_of(row, position, self.columns)
+            for field in FIELDS:
+                if sample.get(field) is not None:
+                    sample[field] = self._placed(sample[field])  # type: ignore[literal-required]
         return sample
 
     def _placed(self, source: Any) -> Any:
         """Find the file of an image or a video that a row names, in the folder of the data."""
         if isinstance(source, list):
             return [self._placed(one) for one in source]
-        is_name = self.folder is not None and isinstance(source, str) and not holds_image(source)
-        return resolve_image(self.folder, source) if is_name else source  # type: ignore[arg-type]
+        is_file = isinstance(source, Mapping) and not source.get("bytes") and isinstance(source.get("path"), str)
+        if is_file and "://" not in source["path"]:  # what a URL names, open_image refuses
+            self._check_file(source["path"])
+        if not isinstance(source, str) or holds_image(source):
+            return source
+        if self.folder is None:
+            raise ImageError(f"{shown(source)} names a file, and rows of the Hub have to hold their images themselves")
+        return resolve_image(self.folder, source)
+
+    def _check_file(self, path: str) -> None:
+        """Refuse a path in a row unless the library itself found or unpacked the file: rows may name any file."""
+        import datasets
+
+        folders = [self.folder, datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE]
+        for folder in folders:
+            if folder is not None and Path(path).resolve().is_relative_to(Path(folder).resolve()):
+                return
+        raise ImageError(f"{path}: a row names this file, which is not a part of the data set; the row has to hold it")
 
 
 class LibraryDataset(Dataset[Sample]):
@@ -82,8 +101,8 @@ class LibraryDataset(Dataset[Sample]):
     """
 
     def __init__(self, rows: Any, make_sample: RowReader) -> None:
-        self.rows, self.make_sample = rows, make_sample
-        self._unopened = with_files(rows)
+        # the library would open any file of this machine that a row names; what opens the samples does not
+        self.rows, self.make_sample = with_files(rows), make_sample
         if len(rows):
             self[0]  # an unknown column is said before a model is loaded
 
@@ -102,7 +121,7 @@ class LibraryDataset(Dataset[Sample]):
         Returns:
             The number of its questions, or of the answers in its chat.
         """
-        return count_turns(self.make_sample(self._unopened[index], index))
+        return count_turns(self.make_sample(self.rows[index], index))
 
 
 def open_library_dataset(
@@ -209,7 +228,9 @@ def _load(name: str, split: str, streaming: bool) -> Any:
             found = datasets.load_dataset(hub["path"], hub["config"], streaming=streaming)
     except datasets.data_files.EmptyDatasetError:
         return None
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # its own, pyarrow's, and those of the readers of each format
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         where = "the library datasets cannot read it" if path.exists() else "no such path, and not found on the Hub"
         raise ValueError(f"{name}: {where} ({reason})") from error

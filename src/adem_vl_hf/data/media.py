@@ -19,6 +19,7 @@ __all__ = [
     "ImageError",
     "ImageSource",
     "VideoSource",
+    "check_inside",
     "holds_image",
     "open_image",
     "open_video",
@@ -53,7 +54,8 @@ def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
         The path of the image file.
 
     Raises:
-        ImageError: The name is absolute, leaves the folder with ``..``, or is not the name of a file there.
+        ImageError: The name is absolute, leaves the folder with ``..`` or by a link, or is not the name of a file
+            there.
     """
     parsed = PureWindowsPath(name)  # understands both kinds of path separator
     if parsed.drive or parsed.root or ".." in parsed.parts:
@@ -61,7 +63,28 @@ def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
     path = Path(folder) / name
     if not path.is_file():
         raise ImageError(f"{path}: no such image file; correct the name or put the file there")
+    check_inside(folder, path)
     return path
+
+
+def check_inside(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Refuse a file that lies outside a folder, where a link in it may lead.
+
+    The cache of the Hub is an exception: its folders consist of links to the files of the same repository.
+
+    Args:
+        folder (str | os.PathLike[str]): The folder.
+        path (str | os.PathLike[str]): The file.
+
+    Raises:
+        ImageError: It lies outside.
+    """
+    inside, found = Path(folder).resolve(), Path(path).resolve()
+    roots = [inside, *(one.parent / "blobs" for one in (inside, *inside.parents) if one.name == "snapshots")]
+    if not any(found.is_relative_to(root) for root in roots):
+        raise ImageError(
+            f"{path}: a link out of the image folder {folder}, which is not followed; put the file itself there"
+        )
 
 
 def save_gif(frames: Sequence[Image.Image], path: str | os.PathLike[str], milliseconds: int = 150) -> None:

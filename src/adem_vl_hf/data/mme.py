@@ -14,9 +14,9 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from ..files import read_text
+from ..json_files import read_text
 from .instructions import INSTRUCTION_PROMPT
-from .media import open_image
+from .media import check_inside, open_image
 from .sample import Sample, continuation
 
 PERCEPTION = (
@@ -88,7 +88,10 @@ class MME(Dataset[Sample]):
 
 def _images(folder: Path) -> dict[str, Path]:
     """Return the image files of a folder by their names without suffix."""
-    return {path.stem: path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
+    found = {path.stem: path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
+    for path in found.values():
+        check_inside(folder, path)
+    return found
 
 
 def _questions(path: Path) -> list[tuple[str, str]]:

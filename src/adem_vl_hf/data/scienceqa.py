@@ -26,7 +26,10 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..files import read_text, replacing, write_text
+from ..files import replacing, write_text
+from ..json_files import read_object
+from ..modeling.field_values import fits, shown
+from ..modeling.reading import errors_naming
 from .media import ImageError, open_image, resolve_image
 from .sample import Sample, continuation
 
@@ -149,14 +152,18 @@ class ScienceQA(Dataset[Sample]):
         _check_prompt_format(prompt_format)
         self.folder = Path(folder)
         self.prompt_format = prompt_format
-        splits = _read_json(self.folder / "pid_splits.json")
+        splits = read_object(self.folder / "pid_splits.json")
         if split not in splits:
             raise ValueError(
                 f"{self.folder / 'pid_splits.json'}: no split {split!r}; choose one of {', '.join(splits)}"
             )
         path = self.folder / "problems.json"
-        problems = _read_json(path)
+        problems = read_object(path)
         self.pids: list[str] = splits[split]
+        if not fits(self.pids, list[str]):
+            raise ValueError(
+                f"{self.folder / 'pid_splits.json'}: split {split!r} is {shown(self.pids)}; it must be a list of pids"
+            )
         for pid in self.pids:
             if pid not in problems:
                 raise ValueError(f"{path}: no problem {pid!r}, which split {split!r} names; fetch both files together")
@@ -164,12 +171,13 @@ class ScienceQA(Dataset[Sample]):
         self.problems: dict[str, dict[str, Any]] = {pid: problems[pid] for pid in self.pids}
         self._captions: dict[str, str] = {}
         if use_captions:
-            self._captions = _read_json(self.folder / "captions.json").get("captions", {})
+            captions = self.folder / "captions.json"
+            self._captions = read_object(captions).get("captions", {})
+            if not fits(self._captions, dict[str, str]):
+                raise ValueError(f'{captions}: "captions" is {shown(self._captions)}; it must have a text for each pid')
         for pid in self.pids:
-            try:
+            with errors_naming(f"{path}, problem {pid}"):
                 self._image_path(pid)
-            except ImageError as error:
-                raise ValueError(f"{path}, problem {pid}: {error}") from error
 
     def __len__(self) -> int:
         return len(self.pids)
@@ -212,15 +220,19 @@ class HubScienceQA(Dataset[Sample]):
         except ImportError as error:
             raise ImportError("parquet files need 'datasets': pip install 'adem-vl-hf[evaluation]'") from error
         self.prompt_format, self.split = prompt_format, split
-        rows = load_dataset(str(name), split=HUB_SPLITS.get(split, split))
-        self._rows = rows.cast_column("image", Image(decode=False))
-        texts = self._rows.remove_columns("image")
+        self.name = str(name)
+        with errors_naming(self.name, "give ScienceQA's parquet files, and fetch a damaged one again"):
+            rows = load_dataset(str(name), split=HUB_SPLITS.get(split, split))
+            self._rows = rows.cast_column("image", Image(decode=False))
+            texts = self._rows.remove_columns("image")
         without_image = self._rows.data.column("image").is_null().to_pylist()  # does not read the images
         self.problems: dict[str, dict[str, Any]] = {}
         for number, (problem, no_image) in enumerate(zip(texts, without_image, strict=True)):
-            problem = {**problem, "answer": int(problem["answer"]), "image": None if no_image else "image.png"}
+            where = f"{name}, row {number} of split {split!r}"
+            with errors_naming(where):
+                problem = {**problem, "answer": int(problem["answer"]), "image": None if no_image else "image.png"}
             problem.setdefault("split", split)
-            _check_problem(problem, f"{name}, row {number} of split {split!r}")
+            _check_problem(problem, where)
             self.problems[f"{split}-{number}"] = problem
 
     def __len__(self) -> int:
@@ -231,7 +243,13 @@ class HubScienceQA(Dataset[Sample]):
         if name not in self.problems:
             raise IndexError(index)
         stored = self._rows[index]["image"]
-        image = None if stored is None else open_image(stored["bytes"] or stored["path"])
+        image = None
+        if stored is not None:
+            where = f"{self.name}, row {index} of split {self.split!r}"
+            if not stored["bytes"]:  # a path in it may be that of any file of this machine
+                raise ImageError(f"{where}: the row does not hold its image; fetch the files again")
+            with errors_naming(where):
+                image = open_image(stored["bytes"])
         return scienceqa_sample(name, self.problems[name], image, self.prompt_format)
 
 
@@ -249,7 +267,8 @@ def has_hub_layout(folder: Path) -> bool:
         return False
     import pyarrow.parquet
 
-    return {"choices", "answer", "question"} <= set(pyarrow.parquet.read_schema(first).names)
+    with errors_naming(first):
+        return {"choices", "answer", "question"} <= set(pyarrow.parquet.read_schema(first).names)
 
 
 def write_scienceqa(
@@ -273,7 +292,7 @@ def write_scienceqa(
     folder = Path(folder)
     _check_name(split, "split")
     paths = folder / "problems.json", folder / "pid_splits.json"
-    problems, splits = (_read_json(path) if path.exists() else {} for path in paths)
+    problems, splits = (read_object(path) if path.exists() else {} for path in paths)
     taken = {pid for pids in splits.values() for pid in pids}
     written = []
     for sample in samples:
@@ -329,11 +348,16 @@ def _check_problem(problem: Any, where: str) -> None:
     if missing:
         raise ValueError(f"{where}: no {', '.join(missing)}; every problem needs them")
     choices, answer = problem["choices"], problem["answer"]
+    for key in ("question", "split", "hint", "lecture", "solution", "image"):
+        if not fits(problem.get(key), str | None) or (key in ("question", "split") and problem[key] is None):
+            raise ValueError(f'{where}: "{key}" is {shown(problem.get(key))}; it must be a text')
     texts = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
     if not texts or not 1 <= len(choices) <= len(ascii_uppercase):
-        raise ValueError(f'{where}: "choices" is {json.dumps(choices)[:100]}; give a list of 1 ... 26 texts')
+        raise ValueError(f'{where}: "choices" is {shown(choices)}; give a list of 1 ... 26 texts')
     if type(answer) is not int or not 0 <= answer < len(choices):
-        raise ValueError(f'{where}: "answer" is {answer!r}; give the index of the right one of {len(choices)} choices')
+        raise ValueError(
+            f'{where}: "answer" is {shown(answer)}; give the index of the right one of {len(choices)} choices'
+        )
 
 
 def _check_name(name: str, what: str) -> None:
@@ -342,14 +366,3 @@ def _check_name(name: str, what: str) -> None:
         raise ValueError(
             f"{what} {name!r}: names a folder of the format, so use letters, digits, '.', '_' and '-' only"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file."""
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: {type(content).__name__} instead of an object in curly brackets; fetch it again")
-    return content

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..data.mme import COGNITION, PERCEPTION, TASKS
 from ..files import write_text
+from ..json_files import read_text
 from .predictions import Prediction
 
 
@@ -110,7 +111,7 @@ def _summed(tasks: dict[str, dict[str, float]]) -> dict[str, Any]:
 def _read_results(path: Path) -> dict[str, list[bool]]:
     """Read a result file, and tell for each image which of its answers are right."""
     right: dict[str, list[bool]] = defaultdict(list)
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         fields = line.split("\t")

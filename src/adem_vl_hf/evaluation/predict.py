@@ -1,6 +1,5 @@
 """Runs a model over a data set: greedy answers in batches, written to a prediction file as they come."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from ..data.sample import Chat, Sample, Shown, processor_arguments, without_marks
 from ..files import write_text
 from .image_conditions import ImageCondition, choose_images, conditions_of, donors_of
-from .predictions import Prediction, PredictionFile, part_of, processes, read_predictions, take_in_parts
+from .predictions import Prediction, PredictionFile, line_of, part_of, processes, read_predictions, take_in_parts
 from .score import score
 
 
@@ -123,7 +122,7 @@ def _merge(output: Path, indices: dict[str, int], size: int, state: Any) -> list
         take_in_parts(output)
         rows = _read(output)
         ordered = [rows[sample_id] for sample_id in sorted(all_indices, key=lambda sample_id: all_indices[sample_id])]
-        write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
+        write_text(output, "".join(line_of(row) + "\n" for row in ordered))
     state.wait_for_everyone()
     return read_predictions(output)
 

@@ -18,6 +18,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
+from ..json_files import parse_json
+from ..modeling.field_values import shown
+
 
 class Prediction(TypedDict):
     """Holds one line of a prediction file.
@@ -89,7 +92,7 @@ class PredictionFile:
         Args:
             row (Prediction): The row.
         """
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._file.write(line_of(row).encode() + b"\n")
         self._file.flush()
         self.rows[row["id"]] = row
 
@@ -113,7 +116,7 @@ def _read(path: Path) -> tuple[list[Prediction], int, bool]:
     if not tail.strip():
         return list(rows.values()), len(content), True
     try:
-        json.loads(tail)
+        parse_json(tail, str(path), "")
     except ValueError:  # the line is cut off, inside its JSON or inside a character
         return list(rows.values()), len(content) - len(tail), True
     _add(rows, tail, path, len(lines) + 1)
@@ -123,20 +126,31 @@ def _read(path: Path) -> tuple[list[Prediction], int, bool]:
 def _add(rows: dict[str, Prediction], line: bytes, path: Path, number: int) -> None:
     """Check one line and add it to the rows."""
     where = f"{path}, line {number}"
-    try:
-        row: Any = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not valid JSON ({error}); correct or remove the line") from error
+    row: Any = parse_json(line, where, "correct or remove the line", whole_characters=False)
     if not isinstance(row, dict):
         raise ValueError(f"{where}: {type(row).__name__} instead of an object in curly brackets")
     for key in ("id", "kind", "prediction"):
         if not isinstance(row.get(key), str):
-            raise ValueError(f'{where}: "{key}" is {row.get(key)!r}; every prediction needs a text there')
+            raise ValueError(f'{where}: "{key}" is {shown(row.get(key))}; every prediction needs a text there')
     for key in ("references", "choices"):
         value = row.get(key, [] if key == "choices" else None)
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise ValueError(f'{where}: "{key}" is {value!r}; give a list of texts')
+            raise ValueError(f'{where}: "{key}" is {shown(value)}; give a list of texts')
     rows[row["id"]] = row  # type: ignore[assignment]  # checked above
+
+
+def line_of(row: Prediction) -> str:
+    """Write a row as a line of a prediction file.
+
+    Args:
+        row (Prediction): The row.
+
+    Returns:
+        Its JSON, without a line end. It is in ASCII where a text has half of a surrogate pair, which is not
+        part of UTF-8.
+    """
+    line = json.dumps(row, ensure_ascii=False)
+    return json.dumps(row) if any("\ud800" <= character <= "\udfff" for character in line) else line
 
 
 class SingleProcess:

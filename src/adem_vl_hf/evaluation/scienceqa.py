@@ -1,6 +1,5 @@
 """Scores answers to ScienceQA (arXiv 2209.09513): the chosen option, and the nine columns of its table."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -8,11 +7,15 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from ..json_files import read_object
+from ..modeling.field_values import check_types, shown
 from .metrics import normalise
 
 ANSWER_MARK = "The answer is"
 LETTER_FIRST = re.compile(r"\(?([A-Z])(?:\)|[.:,]|$)")  # "B", "(B)", "B.", "B: because ..."
 
+# the types of the fields that the table needs
+PROBLEM: dict[str, Any] = {"choices": list[str], "answer": int, "subject": str, "grade": str, "hint": str | None}
 Problem = Mapping[str, Any]  # an entry of problems.json
 # column of the table -> whether a problem belongs to it
 COLUMNS: dict[str, Callable[[Problem], bool]] = {
@@ -116,16 +119,18 @@ def _truth(row: Mapping[str, Any], problems: Mapping[str, Problem] | None) -> tu
 
 def _read_problems(path: Path) -> dict[str, Problem]:
     """Read ``problems.json`` and check the fields that the columns need."""
-    try:
-        problems = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); fetch it again") from error
+    problems = read_object(path)
     needed = {"choices", "answer", "hint", "image", "subject", "grade"}
     for pid, problem in problems.items():
+        if not isinstance(problem, dict):
+            raise ValueError(f"{path}, problem {pid}: {shown(problem)} instead of an object in curly brackets")
         if missing := sorted(needed - set(problem)):
             raise ValueError(f"{path}, problem {pid}: no {', '.join(missing)}; the table's columns need them")
-        if not re.fullmatch(r"grade\d+", problem["grade"]):
-            raise ValueError(f"{path}, problem {pid}: grade {problem['grade']!r}; expected grade1 ... grade12")
+        check_types(PROBLEM, problem, f"{path}, problem {pid}: ")
+        if not 0 <= problem["answer"] < len(problem["choices"]):
+            raise ValueError(f"{path}, problem {pid}: answer {shown(problem['answer'])} is the index of no choice")
+        if not re.fullmatch(r"grade\d{1,3}", problem["grade"], re.ASCII):
+            raise ValueError(f"{path}, problem {pid}: grade {shown(problem['grade'])}; expected grade1 ... grade12")
     return problems
 
 

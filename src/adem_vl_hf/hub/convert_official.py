@@ -57,6 +57,7 @@ DIMENSIONS = {
 # depend on the data set that they trained on.
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 OPENAI_CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NORMALIZATION = {"sqa": IMAGENET, "instruction": IMAGENET, "coco_caption": OPENAI_CLIP}
 
 
@@ -157,11 +158,15 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], list[str], argparse.Name
             f"{path} is refused: {reason}, and only tensors and an argparse.Namespace are read from a pickle; "
             "fetch the authors' file again, or save its tensors alone"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of pickle, zipfile, struct and others, depending on where the damage is
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} cannot be read ({reason}): cut short or no PyTorch file; fetch it again") from error
     tensors = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
+    ):
         raise ValueError(f"{path} has no dictionary of tensors under 'model'; give the authors' checkpoint-<epoch>.pth")
     settings = content.get("args")
     others = [str(key) for key in content if key != "model"]
@@ -230,7 +235,9 @@ def _check(path: Path, given: dict, wanted: dict, config: AdemVLConfig) -> None:
         if tensor.shape != wanted[key].shape:
             remedy = _why_misshaped(key, tensor.shape, wanted[key].shape, config)
             raise ValueError(f"{name} is {tuple(tensor.shape)} where {tuple(wanted[key].shape)} is needed: {remedy}")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        if tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.is_meta:
+            raise ValueError(f"{name} is {tensor.dtype}, {tensor.layout}; it must hold floating point numbers")
+        if not tensor.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite numbers; fetch the file again")
 
 

@@ -20,6 +20,7 @@ from ..data.sample import CAPTION_PROMPT
 from ..embedded.smollm2 import LANGUAGE_MODEL_ID
 from ..evaluation.image_conditions import CONDITION_LABELS
 from ..files import replacing
+from ..json_files import read_object
 from ..loading import EMBEDDED_BASES, load_config
 from ..modeling.adapter_file import read_shapes
 from ..modeling.configuration_base import FrozenBasesConfig
@@ -247,13 +248,7 @@ def read_record(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
     path = Path(folder) / name
     if not path.is_file():
         return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): correct it or remove it") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} holds a JSON {type(record).__name__}: it must be an object")
-    return record
+    return read_object(path, "correct it or remove it")
 
 
 def count_adapter_parameters(folder: str | os.PathLike[str]) -> int:
