@@ -1,4 +1,4 @@
-"""The command line: ``adem-vl train | caption | evaluate | push | convert | info``.
+"""The command line: ``adem-vl train | caption | evaluate | serve | push | convert | info``.
 
 Exit codes: 0 done, 2 bad usage or bad input (one line on stderr), 1 anything else.
 """
@@ -10,7 +10,7 @@ import sys
 from .. import __version__
 from ..allocator import keep_freed_memory
 from ..quiet import quiet_libraries
-from . import caption, convert, evaluate, info, push, train
+from . import caption, convert, evaluate, info, push, serve, train
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
 # OSErrors about a path that the user gave; None: raised by Transformers, for a folder or id without the right files.
@@ -21,7 +21,8 @@ BAD_PATH = (
 )  # fmt: skip
 # each module adds its arguments, checks what needs no import, and runs
 COMMANDS = {
-    "train": train, "caption": caption, "evaluate": evaluate, "push": push, "convert": convert, "info": info,
+    "train": train, "caption": caption, "evaluate": evaluate, "serve": serve, "push": push, "convert": convert,
+    "info": info,
 }  # fmt: skip
 
 

@@ -1,0 +1,254 @@
+"""The server of Transformers (``transformers serve``) with one of our checkpoints in it.
+
+The library looks up a model's class by its name in ``transformers`` and its modalities in lists of built-in models,
+neither of which has classes from elsewhere. Everything that has to be said to it otherwise is in this file. It is made
+from the library's own parts, and ``check_library`` says what is missing if a later version has others.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import signature
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.cli.serving.chat_completion import ChatCompletionHandler
+from transformers.cli.serving.model_manager import ModelManager
+from transformers.cli.serving.server import build_server
+from transformers.cli.serving.utils import GenerationState, Modality
+
+from .answers import Answer, cut_stream
+
+MAX_BODY = 64 * 2**20  # bytes of a request: a dozen photographs in base64
+ROUTES = ("/v1/chat/completions", "/v1/models", "/health")
+# what this file replaces in the library
+REPLACED = {
+    ModelManager: ("_load_model", "_load_processor", "process_model_name", "get_model_modality"),
+    ChatCompletionHandler: (
+        "handle_request", "get_processor_inputs_from_messages", "_build_generation_config", "_streaming",
+        "_non_streaming",
+    ),
+}  # fmt: skip
+
+
+def check_library() -> None:
+    """Check that the library still has what this file replaces.
+
+    Raises:
+        ImportError: It has not.
+    """
+    gone = [f"{kind.__name__}.{name}" for kind, names in REPLACED.items() for name in names if not hasattr(kind, name)]
+    if gone:
+        raise ImportError(
+            f"this version of Transformers has no {', '.join(gone)}, which adem-vl serve builds on; "
+            "install another version (5.24 is tested)"
+        )
+
+
+class OneModel(ModelManager):
+    """Holds the one model that is served.
+
+    Args:
+        name (str): How requests name it.
+        model (PreTrainedModel): The model.
+        processor (ServedProcessor): Its processor.
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, processor: "ServedProcessor") -> None:
+        self.model, self.processor = model, processor
+        super().__init__(force_model=name)
+
+    def _load_model(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
+        return self.model
+
+    def _load_processor(self, *args: Any, **kwargs: Any) -> Any:
+        return self.processor
+
+    @staticmethod
+    def process_model_name(model_id: str) -> str:
+        """Return the name under which the model is held: as it is, where the library would add a revision.
+
+        Args:
+            model_id (str): The name.
+
+        Returns:
+            The name.
+        """
+        return model_id
+
+    @staticmethod
+    def get_model_modality(model: PreTrainedModel, processor: Any = None) -> Modality:
+        """Say that the model takes texts and images.
+
+        Args:
+            model (PreTrainedModel): The model.
+            processor (Any): Its processor.
+
+        Returns:
+            Modality.VLM.
+        """
+        return Modality.VLM
+
+
+class ServedProcessor:
+    """Makes model inputs of the messages of a request, by a processor.
+
+    Args:
+        processor (ProcessorMixin): The processor.
+        plain (bool): Whether the last message of the user is the prompt as it stands, as captions and questions are
+            trained. Otherwise the messages are a chat.
+    """
+
+    def __init__(self, processor: ProcessorMixin, plain: bool) -> None:
+        self.processor, self.plain = processor, plain
+
+    def __call__(self, text: Any, **kwargs: Any) -> Any:
+        """Tokenise a text: where it looks for stop strings, the library takes this object for a tokenizer."""
+        return self.processor.tokenizer(text, **kwargs)  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the processor has, or else its tokenizer."""
+        found = self.processor if hasattr(self.processor, name) else self.processor.tokenizer  # type: ignore[attr-defined]
+        return getattr(found, name)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> Any:
+        """Make the model inputs of a request.
+
+        Args:
+            messages (list[dict[str, Any]]): The messages.
+            **kwargs (Any): The arguments of the processor's method.
+
+        Returns:
+            The model inputs.
+
+        Raises:
+            ValueError: An image cannot be used.
+        """
+        if not self.plain:
+            kwargs.pop("load_audio_from_video", None)
+            return self.processor.apply_chat_template(messages, **kwargs)
+        asked = next(message for message in reversed(messages) if message["role"] == "user")
+        images = [part["url"] for part in asked["content"] if part["type"] == "image"]
+        prompt = "".join(part["text"] for part in asked["content"] if part["type"] == "text")
+        return self.processor(images=images or None, text=[prompt])
+
+
+class Chat(ChatCompletionHandler):
+    """Answers requests for chat completions; images come in the requests themselves."""
+
+    async def handle_request(self, body: dict[str, Any], request_id: str) -> Response:
+        """Answer a request.
+
+        Args:
+            body (dict[str, Any]): The request, as OpenAI's protocol describes it.
+            request_id (str): The id of the request.
+
+        Returns:
+            The answer, whole or streamed.
+
+        Raises:
+            HTTPException: The request cannot be answered (status 400).
+        """
+        given = body.get("chat_template_kwargs") or {}
+        own = sorted(set(given) & set(signature(ProcessorMixin.apply_chat_template).parameters))
+        if own:
+            raise HTTPException(400, f"chat_template_kwargs may not set {', '.join(own)}")
+        if body.get("generation_config") is not None:
+            raise HTTPException(400, "generation_config is not taken; use max_tokens, temperature, top_p and stop")
+        try:
+            return await super().handle_request(body, request_id)
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise HTTPException(400, f"{type(error).__name__}: {error}") from error
+
+    @staticmethod
+    def get_processor_inputs_from_messages(messages: list[dict[str, Any]], modality: Modality) -> list[dict[str, Any]]:
+        """Turn the messages of a request into a chat of Transformers.
+
+        Args:
+            messages (list[dict[str, Any]]): The messages, as OpenAI's protocol describes them.
+            modality (Modality): What the model takes.
+
+        Returns:
+            The chat.
+
+        Raises:
+            ValueError: No message is the user's, a part is neither a text nor an image, or an image is not in the
+                request. No file of this machine and nothing of the network is opened for a request.
+        """
+        if not any(message["role"] == "user" for message in messages):
+            raise ValueError("messages has none with the role 'user'")
+        for message in messages:
+            content = message.get("content")
+            for part in content if isinstance(content, list) else []:
+                kind = part.get("type")
+                if kind not in ("text", "image_url"):
+                    raise ValueError(f"a part of a message is of the type {kind!r}; use 'text' or 'image_url'")
+                image = part.get("image_url") if kind == "image_url" else None
+                url = image.get("url") if isinstance(image, Mapping) else image
+                if kind == "image_url" and not str(url).startswith("data:"):
+                    raise ValueError("image_url is not a data: URL; send the image as data:image/png;base64,...")
+        return ChatCompletionHandler.get_processor_inputs_from_messages(messages, modality)
+
+    def _build_generation_config(self, body: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        config = super()._build_generation_config(body, *args, **kwargs)
+        if body.get("temperature"):  # the library sets the temperature alone, which greedy decoding ignores
+            config.do_sample = True
+        stops = config.stop_strings or []
+        config.stop_strings = ([stops] if isinstance(stops, str) else stops) or None
+        return config
+
+    def _streaming(self, request_id: str, *args: Any, **kwargs: Any) -> Any:
+        response = super()._streaming(request_id, *args, **kwargs)
+        response.body_iterator = cut_stream(response.body_iterator, _stops(args))
+        return response
+
+    async def _non_streaming(self, request_id: str, *args: Any, **kwargs: Any) -> Any:
+        response = await super()._non_streaming(request_id, *args, **kwargs)
+        found, answer = json.loads(bytes(response.body)), Answer(_stops(args))
+        message = found["choices"][0]["message"]
+        message["content"] = answer.feed(message.get("content") or "") + answer.end()
+        return JSONResponse(found)
+
+
+def _stops(args: tuple[Any, ...]) -> list[str]:
+    """The stop strings: the generation configuration is the fifth of the arguments after the id of the request."""
+    return args[4].stop_strings or []
+
+
+def make_app(name: str, model: PreTrainedModel, processor: ProcessorMixin, plain: bool) -> FastAPI:
+    """Make the application that serves a model.
+
+    Requests are answered one after the other, in the order in which they come.
+
+    Args:
+        name (str): How requests name the model.
+        model (PreTrainedModel): The model, on its device, in evaluation mode.
+        processor (ProcessorMixin): Its processor.
+        plain (bool): Whether the last message of the user is the prompt as it stands (``ServedProcessor``).
+
+    Returns:
+        The application, for any ASGI server. It has the routes of ``ROUTES`` alone.
+    """
+    check_library()
+    manager, state = OneModel(name, model, ServedProcessor(processor, plain)), GenerationState()
+    unused: Any = None
+    chat = Chat(model_manager=manager, generation_state=state)
+    app = build_server(manager, chat, unused, unused, unused, unused, generation_state=state)
+    app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+        message = {"message": str(error.detail), "type": kind, "code": error.status_code}
+        return JSONResponse({"error": message}, error.status_code)
+
+    @app.middleware("http")
+    async def limit_size(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        length = request.headers.get("content-length")
+        if request.method == "POST" and (length is None or not length.isdigit() or int(length) > MAX_BODY):
+            message = f"send a request with a content-length of at most {MAX_BODY} bytes"
+            return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": 413}}, 413)
+        return await call_next(request)
+
+    return app

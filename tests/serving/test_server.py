@@ -1,0 +1,183 @@
+"""The server answers OpenAI's official client as ``generate`` answers, alone and under load, and refuses the rest."""
+
+import base64
+import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import openai
+import pytest
+import tiny
+import torch
+import uvicorn
+from architectures import ADEM_VL, EVLM
+from openai import OpenAI
+from transformers.cli.serving.model_manager import ModelManager
+
+from adem_vl_hf.serving import server
+
+pytestmark = pytest.mark.parametrize(
+    "arch", [ADEM_VL, pytest.param(EVLM, marks=pytest.mark.slow)], ids=str, indirect=True, scope="module"
+)
+
+
+@contextmanager
+def served(app):
+    running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+    finally:
+        running.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def processor(arch, bases, model):
+    return arch.processor(bases, model)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["plain", "chat"])
+def client(request, model, processor):
+    # random weights would end an answer at once, write bytes that are no text, and repeat themselves
+    vocabulary = range(model.config.text_config.vocab_size)
+    unreadable = [token for token in vocabulary if not processor.tokenizer.decode([token]).strip().isalpha()]
+    model.generation_config.update(eos_token_id=None, suppress_tokens=unreadable, no_repeat_ngram_size=1)
+    with served(server.make_app("tiny", model, processor, request.param)) as client:
+        client.plain = request.param
+        yield client
+
+
+def part(picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def ask(client, text, *pictures, **options):
+    content = [*map(part, pictures), {"type": "text", "text": text}]
+    messages = [{"role": "user", "content": content}]
+    return client.chat.completions.create(model="tiny", messages=messages, **{"max_tokens": 8, **options})
+
+
+def said(client, *question, **options):
+    return ask(client, *question, **options).choices[0].message.content
+
+
+@torch.no_grad()
+def expected(client, model, processor, text, *pictures):
+    """What ``generate`` says."""
+    if client.plain:
+        inputs = processor(images=list(pictures) or None, text=[text])
+    else:
+        content = [*({"type": "image", "image": picture} for picture in pictures), {"type": "text", "text": text}]
+        chat = [{"role": "user", "content": content}]
+        inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
+    ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    return processor.decode(ids, skip_special_tokens=True).lstrip()
+
+
+def test_the_model_is_listed_and_nothing_else_is_there(client):
+    assert [one.id for one in client.models.list()] == ["tiny"]
+    for route in ("/reset", "/load_model", "/responses", "/completions", "/systemone", "/audio/transcriptions"):
+        with pytest.raises(openai.NotFoundError):
+            client.post(route, cast_to=object, body={"model": "x"})
+
+
+def test_answers_are_those_of_generate(client, model, processor):
+    one, other = tiny.picture(1), tiny.picture(2)
+    for question in (("What is it?", one), ("What is it?", other), ("Compare.", one, other), ("Hello",)):
+        answer = ask(client, *question)
+        assert answer.choices[0].message.content == expected(client, model, processor, *question)
+        assert answer.choices[0].finish_reason == "length"
+        assert (answer.model, answer.usage.completion_tokens) == ("tiny", 8)
+    assert said(client, "What is it?", one) != said(client, "What is it?", other)  # the adapter shows
+    assert len(said(client, "What is it?", one, max_tokens=3)) < len(said(client, "What is it?", one))
+
+
+def test_a_streamed_answer_is_the_whole_one(client):
+    for options in ({}, {"stop": said(client, "What is it?", tiny.picture())[3:5]}):
+        whole = said(client, "What is it?", tiny.picture(), **options)
+        stream = list(ask(client, "What is it?", tiny.picture(), stream=True, **options))
+        texts = [chunk.choices[0].delta.content for chunk in stream]
+        assert "".join(filter(None, texts)) == whole
+        assert stream[-1].choices[0].finish_reason is not None
+    assert len([text for text in texts if text]) > 1 or len(whole) < 4
+
+
+def test_an_answer_ends_before_a_stop_string(client):
+    whole = said(client, "What is it?", tiny.picture())
+    assert (
+        said(client, "What is it?", tiny.picture(), stop=["never there", whole[4:6]]) == whole[: whole.find(whole[4:6])]
+    )
+
+
+def test_the_temperature_is_used(client):
+    hot = {said(client, "What is it?", tiny.picture(), temperature=5.0) for _ in range(4)}
+    assert len(hot) > 1
+    assert len({said(client, "What is it?", tiny.picture(), temperature=0) for _ in range(2)}) == 1
+
+
+def test_many_at_once_get_what_each_gets_alone(client):
+    one, other = tiny.picture(0), tiny.picture(1)
+    questions = [("What is it?", one), ("What is it?", other), ("Hello",), ("Compare.", one, other)]
+    alone = [said(client, *question) for question in questions]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda question: said(client, *question), questions * 2))
+    assert together == alone * 2
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://127.0.0.1:1/x.png", "not a data: URL"),
+        ("file:///etc/passwd", "not a data: URL"),
+        ("/etc/passwd", "not a data: URL"),
+        ("data:image/png;base64,AAAA", "not an image that Pillow can read"),
+        ("data:image/png;base64,!", "data:image/png;base64"),
+    ],
+)
+def test_images_come_in_the_request(client, url, why):
+    image = {"type": "image_url", "image_url": {"url": url}}
+    with pytest.raises(openai.BadRequestError, match=why):
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": [image]}])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"model": "other"}, "pinned to 'tiny'"),
+        ({"max_tokens": -1}, "max_new_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"extra_body": {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}}, "may not set chat_template"),
+        ({"extra_body": {"generation_config": "{}"}}, "generation_config is not taken"),
+        ({"messages": []}, "none with the role 'user'"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "input_audio"),
+        ({"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "/"}}]}]}, "video_url"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(client, wrong, why):
+    request = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, **wrong}
+    with pytest.raises(openai.BadRequestError, match=why):
+        client.chat.completions.create(**request)
+    assert said(client, "Hello")  # the next one is answered
+
+
+def test_a_request_that_is_too_large_is_refused(client, monkeypatch):
+    monkeypatch.setattr(server, "MAX_BODY", 1000)
+    with pytest.raises(openai.APIStatusError, match="at most 1000 bytes") as refused:
+        said(client, "x" * 1000)
+    assert refused.value.status_code == 413
+
+
+def test_a_library_without_these_parts_is_named(monkeypatch, model, processor):
+    monkeypatch.delattr(ModelManager, "get_model_modality")
+    with pytest.raises(ImportError, match=r"no ModelManager\.get_model_modality"):
+        server.make_app("tiny", model, processor, False)
