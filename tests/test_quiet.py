@@ -51,6 +51,7 @@ def test_other_messages_are_not_left_out(loggers):
     assert told == ["the optimizer overflowed", "no weights"]
 
 
+@pytest.mark.slow
 def test_deepspeed_says_nothing_of_the_cpu():
     pytest.importorskip("deepspeed")
     env = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}

@@ -22,6 +22,7 @@ def compare(tmp_path, monkeypatch):
     return script
 
 
+@pytest.mark.slow
 def test_every_run_fits_the_embedded_bases(compare):
     text = AutoConfig.from_pretrained(CHECKPOINT).text_config
     tower = CLIPVisionConfig.from_pretrained(TOWER)

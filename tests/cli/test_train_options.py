@@ -70,6 +70,7 @@ def test_flags_that_need_others_say_so(run, capsys, flags, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_recipes_differ_in_their_rates(run):
     fitted, paper = (json.loads((run(*flags, output=name)[1] / "training.json").read_text())["learning_rate"]
                      for name, flags in (("fitted", []), ("paper", ["--recipe", "paper"])))  # fmt: skip
@@ -97,10 +98,13 @@ def test_a_command_is_written_without_secrets():
     assert command_line(words) == "adem-vl train --set hub_token=... seed=1 --data 'my set'"
 
 
-def test_a_run_that_cannot_learn_says_so(run, caplog):
+def test_a_run_whose_rate_is_too_low_says_so(run, caplog):
     run("--learning-rate", "1e-7", output="low")
     assert "this run will learn hardly anything: 3 steps with a peak learning rate of 1.0e-07" in caplog.text
-    caplog.clear()
+
+
+@pytest.mark.slow
+def test_a_run_whose_loss_does_not_fall_says_so(run, caplog):
     run("--learning-rate", "1e-9", "--set", "use_cpu=true", "logging_steps=1", steps="45", output="flat")
     assert "the loss has not fallen in 40 steps" in caplog.text
     caplog.clear()

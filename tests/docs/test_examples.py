@@ -241,6 +241,7 @@ def test_training_goes_on_from_a_checkpoint(bases, tmp_path, monkeypatch):
     assert (second.config.projector_dim, second.config.drop_ratio) == (8, 0.25)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_checkpoint_on_the_hub(bases, tmp_path):
     """Run it in a process of its own that knows only a local Hub, from which adapter and bases come."""
     model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)

@@ -92,6 +92,7 @@ def test_a_name_that_nobody_knows_is_refused_everywhere(arch, ways_in):
             assert error.match(message), (way, name)
 
 
+@pytest.mark.slow
 def test_the_other_model_is_named_though_it_was_not_imported(arch):
     other, owner = OF_THE_OTHER[arch.model_type]
     code = f"from adem_vl_hf import {arch.config_class.__name__} as Config; Config({other}=4)"

@@ -2,11 +2,13 @@
 
 import base64
 import io
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import httpx2
 import openai
 import pytest
 import tiny
@@ -86,9 +88,17 @@ def expected(client, model, processor, text, *pictures):
 
 def test_the_model_is_listed_and_nothing_else_is_there(client):
     assert [one.id for one in client.models.list()] == ["tiny"]
-    for route in ("/reset", "/load_model", "/responses", "/completions", "/systemone", "/audio/transcriptions"):
+    for route in ("/reset", "/responses", "/completions", "/systemone", "/audio/transcriptions"):
         with pytest.raises(openai.NotFoundError):
             client.post(route, cast_to=object, body={"model": "x"})
+
+
+def test_no_other_model_is_loaded(client):
+    """``transformers chat`` begins with this request."""
+    address = str(client.base_url).replace("/v1/", "/load_model")
+    for name, status in (("tiny", "ready"), ("acme/other", "error"), ("/etc", "error")):
+        reply = httpx2.post(address, json={"model": name})
+        assert json.loads(reply.text.strip().split("\n\n")[-1].removeprefix("data: "))["status"] == status
 
 
 def test_answers_are_those_of_generate(client, model, processor):
@@ -157,7 +167,7 @@ def test_images_come_in_the_request(client, url, why):
         ({"max_tokens": -1}, "max_new_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"extra_body": {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}}, "may not set chat_template"),
-        ({"extra_body": {"generation_config": "{}"}}, "generation_config is not taken"),
+        ({"extra_body": {"generation_config": "{"}}, "JSONDecodeError"),
         ({"messages": []}, "none with the role 'user'"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "input_audio"),
         ({"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "/"}}]}]}, "video_url"),

@@ -25,6 +25,7 @@ print(first, faults())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the switch")
+@pytest.mark.slow
 def test_large_blocks_are_cleared_once():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.core
 @pytest.mark.parametrize(
     ("arch", "fields"),
     [
-        (architectures.ADEM_VL, {}), (architectures.ADEM_VL, {"vision_adapter_dropout": 0.1}),
+        (architectures.ADEM_VL, {}),
+        pytest.param(architectures.ADEM_VL, {"vision_adapter_dropout": 0.1}, marks=pytest.mark.slow),
         (architectures.EVLM, {"moe_replicas": 2}),
     ],
     ids=str, indirect=["arch"],

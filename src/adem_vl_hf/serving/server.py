@@ -21,7 +21,7 @@ from transformers.cli.serving.utils import GenerationState, Modality
 from .answers import Answer, cut_stream
 
 MAX_BODY = 64 * 2**20  # bytes of a request: a dozen photographs in base64
-ROUTES = ("/v1/chat/completions", "/v1/models", "/health")
+ROUTES = ("/v1/chat/completions", "/v1/models", "/load_model", "/health")  # `transformers chat` asks for all of them
 # what this file replaces in the library
 REPLACED = {
     ModelManager: ("_load_model", "_load_processor", "process_model_name", "get_model_modality"),
@@ -59,10 +59,12 @@ class OneModel(ModelManager):
         self.model, self.processor = model, processor
         super().__init__(force_model=name)
 
-    def _load_model(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
+    def _load_model(self, model_id_and_revision: str, *args: Any, **kwargs: Any) -> PreTrainedModel:
         return self.model
 
-    def _load_processor(self, *args: Any, **kwargs: Any) -> Any:
+    def _load_processor(self, model_id_and_revision: str, *args: Any, **kwargs: Any) -> Any:
+        if model_id_and_revision != self.force_model:
+            raise ValueError(f"this server has {self.force_model} alone")
         return self.processor
 
     @staticmethod
@@ -154,8 +156,6 @@ class Chat(ChatCompletionHandler):
         own = sorted(set(given) & set(signature(ProcessorMixin.apply_chat_template).parameters))
         if own:
             raise HTTPException(400, f"chat_template_kwargs may not set {', '.join(own)}")
-        if body.get("generation_config") is not None:
-            raise HTTPException(400, "generation_config is not taken; use max_tokens, temperature, top_p and stop")
         try:
             return await super().handle_request(body, request_id)
         except (ValueError, TypeError, KeyError, OSError) as error:
