@@ -1,4 +1,4 @@
-"""Rewrite every table of README.md, docs/results.md and docs/your_data.md from the result files. Nothing is measured.
+"""Rewrite every table of README.md and of the pages in docs/ from the result files. Nothing is measured.
 
 python benchmarks/write_tables.py
 """
@@ -18,6 +18,7 @@ import miniature
 import miniature_cost
 import moving
 import quality
+import serving
 import tables
 import where_it_looks
 
@@ -35,6 +36,7 @@ SCRIPTS = (
     miniature_cost,
     moving,
     quality,
+    serving,
     where_it_looks,
 )
 

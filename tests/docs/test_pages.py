@@ -10,6 +10,7 @@ import shlex
 import pytest
 import scripts
 import tiny
+from app_server import served
 from pages import fences
 from PIL import Image
 
@@ -17,6 +18,7 @@ from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.cli.parser import build_parser
 from adem_vl_hf.data import ImageFolder
 from adem_vl_hf.loading import build_model
+from adem_vl_hf.serving.server import make_app
 
 DOCS = scripts.ROOT / "docs"
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
@@ -96,7 +98,7 @@ def test_serving(bases, tmp_path, monkeypatch):
     tiny.perturb(model).save_pretrained("saved")
     processor.save_pretrained("saved")
     Image.new("RGB", (20, 20), "green").save("picture.png")
-    with_task, with_class, with_token, memory = fences(PAGES["serving"], "python")
+    with_task, with_class, with_token, memory, as_a_client = fences(PAGES["serving"], "python")
     assert "generated_text" in run(with_task, {"CHECKPOINT": "saved"})
     loaded = {"model": AdemVLForConditionalGeneration.from_pretrained("saved"), "processor": processor}
     run(with_class, loaded)
@@ -105,6 +107,9 @@ def test_serving(bases, tmp_path, monkeypatch):
     assert private["model"].config.projector_dim == 8
     run(memory, loaded)
     assert loaded["ids"].shape[0] == 1
+    with served(make_app("runs/mine", loaded["model"], processor, plain=False)) as address:
+        run(as_a_client.replace("http://127.0.0.1:8000/v1", address), client := {})
+    assert client["answer"].usage.completion_tokens > 0
 
 
 def texts(tree):

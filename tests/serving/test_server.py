@@ -3,17 +3,14 @@
 import base64
 import io
 import json
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import httpx2
 import openai
 import pytest
 import tiny
 import torch
-import uvicorn
+from app_server import served
 from architectures import ADEM_VL, EVLM
 from openai import OpenAI
 from transformers.cli.serving.model_manager import ModelManager
@@ -23,21 +20,6 @@ from adem_vl_hf.serving import server
 pytestmark = pytest.mark.parametrize(
     "arch", [ADEM_VL, pytest.param(EVLM, marks=pytest.mark.slow)], ids=str, indirect=True, scope="module"
 )
-
-
-@contextmanager
-def served(app):
-    running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    port = running.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
-    finally:
-        running.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +33,8 @@ def client(request, model, processor):
     vocabulary = range(model.config.text_config.vocab_size)
     unreadable = [token for token in vocabulary if not processor.tokenizer.decode([token]).strip().isalpha()]
     model.generation_config.update(eos_token_id=None, suppress_tokens=unreadable, no_repeat_ngram_size=1)
-    with served(server.make_app("tiny", model, processor, request.param)) as client:
+    with served(server.make_app("tiny", model, processor, request.param)) as address:
+        client = OpenAI(base_url=address, api_key="none", max_retries=0)
         client.plain = request.param
         yield client
 
