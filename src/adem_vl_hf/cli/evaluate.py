@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data.dataset_names import DRAWN, check_name
 from ..evaluation.tasks import TASKS
+from ..terminal import say
 from .arguments import add_columns, add_scienceqa, check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load
 
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         from ..evaluation.lmms_eval.harness import run_lmms_eval
 
         scores = run_lmms_eval(args.checkpoint, args.tasks, args.include_path, args.size, args.batch_size, args.output)
-        print(json.dumps(scores) if args.json else format_scores(scores))
+        say(json.dumps(scores) if args.json else format_scores(scores))
         return
     data, dataset = _data(args), None
     if data is not None and (args.predictions is None or args.task == "scienceqa"):
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     problems = args.problems or (getattr(dataset, "problems", None) if args.task == "scienceqa" else None)
     scores = score(args.task, args.predictions or _predictions(args, dataset), problems)
     if processes().is_main_process:
-        print(json.dumps(scores) if args.json else format_scores(scores))
+        say(json.dumps(scores) if args.json else format_scores(scores))
 
 
 def _predictions(args: argparse.Namespace, dataset: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from ..terminal import printable
 from .checkpoint import DEFAULT, add_moved_bases, check_checkpoint, moved_bases
 
 TEXT = "Show what a checkpoint is: its frozen models, its settings, how many numbers were trained."
@@ -41,4 +42,5 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(facts))
     else:
         width = max(map(len, facts))
-        print("\n".join(f"{name:{width}}  {value}" for name, value in facts.items()))
+        for name, value in facts.items():  # one line each, whatever is in the values
+            print(f"{name:{width}}  {printable(value, kept='')}")

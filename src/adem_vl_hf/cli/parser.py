@@ -10,6 +10,7 @@ import sys
 from .. import __version__
 from ..allocator import keep_freed_memory
 from ..quiet import quiet_libraries
+from ..terminal import escape_messages, say
 from . import caption, convert, evaluate, info, push, serve, train
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
@@ -54,16 +55,16 @@ def main(argv: list[str] | None = None) -> int:
         _prepare()
         command.run(args)
     except KeyboardInterrupt:
-        print(f"adem-vl {args.command}: interrupted", file=sys.stderr)
+        say(f"adem-vl {args.command}: interrupted", sys.stderr)
         return EXIT_FAILED
     except Exception as error:
         if args.debug:
             raise
         reason = " ".join(str(error).split())
         if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno in BAD_PATH):
-            print(f"adem-vl {args.command}: error: {reason}", file=sys.stderr)
+            say(f"adem-vl {args.command}: error: {reason}", sys.stderr)
             return EXIT_BAD_INPUT
-        print(f"adem-vl {args.command}: {type(error).__name__}: {reason} (--debug shows more)", file=sys.stderr)
+        say(f"adem-vl {args.command}: {type(error).__name__}: {reason} (--debug shows more)", sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
 
@@ -74,5 +75,6 @@ def _prepare() -> None:
 
     keep_freed_memory()
     quiet_libraries()
+    escape_messages()
     if not sys.stderr.isatty():  # whoever reads stderr wants the error, not bars of models that load
         disable_progress_bar()

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..terminal import say
 from .arguments import check_there
 from .checkpoint import add_moved_bases, moved_bases
 
@@ -51,4 +52,4 @@ def run(args: argparse.Namespace) -> None:
         commit_message=args.message,
         bases=moved_bases(args),
     )
-    print(f"uploaded {args.checkpoint} to {commit.repo_url}")
+    say(f"uploaded {args.checkpoint} to {commit.repo_url}")

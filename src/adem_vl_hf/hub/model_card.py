@@ -26,6 +26,7 @@ from ..modeling.adapter_file import read_shapes
 from ..modeling.configuration_base import FrozenBasesConfig
 from ..modeling.quantization import split_gguf
 from ..papers import PAPERS
+from ..terminal import printable
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["vision-language", "image-to-text", "adapter", "parameter-efficient"]
@@ -34,6 +35,8 @@ TASK = "image-text-to-text"
 # follow a colon or a slash.
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/\\~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}[/\\]?")
 
+# what may be a part of a link to the Hub
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # the beginnings of the names of results that were measured under a control
 CONTROLS = tuple(label for name, label in CONDITION_LABELS.items() if name != "true")
 
@@ -124,17 +127,17 @@ class Base:
     def shown(self) -> str:
         """Return the name in Markdown, with a link or with its origin."""
         if self.path_or_id in EMBEDDED_BASES.values():
-            return f"`{self.path_or_id.partition(':')[2]}`, which the package adem-vl-hf brings"
-        if self.hub_id is not None:
-            shown = self.path_or_id.removeprefix("hf-hub:")
+            return f"`{_code(self.path_or_id.partition(':')[2])}`, which the package adem-vl-hf brings"
+        if self.hub_id is not None and HUB_ID.fullmatch(self.hub_id):
+            shown = _cell(self.path_or_id.removeprefix("hf-hub:"))
             return f"[{shown}](https://huggingface.co/{self.hub_id})"
         local = "a local folder" if self.place == self.path_or_id else "a local file"
-        return f"`{self.name}` ({local if self.is_local else 'of open_clip'})"
+        return f"`{_code(self.name)}` ({local if self.is_local else 'of open_clip'})"
 
     @property
     def revision_shown(self) -> str:
         """Return the revision in Markdown."""
-        return f"`{self.revision}`" if self.revision else "not pinned"
+        return f"`{_code(self.revision)}`" if self.revision else "not pinned"
 
 
 def checkpoint_bases(config: FrozenBasesConfig) -> list[Base]:
@@ -193,8 +196,8 @@ def write_model_card(
     bases, paper = checkpoint_bases(config), PAPERS[config.model_type]
     metrics = read_record(folder, "metrics.json") if metrics is None else metrics
     settings = dict(read_record(folder, "training.json") if settings is None else settings)
-    recorded_data = settings.pop("data", ())
-    data = recorded_data if data is None else data
+    recorded = settings.pop("data", ())
+    lines = [_cell(line) for line in _listed(recorded)] if data is None else [_line(line) for line in _listed(data)]
     licence, prompt = settings.pop("license", None), settings.pop("prompt", CAPTION_PROMPT)
     title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
     results = _result_rows(metrics)
@@ -213,18 +216,18 @@ def write_model_card(
     card = ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),
-        title=title,
+        title=_cell(title),
         paper=paper,
-        repo_id=repo_id or title,
+        repo_id=json.dumps(printable(repo_id or title), ensure_ascii=False),
         prompt=json.dumps(prompt, ensure_ascii=False),
         adapter_parameters=f"{count_adapter_parameters(folder):,}",
         bases=bases,
         fingerprints=any(base.fingerprint for base in bases),
         config_fields=[(n, _cell(value)) for n in config.adapter_fields if (value := getattr(config, n)) is not None],
-        data=[_cell(line) for line in ([data] if isinstance(data, str) else data)],
+        data=lines,
         settings=[(_cell(name), _cell(value)) for name, value in settings.items() if value is not None],
         metrics=[(_cell(x.dataset), _cell(x.name), round(x.value, 4), x.n or "") for x in results],
-        weights_licence=licence,
+        weights_licence=licence and _cell(licence),
     )
     path = folder / "README.md"
     with replacing(path) as beside:
@@ -306,14 +309,28 @@ def _collect(rows: list[Result], dataset: str, way: tuple[str, ...], values: Map
             rows.append(Result(dataset, " ".join((*way, key)), _slug(key), value, n))
 
 
+def _listed(lines: str | Sequence[str]) -> Sequence[str]:
+    return [lines] if isinstance(lines, str) else lines
+
+
 def _slug(name: str) -> str:
     """Turn a name into an identifier: lower case, with single hyphens for all but letters, digits and dots."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
 def _cell(value: Any) -> str:
-    """Turn a value into one line of text for a Markdown table or list, with only the last name of local paths."""
+    """Turn a value into one line of plain text for a Markdown table or list, with only the last name of local paths."""
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     text = ", ".join(map(str, value)) if listed else str(value)
-    text = ABSOLUTE_PATH.sub(lambda path: re.split(r"[/\\]", path[0].rstrip("/\\"))[-1], text)
-    return " ".join(text.split()).replace("|", "\\|")
+    return re.sub(r"([\[\]`*])", r"\\\1", _line(text))
+
+
+def _line(text: Any) -> str:
+    """Turn Markdown into one line of it without HTML, with only the last name of local paths."""
+    text = ABSOLUTE_PATH.sub(lambda path: re.split(r"[/\\]", path[0].rstrip("/\\"))[-1], str(text))
+    return " ".join(printable(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _code(text: str) -> str:
+    """Turn a text into one that can stand between single backticks."""
+    return _line(text).replace("`", "'").replace("&lt;", "<")

