@@ -4,10 +4,8 @@ python benchmarks/where_it_looks.py           # measure, write benchmarks/result
 python benchmarks/where_it_looks.py --plot    # only draw the figure
 python benchmarks/write_tables.py             # puts the result into docs/results.md
 
-Every layer of the language model adds a fused term: a sum over the slots of the visual memory, score x value. The
-effect of a slot on a word is the gradient of the word's log-probability by the slot's value, times that value: to first
-order, what the log-probability would lose if the slot were taken out of the sums of all layers. Slots of a coarse scale
-are shared out among the places that they cover, so that each place of the image has one number.
+The effect of a slot of the visual memory on a word is its contribution, see ``adem_vl_hf.inspection.contributions``.
+Slots of a coarse scale are shared out among the places that they cover, so that each place of the image has one number.
 """
 
 import argparse
@@ -15,7 +13,6 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Container, Iterator
-from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -29,46 +26,16 @@ from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.data.openmoji.scenes import THINGS, captions, draw_scene, plural
 from adem_vl_hf.data.sample import CAPTION_PROMPT
 from adem_vl_hf.inspection import kept_visual_tokens
-from adem_vl_hf.inspection.kept_tokens import pass_over_answer, split_scales
+from adem_vl_hf.inspection.answer_pass import pass_over_answer, words_of
+from adem_vl_hf.inspection.contributions import by_place, contributions_in_pass
+from adem_vl_hf.inspection.kept_tokens import split_scales
+from adem_vl_hf.inspection.look import BLUE, RED, overlay
 from adem_vl_hf.loading import load_checkpoint
 
 SCENES = 100
 FIGURE = tables.ROOT / "docs" / "figures" / "where_it_looks.png"
-RED, BLUE, OPACITY = (0.84, 0.12, 0.08), (0.10, 0.25, 0.85), 0.85
 PLACES = ("own", "other", "neither")  # where the highest place of a map may be
 COVERED = 0.3  # the share of a place's pixels from which on it belongs to a thing
-
-
-def words_of(tokens: list[str]) -> list[tuple[str, list[int]]]:
-    """Group tokens into words.
-
-    Args:
-        tokens (list[str]): the tokens as text; one that begins with a space begins a word.
-
-    Returns:
-        Each word with the indices of its tokens.
-    """
-    starts = [index for index, token in enumerate(tokens) if index == 0 or token.startswith(" ")]
-    groups = [list(range(start, end)) for start, end in itertools.pairwise([*starts, len(tokens)])]
-    return [("".join(tokens[index] for index in group).strip(), group) for group in groups]
-
-
-def by_place(slots: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """Add up the scales of the visual memory, place by place.
-
-    Args:
-        slots (torch.Tensor): [..., sum(counts)], one number for each slot.
-        counts (list[int]): slots of each scale, the finest first; all sides divide the finest one.
-
-    Returns:
-        [..., side, side] of the finest scale, with the same sum.
-    """
-    finest = isqrt(counts[0])
-    total = torch.zeros(*slots.shape[:-1], finest, finest)
-    for grid in split_scales(slots, counts):
-        times = finest // grid.shape[-1]
-        total += grid.repeat_interleave(times, -1).repeat_interleave(times, -2) / times**2
-    return total
 
 
 def effects_on_words(
@@ -87,20 +54,31 @@ def effects_on_words(
         For each word its map [side, side], in nats: above 0 where a place makes the word more likely.
     """
     batch, positions, tokens = pass_over_answer(model, processor, image, CAPTION_PROMPT, answer)
-    targets = batch["input_ids"][0, positions + 1]  # [T], the tokens of the answer
-    with torch.no_grad():
-        memory = model.get_visual_memory(batch.pop("pixel_values"), batch.pop("image_mask"))
-        memory.pop("image_hidden_states")
-    value = memory["visual_value"].clone().requires_grad_()  # [1, S, D]
-    out = model(**batch, **(memory | {"visual_value": value}), use_cache=False)
-    logits = out.logits[0, positions]  # [T, vocabulary]
-    chosen = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]  # [T]
-    maps = {}
-    for word, group in words_of(tokens):
-        if word in names:
-            (gradient,) = torch.autograd.grad(chosen[group].sum(), value, retain_graph=True)
-            maps[word] = by_place((gradient * value).sum(-1)[0].detach(), model.config.visual_token_counts)
-    return maps
+    words = [(word, group) for word, group in words_of(tokens) if word in names]
+    if not words:
+        return {}
+    slots, _ = contributions_in_pass(model, batch, positions, [group for _, group in words])
+    grids = by_place(split_scales(slots, model.config.visual_token_counts))
+    return {word: grid for (word, _), grid in zip(words, grids, strict=True)}
+
+
+def draw_without(data: OpenMojiScenes, index: int, name: str) -> np.ndarray:
+    """Find the pixels of a thing in the image of a scene, by drawing the scene without it.
+
+    Args:
+        data (OpenMojiScenes): the data set.
+        index (int): the sample.
+        name (str): the thing.
+
+    Returns:
+        [H, W] of bool, the pixels that the thing changes.
+    """
+    nothing = data.sprites | {name: np.zeros_like(data.sprites[name])}
+    with_it, without = (
+        np.asarray(draw_scene(scene, sprites, rng), dtype=int)
+        for (scene, _, rng), sprites in ((data.scene(index), data.sprites), (data.scene(index), nothing))
+    )
+    return np.abs(with_it - without).sum(-1) > 0
 
 
 def places_of(data: OpenMojiScenes, index: int, name: str, side: int) -> torch.Tensor:
@@ -115,12 +93,7 @@ def places_of(data: OpenMojiScenes, index: int, name: str, side: int) -> torch.T
     Returns:
         [side, side], whether the thing covers a place.
     """
-    nothing = data.sprites | {name: np.zeros_like(data.sprites[name])}
-    with_it, without = (
-        np.asarray(draw_scene(scene, sprites, rng), dtype=int)
-        for (scene, _, rng), sprites in ((data.scene(index), data.sprites), (data.scene(index), nothing))
-    )
-    changed = np.abs(with_it - without).sum(-1) > 0  # [H, W]
+    changed = draw_without(data, index, name)
     height, width = changed.shape
     share = changed.reshape(side, height // side, side, width // side).mean((1, 3))
     return torch.from_numpy(share > COVERED)
@@ -168,7 +141,7 @@ def measure(number: int) -> dict[str, Any]:
         side = effects[words[0]].shape[-1]
         places = [places_of(data, index, group.name, side) for group in scene.groups]
         for word, own, other in zip(words, places, reversed(places), strict=True):
-            score = by_place(kept.scores_by_token[tokens_of[word]].mean(0), model.config.visual_token_counts)
+            score = by_place(kept.grids(kept.scores_by_token[tokens_of[word]].mean(0)))
             covered.append(float(own.float().mean()))
             for name, grid in (("effect", effects[word]), ("score", score)):
                 higher[name].append(bool(grid[own].mean() > grid[other].mean()))
@@ -226,20 +199,6 @@ def examples(model: Any, processor: Any, data: OpenMojiScenes) -> list[tuple[dic
     return [*found[True][:2], *found[False][:1]]
 
 
-def overlay(grid: torch.Tensor) -> np.ndarray:
-    """Colours for the map of a word, to be laid over an image.
-
-    Args:
-        grid (torch.Tensor): [side, side], the effect of each place.
-
-    Returns:
-        [side, side, 4], red where the effect is above 0 and blue where it is below; a weak effect is transparent.
-    """
-    strength = (grid / grid.abs().max()).numpy()
-    colours = np.where(strength[..., None] > 0, np.array(RED), np.array(BLUE))
-    return np.concatenate([colours, OPACITY * np.abs(strength)[..., None]], axis=-1)
-
-
 def draw() -> None:
     """Draw the figure: for each example the image, and below it the map of each of the two words that name things."""
     import matplotlib
@@ -266,9 +225,10 @@ def draw() -> None:
         for axis, (word, grid) in zip((axes["first"], axes["second"]), maps.items(), strict=False):
             axis.imshow(Image.blend(sample["image"].convert("L"), Image.new("L", sample["image"].size, 255), 0.55),
                         cmap="gray", vmin=0, vmax=255, **whole)  # fmt: skip
-            axis.imshow(overlay(grid), zorder=2, **whole)
+            axis.imshow(overlay(grid.numpy(), float(grid.abs().max())), zorder=2, **whole)
             axis.set_title(f"“{word}”", fontsize=8)
-    legend = [Patch(color=RED, label="raises the probability of the word"), Patch(color=BLUE, label="lowers it")]
+    labels = ((RED, "raises the probability of the word"), (BLUE, "lowers it"))
+    legend = [Patch(color=[part / 255 for part in colour], label=label) for colour, label in labels]
     figure.legend(handles=legend, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=130, metadata={"Software": None})

@@ -13,6 +13,7 @@ import efficiency
 import fusion_speed
 import growth
 import lm_head
+import localisation
 import memory
 import miniature
 import miniature_cost
@@ -31,6 +32,7 @@ SCRIPTS = (
     fusion_speed,
     growth,
     lm_head,
+    localisation,
     memory,
     miniature,
     miniature_cost,

@@ -29,22 +29,6 @@ def loaded(bases):
     return model, AdemVLProcessor.from_base_pretrained(bases / "llama", bases / "clip", model.config)
 
 
-def test_tokens_are_grouped_into_words(looks):
-    assert looks.words_of([" a", " zeb", "ra", " on", " red"]) == [
-        ("a", [0]), ("zebra", [1, 2]), ("on", [3]), ("red", [4])
-    ]  # fmt: skip
-    assert looks.words_of(["ze", "bra"]) == [("zebra", [0, 1])]
-
-
-def test_a_coarse_slot_is_shared_out_among_the_places_that_it_covers(looks):
-    slots = torch.arange(20.0)
-    grid = looks.by_place(slots, [16, 4])
-    assert grid.sum() == slots.sum()
-    assert grid[0, 0] == 0 + 16 / 4
-    assert grid[1, 2] == 6 + 17 / 4
-    assert grid[3, 1] == 13 + 18 / 4
-
-
 def test_the_effect_is_the_slope_of_the_log_probability(looks, loaded):
     """Turning one slot's value up by a little, in all layers, changes the word's log-probability by so much."""
     model, processor = loaded

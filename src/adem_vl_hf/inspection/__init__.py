@@ -2,6 +2,7 @@
 
 from .attended_patches import attended_patches
 from .kept_tokens import kept_visual_tokens
+from .look import look
 from .page import write_page
 
-__all__ = ["attended_patches", "kept_visual_tokens", "write_page"]
+__all__ = ["attended_patches", "kept_visual_tokens", "look", "write_page"]

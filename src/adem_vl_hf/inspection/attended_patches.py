@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from ..modeling.images import ImageSource
-from .kept_tokens import as_the_tower_sees, pass_over_answer
+from .answer_pass import as_the_tower_sees, evaluating, pass_over_answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,19 +72,7 @@ def attended_patches(model: Any, processor: Any, image: ImageSource, prompt: str
             longer than the model's window.
     """
     batch, positions, tokens = pass_over_answer(model, processor, image, prompt, answer)
-    found: list[torch.Tensor] = []  # one per layer, [T, S]
-    handles = [
-        layer.register_forward_pre_hook(partial(_look, found, positions)) for layer in model.adapter.cross_attention
-    ]
-    training = model.training
-    model.eval()
-    try:
-        model(**batch, use_cache=False)
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
-    weights = torch.stack(found).mean(0)
+    weights = attention_in_pass(model, batch, positions).mean(0)
     patches = model.config.grid**2
     return AttendedPatches(
         tokens=tokens,
@@ -93,6 +81,31 @@ def attended_patches(model: Any, processor: Any, image: ImageSource, prompt: str
         zero_by_token=weights[:, 1 + patches :].sum(1),
         image=as_the_tower_sees(processor, image),
     )
+
+
+@torch.no_grad()
+def attention_in_pass(model: Any, batch: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
+    """Measure the attention of each cross-attention layer in one pass.
+
+    Args:
+        model (Any): An ``EvlmForConditionalGeneration``. It is left in the mode that it was in, and without hooks.
+        batch (dict[str, torch.Tensor]): Its inputs for one row.
+        positions (torch.Tensor): The T positions to measure.
+
+    Returns:
+        The mean weights over the heads of each of the L layers, [L, T, S], float32 and on the CPU.
+    """
+    found: list[torch.Tensor] = []  # one per layer, [T, S]
+    handles = [
+        layer.register_forward_pre_hook(partial(_look, found, positions)) for layer in model.adapter.cross_attention
+    ]
+    try:
+        with evaluating(model):
+            model(**batch, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(found)
 
 
 def _look(found: list[torch.Tensor], positions: torch.Tensor, layer: Any, args: tuple) -> None:

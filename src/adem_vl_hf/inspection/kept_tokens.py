@@ -3,14 +3,11 @@
 Adaptive fusion (arXiv 2410.17779, Sec. III and Algorithm 1) zeroes the lowest scores of every text position in every
 layer. These are the scores in one pass over a prompt and its answer. Temporary hooks compute them at the places where
 the layers take their queries. Shapes: T tokens of the answer, S memory slots, D width.
-
-``pass_over_answer`` and ``as_the_tower_sees`` are also used for EVLM, in ``attended_patches``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from math import isqrt
 from typing import Any
 
@@ -18,8 +15,8 @@ import torch
 from PIL import Image
 
 from ..modeling.fusion import adaptive_drop_, keep_mask, kernel_map
-from ..modeling.images import ImageSource, open_image
-from ..modeling.labels import NOT_SUPERVISED
+from ..modeling.images import ImageSource
+from .answer_pass import as_the_tower_sees, evaluating, pass_over_answer, take_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +102,32 @@ def kept_visual_tokens(model: Any, processor: Any, image: ImageSource, prompt: s
             longer than the model's window.
     """
     batch, positions, tokens = pass_over_answer(model, processor, image, prompt, answer)
-    config = model.config
+    kept_by_token, scores_by_token = kept_in_pass(model, batch, positions)
+    return KeptTokens(
+        tokens=tokens,
+        kept=split_scales(kept_by_token.mean(0), model.config.visual_token_counts),
+        kept_by_token=kept_by_token,
+        scores_by_token=scores_by_token,
+        image=as_the_tower_sees(processor, image),
+    )
+
+
+@torch.no_grad()
+def kept_in_pass(
+    model: Any, batch: dict[str, torch.Tensor], positions: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Measure which memory slots are used in one pass.
+
+    Args:
+        model (Any): An ``AdemVLForConditionalGeneration``. It is left in the mode that it was in, and without hooks.
+        batch (dict[str, torch.Tensor]): Its inputs for one row. They stay as they are.
+        positions (torch.Tensor): The T positions to measure.
+
+    Returns:
+        The share of layers in which a slot was kept, and the mean of the scores after the drop, [T, S] each, float32
+        and on the CPU.
+    """
+    config, batch = model.config, dict(batch)
     found: list[tuple[torch.Tensor, torch.Tensor]] = []  # for each layer, what is kept and the scores, [T, S] each
 
     def look(query: torch.Tensor) -> None:
@@ -114,54 +136,12 @@ def kept_visual_tokens(model: Any, processor: Any, image: ImageSource, prompt: s
         kept, fused = kept_mask(scores, config.drop_ratio), adaptive_drop_(scores.clone(), config.drop_ratio)
         found.append((kept[0].cpu()[positions].float(), fused[0].cpu()[positions].float()))
 
-    training = model.training
-    model.eval()
-    try:
-        memory = model.get_visual_memory(batch.pop("pixel_values"), batch.pop("image_mask"))
-        memory.pop("image_hidden_states")
+    with evaluating(model):
+        memory = take_memory(model, batch)
         with _hooks(model, look):
             model(**batch, **memory, use_cache=False)
-    finally:
-        model.train(training)
-    kept_by_token = torch.stack([kept for kept, _ in found]).mean(0)
-    return KeptTokens(
-        tokens=tokens,
-        kept=split_scales(kept_by_token.mean(0), config.visual_token_counts),
-        kept_by_token=kept_by_token,
-        scores_by_token=torch.stack([scores for _, scores in found]).mean(0),
-        image=as_the_tower_sees(processor, image),
-    )
-
-
-def pass_over_answer(
-    model: Any, processor: Any, image: ImageSource, prompt: str, answer: str
-) -> tuple[dict[str, torch.Tensor], torch.Tensor, list[str]]:
-    """Encode a prompt and its answer with an image.
-
-    Args:
-        model (Any): The model, whose device the tensors go to.
-        processor (Any): Its processor.
-        image (ImageSource): The image.
-        prompt (str): The text before the answer.
-        answer (str): The answer. It follows the prompt as it stands.
-
-    Returns:
-        The inputs of the model for one row, the T positions that predict the tokens of the answer, and these tokens as
-        text.
-
-    Raises:
-        ValueError: There is no image, the answer has no text, nothing stands before the answer, or the sequence is
-            longer than the model's window.
-    """
-    if image is None:
-        raise ValueError("image is None: give the image that the model looks at")
-    batch = dict(processor(images=[image], text=[prompt], suffix=[answer], return_tensors="pt"))
-    labels = batch.pop("labels")[0]
-    supervised = (labels != NOT_SUPERVISED).nonzero().flatten()[:-1]  # [T], without the end-of-sequence token
-    if supervised[0] == 0:
-        raise ValueError("nothing stands before the answer, so nothing predicts its first token; give a prompt")
-    tokens = _pieces(processor, batch["input_ids"][0][supervised].tolist())
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}, supervised - 1, tokens
+    kept, scores = zip(*found, strict=True)
+    return torch.stack(kept).mean(0), torch.stack(scores).mean(0)
 
 
 @contextmanager
@@ -188,27 +168,3 @@ def _hooks(model: Any, look: Callable[[torch.Tensor], None]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _pieces(processor: Any, ids: list[int]) -> list[str]:
-    """Return the text that each token adds. If a character has several tokens, only the last of them adds it."""
-    lengths = [len(processor.decode(ids[:end]).rstrip("\ufffd")) for end in range(1, len(ids))]
-    whole = processor.decode(ids)
-    ends = [min(end, len(whole)) for end in accumulate([0, *lengths], max)] + [len(whole)]
-    return [whole[start:end] for start, end in pairwise(ends)]
-
-
-def as_the_tower_sees(processor: Any, image: ImageSource) -> Image.Image:
-    """Resize and crop an image as the vision tower sees it.
-
-    Args:
-        processor (Any): The processor of the model.
-        image (ImageSource): The image.
-
-    Returns:
-        The image in mode RGB.
-    """
-    pixels = processor.image_processor(
-        images=[open_image(image)], do_rescale=False, do_normalize=False, return_tensors="pt"
-    )["pixel_values"][0]  # [3, H, W], 0 ... 255
-    return Image.fromarray(pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy())

@@ -24,6 +24,7 @@ from ..evaluation.score import PER_HUNDRED
 from ..files import write_text
 from ..modeling.images import open_image
 from ..papers import PAPERS
+from .answer_pass import words_of
 from .attended_patches import AttendedPatches
 from .kept_tokens import KeptTokens
 
@@ -102,7 +103,7 @@ def write_page(
     all_kept = [item.looked_at.kept for item in gallery if isinstance(item.looked_at, KeptTokens)]
     # There is one scale of darkness for the whole page, so that maps can be compared.
     lowest_kept = min((float(grid.min()) for kept in all_kept for grid in kept), default=1.0)
-    html = _environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    html = environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         kind=kind,
         method=f"{paper.name}, {paper.subject} (arXiv {paper.number})",
@@ -208,13 +209,13 @@ def _numbers(
 def _shown_item(number: int, item: GalleryItem, lowest_kept: float) -> dict[str, Any]:
     """Make what the template shows of one example: the image, its maps, and texts for readers who do not see them."""
     asked = f"Picture {number}, asked “{item.prompt}”, answered “{item.prediction}”"
-    image = _png(open_image(item.image))
+    image = png(open_image(item.image))
     shown: dict[str, Any] = {"item": item, "image": image, "alt": asked, "maps": [], "scales": []}
     looked_at = item.looked_at
     if looked_at is None:
         return shown
-    shown["seen"] = _png(looked_at.image)
-    words = _words(looked_at.tokens)
+    shown["seen"] = png(looked_at.image)
+    words = words_of(looked_at.tokens)
     by_token = looked_at.scores_by_token if isinstance(looked_at, KeptTokens) else looked_at.patches_by_token
     by_word = looked_at.grids(torch.stack([by_token[tokens].mean(0) for _, tokens in words]))  # [words, side, side]
     shown["maps"] = _kept(looked_at, lowest_kept) if isinstance(looked_at, KeptTokens) else _attended(looked_at)
@@ -266,28 +267,24 @@ def _word_map(word: str, grid: torch.Tensor, kept: bool) -> dict[str, Any]:
     return {"word": word, "range": span, "alt": alt, "map": _shade(grid, low, high)}
 
 
-def _words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """List the words of an answer with their tokens. A token that begins with a space begins a word."""
-    words: list[tuple[str, list[int]]] = []
-    for index, token in enumerate(tokens):
-        if not words or token[:1].isspace():
-            words.append(("", []))
-        text, indices = words[-1]
-        words[-1] = (text + token, [*indices, index])
-    return [(text.strip() or "␣", indices) for text, indices in words]
-
-
 def _shade(grid: torch.Tensor, low: float, high: float) -> str:
     """Draw a grid [side, side] as darkness with one pixel per slot: full at ``low``, and none at ``high``."""
     darkness = ((high - grid) / max(high - low, 1e-9)).clamp(0, 1)  # no darkness if all values are equal
     opacity = (darkness * DARKEST * 255).round().to(torch.uint8)
     image = Image.new("RGBA", (grid.shape[1], grid.shape[0]), (*SHADE, 0))
     image.putalpha(Image.fromarray(opacity.contiguous().numpy()))
-    return _png(image)
+    return png(image)
 
 
-def _png(image: Image.Image) -> str:
-    """Encode an image as a ``data:`` URL."""
+def png(image: Image.Image) -> str:
+    """Encode an image as a ``data:`` URL.
+
+    Args:
+        image (Image.Image): The image. A large one is scaled down.
+
+    Returns:
+        The URL.
+    """
     if max(image.size) > IMAGE_SIDE:
         image = image.copy()
         image.thumbnail((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
@@ -296,11 +293,15 @@ def _png(image: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _environment() -> Environment:
-    """Make the Jinja environment with the filters of the template."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": _duration, "shown": _shown}
-    return environment
+def environment() -> Environment:
+    """Make the Jinja environment with the filters of the template.
+
+    Returns:
+        The environment. It escapes every value.
+    """
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= {"duration": _duration, "shown": _shown}
+    return made
 
 
 def _duration(seconds: float) -> str:
