@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import BatchFeature, Pipeline
 
-from .images import CAPTION_PROMPT
-
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
     from .image_forms import plain_form  # noqa: F401
 
@@ -75,7 +73,7 @@ class AdemVLImageToTextPipeline(Pipeline):
             inputs (Any): An image (a path, a PIL image, bytes, an array, ...), or several images or a video that one
                 text is about, as a dict with ``images`` or ``videos`` and perhaps ``prompt``; or a list, a generator or
                 a data set of these. An inner list is several images of one text, too.
-            **kwargs (Any): ``prompt``, the text to continue (default "a picture of"), or a list with one for each of
+            **kwargs (Any): ``prompt``, the text to continue (default: the processor's), or a list with one for each of
                 ``inputs`` (of a single one, all about it); ``videos``, a video or a list of videos, and ``num_frames``,
                 how many frames are chosen from each; ``max_new_tokens`` (default 32) and any other argument of
                 ``generate``, also as a dict in ``generate_kwargs``; ``batch_size`` and the other arguments of a
@@ -107,12 +105,12 @@ class AdemVLImageToTextPipeline(Pipeline):
             kwargs["batch_size"] = 1  # rows with several images, or without, do not stack
         return super().__call__(inputs, **kwargs)
 
-    def preprocess(self, item: Any, prompt: str = CAPTION_PROMPT, num_frames: int | None = None) -> BatchFeature:
+    def preprocess(self, item: Any, prompt: str | None = None, num_frames: int | None = None) -> BatchFeature:
         """Make the model inputs of one text.
 
         Args:
             item (Any): An image, a list of images, or a dict with ``images`` or ``videos`` and perhaps ``prompt``.
-            prompt (str): The text to continue, if the item has none.
+            prompt (str | None): The text to continue, if the item has none. None means the processor's default.
             num_frames (int | None): How many frames are chosen from a video. None means all.
 
         Returns:
@@ -123,7 +121,8 @@ class AdemVLImageToTextPipeline(Pipeline):
         options: dict[str, Any] = {} if num_frames is None else {"num_frames": num_frames}
         if shown.get("videos") is not None:
             options["videos"] = [shown["videos"]]
-        return self.processor(images=[shown.get("images") or []], text=[shown.get("prompt", prompt)], **options)
+        asked = shown.get("prompt", self.processor.default_prompt if prompt is None else prompt)
+        return self.processor(images=[shown.get("images") or []], text=[asked], **options)
 
     def _forward(self, model_inputs: BatchFeature, **generate_kwargs: Any) -> dict[str, torch.Tensor]:
         """Generate, and cut the prompt off: [B, T] in, [B, new tokens] out."""

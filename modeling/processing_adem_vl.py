@@ -31,7 +31,7 @@ from .chat_rows import (
     taking_parts,
 )
 from .field_values import fits
-from .images import ImageSource
+from .images import CAPTION_PROMPT, ImageSource
 from .labels import NOT_SUPERVISED
 from .one_save import finish_save, one_save
 from .processor_options import sort_options
@@ -74,6 +74,8 @@ class AdemVLProcessor(ProcessorMixin):
             token.
         chat_template (str | dict[str, str] | None): The chat template in Jinja, or several by name. None means the
             tokenizer's own, extended to content lists with images and videos.
+        prompt (str | None): The commonest prompt of the training, which commands and pipelines continue where none is
+            given. None means that there is none.
         **kwargs (Any): Fields of a saved processor that are not used here.
 
     Raises:
@@ -92,12 +94,14 @@ class AdemVLProcessor(ProcessorMixin):
         image_token: str | None = None,
         image_tokens: int = 1,
         chat_template: str | dict[str, str] | None = None,
+        prompt: str | None = None,
         **kwargs: Any,
     ) -> None:
         if tokenizer is None:
             raise ValueError("tokenizer is missing: pass the tokenizer of the language model")
         self.image_token = image_token or choose_image_token(tokenizer)
         self.image_tokens = image_tokens
+        self.prompt = prompt
         vocabulary = tokenizer.get_vocab()
         if self.image_token not in vocabulary:
             raise ValueError(
@@ -244,6 +248,11 @@ class AdemVLProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Names of the model inputs that a call may return."""
         return ["input_ids", "attention_mask", "pixel_values", "image_mask"]
+
+    @property
+    def default_prompt(self) -> str:
+        """The prompt that is continued where none is given: the recorded one, or that of the authors' captions."""
+        return self.prompt or CAPTION_PROMPT
 
     @property
     def pad_token_id(self) -> int:

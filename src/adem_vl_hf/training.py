@@ -23,6 +23,7 @@ from transformers import (
 from .broken_runs import StopsWhenBroken
 from .callbacks import JsonLinesLog, LearningWatch, StreamPlace
 from .data.collator import AdemVLCollator
+from .data.prompts import commonest_prompt
 from .data.stream import MixedStream, Stream
 from .files import write_json
 from .modeling.configuration_adem_vl import AdemVLConfig
@@ -206,6 +207,8 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
             arguments.ignore_data_skip = place.resume(checkpoint)
         trainer.add_callback(place)
     output.mkdir(parents=True, exist_ok=True)
+    # before the first checkpoint is saved, with which the processor is
+    processor.prompt = commonest_prompt(trainer.train_dataset, getattr(trainer.data_collator, "columns", None))
     began = time.perf_counter()
     termination = SaveOnTermination()
     trainer.add_callback(termination)
@@ -230,6 +233,8 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
         "seconds": round(time.perf_counter() - began, 1),
         "seed": arguments.seed,
     }
+    if processor.prompt is not None:
+        facts["prompt"] = processor.prompt
     if checkpoint is not None:
         facts["resumed_at_step"] = int(checkpoint.name.rsplit("-", 1)[-1])  # the seconds are counted from there
     trainer.save_model(str(output))

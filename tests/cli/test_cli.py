@@ -82,7 +82,10 @@ def test_training_leaves_a_checkpoint_with_its_settings(trained, bases, folder):
     assert config.text_model_name_or_path == str(bases / "llama")
     assert {path.name for path in trained.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
     assert all(key.startswith("adapter.") for key in load_file(trained / "model.safetensors"))
-    assert json.loads((trained / "training.json").read_text())["samples"] == 3
+    facts = json.loads((trained / "training.json").read_text())
+    assert (facts["samples"], facts["prompt"]) == (3, "a picture of")  # of two of the three
+    for saved in (trained, trained / "checkpoint-1"):
+        assert json.loads((saved / "processor_config.json").read_text())["prompt"] == "a picture of"
     card = (trained / "README.md").read_text()
     assert folder.name in card
     assert str(folder) not in card  # where a machine keeps its files is nobody's business
