@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 OLDEST := $(VENV)/oldest
 V5.0 := $(VENV)/5.0
 LMMS := $(VENV)/lmms-eval
+APP := $(VENV)/app
 SUITE := $(VENV)/transformers-tests
 # the tests of a file stay on one process, which makes their fixtures once; files go out in the order of tests/conftest.py
 PYTEST := -m pytest -n 2 --dist loadscope --no-loadscope-reorder
@@ -15,7 +16,8 @@ export PYTHONDONTWRITEBYTECODE :=
 # the kernels of a processor without AVX-512, which round otherwise
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo check types style docs test fuzz test-all test-slow test-lmms-eval test-oldest test-5.0 test-avx2 table clean
+.PHONY: demo check types style docs test fuzz test-all test-slow test-lmms-eval test-browser screenshot chromium \
+	test-oldest test-5.0 test-avx2 table clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,7 +26,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 # in front of the same torch
-$(OLDEST)/installed $(V5.0)/installed $(LMMS)/installed: $(VENV)/%/installed: $(VENV)/installed constraints-%.txt
+$(OLDEST)/installed $(V5.0)/installed $(LMMS)/installed $(APP)/installed: $(VENV)/%/installed: $(VENV)/installed constraints-%.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/$* -r constraints-$*.txt
 	touch $@
 
@@ -67,13 +69,26 @@ fuzz: $(VENV)/installed
 	FUZZ_EXAMPLES=10 FUZZ_SEED=$(shell date +%j) FUZZ_TABLE=runs/fuzz.md $(BIN)/python -m pytest -s tests/fuzz
 
 # what `make test` leaves out
-test-all: test-slow test-lmms-eval test-oldest test-5.0 test-avx2
+test-all: test-slow test-lmms-eval test-browser test-oldest test-5.0 test-avx2
 
 test-slow: $(SUITE)/installed
 	$(BIN)/python $(PYTEST) -m slow
 
 test-lmms-eval: $(LMMS)/installed
 	PYTHONPATH=$(CURDIR)/$(LMMS) $(BIN)/python -m pytest tests/evaluation/test_lmms_eval.py
+
+# the page of `adem-vl app` in Chromium, which Debian packages; `$(CHROMIUM)` may name another
+CHROMIUM ?= chromium
+test-browser: $(APP)/installed chromium
+	CHROMIUM=$(CHROMIUM) PYTHONPATH=$(CURDIR)/$(APP) $(BIN)/python -m pytest tests/app
+
+# the picture of the page, for README.md
+screenshot: $(APP)/installed chromium
+	CHROMIUM=$(CHROMIUM) PYTHONPATH=$(CURDIR)/$(APP) $(BIN)/python docs/app_screenshot.py
+
+chromium:
+	command -v $(CHROMIUM) || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -q -y chromium; } \
+		|| { echo "this needs Chromium: install it, or name it with CHROMIUM=PATH"; exit 1; }
 
 test-oldest: $(OLDEST)/installed
 	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python $(PYTEST) -m "core and not slow"

@@ -112,6 +112,18 @@ def test_serving(bases, tmp_path, monkeypatch):
     assert client["answer"].usage.completion_tokens > 0
 
 
+def test_looking(bases, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
+    tiny.perturb(model).save_pretrained("saved")
+    processor.save_pretrained("saved")
+    Image.new("RGB", (20, 20), "green").save("picture.png")
+    names = {"CHECKPOINT": "saved", "PICTURE": "picture.png"}
+    printed = run(fences(PAGES["app"], "python")[0], names)
+    assert len(printed.splitlines()) == len(names["found"].words) + len(names["found"].parts)
+    assert (tmp_path / "look.png").stat().st_size > 1000
+
+
 def texts(tree):
     """Every string of a module, with ... for what is put into it."""
     for node in ast.walk(tree):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..terminal import say
 from .arguments import check_there, positive
-from .checkpoint import add_checkpoint, check_checkpoint, load
+from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
 
 TEXT = "Describe pictures or videos, or answer a question about them, with a trained adapter."
 
@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="videos: animated pictures, folders of frames, with PyAV also films")  # fmt: skip
     parser.add_argument("--frames", type=positive, default=8, help="frames of each video that are looked at")
     add_checkpoint(parser)
-    parser.add_argument("--prompt", help='what to continue, e.g. "How many foxes are there?"; default: a description')
+    parser.add_argument(
+        "--prompt", help='what to continue, e.g. "How many foxes are there?"; default: what it was trained with'
+    )
     parser.add_argument("--chat", action="store_true",
                         help="ask --prompt as a turn of a chat, as conversations are trained")  # fmt: skip
     parser.add_argument("--max-new-tokens", type=positive, default=32)
@@ -57,16 +59,17 @@ def run(args: argparse.Namespace) -> None:
         args (argparse.Namespace): The parsed arguments.
     """
     from ..data.media import open_video
-    from ..modeling.images import CAPTION_PROMPT, IMAGE_MARK, open_image
+    from ..modeling.images import IMAGE_MARK, open_image
     from ..modeling.videos import VIDEO_MARK
 
-    prompt = CAPTION_PROMPT if args.prompt is None else args.prompt
     # before the model loads: a damaged file should fail at once
     opened: list[tuple[str, str, dict[str, Any]]] = [
         *(("image", path, {"images": [open_image(path)]}) for path in args.images),
         *(("video", path, {"videos": [open_video(path, args.frames)]}) for path in args.video),
     ]
+    say_what_ships(args)
     model, processor = load(args)
+    prompt = processor.default_prompt if args.prompt is None else args.prompt
     for kind, path, seen in opened:
         mark = IMAGE_MARK if kind == "image" else VIDEO_MARK
         asked = [{"role": "user", "content": f"{mark}{prompt}"}] if args.chat else prompt

@@ -1,12 +1,16 @@
 """The checkpoint that a command loads: its flags, and the model and processor in it."""
 
 import argparse
+import sys
 from typing import Any
 
 from .arguments import add_bits, check_there
 
 DEFAULT = "(default: the adapter that ships with this package)"
-
+ONLY_PICTOGRAMS = (
+    "The checkpoint that ships with this package has only seen pictograms (OpenMoji): what it says about a photograph "
+    "means nothing."
+)
 
 BASES = {"--language-model": "language model", "--vision-tower": "vision tower"}
 
@@ -59,11 +63,22 @@ def moved_bases(args: argparse.Namespace) -> dict[str, Any]:
     return {field: name for field, name in given.items() if name is not None}
 
 
-def load(args: argparse.Namespace) -> tuple[Any, Any]:
+def say_what_ships(args: argparse.Namespace) -> None:
+    """Say on stderr what the checkpoint that ships with the package knows, if no other is named.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+    """
+    if args.checkpoint is None:
+        print(f"adem-vl {args.command}: {ONLY_PICTOGRAMS} Name another by --checkpoint.", file=sys.stderr)
+
+
+def load(args: argparse.Namespace, with_gradients: bool = False) -> tuple[Any, Any]:
     """Load the checkpoint on the GPU of this process, if there is one.
 
     Args:
         args (argparse.Namespace): The parsed arguments.
+        with_gradients (bool): Whether gradients are computed, for which many CPUs need another precision.
 
     Returns:
         The model and its processor.
@@ -74,9 +89,12 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     from accelerate import PartialState
 
     from ..loading import load_checkpoint, loading_arguments
+    from ..training import fastest_setting
 
+    setting = fastest_setting() if with_gradients else {}
+    setting |= loading_arguments(args.bits, setting.get("dtype"))
     try:
-        model, processor = load_checkpoint(args.checkpoint, **moved_bases(args), **loading_arguments(args.bits))
+        model, processor = load_checkpoint(args.checkpoint, **moved_bases(args), **setting)
     except ValueError as error:
         for flag, base in BASES.items():
             if f"{base} '" in str(error) and "could not be loaded" in str(error):

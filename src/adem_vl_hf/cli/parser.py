@@ -1,4 +1,4 @@
-"""The command line: ``adem-vl train | caption | evaluate | serve | push | convert | info``.
+"""The command line: ``adem-vl train | caption | look | app | evaluate | serve | push | convert | info``.
 
 Exit codes: 0 done, 2 bad usage or bad input (one line on stderr), 1 anything else.
 """
@@ -11,7 +11,7 @@ from .. import __version__
 from ..allocator import keep_freed_memory
 from ..quiet import quiet_libraries
 from ..terminal import escape_messages, say
-from . import caption, convert, evaluate, info, push, serve, train
+from . import app, caption, convert, evaluate, info, look, push, serve, train
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
 # OSErrors about a path that the user gave; None: raised by Transformers, for a folder or id without the right files.
@@ -22,8 +22,8 @@ BAD_PATH = (
 )  # fmt: skip
 # each module adds its arguments, checks what needs no import, and runs
 COMMANDS = {
-    "train": train, "caption": caption, "evaluate": evaluate, "serve": serve, "push": push, "convert": convert,
-    "info": info,
+    "train": train, "caption": caption, "look": look, "app": app, "evaluate": evaluate, "serve": serve, "push": push,
+    "convert": convert, "info": info,
 }  # fmt: skip
 
 

@@ -1,0 +1,199 @@
+"""The web page, made with Gradio: a chat with images, videos and the camera, and a panel about the words of an answer.
+
+Nothing is fetched from the network, by this process or by the page: Gradio's analytics are off, fonts are those of the
+reader's system, and a Content-Security-Policy tells the browser to ask no other server for anything.
+"""
+
+import html
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, and later
+
+import gradio
+from PIL import Image
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+
+from ..inspection.look_page import look_page
+from .answers import Answers, Turn
+from .uploads import FRAMES, MEGABYTES, PIXELS, SUFFIXES, open_files
+
+EXAMPLES = Path(__file__).parent / "examples"
+IN_CHAT = 32  # images and frames of one chat
+TEXT = 2000  # characters of one turn
+WAITING = 32  # requests in the queue
+KEPT = 3600  # seconds that uploads and chats are kept after they were used last
+SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
+    "connect-src 'self' ws: wss: data: blob:; object-src 'none'; base-uri 'self'"
+)
+NOTHING_YET = "<p>Ask about an image first. Then choose a word of the answer here.</p>"
+STYLE = "footer { display: none !important; } #where iframe { width: 100%; height: 46rem; border: 0; }"
+
+
+class OwnServerOnly:
+    """Adds the Content-Security-Policy to every answer of the server.
+
+    Args:
+        app (Any): The ASGI application.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = POLICY
+                headers["Referrer-Policy"] = "no-referrer"
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)
+
+
+def build_page(answers: Answers, title: str, note: str | None = None) -> Any:
+    """Make the page of a model.
+
+    Args:
+        answers (Answers): What answers.
+        title (str): The title, such as the name of the checkpoint.
+        note (str | None): A sentence that users should know.
+
+    Returns:
+        A ``gradio.Blocks``.
+    """
+    prompt = answers.processor.prompt
+    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+        turns = gradio.State([], time_to_live=KEPT)
+        gradio.Markdown(f"# {html.escape(title)}\n{html.escape(note or '')}")
+        with gradio.Row():
+            with gradio.Column(scale=1, min_width=320):
+                chat = gradio.Chatbot(
+                    label="Chat", height=420, elem_id="chat", render_markdown=False, buttons=[], feedback_options=None,
+                    allow_tags=False, allow_file_downloads=False,
+                )  # fmt: skip
+                box = gradio.MultimodalTextbox(
+                    value={"text": prompt or "", "files": []}, sources=["upload"], file_count="multiple",
+                    file_types=list(SUFFIXES), show_label=False, elem_id="box", max_plain_text_length=TEXT,
+                    placeholder="Drop images or a video here, and write what to continue or what to ask",
+                )  # fmt: skip
+                with gradio.Accordion("Camera", open=False):
+                    camera = gradio.Image(
+                        sources=["webcam"], type="filepath", image_mode=None, show_label=False, buttons=[]
+                    )
+                as_chat = gradio.Checkbox(
+                    prompt is None, label="The model reads the turns before", elem_id="as-chat",
+                    info="Sensible for a checkpoint that was trained on chats. Otherwise each text is continued by "
+                    "itself, with the latest images.",
+                )  # fmt: skip
+                clear = gradio.Button("New chat", elem_id="clear")
+                text = prompt or "What is this?"
+                gradio.Examples(
+                    [[{"text": text, "files": [str(path)]}] for path in sorted(EXAMPLES.glob("*.png"))], box,
+                    label="Example images (OpenMoji, CC BY-SA 4.0)", cache_examples=False, api_visibility="private",
+                )  # fmt: skip
+            with gradio.Column(scale=1, min_width=320):
+                gradio.Markdown("## Where it looks")
+                ask_where = gradio.Button("Show where the last answer comes from", elem_id="ask-where")
+                where = gradio.HTML(NOTHING_YET, elem_id="where")
+        # one request at a time reaches the model; the others wait in the queue
+        turn_by_turn: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
+        private: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+
+        def answer(said: dict[str, Any], shot: str | None, chat: list[Any], turns: list[Turn], as_chat: bool) -> Any:
+            yield from _answer(answers, said, shot, chat, turns, as_chat)
+
+        def show_where(turns: list[Turn]) -> str:
+            return _where(answers, turns)
+
+        box.submit(answer, [box, camera, chat, turns, as_chat], [chat, turns, box, camera, where], **turn_by_turn)
+        ask_where.click(show_where, turns, where, **turn_by_turn)
+        clear.click(lambda: ([], [], NOTHING_YET), None, [chat, turns, where], **private)
+    return page
+
+
+def serve(answers: Answers, title: str, host: str, port: int, note: str | None = None, wait: bool = True) -> Any:
+    """Serve the page of a model.
+
+    Args:
+        answers (Answers): What answers.
+        title (str): The title, such as the name of the checkpoint.
+        host (str): The address to listen at. 127.0.0.1 is reached from this machine alone.
+        port (int): The port.
+        note (str | None): A sentence that users should know.
+        wait (bool): Whether to return only when the server ends.
+
+    Returns:
+        The ``gradio.Blocks`` that is served, whose ``close`` ends the server.
+    """
+    Image.MAX_IMAGE_PIXELS = PIXELS
+    page = build_page(answers, title, note).queue(max_size=WAITING, api_open=False)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        inbrowser=False,
+        quiet=True,
+        show_error=True,
+        prevent_thread_lock=not wait,
+        max_file_size=f"{MEGABYTES}mb",
+        state_session_capacity=100,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        footer_links=[],
+        theme=gradio.themes.Base(font=SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")),
+        css=STYLE,
+        app_kwargs={"middleware": [Middleware(OwnServerOnly)], "docs_url": None, "redoc_url": None},
+    )
+    return page
+
+
+def _answer(
+    answers: Answers, said: dict[str, Any], shot: str | None, chat: list[Any], turns: list[Turn], as_chat: bool
+) -> Iterator[tuple[Any, ...]]:
+    """Add a turn to a chat, and its answer as it grows."""
+    files = [*said.get("files", []), *([shot] if shot else [])]
+    text = (said.get("text") or "").strip()
+    try:
+        images, videos = open_files(files)
+        if not (text or files):
+            raise ValueError("nothing to answer: write a text, or send an image")
+        if len(text) > TEXT:
+            raise ValueError(f"{len(text)} characters; write at most {TEXT}")
+        turn = Turn(text or answers.processor.default_prompt, images, videos, as_chat)
+        shown = sum(len(of.images) + FRAMES * len(of.videos) for of in [*turns, turn])
+        if shown > IN_CHAT:
+            raise ValueError(f"{shown} images and frames in one chat; begin a new chat after {IN_CHAT}")
+        if not any(of.images or of.videos for of in [*turns, turn]):
+            raise ValueError("there is no image yet: send one, or click on an example")
+        content = [*({"path": path} for path in files), turn.text]
+        before, turns = turns, [*turns, turn]
+        chat = [*chat, *({"role": "user", "content": part} for part in content), {"role": "assistant", "content": ""}]
+        yield chat, before, {"text": answers.processor.prompt or "", "files": []}, None, NOTHING_YET
+        for turn.answer in answers.stream(turns):
+            chat[-1] = {"role": "assistant", "content": turn.answer}
+            yield chat, before, gradio.skip(), gradio.skip(), gradio.skip()
+        chat[-1] = {"role": "assistant", "content": turn.answer or "(nothing)"}
+        yield chat, turns, gradio.skip(), gradio.skip(), gradio.skip()
+    except ValueError as error:
+        raise gradio.Error(html.escape(str(error)), print_exception=False) from error
+
+
+def _where(answers: Answers, turns: list[Turn]) -> str:
+    """Make the panel about the words of the last answer: the page of ``adem-vl look``, in a frame of its own."""
+    if not turns:
+        return NOTHING_YET
+    try:
+        page = look_page(answers.look(turns), title="The last answer")
+    except ValueError as error:
+        raise gradio.Error(html.escape(str(error)), print_exception=False) from error
+    return f'<iframe sandbox title="Where the words come from" srcdoc="{html.escape(page)}"></iframe>'

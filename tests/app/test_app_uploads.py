@@ -1,0 +1,39 @@
+"""Files of users: opened by the package, limited in number and size, and refused by a sentence without a folder."""
+
+import pytest
+import tiny
+from PIL import Image
+
+from adem_vl_hf.app import uploads
+from adem_vl_hf.data.media import save_gif
+
+
+def test_images_and_videos_are_told_apart(tmp_path):
+    tiny.picture().save(tmp_path / "one.PNG")
+    save_gif([tiny.picture(0), tiny.picture(1)], tmp_path / "two.gif")
+    images, videos = uploads.open_files([str(tmp_path / "one.PNG"), str(tmp_path / "two.gif")])
+    assert [image.size for image in images] == [(24, 20)]
+    assert [len(video) for video in videos] == [uploads.FRAMES]
+
+
+def test_large_ones_are_made_small_once(tmp_path):
+    Image.new("RGB", (4000, 1000), "teal").save(tmp_path / "wide.png")
+    (image,), _ = uploads.open_files([str(tmp_path / "wide.png")])
+    assert image.size == (uploads.SIDE, uploads.SIDE // 4)
+
+
+def test_what_cannot_be_used_is_named_without_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "big.png").write_bytes(b"0" * 2**20)
+    monkeypatch.setattr(uploads, "MEGABYTES", 0.5)
+    for name, reason in (
+        ("text.png", "not an image that Pillow can read"),
+        ("notes.txt", "neither an image nor a video"),
+        ("big.png", "1 MB; send at most 0.5 MB a file"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: .*{reason}") as raised:
+            uploads.open_files([str(tmp_path / name)])
+        assert str(tmp_path) not in str(raised.value)
+    with pytest.raises(ValueError, match="9 files at once; send at most 8"):
+        uploads.open_files(["x.png"] * 9)
