@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..terminal import say
 from .arguments import check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
 
@@ -64,4 +65,5 @@ def run(args: argparse.Namespace) -> None:
     asked: Any = prompt if not args.chat else [{"role": "user", "content": f"{IMAGE_MARK * len(images)}{prompt}"}]
     found = look(model, processor, images, asked, args.answer, args.max_new_tokens)
     page = write_look_page(args.output, found, title=", ".join(Path(path).name for path in args.images))
-    print(f"{found.answer}\n{page} shows where its words come from")
+    say(found.answer)
+    say(f"{page} shows where its words come from")
