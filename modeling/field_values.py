@@ -30,7 +30,9 @@ FINGERPRINT: dict[str, Any] = {"config": str, "tensors": dict[str, list[float]],
 # settings of generate that a model is called with before anybody looks at them
 NUMBERS, COUNTS = float | None, int | None
 GENERATION: dict[str, Any] = {
-    **dict.fromkeys(("do_sample", "use_cache", "early_stopping"), bool | str | None),
+    **dict.fromkeys(("do_sample", "use_cache", "output_attentions", "output_hidden_states"), bool | None),
+    **dict.fromkeys(("output_scores", "output_logits", "return_dict_in_generate", "renormalize_logits"), bool | None),
+    "early_stopping": bool | str | None,
     **dict.fromkeys(("max_new_tokens", "max_length", "min_length", "min_new_tokens", "num_beams", "top_k"), COUNTS),
     **dict.fromkeys(("num_return_sequences", "num_beam_groups", "no_repeat_ngram_size"), COUNTS),
     **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty", "typical_p"), NUMBERS),

@@ -77,7 +77,7 @@ def test_images(tmp_path):
         outcomes.run(lambda: open_image(path), [path], suffix)
         outcomes.run(lambda: open_video(path), [path], f"{suffix} as a video")
 
-    fuzz("images and animations", 500, one, check)
+    fuzz("images and animations", 250, one, check)
 
 
 def test_videos(tmp_path):
@@ -92,4 +92,4 @@ def test_videos(tmp_path):
         path = write(tmp_path / f"damaged.{suffix}", data)
         outcomes.run(lambda: open_video(path, 4), [path], suffix)
 
-    fuzz("video files", 200, one, check)
+    fuzz("video files", 150, one, check)

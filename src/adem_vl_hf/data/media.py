@@ -61,7 +61,11 @@ def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
     if parsed.drive or parsed.root or ".." in parsed.parts:
         raise ImageError(f"{name}: leads out of the image folder {folder}; give a path relative to that folder")
     path = Path(folder) / name
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError) as error:  # a name that is too long for the system, or has a zero byte
+        raise ImageError(f"{name[:100]!r}: no name of a file ({getattr(error, 'strerror', None) or error})") from error
+    if not is_file:
         raise ImageError(f"{path}: no such image file; correct the name or put the file there")
     check_inside(folder, path)
     return path
