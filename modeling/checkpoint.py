@@ -8,6 +8,7 @@ import copy
 import hashlib
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,7 @@ class AdapterCheckpointMixin(_Model):
     _keys_to_ignore_on_save: set[str] | None
     _base_samples: dict[str, torch.Tensor]
     auto_map: dict[str, str]  # where each class is, among the files that travel
+    card_writer: Callable[[str, str], None] | None = None  # (folder, repository); the package sets it where installed
 
     def adapter_state_dict(self, state_dict: dict | None = None) -> dict[str, torch.Tensor]:
         """Take the tensors that are trained and saved.
@@ -160,6 +162,12 @@ class AdapterCheckpointMixin(_Model):
         tensors = self.state_dict() if state_dict is None else state_dict
         with one_save(target, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())) as temporary:
             super(AdapterCheckpointMixin, view).save_pretrained(temporary, *args, state_dict=state_dict, **kwargs)
+
+    def _upload_modified_files(self, working_dir: str, repo_id: str, *args, **kwargs):
+        """The end of the library's ``push_to_hub``: the folder gets the package's model card, where it is installed."""
+        if self.card_writer is not None:
+            self.card_writer(working_dir, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _with_lora_renamed(self, state_dict: dict | None) -> dict | None:
         """Every weight of the model, by the names in a checkpoint; as it was given where there is no LoRA."""

@@ -73,19 +73,41 @@ def register(auto: ModuleType) -> None:
                 table.register(key, value, exist_ok=True)
 
 
-def add_check_of_arguments(trainer: ModuleType) -> None:
-    """Have every ``Trainer`` of one of our models refuse arguments that would do something else than they say.
+def complete_trainer(trainer: ModuleType) -> None:
+    """Have every ``Trainer`` of one of our models write our model card, and refuse arguments that it cannot keep.
 
     Args:
         trainer (ModuleType): ``transformers.trainer``.
     """
+    from .hub.cards import take_over_cards
     from .training_fields import CheckArguments
+
+    take_over_cards(trainer)
 
     if CheckArguments not in trainer.DEFAULT_CALLBACKS:
         trainer.DEFAULT_CALLBACKS.append(CheckArguments)
 
 
-AFTER_IMPORT = {**dict.fromkeys(AUTO_MODULES, register), TRAINER: add_check_of_arguments}
+def add_card_to_pushes(base: ModuleType) -> None:
+    """Have ``push_to_hub`` of our models write our model card.
+
+    Args:
+        base (ModuleType): ``modeling_base`` of the bundle, as this package's module.
+    """
+
+    def write_card(folder: str, repo_id: str) -> None:
+        from .hub.cards import replace_stock_card
+
+        replace_stock_card(folder, repo_id)
+
+    base.FrozenBasesForConditionalGeneration.card_writer = staticmethod(write_card)
+
+
+AFTER_IMPORT = {
+    **dict.fromkeys(AUTO_MODULES, register),
+    TRAINER: complete_trainer,
+    f"{__package__}.modeling.modeling_base": add_card_to_pushes,
+}
 
 
 class AfterImport(MetaPathFinder):

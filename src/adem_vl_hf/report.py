@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from PIL import Image
 from .data.sample import images_of, opened
 from .evaluation.metrics import is_right
 from .evaluation.predict import asked, generate_answers
+from .files import write_json
 from .inspection.page import GalleryItem, write_page
 from .json_files import read_jsonl
 from .papers import PAPERS
 
 SHOWN = 12  # sample answers
+SAMPLES = "samples"  # the folder of them, beside the report
 GREY = "#808590"  # readable on white and on black
 # what Trainer logs beside losses and metrics
 NOT_DRAWN = re.compile(r"epoch|step|grad_norm|total_flos|.*(runtime|per_second|preparation_time)|train_.*")
@@ -51,6 +54,8 @@ def write_report(
     """
     folder = Path(folder)
     config = model.config
+    gallery = _gallery(model, processor, samples)
+    _keep_samples(folder / SAMPLES, gallery)
     return write_page(
         folder / "report.html",
         f"{PAPERS[config.model_type].name}: {folder.resolve().name}",
@@ -61,7 +66,7 @@ def write_report(
         settings={name: value for name, value in facts.items() if name not in ("seconds", "trained_numbers", "data")},
         seconds={"training": facts["seconds"]},
         metrics={},
-        gallery=_gallery(model, processor, samples),
+        gallery=gallery,
         curves=draw_curves(folder / "log.jsonl"),
         command=command_line(argv),
     )  # fmt: skip
@@ -80,6 +85,21 @@ def command_line(argv: Sequence[str]) -> str:
     return shlex.join(words)
 
 
+def _keep_samples(folder: Path, gallery: Sequence[GalleryItem]) -> None:
+    """Write the sample answers into a folder of their own, from which ``push(samples=True)`` takes some."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    rows = []
+    for number, item in enumerate(gallery):
+        image, name = item.image.convert("RGB"), f"{number}.png"
+        image.thumbnail((512, 512))
+        image.save(folder / name)
+        rows.append(
+            {"image": name, "prompt": item.prompt, "answer": item.prediction, "references": list(item.references)}
+        )
+    write_json(folder / "samples.json", rows)
+
+
 def draw_curves(log: Path) -> dict[str, str]:
     """Draw what a training logged: the losses in one plot, and each metric and the learning rate in one of its own.
 
@@ -89,6 +109,30 @@ def draw_curves(log: Path) -> dict[str, str]:
     Returns:
         The plots as ``data:`` URLs of SVG files, by what they show.
     """
+    return {name: _plot(lines) for name, lines in _series(log).items()}
+
+
+def draw_loss(log: Path, target: Path) -> bool:
+    """Draw the losses of a training, black on white.
+
+    Args:
+        log (Path): The file ``log.jsonl``.
+        target (Path): The PNG file to write.
+
+    Returns:
+        Whether there was a loss to draw.
+    """
+    lines = _series(log).get("loss")
+    if lines:
+        from matplotlib import rc_context
+
+        with rc_context():
+            _figure(lines).savefig(target, format="png", dpi=110, metadata={"Software": None})
+    return bool(lines)
+
+
+def _series(log: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Read what a training logged: the points of each line, by plot and label."""
     series: dict[str, list[tuple[float, float]]] = {}
     for _, entry in read_jsonl(log) if log.is_file() else ():
         for name, value in entry.items():
@@ -99,29 +143,36 @@ def draw_curves(log: Path) -> dict[str, str]:
         kind = "loss" if name in ("loss", "eval_loss") else name.removeprefix("eval_").replace("_", " ")
         label = "held-out data" if name.startswith("eval_") else "training"
         plots.setdefault(kind, {})[label] = points
-    return {name: _plot(lines) for name, lines in plots.items()}
+    return plots
 
 
 def _plot(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """Draw one plot on a background that shows through, readable on white and on black."""
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     style: Any = dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color"), GREY)
     with rc_context(style | {"svg.hashsalt": "adem-vl", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(5, 2.8), layout="constrained")
-        axes = figure.subplots()
-        for colour, (label, points) in zip(itertools.cycle(("#4a78dd", "#d98324")), lines.items(), strict=False):
-            axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o" if len(points) < 30 else None,
-                      markersize=3)  # fmt: skip
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        if len(lines) > 1:
-            axes.legend(frameon=False)
+        figure = _figure(lines)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _figure(lines: Mapping[str, Sequence[tuple[float, float]]]) -> Any:
+    """Draw the lines of one plot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 2.8), layout="constrained")
+    axes = figure.subplots()
+    for colour, (label, points) in zip(itertools.cycle(("#4a78dd", "#d98324")), lines.items(), strict=False):
+        axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o" if len(points) < 30 else None,
+                  markersize=3)  # fmt: skip
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(lines) > 1:
+        axes.legend(frameon=False)
+    return figure
 
 
 def _gallery(model: Any, processor: Any, samples: Any) -> list[GalleryItem]:

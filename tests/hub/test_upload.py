@@ -3,6 +3,7 @@
 Every client is a process of its own, because huggingface_hub reads its address while it is imported.
 """
 
+import io
 import json
 import shutil
 
@@ -56,6 +57,8 @@ def save_logits(model, processor, picture, path):
 
 PUSH = """
 import runpy
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.hub.upload import push
 from adem_vl_hf.modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.modeling_evlm import EvlmForConditionalGeneration
@@ -90,14 +93,38 @@ model.save_pretrained(run)
 processor.save_pretrained(run)
 for name in leftovers:
     (run / name).parent.mkdir(exist_ok=True)
-    (run / name).write_text("leftover")
+    (run / name).write_text('{"step": 1, "loss": 2.5}' if name == "log.jsonl" else "leftover")
+(run / "samples").mkdir()
+Image.open(folder / "cat.png").save(run / "samples/0.png")
+sample = {"image": "0.png", "prompt": "a picture of", "answer": "a | cat", "references": ["a cat"]}
+(run / "samples/samples.json").write_text(json.dumps([sample]))
 (run / "metrics.json").write_text('{"Scenes": {"recall": 0.75}}')
 (run / "training.json").write_text('{"epochs": 77}')
-push(run, "acme/run", private=True, revision="draft", token="secret")
+push(run, "acme/run", private=True, revision="draft", token="secret", samples=True)
 
 sys.argv = ["push.py", str(run), "acme/example"]
 runpy.run_path(example, run_name="__main__")
 model.save_pretrained(folder / "named", push_to_hub=True)
+model.push_to_hub("acme/pushed")
+
+class Dies(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+arguments = TrainingArguments(
+    str(folder / "interrupted"), push_to_hub=True, hub_model_id="acme/interrupted", hub_strategy="every_save",
+    hub_always_push=True, save_strategy="steps", save_steps=1, max_steps=4, use_cpu=True, report_to="none",
+    remove_unused_columns=False, per_device_train_batch_size=2, disable_tqdm=True,
+)
+rows = [{"image": str(folder / "cat.png"), "text": "a cat"}] * 8
+trainer = Trainer(
+    model, arguments, AdemVLCollator(processor), rows, processing_class=processor, callbacks=[Dies()]
+)
+try:
+    trainer.train()
+except KeyboardInterrupt:
+    trainer.push_in_progress.wait_until_done()
 
 model.config.vision_model_name_or_path = str(folder / "clip")
 with warnings.catch_warnings(record=True) as caught:
@@ -117,8 +144,10 @@ except ImportError:
 else:
     raise SystemExit("adem_vl_hf can be imported")
 folder, *out_of_reach = sys.argv[1:]
-for repo_id in ("acme/adem", "acme/evlm", "acme/moved"):
+for repo_id in ("acme/adem", "acme/evlm", "acme/moved", "acme/pushed", "acme/interrupted"):
     model = AutoModel.from_pretrained(repo_id, trust_remote_code=True)
+    if repo_id == "acme/pushed":  # a model alone
+        continue
     processor = AutoProcessor.from_pretrained(repo_id, trust_remote_code=True)
     save_logits(model, processor, f"{folder}/cat.png", f"{folder}/{repo_id.split('/')[1]}.safetensors")
 captioner = pipeline("image-to-text", model="acme/adem", trust_remote_code=True)
@@ -214,7 +243,8 @@ def test_a_push_is_one_commit_and_nothing_else(hub):
         "/acme/adem.git/info/lfs/objects/batch",
         "/api/models/acme/adem/commit/main",
     ]
-    assert len(hub.lfs_objects) == 2  # an adapter of each model; ADEM-VL's is the same in all its repositories
+    same = [hub.repos[f"acme/{name}"].files()["model.safetensors"] for name in ("adem", "example", "local", "pushed")]
+    assert len({*same}) == 1
     assert set(hub.repos) >= {"acme/llama", "acme/clip", "acme/adem", "acme/evlm", "acme/run", "acme/local"}
 
 
@@ -255,7 +285,10 @@ def test_a_training_folder_is_pushed_without_its_leftovers(hub):
     assert repo.private
     assert repo.files("main") == {}
     files, adem = repo.files("draft"), hub.repos["acme/adem"].files()
-    assert set(files) == set(adem)
+    assert set(files) == {*adem, "training_curve.png", "samples/0.png", "samples/samples.json"}
+    assert b"| ![](samples/0.png) | a picture of | a \\| cat | a cat |" in files["README.md"]
+    assert b"](training_curve.png)" in files["README.md"]
+    assert Image.open(io.BytesIO(files["training_curve.png"])).width > 300
     # Transformers writes into tokenizer_config.json whether the tokenizer came from a folder
     same = set(adem) - {"README.md", "tokenizer_config.json"}
     assert {name: files[name] for name in same} == {name: adem[name] for name in same}
@@ -267,13 +300,24 @@ def test_a_training_folder_is_pushed_without_its_leftovers(hub):
 def test_the_example_pushes_a_folder(hub):
     files, run = hub.repos["acme/example"].files(), hub.repos["acme/run"].files("draft")
     assert {name for name in files if files[name] != run[name]} <= {"README.md", "tokenizer_config.json"}
-    assert files.keys() == run.keys()
+    assert files.keys() == {name for name in run if not name.startswith("samples/")}
     assert not hub.repos["acme/example"].private
 
 
 def test_saving_with_a_push_names_the_repository_after_the_folder(hub):
     (repo,) = [repo for name, repo in hub.repos.items() if name.split("/")[-1] == "named"]
     assert repo.files()["model.safetensors"] == hub.repos["acme/adem"].files()["model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["pushed", pytest.param("interrupted", marks=pytest.mark.skipif(
+    OLD, reason="before Transformers 5, Trainer says nothing when it pushes a checkpoint"
+))])  # fmt: skip
+def test_the_librarys_own_ways_to_push_write_our_card(hub, name):
+    card = ModelCard(hub.repos[f"acme/{name}"].files()["README.md"].decode())
+    assert "An [ADEM-VL](https://arxiv.org/abs/2410.17779) adapter" in card.text
+    assert f'AutoModel.from_pretrained("acme/{name}", trust_remote_code=True)' in card.text
+    assert card.data.base_model == ["acme/llama", "acme/clip"]
+    assert ("| steps | 2 |" in card.text) == (name == "interrupted")
 
 
 def test_a_local_base_is_warned_of_and_kept_out_of_the_card(hub):

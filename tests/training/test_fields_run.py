@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
 
 import architectures
@@ -311,7 +312,7 @@ def test_reports_to_a_service_or_names_the_missing_package(bases, arch, tmp_path
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint", "all_checkpoints"])
 def test_what_is_sent_to_the_hub(bases, arch, tmp_path, monkeypatch, strategy):
     """Nothing is sent here; every upload has the code that ``config.json`` names."""
-    sent, made, uploads = Future(), [], []
+    sent, made, uploads, cards = Future(), [], [], []
     sent.set_result(None)
 
     def create(*args, **kwargs):
@@ -322,6 +323,8 @@ def test_what_is_sent_to_the_hub(bases, arch, tmp_path, monkeypatch, strategy):
         folder = kwargs["folder_path"]
         files = set(os.listdir(folder))
         uploads.append((kwargs.get("path_in_repo"), kwargs["revision"], architectures_files <= files))
+        if kwargs.get("path_in_repo") is None and "README.md" in files:
+            cards.append(Path(folder, "README.md").read_text(encoding="utf-8"))
         return sent
 
     architectures_files = arch.files | {"config.json", "model.safetensors"}
@@ -332,7 +335,7 @@ def test_what_is_sent_to_the_hub(bases, arch, tmp_path, monkeypatch, strategy):
         bases, arch, tmp_path / "out", save_strategy="steps", save_steps=1, max_steps=2, push_to_hub=True,
         hub_model_id="me/mine", hub_strategy=strategy, hub_private_repo=True, hub_revision="side", hub_always_push=True,
     )  # fmt: skip
-    trainer.push_to_hub()
+    trainer.push_to_hub(license="mit", tags="mine")
     assert made == [("me/mine", True)]
     places = {place for place, _, _ in uploads}
     expected = {"checkpoint": {"last-checkpoint"}, "all_checkpoints": {"checkpoint-1", "checkpoint-2"}}
@@ -340,3 +343,6 @@ def test_what_is_sent_to_the_hub(bases, arch, tmp_path, monkeypatch, strategy):
     assert {revision for _, revision, _ in uploads} == {"side"}
     assert len(uploads) == {"end": 1, "every_save": 3}.get(strategy, 5)
     assert all(whole for _, _, whole in uploads)
+    assert "license: mit" in cards[-1]
+    assert "- mine\n" in cards[-1]
+    assert all("trainable parameters that let a" in card and '"me/mine"' in card for card in cards)

@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_moved_bases(parser)
     parser.add_argument("--private", action="store_true", help="a repository that is made is private")
     parser.add_argument("--revision", help="branch to commit to (default: main)")
+    parser.add_argument("--samples", action="store_true",
+                        help="publish six of the report's sample answers in the card, with their images")  # fmt: skip
     parser.add_argument("--message", default="Upload adapter", help="message of the commit")
 
 
@@ -51,5 +53,6 @@ def run(args: argparse.Namespace) -> None:
         revision=args.revision,
         commit_message=args.message,
         bases=moved_bases(args),
+        samples=args.samples,
     )
     say(f"uploaded {args.checkpoint} to {commit.repo_url}")

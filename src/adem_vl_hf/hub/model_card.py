@@ -29,6 +29,7 @@ from ..papers import PAPERS
 from ..terminal import printable
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
+CURVE = "training_curve.png"
 TAGS = ["vision-language", "image-to-text", "adapter", "parameter-efficient"]
 TASK = "image-text-to-text"
 # An absolute path or one below the home folder, inside any text. It does not match a URL, because the slashes of a URL
@@ -228,11 +229,23 @@ def write_model_card(
         settings=[(_cell(name), _cell(value)) for name, value in settings.items() if value is not None],
         metrics=[(_cell(x.dataset), _cell(x.name), round(x.value, 4), x.n or "") for x in results],
         weights_licence=licence and _cell(licence),
+        curve=CURVE if (folder / CURVE).is_file() else None,
+        samples=_samples(folder),
     )
     path = folder / "README.md"
     with replacing(path) as beside:
         card.save(beside)
     return path
+
+
+def _samples(folder: Path) -> list[dict[str, str]]:
+    """List the sample answers that lie in the folder, with their images' names relative to it."""
+    path = folder / "samples" / "samples.json"
+    if not path.is_file():
+        return []
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    texts = ("prompt", "answer", "references")
+    return [{"image": f"samples/{_cell(Path(row['image']).name)}", **{name: _cell(row[name]) for name in texts}} for row in rows]
 
 
 def read_record(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:

@@ -25,12 +25,14 @@ from ..loading import MODELS, load_config
 from ..modeling.checkpoint import CUSTOM_PIPELINES
 from ..modeling.modeling_base import FrozenBasesForConditionalGeneration
 from ..modeling.processing_adem_vl import AdemVLProcessor
-from .model_card import Metrics, checkpoint_bases, count_adapter_parameters, read_record, write_model_card
+from ..report import SAMPLES, draw_loss
+from .model_card import CURVE, Metrics, checkpoint_bases, count_adapter_parameters, read_record, write_model_card
 
 # Transformers 5 writes the first of them, and 4.57 both.
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
+PUBLISHED = 6  # sample answers in a card
 FLAGS = {"text_model_name_or_path": "--language-model", "vision_model_name_or_path": "--vision-tower"}
 
 
@@ -47,6 +49,7 @@ def push(
     data: str | Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     bases: Mapping[str, str] | None = None,
+    samples: bool = False,
 ) -> CommitInfo:
     """Upload a model, or the checkpoint in a folder, to a model repository of the Hub, in one commit.
 
@@ -71,6 +74,8 @@ def push(
         settings (Mapping[str, Any] | None): The training settings in the card. None means those in ``training.json``.
         bases (Mapping[str, str] | None): Where others find the bases, by field of the configuration:
             ``{"text_model_name_or_path": "meta-llama/Llama-3.2-1B"}``. The folder or model itself stays as it is.
+        samples (bool): Whether six of the sample answers of ``report.html`` are published in the card, with their
+            images, which are yours to publish or not.
 
     Returns:
         The commit, as huggingface_hub describes it.
@@ -93,6 +98,9 @@ def push(
         if isinstance(model, str | os.PathLike):
             metrics = read_record(model, "metrics.json") if metrics is None else metrics
             settings = read_record(model, "training.json") if settings is None else settings
+            draw_loss(Path(model) / "log.jsonl", staged / CURVE)
+        if samples:
+            _stage_samples(model, staged)
         # The card is written before anything is made on the Hub, so that an error in it leaves no empty repository.
         write_model_card(staged, repo_id=repo_id, metrics=metrics, data=data, settings=settings)
         api = HfApi(token=token)
@@ -141,6 +149,19 @@ def stage(
         processor.save_pretrained(target)
         model.save_pretrained(target)
     count_adapter_parameters(target)  # raises an error if a tensor does not belong to the adapter
+
+
+def _stage_samples(model: Any, target: Path) -> None:
+    """Copy some sample answers, from all over the twelve of the report, with their images."""
+    source = Path(model) / SAMPLES if isinstance(model, str | os.PathLike) else None
+    if source is None or not (source / "samples.json").is_file():
+        raise ValueError(f"{source or 'a model alone'} has no sample answers: push the output folder of adem-vl train")
+    rows = json.loads((source / "samples.json").read_text(encoding="utf-8"))
+    rows = rows[:: max(1, len(rows) // PUBLISHED)][:PUBLISHED]
+    (target / SAMPLES).mkdir()
+    for row in rows:
+        shutil.copyfile(source / Path(row["image"]).name, target / SAMPLES / Path(row["image"]).name)
+    write_json(target / SAMPLES / "samples.json", rows)
 
 
 def _warn_of_local_bases(folder: Path) -> None:

@@ -106,11 +106,26 @@ class ServedProcessor:
         self.processor, self.plain = processor, plain
 
     def __call__(self, text: Any, **kwargs: Any) -> Any:
-        """Tokenise a text: where it looks for stop strings, the library takes this object for a tokenizer."""
+        """Tokenise a text: where it looks for stop strings, the library takes this object for a tokenizer.
+
+        Args:
+            text (Any): The text.
+            **kwargs (Any): The arguments of the tokenizer.
+
+        Returns:
+            What the tokenizer returns.
+        """
         return self.processor.tokenizer(text, **kwargs)  # type: ignore[attr-defined]
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the processor has, or else its tokenizer."""
+        """Return what the processor has, or else its tokenizer.
+
+        Args:
+            name (str): The name of the attribute.
+
+        Returns:
+            The attribute.
+        """
         found = self.processor if hasattr(self.processor, name) else self.processor.tokenizer  # type: ignore[attr-defined]
         return getattr(found, name)
 
