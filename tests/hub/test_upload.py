@@ -243,7 +243,7 @@ def test_a_push_is_one_commit_and_nothing_else(hub):
         "/acme/adem.git/info/lfs/objects/batch",
         "/api/models/acme/adem/commit/main",
     ]
-    same = [hub.repos[f"acme/{name}"].files()["model.safetensors"] for name in ("adem", "example", "local", "pushed")]
+    same = [hub.repos[f"acme/{name}"].files()["model.safetensors"] for name in ("adem", "example", "pushed")]
     assert len({*same}) == 1
     assert set(hub.repos) >= {"acme/llama", "acme/clip", "acme/adem", "acme/evlm", "acme/run", "acme/local"}
 

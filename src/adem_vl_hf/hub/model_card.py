@@ -245,7 +245,10 @@ def _samples(folder: Path) -> list[dict[str, str]]:
         return []
     rows = json.loads(path.read_text(encoding="utf-8"))
     texts = ("prompt", "answer", "references")
-    return [{"image": f"samples/{_cell(Path(row['image']).name)}", **{name: _cell(row[name]) for name in texts}} for row in rows]
+    return [
+        {"image": f"samples/{_cell(Path(row['image']).name)}", **{name: _cell(row[name]) for name in texts}}
+        for row in rows
+    ]
 
 
 def read_record(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
