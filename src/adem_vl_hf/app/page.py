@@ -33,7 +33,11 @@ POLICY = (
     "connect-src 'self' ws: wss: data: blob:; object-src 'none'; base-uri 'self'"
 )
 NOTHING_YET = "<p>Ask about an image first. Then choose a word of the answer here.</p>"
-STYLE = "footer { display: none !important; } #where iframe { width: 100%; height: 46rem; border: 0; }"
+# hidden: a button that would post the chat on the Hub, and one that would empty the chat without its images
+STYLE = (
+    "footer, #chat button[title=Share], #chat button[title=Clear] { display: none !important; } "
+    "#where iframe { width: 100%; height: 46rem; border: 0; }"
+)
 
 
 class OwnServerOnly:
