@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # the kernels of a processor without AVX-512, which round otherwise
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo check types style docs test fuzz test-all test-slow test-lmms-eval test-browser screenshot chromium \
+.PHONY: demo check types style docs test fuzz kills test-all test-slow test-lmms-eval test-browser screenshot chromium \
 	test-oldest test-5.0 test-avx2 table clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -99,6 +99,10 @@ test-5.0: $(V5.0)/installed
 
 test-avx2: $(VENV)/installed
 	$(AVX2) $(BIN)/python $(PYTEST) -m "core and not slow"
+
+# stops saves and trainings at random moments, and prints what became of them: the table of docs/reliability.md
+kills: $(VENV)/installed
+	$(BIN)/python tests/helpers/kills.py --saves 20 --trainings 6 --seed 1
 
 # measures the shipped checkpoint (resumable) and rewrites its card and the tables of README.md and docs/results.md
 table: $(VENV)/installed

@@ -28,6 +28,7 @@ except ImportError:  # Windows has no such locks
 WRITTEN, COUNTS = ".saving-", ".saved-"
 REMOVED = ".removed.json"  # in the temporary folder: files of an earlier save that have no place in this one
 DAY = 24 * 3600
+FULL_DISK = "No space left on device: the disk (or the quota)"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # how the libraries that write in Rust and C++ say that a disk is full
 FULL_IN_WORDS = (
@@ -144,6 +145,8 @@ def naming_full_disk(folder: Path, needed: int | None = None, written: Path | No
         yield
     except Exception as error:
         full = isinstance(error, OSError) and error.errno in FULL
+        if FULL_DISK in str(error):  # another of these has said it
+            raise
         if not (full or any(words in str(error) for words in FULL_IN_WORDS)):
             raise
         done = 0 if written is None else sum(path.stat().st_size for path in _files(written))
@@ -151,7 +154,7 @@ def naming_full_disk(folder: Path, needed: int | None = None, written: Path | No
         wanted = f"More than {_size(done)} are needed" if needed is None else f"{_size(needed)} are needed"
         raise OSError(
             errno.ENOSPC,
-            f"No space left on device: the disk (or the quota) of {folder} is full. {wanted}, and {_size(free)} are "
+            f"{FULL_DISK} of {folder} is full. {wanted}, and {_size(free)} are "
             "free. What was there before is as it was; free some space, and do it again",
         ) from error
 

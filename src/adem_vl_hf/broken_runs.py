@@ -101,12 +101,12 @@ class StopsWhenBroken(_Trainer):
 
 def _broken_gradient(model: Any) -> str | None:
     """Name a parameter whose gradient is NaN or infinite, or None. DeepSpeed keeps the gradients to itself."""
-    named = [(name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None]
-    # FSDP2: each process looks at its own part
-    gradients = [getattr(gradient, "_local_tensor", gradient) for _, gradient in named]
-    if not gradients:
+    found = ((name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None)
+    # FSDP2: each process looks at its own part, which may be empty
+    local = {name: getattr(gradient, "_local_tensor", gradient) for name, gradient in found}
+    local = {name: gradient for name, gradient in local.items() if gradient.numel()}
+    if not local:
         return None
-    sizes = torch.stack([size.float() for size in torch._foreach_norm(gradients, float("inf"))])  # [parameters]
-    if sizes.isfinite().all():
-        return None
-    return named[int((~sizes.isfinite()).nonzero()[0])][0]
+    largest = torch._foreach_norm(list(local.values()), float("inf"))
+    finite = torch.stack([size.float() for size in largest]).isfinite().tolist()  # one of each gradient
+    return next((name for name, is_finite in zip(local, finite, strict=True) if not is_finite), None)

@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from .data.stream import MixedStream, Stream
 from .files import write_json
+from .modeling.one_save import naming_full_disk
 from .recipe import peak_learning_rate
 from .whole_checkpoints import MANIFEST
 
@@ -61,7 +62,8 @@ class JsonLinesLog(TrainerCallback):
             **kwargs (Any): The model and the rest of what ``Trainer`` passes, which are ignored.
         """
         if state.is_world_process_zero and logs:
-            with (Path(args.output_dir) / "log.jsonl").open("a", encoding="utf-8") as file:
+            folder = Path(args.output_dir)
+            with naming_full_disk(folder), (folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 print(json.dumps({"step": state.global_step, **logs}), file=file)
 
 

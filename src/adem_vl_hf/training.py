@@ -29,6 +29,7 @@ from .files import write_json
 from .modeling.configuration_adem_vl import AdemVLConfig
 from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
+from .modeling.one_save import naming_full_disk
 from .modeling.processing_adem_vl import AdemVLProcessor
 from .preemption import TERMINATED, SaveOnTermination
 from .recipe import paper_learning_rate, peak_learning_rate
@@ -237,7 +238,8 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
         facts["prompt"] = processor.prompt
     if checkpoint is not None:
         facts["resumed_at_step"] = int(checkpoint.name.rsplit("-", 1)[-1])  # the seconds are counted from there
-    trainer.save_model(str(output))
+    with naming_full_disk(output):
+        trainer.save_model(str(output))
     if trainer.is_world_process_zero():
         processor.save_pretrained(output)
         write_json(output / "training.json", facts)

@@ -20,6 +20,7 @@ from accelerate.utils import parse_flag_from_env
 
 from ..json_files import parse_json
 from ..modeling.field_values import shown
+from ..modeling.one_save import naming_full_disk
 
 
 class Prediction(TypedDict):
@@ -87,13 +88,18 @@ class PredictionFile:
             self._file.write(b"\n")
 
     def append(self, row: Prediction) -> None:
-        """Add a row and flush the file.
+        """Add a row and flush the file to the disk.
 
         Args:
             row (Prediction): The row.
+
+        Raises:
+            OSError: The disk is full. The message names it, and the rows of before stay.
         """
-        self._file.write(line_of(row).encode() + b"\n")
-        self._file.flush()
+        with naming_full_disk(self.path.parent):
+            self._file.write(line_of(row).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self.rows[row["id"]] = row
 
     def __enter__(self) -> "PredictionFile":
@@ -102,7 +108,8 @@ class PredictionFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with naming_full_disk(self.path.parent):  # of a full disk, what could not be written before is tried again
+            self._file.close()
 
 
 def _read(path: Path) -> tuple[list[Prediction], int, bool]:
