@@ -3,6 +3,7 @@
 import argparse
 from importlib.util import find_spec
 
+from ..terminal import say
 from .arguments import positive
 from .checkpoint import add_checkpoint, check_checkpoint, load
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=positive, default=8000, help="default: %(default)s")
     parser.add_argument("--plain", action="store_true",
                         help="the last message of the user is the prompt as it stands, as captions and questions "
-                        "are trained (always so for the adapter that ships); default: messages are a chat")  # fmt: skip
+                        "are trained (default: if the checkpoint names its prompt; otherwise a chat)")  # fmt: skip
 
 
 def check(args: argparse.Namespace) -> None:
@@ -55,6 +56,6 @@ def run(args: argparse.Namespace) -> None:
 
     model, processor = load(args)
     name = args.checkpoint or SHIPPED
-    app = make_app(name, model.eval(), processor, args.plain or args.checkpoint is None)
-    print(f"serving {name} at http://{args.host}:{args.port}/v1", flush=True)
+    app = make_app(name, model.eval(), processor, args.plain or processor.prompt is not None)
+    say(f"serving {name} at http://{args.host}:{args.port}/v1")
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning")

@@ -148,7 +148,7 @@ class ServedProcessor:
         asked = next(message for message in reversed(messages) if message["role"] == "user")
         images = [part["url"] for part in asked["content"] if part["type"] == "image"]
         prompt = "".join(part["text"] for part in asked["content"] if part["type"] == "text")
-        return self.processor(images=images or None, text=[prompt])
+        return self.processor(images=images or None, text=[prompt or self.processor.default_prompt])
 
 
 class Chat(ChatCompletionHandler):
