@@ -86,7 +86,7 @@ def check_same_settings(config: FrozenBasesConfig, checkpoint: Path) -> None:
     Raises:
         ValueError: A setting differs. The message names it.
     """
-    saved = AutoConfig.from_pretrained(checkpoint)
+    saved = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     if saved.model_type != config.model_type:
         raise ValueError(f"{checkpoint} holds a {saved.model_type!r} and this run has a {config.model_type!r}")
     for name in config.adapter_fields:
