@@ -53,8 +53,9 @@ def one_save(target: Path, needed: int | None = None) -> Iterator[Path]:
         OSError: the disk is full. The message names the folder and the space that is needed.
     """
     target.mkdir(parents=True, exist_ok=True)
-    finish_save(target)
-    temporary = Path(tempfile.mkdtemp(prefix=WRITTEN, dir=target))
+    with naming_full_disk(target, needed):
+        finish_save(target)
+        temporary = Path(tempfile.mkdtemp(prefix=WRITTEN, dir=target))
     try:
         with _locked(temporary), naming_full_disk(target, needed, temporary):
             yield temporary

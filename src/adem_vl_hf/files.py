@@ -37,7 +37,8 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # nobody can lay a link there: the name cannot be foretold, and a file that exists is not opened
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    with naming_full_disk(path.parent):
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         with naming_full_disk(path.parent, written=temporary):
             yield temporary

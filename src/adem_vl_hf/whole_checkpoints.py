@@ -73,7 +73,9 @@ class WholeCheckpoints(_Trainer):
             tidy(output)
         wait()
         if self.is_local_process_zero():  # several machines may have a folder each
-            staging.mkdir(parents=True, exist_ok=True)
+            output.mkdir(parents=True, exist_ok=True)
+            with naming_full_disk(output):
+                staging.mkdir(exist_ok=True)
         wait()
         self._staging = staging
         try:
