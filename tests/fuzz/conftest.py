@@ -19,11 +19,6 @@ def _quiet():
     logging.enable_progress_bar()
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        item.add_marker(pytest.mark.slow)
-
-
 def pytest_terminal_summary(terminalreporter):
     import fuzzing
 

@@ -23,7 +23,7 @@ PROCESSOR_FILES = (
     "tokenizer.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json",
     "generation_config.json",
 )  # fmt: skip
-pytestmark = architectures.each()
+pytestmark = [pytest.mark.slow, architectures.each()]
 
 
 @pytest.fixture(scope="module")

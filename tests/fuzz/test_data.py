@@ -18,6 +18,8 @@ from adem_vl_hf.evaluation.predictions import read_predictions
 from adem_vl_hf.evaluation.score import score
 from adem_vl_hf.hub.convert_official import _read, _recorded_fields
 
+pytestmark = pytest.mark.slow
+
 IMAGE = "a.png"
 ROWS = [
     {"file_name": IMAGE, "text": "two dogs", "kind": "caption", "captions": ["dogs"]},

@@ -12,6 +12,8 @@ from fuzzing import damaged_bytes, fuzz, write
 from adem_vl_hf.modeling.images import open_image
 from adem_vl_hf.modeling.videos import open_video
 
+pytestmark = pytest.mark.slow
+
 FORMATS = {
     "png": {}, "jpg": {}, "gif": {}, "webp": {}, "tif": {"compression": "tiff_lzw"}, "bmp": {}, "ico": {}, "ppm": {},
     "tga": {}, "dds": {}, "jp2": {}, "avif": {}, "pcx": {}, "sgi": {}, "icns": {},
