@@ -7,6 +7,7 @@ and the files of this bundle.
 import copy
 import hashlib
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,8 @@ class AdapterCheckpointMixin(_Model):
         tensors = self.state_dict() if state_dict is None else state_dict
         with one_save(target, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())) as temporary:
             super(AdapterCheckpointMixin, view).save_pretrained(temporary, *args, state_dict=state_dict, **kwargs)
+            for path in Path(temporary).glob("*.safetensors"):  # which safetensors lets nobody else read
+                shutil.copymode(Path(temporary) / "config.json", path)
 
     def _upload_modified_files(self, working_dir: str, repo_id: str, *args, **kwargs):
         """The end of the library's ``push_to_hub``: the folder gets the package's model card, where it is installed."""

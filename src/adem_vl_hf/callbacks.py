@@ -93,10 +93,13 @@ class LearningWatch(TrainerCallback):
         # a cosine or a line from the peak to zero is worth half of its steps
         steps = args.learning_rate / rate * state.max_steps / 2
         if steps < FEW_STEPS:
+            enough = round(4 * FEW_STEPS * rate / args.learning_rate)
+            low = args.learning_rate < 0.9 * rate
             logger.warning(
-                "this run will learn hardly anything: %d steps with a peak learning rate of %.1e are worth %.1f steps "
-                "at the %.1e that suit this model; take that rate, or at least %d steps of yours",
-                state.max_steps, args.learning_rate, steps, rate, round(4 * FEW_STEPS * rate / args.learning_rate),
+                "this run will learn hardly anything: %d steps with a peak learning rate of %.1e%s; take %sat least %d "
+                "steps", state.max_steps, args.learning_rate,
+                f" are worth {steps:.1f} steps at the {rate:.1e} that suit this model" if low else " are too few",
+                "that rate, or " if low else "", enough,
             )  # fmt: skip
 
     def on_log(

@@ -87,3 +87,10 @@ def test_lora_is_given_as_pairs():
     lora = parse("--lora", "r=4", "lora_alpha=8", 'target_modules=["q_proj", "v_proj"]', "layers_pattern=h")["lora"]
     assert lora == {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "layers_pattern": "h"}
     assert AdemVLConfig(lora=lora).lora["target_modules"] == ["q_proj", "v_proj"]
+
+
+def test_a_repeated_flag_adds_its_values():
+    parsed = build_parser().parse_args(["train", "--output-dir", "x", "--set", "a=1", "--set", "b=2", "c=3"])
+    assert parsed.set == [("a", 1), ("b", 2), ("c", 3)]
+    assert build_parser().parse_args(["train", "--output-dir", "x", "--data", "a", "--data", "b"]).data == ["a", "b"]
+    assert build_parser().parse_args(["train", "--output-dir", "x"]).data == ["openmoji"]

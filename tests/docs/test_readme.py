@@ -139,7 +139,7 @@ def test_command_lines_parse(argv):
 
 def test_every_command_is_shown_and_every_flag_exists(capsys):
     shown = {argv[1] for argv in command_lines("adem-vl")}
-    assert shown == {"train", "caption", "look", "app", "evaluate", "push", "convert", "info"}
+    assert shown == {"train", "caption", "look", "app", "evaluate", "serve", "push", "convert", "info"}
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"python \S+\.py[^`\n]*", "", README)))
     known = ""
     for command in shown:

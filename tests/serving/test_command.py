@@ -23,6 +23,15 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys):
     assert "pip install 'transformers>=5.24'" in capsys.readouterr().err
 
 
+def test_a_port_in_use_is_named_before_anything_is_loaded(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    assert f"cannot listen on 127.0.0.1, port {port} (Address already in use)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_serves_a_checkpoint_until_it_is_told_to_stop(bases, tmp_path):
     model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)

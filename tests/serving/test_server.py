@@ -118,6 +118,15 @@ def test_the_temperature_is_used(client):
     assert len({said(client, "What is it?", tiny.picture(), temperature=0) for _ in range(2)}) == 1
 
 
+def test_the_latest_images_are_asked_about(client, model, processor):
+    if not client.plain:
+        pytest.skip("a chat is read whole")
+    turns = [[part(tiny.picture(2))], [part(tiny.picture(1)), {"type": "text", "text": "Once more"}], "What is it?"]
+    messages = [{"role": "user", "content": content} for content in turns]
+    answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=8)
+    assert answer.choices[0].message.content == expected(client, model, processor, "What is it?", tiny.picture(1))
+
+
 def test_many_at_once_get_what_each_gets_alone(client):
     one, other = tiny.picture(0), tiny.picture(1)
     questions = [("What is it?", one), ("What is it?", other), ("Hello",), ("Compare.", one, other)]
@@ -147,10 +156,13 @@ def test_images_come_in_the_request(client, url, why):
     ("wrong", "why"),
     [
         ({"model": "other"}, "pinned to 'tiny'"),
-        ({"max_tokens": -1}, "max_new_tokens"),
-        ({"temperature": -1}, "temperature"),
+        ({"max_tokens": -1}, "max_tokens is -1; give a whole number from 1"),
+        ({"temperature": -1}, "temperature is -1; give a number from 0 to 100"),
         ({"extra_body": {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}}, "may not set chat_template"),
-        ({"extra_body": {"generation_config": "{"}}, "JSONDecodeError"),
+        ({"extra_body": {"generation_config": "{"}}, "cannot be answered: Expecting"),
+        ({"stop": 5}, "stop is 5"),
+        ({"messages": ["hi"]}, "not a list of objects"),
+        ({"tools": [{"type": "function", "function": {"name": "x"}}]}, "calls none"),
         ({"messages": []}, "none with the role 'user'"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "input_audio"),
         ({"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "/"}}]}]}, "video_url"),
@@ -161,6 +173,14 @@ def test_what_cannot_be_answered_is_refused(client, wrong, why):
     with pytest.raises(openai.BadRequestError, match=why):
         client.chat.completions.create(**request)
     assert said(client, "Hello")  # the next one is answered
+
+
+def test_half_an_emoji_is_refused_as_any_other_name(client):
+    body = b'{"model": "x\\ud83d", "messages": [{"role": "user", "content": "a"}]}'
+    headers = {"content-type": "application/json"}
+    reply = httpx2.post(f"{client.base_url}chat/completions", content=body, headers=headers)
+    assert reply.status_code == 400
+    assert "pinned to 'tiny'" in reply.json()["error"]["message"]
 
 
 def test_a_request_that_is_too_large_is_refused(client, monkeypatch):

@@ -7,6 +7,24 @@ from pathlib import Path
 from typing import Any
 
 
+class Several(argparse.Action):
+    """Takes several values, and those of a flag that is repeated as well; the first ones replace the default."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        """Keep the values of a flag.
+
+        Args:
+            parser (argparse.ArgumentParser): The parser.
+            namespace (argparse.Namespace): What was parsed so far.
+            values (Any): The values.
+            option_string (Any): The flag.
+        """
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if before is self.default else before), *values])
+
+
 def key_value(text: str) -> tuple[str, Any]:
     """Read ``KEY=VALUE``.
 
@@ -34,7 +52,7 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     Args:
         parser (argparse.ArgumentParser): The parser of a command.
     """
-    parser.add_argument("--columns", nargs="+", type=key_value, default=[], metavar="ROLE=COLUMN",
+    parser.add_argument("--columns", nargs="+", action=Several, type=key_value, default=[], metavar="ROLE=COLUMN",
                         help="columns with other names than the usual, e.g. image=photo text=description")  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..terminal import say
-from .arguments import check_there, positive
+from .arguments import Several, check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
 
 TEXT = "Describe pictures or videos, or answer a question about them, with a trained adapter."
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser (argparse.ArgumentParser): The parser of the command.
     """
     parser.add_argument("images", nargs="*", help="picture files")
-    parser.add_argument("--video", nargs="+", default=[], metavar="FILE",
+    parser.add_argument("--video", nargs="+", action=Several, default=[], metavar="FILE",
                         help="videos: animated pictures, folders of frames, with PyAV also films")  # fmt: skip
     parser.add_argument("--frames", type=positive, default=8, help="frames of each video that are looked at")
     add_checkpoint(parser)
@@ -76,4 +76,4 @@ def run(args: argparse.Namespace) -> None:
         inputs = processor(**seen, text=[asked]).to(model.device)
         ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
         text = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
-        say(json.dumps({kind: path, "text": text}) if args.json else f"{path}: {text}")
+        say(json.dumps({kind: path, "text": text}) if args.json else f"{path}: {' '.join(text.split())}")

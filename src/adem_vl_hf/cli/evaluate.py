@@ -9,7 +9,7 @@ from typing import Any
 from ..data.dataset_names import DRAWN, check_name
 from ..evaluation.tasks import TASKS
 from ..terminal import say
-from .arguments import add_columns, add_scienceqa, check_there, positive
+from .arguments import Several, add_columns, add_scienceqa, check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load
 
 TEXT = "Measure a trained adapter on a test set, or score a file of predictions."
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--task", help=", ".join(TASKS))
     what.add_argument("--harness", choices=("lmms-eval",), help="run --tasks of this harness instead")
-    parser.add_argument("--tasks", nargs="+", default=[], metavar="NAME",
+    parser.add_argument("--tasks", nargs="+", action=Several, default=[], metavar="NAME",
                         help="of the harness: gqa, mmbench_en_dev, ...")  # fmt: skip
     parser.add_argument("--include-path", type=Path,
                         help="a folder with further tasks of the harness, as YAML files")  # fmt: skip

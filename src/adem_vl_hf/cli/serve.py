@@ -1,6 +1,7 @@
 """``adem-vl serve``: a checkpoint behind an address that OpenAI's clients can ask."""
 
 import argparse
+import socket
 from importlib.util import find_spec
 
 from ..terminal import say
@@ -42,6 +43,16 @@ def check(args: argparse.Namespace) -> None:
     if find_spec("transformers.cli") is None or find_spec("transformers.cli.serving") is None:
         raise ValueError("adem-vl serve needs the server of a newer Transformers: pip install 'transformers>=5.24'")
     check_checkpoint(args)
+    family, kind, protocol, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ValueError(
+                f"cannot listen on {args.host}, port {args.port} ({reason}); name another --port"
+            ) from error
 
 
 def run(args: argparse.Namespace) -> None:

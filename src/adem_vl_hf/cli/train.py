@@ -11,7 +11,7 @@ from typing import Any
 from ..data.dataset_names import DRAWN, check_name
 from ..evaluation.tasks import TASKS
 from ..papers import PAPERS
-from .arguments import add_bases, add_bits, add_columns, add_scienceqa, check_there, key_value, positive
+from .arguments import Several, add_bases, add_bits, add_columns, add_scienceqa, check_there, key_value, positive
 from .config_flags import add_config_flags, config_fields
 
 TEXT = "Train a small adapter so that a language model you have understands images."
@@ -39,20 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="adem_vl (smallest, fastest) or evlm (gated cross-attention)")  # fmt: skip
     add_bases(parser, required=False)
     parser.add_argument("--from-checkpoint", help="begin with the adapter of this checkpoint, a folder or a Hub id")
-    parser.add_argument("--data", nargs="+", default=["openmoji"],
+    parser.add_argument("--data", nargs="+", action=Several, default=["openmoji"],
                         help=f"{', '.join(DRAWN)}; a folder of images with metadata.jsonl, metadata.csv or a folder "
                              "per class; parquet, CSV, JSON or tar files (webdataset); what save_to_disk wrote; a "
                              "folder of ScienceQA or of COCO; a .json file of LLaVA-style conversations or of Alpaca's "
                              "instructions; user/set or user/set:config on the Hub; several are mixed")  # fmt: skip
     add_columns(parser)
-    parser.add_argument("--weights", nargs="+", type=float, default=[], metavar="X",
+    parser.add_argument("--weights", nargs="+", action=Several, type=float, default=[], metavar="X",
                         help="one for each of --data: how often its samples come in an epoch, e.g. 1 0.5 (default: all "
                              "once); of streams, how often relative to the others")  # fmt: skip
     parser.add_argument("--streaming", action="store_true", help="read --data as it is needed, e.g. from the Hub; the "
                         "number of --max-steps is needed")  # fmt: skip
     parser.add_argument("--shuffle-buffer", type=positive, default=1000, metavar="N",
                         help="rows of a stream that are shuffled together (default: 1000)")  # fmt: skip
-    parser.add_argument("--eval-data", nargs="+", default=[], help="data as for --data; their loss is logged")
+    parser.add_argument(
+        "--eval-data", nargs="+", action=Several, default=[], help="data as for --data; their loss is logged"
+    )
     parser.add_argument("--eval-steps", type=positive, help="steps between two evaluations (default: a tenth of all)")
     parser.add_argument("--eval-task", choices=TASKS, help="answer --eval-data at each evaluation, and log the scores "
                         "of this task")  # fmt: skip
@@ -84,9 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again.add_argument(
         "--overwrite", action="store_true", help="delete the run that the output folder holds, and begin anew"
     )
-    parser.add_argument("--report-to", nargs="+", metavar="NAME",
+    parser.add_argument("--report-to", nargs="+", action=Several, metavar="NAME",
                         help="where metrics go besides log.jsonl: tensorboard, wandb, trackio, ...")  # fmt: skip
-    parser.add_argument("--set", nargs="+", type=key_value, default=[], metavar="KEY=VALUE",
+    parser.add_argument("--set", nargs="+", action=Several, type=key_value, default=[], metavar="KEY=VALUE",
                         help="any other TrainingArguments field, e.g. save_steps=100 logging_steps=10")  # fmt: skip
     add_config_flags(parser)
 

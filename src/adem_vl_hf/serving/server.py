@@ -18,10 +18,16 @@ from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerationState, Modality
 
+from ..terminal import printable
 from .answers import Answer, cut_stream
 
 MAX_BODY = 64 * 2**20  # bytes of a request: a dozen photographs in base64
 ROUTES = ("/v1/chat/completions", "/v1/models", "/load_model", "/health")  # `transformers chat` asks for all of them
+# fields of a request by name: the type, the least and the greatest value
+NUMBERS: dict[str, tuple[type, float, float]] = {
+    "max_tokens": (int, 1, 2**20), "max_completion_tokens": (int, 1, 2**20), "seed": (int, 0, 2**63 - 1),
+    "temperature": (float, 0, 100), "top_p": (float, 0, 1), "frequency_penalty": (float, -0.9, 2),
+}  # fmt: skip
 # what this file replaces in the library
 REPLACED = {
     ModelManager: ("_load_model", "_load_processor", "process_model_name", "get_model_modality"),
@@ -145,10 +151,11 @@ class ServedProcessor:
         if not self.plain:
             kwargs.pop("load_audio_from_video", None)
             return self.processor.apply_chat_template(messages, **kwargs)
-        asked = next(message for message in reversed(messages) if message["role"] == "user")
-        images = [part["url"] for part in asked["content"] if part["type"] == "image"]
-        prompt = "".join(part["text"] for part in asked["content"] if part["type"] == "text")
-        return self.processor(images=images or None, text=[prompt or self.processor.default_prompt])
+        users = [message["content"] for message in messages if message["role"] == "user"]
+        prompt = "".join(part["text"] for part in users[-1] if part["type"] == "text")
+        shown = ([part["url"] for part in content if part["type"] == "image"] for content in reversed(users))
+        images = next(filter(None, shown), None)  # the latest
+        return self.processor(images=images, text=[prompt or self.processor.default_prompt])
 
 
 class Chat(ChatCompletionHandler):
@@ -167,6 +174,7 @@ class Chat(ChatCompletionHandler):
         Raises:
             HTTPException: The request cannot be answered (status 400).
         """
+        _check(body)
         given = body.get("chat_template_kwargs") or {}
         own = sorted(set(given) & set(signature(ProcessorMixin.apply_chat_template).parameters))
         if own:
@@ -174,7 +182,7 @@ class Chat(ChatCompletionHandler):
         try:
             return await super().handle_request(body, request_id)
         except (ValueError, TypeError, KeyError, OSError) as error:
-            raise HTTPException(400, f"{type(error).__name__}: {error}") from error
+            raise HTTPException(400, f"the request cannot be answered: {error}") from error
 
     @staticmethod
     def get_processor_inputs_from_messages(messages: list[dict[str, Any]], modality: Modality) -> list[dict[str, Any]]:
@@ -210,7 +218,7 @@ class Chat(ChatCompletionHandler):
         if body.get("temperature"):  # the library sets the temperature alone, which greedy decoding ignores
             config.do_sample = True
         stops = config.stop_strings or []
-        config.stop_strings = ([stops] if isinstance(stops, str) else stops) or None
+        config.stop_strings = [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop] or None
         return config
 
     def _streaming(self, request_id: str, *args: Any, **kwargs: Any) -> Any:
@@ -224,6 +232,25 @@ class Chat(ChatCompletionHandler):
         message = found["choices"][0]["message"]
         message["content"] = answer.feed(message.get("content") or "") + answer.end()
         return JSONResponse(found)
+
+
+def _check(body: dict[str, Any]) -> None:
+    """Refuse a request with an impossible value, by the name of its field."""
+    for name, (kind, least, most) in NUMBERS.items():
+        value = body.get(name)
+        fits = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        if value is not None and not (fits and least <= value <= most):
+            number = "a whole number" if kind is int else "a number"
+            raise HTTPException(400, f"{name} is {value!r}; give {number} from {least} to {most}")
+    messages, stop = body.get("messages"), body.get("stop")
+    if not (isinstance(messages, list) and all(isinstance(one, dict) and "role" in one for one in messages)):
+        raise HTTPException(400, "messages is not a list of objects with a role and a content")
+    if not (
+        stop is None or isinstance(stop, str) or (isinstance(stop, list) and all(isinstance(x, str) for x in stop))
+    ):
+        raise HTTPException(400, f"stop is {stop!r}; give a text or a list of texts")
+    if body.get("tools"):
+        raise HTTPException(400, "tools: this model calls none")
 
 
 def _stops(args: tuple[Any, ...]) -> list[str]:
@@ -255,7 +282,7 @@ def make_app(name: str, model: PreTrainedModel, processor: ProcessorMixin, plain
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-        message = {"message": str(error.detail), "type": kind, "code": error.status_code}
+        message = {"message": printable(error.detail), "type": kind, "code": error.status_code}
         return JSONResponse({"error": message}, error.status_code)
 
     @app.middleware("http")
