@@ -162,7 +162,7 @@ class AdapterCheckpointMixin(_Model):
             view.config.adapter_digest = digest
         tensors = self.state_dict() if state_dict is None else state_dict
         with one_save(target, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())) as temporary:
-            super(AdapterCheckpointMixin, view).save_pretrained(temporary, *args, state_dict=state_dict, **kwargs)
+            super(AdapterCheckpointMixin, view).save_pretrained(str(temporary), *args, state_dict=state_dict, **kwargs)
             for path in Path(temporary).glob("*.safetensors"):  # which safetensors lets nobody else read
                 shutil.copymode(Path(temporary) / "config.json", path)
 
