@@ -11,6 +11,7 @@ from typing import Any
 from .arguments import ArgumentError
 
 PASSED_ON = (ArgumentError, ImportError, MemoryError, NotImplementedError)  # these say what is wrong by themselves
+NOT_OF_FILES = ("meta device context", "out of memory")  # what such a RuntimeError says is true of the caller
 AGAIN = "fetch or save it again"
 
 
@@ -40,6 +41,8 @@ def errors_naming(what: Any, remedy: str = AGAIN) -> Iterator[None]:
         raise OSError(_named(what, error, remedy)) from error
     except Exception as error:
         if isinstance(error, ValueError) and str(what) in str(error):
+            raise
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in NOT_OF_FILES):
             raise
         raise ValueError(_named(what, error, remedy)) from error
     except BaseException as error:
