@@ -73,6 +73,19 @@ def register(auto: ModuleType) -> None:
                 table.register(key, value, exist_ok=True)
 
 
+def model_type_of(model: Any) -> str | None:
+    """Tell which of this package's models an object is.
+
+    Args:
+        model (Any): A model, or anything else.
+
+    Returns:
+        Its ``model_type``, or None if it is none of ours.
+    """
+    found = getattr(getattr(model, "config", None), "model_type", None)
+    return found if found in CLASSES else None
+
+
 def complete_trainer(trainer: ModuleType) -> None:
     """Have every ``Trainer`` of one of our models write our model card, and refuse arguments that it cannot keep.
 

@@ -18,7 +18,7 @@ from .evaluation.metrics import is_right
 from .evaluation.predict import asked, generate_answers
 from .files import write_json
 from .inspection.page import GalleryItem, write_page
-from .json_files import read_jsonl
+from .json_files import read_entries, read_jsonl
 from .papers import PAPERS
 
 SHOWN = 12  # sample answers
@@ -100,6 +100,23 @@ def _keep_samples(folder: Path, gallery: Sequence[GalleryItem]) -> None:
     write_json(folder / "samples.json", rows)
 
 
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    """Read the sample answers that lie in a folder.
+
+    Args:
+        folder (Path): The output folder of a training, or another one that has some of its samples.
+
+    Returns:
+        The image's name in the folder ``samples``, the prompt, the answer and the references of each. The list is empty
+        if there are none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path = folder / SAMPLES / "samples.json"
+    return list(read_entries(path, "sample answers")) if path.is_file() else []
+
+
 def draw_curves(log: Path) -> dict[str, str]:
     """Draw what a training logged: the losses in one plot, and each metric and the learning rate in one of its own.
 
@@ -124,10 +141,7 @@ def draw_loss(log: Path, target: Path) -> bool:
     """
     lines = _series(log).get("loss")
     if lines:
-        from matplotlib import rc_context
-
-        with rc_context():
-            _figure(lines).savefig(target, format="png", dpi=110, metadata={"Software": None})
+        _figure(lines).savefig(target, format="png", dpi=110, metadata={"Software": None})
     return bool(lines)
 
 

@@ -34,7 +34,7 @@ from .modeling.processing_adem_vl import AdemVLProcessor
 from .preemption import TERMINATED, SaveOnTermination
 from .recipe import paper_learning_rate, peak_learning_rate
 from .resuming import check_same_settings, newest_complete
-from .training_fields import refuse, refuse_without_lengths
+from .training_fields import recorded_fields, refuse, refuse_without_lengths
 from .whole_checkpoints import WholeCheckpoints
 
 logger = logging.getLogger("adem_vl_hf")
@@ -225,10 +225,7 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts: dict[str, Any] = {
         "samples": _size(trainer.train_dataset),
-        "steps": trainer.state.global_step,
-        "batch_size": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
-        "learning_rate": arguments.learning_rate,
-        "weight_decay": arguments.weight_decay,
+        **recorded_fields(arguments, trainer.state),
         "trained_numbers": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "train_loss": round(logged[-1] if logged else result.training_loss, 4),
         "seconds": round(time.perf_counter() - began, 1),

@@ -11,7 +11,7 @@ import torch
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from .auto_classes import CLASSES
+from .auto_classes import model_type_of
 
 Get = Callable[[str], Any]  # the value of a field, or None
 
@@ -137,6 +137,24 @@ def refuse_without_lengths(arguments: TrainingArguments, *datasets: Any) -> None
             )
 
 
+def recorded_fields(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+    """Take what ``training.json`` and the model card say of the arguments of a training.
+
+    Args:
+        args (TrainingArguments): The arguments.
+        state (TrainerState): The state at the end of the training, or where it stands.
+
+    Returns:
+        The number of steps, the number of samples in a step, the peak learning rate and the weight decay.
+    """
+    return {
+        "steps": state.global_step,
+        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "learning_rate": args.learning_rate,
+        "weight_decay": args.weight_decay,
+    }
+
+
 class CheckArguments(TrainerCallback):
     """Refuses arguments when a ``Trainer`` of one of our models is built. Every ``Trainer`` has it by default."""
 
@@ -149,6 +167,6 @@ class CheckArguments(TrainerCallback):
             control (TrainerControl): The control flow of the training, which stays as it is.
             **kwargs (Any): The ``model`` and the rest of what ``Trainer`` passes.
         """
-        model_type = getattr(getattr(kwargs.get("model"), "config", None), "model_type", None)
-        if model_type in CLASSES:
+        model_type = model_type_of(kwargs.get("model"))
+        if model_type is not None:
             refuse(args, model_type)

@@ -91,12 +91,18 @@ def test_the_lines_of_metadata_are_read(tmp_path):
     assert (second["prompt"], second["answer"], second["kind"]) == ("Question: how many dogs? Answer:", " two", "count")
 
 
-def test_serving(bases, tmp_path, monkeypatch):
+@pytest.fixture
+def processor(bases, tmp_path, monkeypatch):
+    """Of a checkpoint in the folder ``saved`` of the current folder, where ``picture.png`` is, too."""
     monkeypatch.chdir(tmp_path)
     model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
     tiny.perturb(model).save_pretrained("saved")
     processor.save_pretrained("saved")
     Image.new("RGB", (20, 20), "green").save("picture.png")
+    return processor
+
+
+def test_serving(processor, tmp_path):
     with_task, with_class, with_token, memory, as_a_client = fences(PAGES["serving"], "python")
     assert "generated_text" in run(with_task, {"CHECKPOINT": "saved"})
     loaded = {"model": AdemVLForConditionalGeneration.from_pretrained("saved"), "processor": processor}
@@ -113,12 +119,8 @@ def test_serving(bases, tmp_path, monkeypatch):
     assert client["answer"].usage.completion_tokens > 0
 
 
-def test_looking(bases, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
-    tiny.perturb(model).save_pretrained("saved")
-    processor.save_pretrained("saved")
-    Image.new("RGB", (20, 20), "green").save("picture.png")
+@pytest.mark.usefixtures("processor")
+def test_looking(tmp_path):
     names = {"CHECKPOINT": "saved", "PICTURE": "picture.png"}
     printed = run(fences(PAGES["app"], "python")[0], names)
     assert len(printed.splitlines()) == len(names["found"].words) + len(names["found"].parts)

@@ -15,7 +15,8 @@ from typing import Any
 from huggingface_hub import ModelCard
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..auto_classes import CLASSES
+from ..auto_classes import model_type_of
+from ..training_fields import recorded_fields
 from ..whole_checkpoints import checkpoints
 
 CARD = "README.md"
@@ -48,13 +49,7 @@ def _write(folder: Path, repo_id: str | None, settings: dict[str, Any]) -> None:
 
 def _settings(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
     """Say what the card says of a training that left no ``training.json``."""
-    return {
-        "steps": state.global_step,
-        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "learning_rate": args.learning_rate,
-        "weight_decay": args.weight_decay,
-        "seed": args.seed,
-    }
+    return {**recorded_fields(args, state), "seed": args.seed}
 
 
 class CardOfCheckpoint(TrainerCallback):
@@ -73,7 +68,7 @@ class CardOfCheckpoint(TrainerCallback):
         """
         output = Path(args.output_dir)
         newest = next(iter(checkpoints(output).values()), None)
-        if not _is_ours(kwargs.get("model")) or newest is None or not (newest / "model.safetensors").is_file():
+        if not model_type_of(kwargs.get("model")) or newest is None or not (newest / "model.safetensors").is_file():
             return
         with tempfile.TemporaryDirectory(prefix="adem-vl-card-") as temporary:
             for name in ADAPTER:
@@ -95,7 +90,7 @@ def take_over_cards(trainer: ModuleType) -> None:
     @functools.wraps(stock)
     def create_model_card(self: Any, *args: Any, **kwargs: Any) -> None:
         output = Path(self.args.output_dir)
-        if not _is_ours(self.model) or not (output / "config.json").is_file():
+        if not model_type_of(self.model) or not (output / "config.json").is_file():
             stock(self, *args, **kwargs)
         elif self.is_world_process_zero():
             _write(output, self.hub_model_id, _settings(self.args, self.state))
@@ -124,7 +119,3 @@ def _add_metadata(
     given = [tags] if isinstance(tags, str) else list(tags or ())
     card.data.tags = [*card.data.tags, *(tag for tag in given if tag not in card.data.tags)]
     card.save(path)
-
-
-def _is_ours(model: Any) -> bool:
-    return getattr(getattr(model, "config", None), "model_type", None) in CLASSES

@@ -26,6 +26,7 @@ from ..modeling.adapter_file import read_shapes
 from ..modeling.configuration_base import FrozenBasesConfig
 from ..modeling.quantization import split_gguf
 from ..papers import PAPERS
+from ..report import SAMPLES, read_samples
 from ..terminal import printable
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -240,14 +241,10 @@ def write_model_card(
 
 def _samples(folder: Path) -> list[dict[str, str]]:
     """List the sample answers that lie in the folder, with their images' names relative to it."""
-    path = folder / "samples" / "samples.json"
-    if not path.is_file():
-        return []
-    rows = json.loads(path.read_text(encoding="utf-8"))
     texts = ("prompt", "answer", "references")
     return [
-        {"image": f"samples/{_cell(Path(row['image']).name)}", **{name: _cell(row[name]) for name in texts}}
-        for row in rows
+        {"image": f"{SAMPLES}/{_cell(Path(row['image']).name)}", **{name: _cell(row[name]) for name in texts}}
+        for row in read_samples(folder)
     ]
 
 

@@ -25,7 +25,7 @@ from ..loading import MODELS, load_config
 from ..modeling.checkpoint import CUSTOM_PIPELINES
 from ..modeling.modeling_base import FrozenBasesForConditionalGeneration
 from ..modeling.processing_adem_vl import AdemVLProcessor
-from ..report import SAMPLES, draw_loss
+from ..report import SAMPLES, draw_loss, read_samples
 from .model_card import CURVE, Metrics, checkpoint_bases, count_adapter_parameters, read_record, write_model_card
 
 # Transformers 5 writes the first of them, and 4.57 both.
@@ -154,9 +154,9 @@ def stage(
 def _stage_samples(model: Any, target: Path) -> None:
     """Copy some sample answers, from all over the twelve of the report, with their images."""
     source = Path(model) / SAMPLES if isinstance(model, str | os.PathLike) else None
-    if source is None or not (source / "samples.json").is_file():
+    rows = [] if source is None else read_samples(source.parent)
+    if source is None or not rows:
         raise ValueError(f"{source or 'a model alone'} has no sample answers: push the output folder of adem-vl train")
-    rows = json.loads((source / "samples.json").read_text(encoding="utf-8"))
     rows = rows[:: max(1, len(rows) // PUBLISHED)][:PUBLISHED]
     (target / SAMPLES).mkdir()
     for row in rows:

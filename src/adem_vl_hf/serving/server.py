@@ -221,14 +221,18 @@ class Chat(ChatCompletionHandler):
         config.stop_strings = [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop] or None
         return config
 
-    def _streaming(self, request_id: str, *args: Any, **kwargs: Any) -> Any:
-        response = super()._streaming(request_id, *args, **kwargs)
-        response.body_iterator = cut_stream(response.body_iterator, _stops(args))
+    def _streaming(
+        self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any, **kwargs: Any
+    ) -> Any:
+        response = super()._streaming(request_id, model, processor, model_id, inputs, gen_config, **kwargs)
+        response.body_iterator = cut_stream(response.body_iterator, gen_config.stop_strings or [])
         return response
 
-    async def _non_streaming(self, request_id: str, *args: Any, **kwargs: Any) -> Any:
-        response = await super()._non_streaming(request_id, *args, **kwargs)
-        found, answer = json.loads(bytes(response.body)), Answer(_stops(args))
+    async def _non_streaming(
+        self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any, **kwargs: Any
+    ) -> Any:
+        response = await super()._non_streaming(request_id, model, processor, model_id, inputs, gen_config, **kwargs)
+        found, answer = json.loads(bytes(response.body)), Answer(gen_config.stop_strings or [])
         message = found["choices"][0]["message"]
         message["content"] = answer.feed(message.get("content") or "") + answer.end()
         return JSONResponse(found)
@@ -245,17 +249,17 @@ def _check(body: dict[str, Any]) -> None:
     messages, stop = body.get("messages"), body.get("stop")
     if not (isinstance(messages, list) and all(isinstance(one, dict) and "role" in one for one in messages)):
         raise HTTPException(400, "messages is not a list of objects with a role and a content")
-    if not (
-        stop is None or isinstance(stop, str) or (isinstance(stop, list) and all(isinstance(x, str) for x in stop))
-    ):
+    texts = stop if isinstance(stop, list) else [] if stop is None else [stop]
+    if not all(isinstance(text, str) for text in texts):
         raise HTTPException(400, f"stop is {stop!r}; give a text or a list of texts")
     if body.get("tools"):
         raise HTTPException(400, "tools: this model calls none")
 
 
-def _stops(args: tuple[Any, ...]) -> list[str]:
-    """The stop strings: the generation configuration is the fifth of the arguments after the id of the request."""
-    return args[4].stop_strings or []
+def _refusal(message: str, status: int) -> JSONResponse:
+    """Say in the form of OpenAI's protocol why a request is not answered."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return JSONResponse({"error": {"message": printable(message), "type": kind, "code": status}}, status)
 
 
 def make_app(name: str, model: PreTrainedModel, processor: ProcessorMixin, plain: bool) -> FastAPI:
@@ -281,16 +285,13 @@ def make_app(name: str, model: PreTrainedModel, processor: ProcessorMixin, plain
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        kind = "invalid_request_error" if error.status_code < 500 else "server_error"
-        message = {"message": printable(error.detail), "type": kind, "code": error.status_code}
-        return JSONResponse({"error": message}, error.status_code)
+        return _refusal(error.detail, error.status_code)
 
     @app.middleware("http")
     async def limit_size(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         length = request.headers.get("content-length")
         if request.method == "POST" and (length is None or not length.isdigit() or int(length) > MAX_BODY):
-            message = f"send a request with a content-length of at most {MAX_BODY} bytes"
-            return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": 413}}, 413)
+            return _refusal(f"send a request with a content-length of at most {MAX_BODY} bytes", 413)
         return await call_next(request)
 
     return app
