@@ -32,6 +32,12 @@ from adem_vl_hf.app.page import POLICY, serve  # noqa: E402
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 PATIENCE = 60_000  # milliseconds, on machines that do much else
 PROMPT, TOKENS = "a photo of", 12
+# keeps each text that the answer had, however seldom this process looks
+WATCH = """() => {
+    window.seen = [];
+    const note = () => document.querySelectorAll("#chat [data-testid=bot]").forEach(bot => seen.push(bot.innerText));
+    new MutationObserver(note).observe(document.body, {subtree: true, childList: true, characterData: true});
+}"""
 
 
 class SlowAnswers(Answers):
@@ -125,10 +131,17 @@ def upload(tab: Page, *files) -> None:
     expect(tab.locator("#box .thumbnail-item")).to_have_count(len(files), timeout=PATIENCE)
 
 
-def ask(tab: Page, text: str | None = None) -> None:
-    if text is not None:
+def ask(tab: Page, text: str = PROMPT) -> None:
+    """Send a text. The page takes none before the answer that grows has ended, a little after its last word."""
+    taken = tab.locator("#chat [data-testid=bot], .toast-body")
+    before = taken.count()
+    deadline = time.monotonic() + PATIENCE / 1000
+    while taken.count() == before and time.monotonic() < deadline:
         tab.fill("#box textarea", text)
-    tab.press("#box textarea", "Enter")
+        tab.press("#box textarea", "Enter")
+        for _ in range(40):
+            if taken.count() == before:
+                tab.wait_for_timeout(50)
 
 
 def last_answer(tab: Page):
@@ -152,15 +165,11 @@ def test_the_page_loads_escaped_and_with_its_policy(user, address):
 def test_an_answer_streams_and_its_words_are_chosen(user, answers, picture):
     tab = user()
     upload(tab, picture(0))
+    whole = expected(answers, 0)
+    tab.evaluate(WATCH)
     ask(tab)
-    seen, whole = set(), expected(answers, 0)
-    deadline = time.monotonic() + PATIENCE / 1000
-    while time.monotonic() < deadline:
-        text = last_answer(tab).inner_text() if tab.locator("#chat [data-testid=bot]").count() else ""
-        seen.add(text.strip())
-        if text.strip() == whole:
-            break
-    assert whole in seen
+    expect(last_answer(tab)).to_have_text(whole, timeout=PATIENCE)
+    seen = {text.strip() for text in tab.evaluate("window.seen")}
     growing = sorted(seen - {""}, key=len)
     assert len(growing) > 3
     assert all(whole.startswith(text) for text in growing)
@@ -220,8 +229,9 @@ def test_the_camera_is_one_more_image(user):
     tab = user()
     tab.get_by_text("Camera").first.click()
     tab.get_by_text("Click to Access Webcam").click()
+    tab.wait_for_function("document.querySelector('#camera video')?.videoWidth > 0")
     tab.get_by_role("button", name="capture photo").click()
-    tab.wait_for_timeout(1500)
+    tab.wait_for_selector("#camera img[src*='/file=']")  # it has reached the server
     ask(tab)
     expect(last_answer(tab)).to_have_text(re.compile(r"(\w+ ){11}\w+"), timeout=PATIENCE)
     assert tab.locator("#chat [data-testid=user] img").count() == 1

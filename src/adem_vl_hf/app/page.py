@@ -90,8 +90,9 @@ def build_page(answers: Answers, title: str, note: str | None = None) -> Any:
                 )  # fmt: skip
                 with gradio.Accordion("Camera", open=False):
                     camera = gradio.Image(
-                        sources=["webcam"], type="filepath", image_mode=None, show_label=False, buttons=[]
-                    )
+                        sources=["webcam"], type="filepath", image_mode=None, show_label=False, buttons=[],
+                        elem_id="camera",
+                    )  # fmt: skip
                 as_chat = gradio.Checkbox(
                     prompt is None, label="The model reads the turns before", elem_id="as-chat",
                     info="Sensible for a checkpoint that was trained on chats. Otherwise each text is continued by "
