@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +25,7 @@ from .evaluation.metrics import is_right
 from .evaluation.predict import evaluate_with_controls
 from .files import write_json
 from .hub.model_card import write_model_card
-from .inspection.attended_patches import attended_patches
-from .inspection.kept_tokens import kept_visual_tokens
+from .inspection.look import look
 from .inspection.page import GalleryItem, write_page
 from .loading import build_model
 from .papers import PAPERS
@@ -42,7 +41,6 @@ class Recipe(NamedTuple):
         learning_rate (float): The peak learning rate.
         steps (int): The number of training steps of 32 samples.
         shown (dict[str, str]): The fields of its configuration that the page shows, by the names that it shows.
-        look (Callable[..., Any]): The function that measures where it looks in an image.
         max_grad_norm (float): The greatest norm of the gradients, to which they are clipped. 0 means no clipping.
     """
 
@@ -50,7 +48,6 @@ class Recipe(NamedTuple):
     learning_rate: float
     steps: int
     shown: dict[str, str]
-    look: Callable[..., Any]
     max_grad_norm: float = 0.0
 
 
@@ -63,14 +60,12 @@ RECIPES = {
         learning_rate=4e-3,
         steps=360,
         shown={"visual tokens": "visual_token_counts", "drop ratio": "drop_ratio"},
-        look=kept_visual_tokens,
     ),
     "evlm": Recipe(
         {},
         learning_rate=2e-3,  # the loss after 54 steps is 1.8, and 2.0 with 1e-3; 4e-3 without clipping gets stuck
         steps=220,
         shown={"levels of the tower": "vision_feature_layer", "media tokens": "media_tokens"},
-        look=attended_patches,
         max_grad_norm=1.0,
     ),
 }
@@ -194,8 +189,7 @@ def gallery(model: Any, processor: Any, predictions: Path, scenes: Any, number: 
         row, sample = json.loads(line), scenes[len(items)]
         looked_at = None
         if row["prediction"]:
-            look = RECIPES[model.config.model_type].look
-            looked_at = look(model, processor, sample["image"], sample["prompt"], f" {row['prediction']}")
+            looked_at = look(model, processor, sample["image"], sample["prompt"], row["prediction"])
         right = is_right(row["prediction"], row["references"])
         items.append(
             GalleryItem(sample["image"], sample["prompt"], row["prediction"], row["references"], right, looked_at)

@@ -1,17 +1,15 @@
-"""The page: escaped, self-contained and complete; the pixels of its maps; the numbers of its tables."""
+"""The page: escaped, self-contained and complete; its maps and links; the numbers of its tables."""
 
 import base64
 import re
 from html.parser import HTMLParser
 from io import BytesIO
 
+import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from adem_vl_hf.inspection import page
-from adem_vl_hf.inspection.attended_patches import AttendedPatches
-from adem_vl_hf.inspection.kept_tokens import KeptTokens, split_scales
+from adem_vl_hf.inspection.look import Look, Part, faded, overlay
 from adem_vl_hf.inspection.page import GalleryItem, metric_rows, write_page
 
 VOID = {"meta", "img", "input", "hr", "br", "link"}
@@ -45,28 +43,25 @@ class Reader(HTMLParser):
         return [a for t, a in self.tags if t == tag and (cls is None or cls in (a.get("class") or "").split())]
 
 
-def kept(tokens=(" a", " croc", "odile"), lowest: float = 0.5) -> KeptTokens:
-    """Scales of 2 x 2 and 1 x 1, the first slot kept least; the score of slot s at token t is 10 t + s."""
-    shares = torch.tensor([lowest, 1.0, 1.0, 1.0, 1.0])
-    scores = 10.0 * torch.arange(len(tokens))[:, None] + torch.arange(5.0)
-    return KeptTokens(
-        tokens=list(tokens),
-        kept=split_scales(shares, [4, 1]),
-        kept_by_token=shares.expand(len(tokens), 5),
-        scores_by_token=scores,
-        image=Image.new("RGB", (8, 8), "teal"),
-    )
-
-
-def attended() -> AttendedPatches:
-    """Patches of 2 x 2; of token t the last one has the most, and a fifth goes to nothing."""
-    patches = torch.tensor([[0.0, 0.1, 0.2, 0.4], [0.1, 0.1, 0.1, 0.4]])
-    return AttendedPatches(
-        tokens=[" a", " cat"],
-        patches_by_token=patches,
-        class_by_token=torch.tensor([0.1, 0.1]),
-        zero_by_token=torch.tensor([0.2, 0.2]),
-        image=Image.new("RGB", (8, 8), "teal"),
+def looked(words=("a", "crocodile"), kind: str = "adem_vl", images: int = 1) -> Look:
+    """Scales of 2 x 2 and 1 x 1; word w has w + 1 times the contributions of the first word."""
+    fine, coarse = np.array([[1.0, -0.5], [0.25, 0.0]]), np.array([[-2.0]])
+    factors = np.arange(1.0, len(words) + 1)[:, None, None, None]  # [W, 1, 1, 1]
+    parts = [
+        Part(f"part {side}", *[np.tile(grid, (len(words), images, 1, 1)) * factors] * 2)
+        for side, grid in ((2, fine), (1, coarse))
+    ]
+    return Look(
+        kind=kind,
+        prompt="a picture of",
+        answer=" ".join(words),
+        words=list(words),
+        tokens=[[f" {word}"] for word in words],
+        log_probabilities=np.zeros(len(words)),
+        images=[Image.new("RGB", (8, 8), colour) for colour in ("teal", "pink")[:images]],
+        parts=parts,
+        contribution=parts[0].contribution + parts[1].contribution / 4,
+        class_token=np.zeros(len(words)),
     )
 
 
@@ -77,7 +72,7 @@ def item(**fields) -> GalleryItem:
         "prediction": "a crocodile",
         "references": ["a crocodile on pink"],
         "correct": False,
-        "looked_at": kept(),
+        "looked_at": looked(),
     }
     return GalleryItem(**{**defaults, **fields})
 
@@ -115,17 +110,13 @@ def decode(address: str) -> Image.Image:
     return Image.open(BytesIO(base64.b64decode(data)))
 
 
-def alpha(address: str) -> list[int]:
-    return list(decode(address).getchannel("A").tobytes())
-
-
 def test_every_text_is_there_and_escaped(write):
     html = write(
         item(
             prediction=NASTY + "1",
             prompt=NASTY + "2",
             references=[NASTY + "3", NASTY + "4"],
-            looked_at=kept(["<b>"]),
+            looked_at=looked(["<b>"]),
         ),
         title=NASTY + "5",
         model={NASTY + "6": NASTY + "7"},
@@ -133,10 +124,11 @@ def test_every_text_is_there_and_escaped(write):
         seconds={NASTY + "A": 1.0},
         metrics={NASTY + "B": {"true": scores(0.5)}},
         credits=[NASTY + "C"],
+        links={NASTY + "D": "log.jsonl"},
     )  # fmt: skip
     reader = Reader(html)
     assert reader.open == []
-    for mark in "123456789ABC":
+    for mark in "123456789ABCD":
         assert NASTY + mark in reader.text
     assert "<b>" in reader.text
     assert "yes, 0.5" in reader.text
@@ -163,10 +155,14 @@ def test_the_file_stands_alone(write):
 def test_every_picture_has_a_text(write):
     reader = Reader(write(item(), item(looked_at=None)))
     images = reader.all("img")
-    assert len(images) == 2 + 1 + 2 + 2 * 2  # pictures, the large map (hidden from readers), kept, two words a scale
+    assert len(images) == 2 + 1 + 2 * 3  # pictures, the large map (hidden from readers), three maps of each word
     assert [a for a in images if not a.get("alt")] == [{"alt": "", "src": images[1]["src"]}]
-    assert "2 by 2 squares over the picture, kept in 50% to 100%" in images[2]["alt"]
-    assert images[4]["alt"] == "a: score of 2 by 2 squares, highest in row 2, column 2"
+    raises = "row 1, column 1 raises the probability most"
+    assert [a["alt"] for a in images[2:5]] == [
+        f"a, all scales together: 2 by 2 places; {raises}; row 1, column 2 lowers the probability most",
+        f"a, part 2: 2 by 2 places; {raises}; row 1, column 2 lowers the probability most",
+        "a, part 1: 1 by 1 places; none raises the probability; row 1, column 1 lowers the probability most",
+    ]
 
 
 def test_the_same_input_gives_the_same_bytes(write):
@@ -181,52 +177,51 @@ def test_a_failed_page_leaves_the_old_one(write, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_darkness_is_what_was_dropped_on_one_scale_for_the_page(write):
-    reader = Reader(write(item(), item(looked_at=kept(lowest=0.75))))
-    maps = [a["src"] for a in reader.all("img") if "kept in" in (a["alt"] or "")]
-    darkest = round(255 * page.DARKEST)
-    assert [decode(m).size for m in maps] == [(2, 2), (1, 1)] * 2
-    assert alpha(maps[0]) == [darkest, 0, 0, 0]
-    assert alpha(maps[2]) == pytest.approx([darkest / 2, 0, 0, 0], abs=1)
-    assert alpha(maps[1]) == [0]
-    assert "kept 50%" in reader.text
-
-
-def test_nothing_dropped_is_not_dark(write):
-    reader = Reader(write(item(looked_at=kept(lowest=1.0))))
-    (first, second) = [a["src"] for a in reader.all("img") if "kept in" in (a["alt"] or "")]
-    assert set(alpha(first) + alpha(second)) == {0}
-
-
-def test_words_are_whole_and_their_tokens_averaged(write):
-    reader = Reader(write(item()))
-    maps = [a for a in reader.all("img") if "score of 2 by 2" in (a["alt"] or "")]
-    assert [a["alt"].split(":")[0] for a in maps] == ["a", "crocodile"]
-    darkest = 255 * page.DARKEST
-    for one in maps:  # from the map's own lowest score to its highest
-        assert alpha(one["src"]) == pytest.approx([darkest, darkest * 2 / 3, darkest / 3, 0], abs=1)
-    assert "0.00 – 3.00" in reader.text
-    assert "15.00 – 18.00" in reader.text  # the mean of the tokens "croc" and "odile"
+@pytest.mark.parametrize(("kind", "together"), [("adem_vl", "all scales together"), ("evlm", "all levels together")])
+def test_the_maps_of_a_word(write, kind, together):
+    look = looked(kind=kind)
+    reader = Reader(write(item(looked_at=look), kind=kind))
     labels = [a["data-label"] for a in reader.all("button")]
-    assert labels == ["kept, 2 × 2", "kept, 1 × 1", "a, 2 × 2", "a, 1 × 1", "crocodile, 2 × 2", "crocodile, 1 × 1"]
-
-
-def test_maps_of_an_evlm(write):
-    html = write(item(looked_at=attended()), item(looked_at=None), kind="evlm")
-    reader = Reader(html)
-    assert reader.open == []
-    maps = [a for a in reader.all("img") if "2 by 2" in (a["alt"] or "")]
-    assert [a["alt"].split(",")[0].split(":")[0] for a in maps] == ["2 by 2 squares over the picture", "a", "cat"]
-    assert "with 5.0% to 40.0% of the attention each, most in row 2, column 2" in maps[0]["alt"]
-    assert maps[1]["alt"] == "a: attention of 2 by 2 squares, highest in row 2, column 2"
-    darkest = 255 * page.DARKEST
-    assert alpha(maps[1]["src"]) == pytest.approx([darkest, darkest * 3 / 4, darkest / 2, 0], abs=1)
-    assert alpha(maps[0]["src"]) == pytest.approx([darkest, darkest * 6 / 7, darkest * 5 / 7, 0], abs=1)
-    for text in ("Looked at", "20% on nothing", "10% class token", "0.0% – 40.0%", "EVLM, an efficient", "2407.14177"):
+    assert labels == [f"{word}, {name}" for word in look.words for name in (together, "part 2", "part 1")]
+    maps = [np.asarray(decode(a["src"])) for a in reader.all("img")[2:]]
+    for place, (first, *of_parts) in enumerate(maps[start : start + 3] for start in (0, 3)):
+        grid = look.contribution[place, 0]
+        assert np.array_equal(first, overlay(grid, np.abs(grid).max()))
+        for part, drawn in zip(look.parts, of_parts, strict=True):  # the coarse part has the largest contribution
+            assert np.array_equal(drawn, overlay(part.contribution[place, 0], 2.0 * (place + 1)))
+    for text in ("+1.25 and −0.50 nats", "+0.00 and −2.00 nats", "+2.50 and −1.00 nats"):
         assert text in reader.text
-    for text in ("Kept", "kept", "Drawn from", "ADEM-VL"):
-        assert text not in reader.text
-    assert [a["data-label"] for a in reader.all("button")] == ["all words, 2 × 2", "a, 2 × 2", "cat, 2 × 2"]
+    assert "A red place in the picture raises the probability" in reader.text
+    assert len(reader.all("div", "ramp")) == 1
+
+
+def test_maps_lie_on_the_image_that_the_tower_sees(write):
+    look = looked()
+    (card,) = Reader(write(item(looked_at=look))).all("article")
+    seen = decode(card["style"].removeprefix("--seen:url(").removesuffix(")"))
+    assert np.array_equal(np.asarray(seen), np.asarray(faded(look.images[0])))
+
+
+def test_the_first_of_several_images_is_said_to_be_the_first(write):
+    assert "in the first of 2 images" in Reader(write(item(looked_at=looked(images=2)))).text
+    assert "in the first of" not in Reader(write(item())).text
+
+
+def test_links_to_files_beside_the_page(write):
+    files = {"the log": "log.jsonl", "the other model": "../evlm/index.html"}
+    links = Reader(write(links=files)).all("a")
+    assert [a["href"] for a in links] == list(files.values())
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "/etc/passwd", "//host/a", "https://host/a", "javascript:alert(1)", " //host", "\\\\host\\a", "a//b", "a?b",
+     "a#b", "java\tscript", "%2f%2fhost", "a/", "a\n"],
+)  # fmt: skip
+def test_links_elsewhere_are_refused(write, tmp_path, address):
+    with pytest.raises(ValueError, match=r"links\['more'\] is .*; give the path of a file, relative to the page"):
+        write(links={"more": address})
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_the_page_says_which_method_it_is_and_knows_two(write):

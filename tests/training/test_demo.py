@@ -34,7 +34,10 @@ def test_the_story_of_either_model(bases, tmp_path, monkeypatch, kind, title):
     assert ("2407.14177" in page) == (kind == "evlm")
     for name in demo.RECIPES[kind].shown:
         assert f"<dt>{name}</dt>" in page
-    assert ("Looked at, word by word" in page) == (kind == "evlm" and 'class="looks' in page)
+    rows = (tmp_path / "predictions/openmoji-scenes-true.jsonl").read_text(encoding="utf-8").splitlines()
+    answered = any(json.loads(row)["prediction"] for row in rows)
+    for parts in ("scales", "levels"):
+        assert (f"all {parts} together" in page) == (answered and (parts == "levels") == (kind == "evlm"))
     assert json.loads((tmp_path / "training.json").read_text())["steps"] == 1
     assert set(json.loads((tmp_path / "metrics.json").read_text())) == {"openmoji-scenes", "openmoji-names"}
 

@@ -1,6 +1,6 @@
 """Shows where the words of an answer come from: over the image, per scale (ADEM-VL) or per level (EVLM).
 
-``look`` returns arrays and a figure; ``write_look_page`` in ``look_page`` makes a page of them.
+``look`` returns arrays and a figure. ``write_look_page`` in ``look_page`` and ``write_page`` in ``page`` make pages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -92,8 +92,7 @@ class Look:
         axes = figure.subplots(len(rows), len(drawn), squeeze=False)
         for (place, word), line in zip(rows, axes, strict=True):
             for (number, name, grids), axis in zip(drawn, line, strict=True):
-                grey = Image.blend(self.images[number].convert("L"), Image.new("L", self.images[number].size, 255), 0.5)
-                axis.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 0, 1))
+                axis.imshow(faded(self.images[number]), cmap="gray", vmin=0, vmax=255, extent=(0, 1, 0, 1))
                 axis.imshow(overlay(grids[place, number], np.abs(grids[place]).max()), extent=(0, 1, 0, 1), zorder=2)
                 axis.set_title(f"“{word}”, {name}", fontsize=8)
                 axis.set_axis_off()
@@ -113,6 +112,18 @@ def overlay(grid: np.ndarray, largest: float) -> np.ndarray:
     strength = np.clip(np.abs(grid) / max(largest, 1e-12), 0, 1)
     colours = np.where(grid[..., None] > 0, np.array(RED), np.array(BLUE))
     return np.concatenate([colours, np.rint(255 * OPACITY * strength)[..., None]], axis=-1).astype(np.uint8)
+
+
+def faded(image: Image.Image) -> Image.Image:
+    """Draw an image in pale grey, on which an overlay is easy to see.
+
+    Args:
+        image (Image.Image): The image.
+
+    Returns:
+        The image in mode L.
+    """
+    return Image.blend(image.convert("L"), Image.new("L", image.size, 255), 0.5)
 
 
 def look(

@@ -13,8 +13,9 @@ from PIL import Image
 
 from ..files import write_text
 from ..papers import PAPERS
-from .look import BLUE, RED, Look, overlay
-from .page import environment, png
+from .look import BLUE, RED, Look
+from .maps import css, png, word_maps
+from .page import environment
 
 TEMPLATE = Path(__file__).with_name("look_template.html")
 USED = (22, 110, 70)  # the colour of what was kept, or attended to
@@ -56,27 +57,19 @@ def look_page(look: Look, title: str) -> str:
         first=first,
         images=[png(image) for image in look.images],
         words=[_word(look, place) for place in range(len(look.words))],
-        red=_css(RED),
-        blue=_css(BLUE),
-        used=_css(USED),
+        red=css(RED),
+        blue=css(BLUE),
+        used=css(USED),
     )  # fmt: skip
 
 
 def _word(look: Look, place: int) -> dict[str, Any]:
     """Make what the template shows of one word: for each image, its map of all parts together and that of each part."""
-    largest = max(float(np.abs(part.contribution[place]).max()) for part in look.parts)
-    together = look.contribution[place]
     images = []
     for number in range(len(look.images)):
-        parts = [
-            {
-                "name": part.name,
-                "contribution": _contribution(part.contribution[place, number], largest),
-                "used": _used(part.used[place, number], part.used[place], look.kind),
-            }
-            for part in look.parts
-        ]
-        images.append({"together": _contribution(together[number], float(np.abs(together).max())), "parts": parts})
+        together, *parts = word_maps(look, place, number)
+        used = [_used(part.used[place, number], part.used[place], look.kind) for part in look.parts]
+        images.append({"together": together, "parts": list(zip(parts, used, strict=True))})
     return {
         "text": look.words[place],
         "tokens": look.tokens[place],
@@ -84,16 +77,6 @@ def _word(look: Look, place: int) -> dict[str, Any]:
         "class_token": float(look.class_token[place]),
         "images": images,
     }
-
-
-def _contribution(grid: np.ndarray, largest: float) -> dict[str, str]:
-    """Draw the contributions of one grid, [side, side], and say in words where they are."""
-    side = grid.shape[-1]
-    row, column = divmod(int(grid.argmax()), side)
-    ups, downs = (float(part.sum()) for part in (grid.clip(min=0), grid.clip(max=0)))
-    said = f"{side} by {side} places, of which row {row + 1}, column {column + 1} raises the probability most"
-    span = f"{ups:+.2f} and {downs:.2f} nats".replace("-", "−")
-    return {"map": png(Image.fromarray(overlay(grid, largest), "RGBA")), "alt": said, "span": span}
 
 
 def _used(grid: np.ndarray, of_all: np.ndarray, kind: str) -> dict[str, str]:
@@ -107,7 +90,3 @@ def _used(grid: np.ndarray, of_all: np.ndarray, kind: str) -> dict[str, str]:
     row, column = divmod(int(grid.argmax()), grid.shape[-1])
     alt = f"{len(grid)} by {len(grid)} places, {span}, most in row {row + 1}, column {column + 1}"
     return {"map": png(Image.fromarray(pixels, "RGBA")), "alt": alt, "span": span}
-
-
-def _css(colour: tuple[int, int, int]) -> str:
-    return "rgb({} {} {})".format(*colour)

@@ -1,21 +1,19 @@
 """Writes one HTML file about a trained model: what was trained, how well it answers, and where it looks in images.
 
 The file is self-contained: its images are inlined and it fetches nothing. The same input gives the same file. Layout,
-styles and the few lines of script are in ``page_template.html``. A map is a tiny image with one pixel per memory slot
-(or patch), which is laid over the image as darkness. Bright squares are those that were kept, or that a word used most.
+styles and the few lines of script are in ``page_template.html``. The maps of a word are laid over the image: red where
+a place raises the probability of the word, and blue where it lowers it.
 
 In reading order: the page, its table of metrics, and its gallery.
 """
 
-import base64
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
@@ -24,14 +22,11 @@ from ..evaluation.score import PER_HUNDRED
 from ..files import write_text
 from ..modeling.images import open_image
 from ..papers import PAPERS
-from .answer_pass import words_of
-from .attended_patches import AttendedPatches
-from .kept_tokens import KeptTokens
+from .look import BLUE, RED, Look, faded
+from .maps import css, png, word_maps
 
 TEMPLATE = Path(__file__).with_name("page_template.html")
-IMAGE_SIDE = 384  # pixels; larger images are scaled down, because a page of photos would take a hundred megabytes
-SHADE = (9, 12, 24)  # the colour of the darkness over an image
-DARKEST = 0.88  # its opacity where it is darkest, so that a trace of the image stays visible
+FILE = re.compile(r"[^\x00-\x20/\\:?#%]+(/[^\x00-\x20/\\:?#%]+)*")  # a relative path, so no other server or scheme
 MEASURES = {"exact_match": "exact match", "bleu4": "BLEU-4", "cider": "CIDEr", "accuracy_plus": "accuracy+"}
 SHARES = PER_HUNDRED - {"bleu4", "cider"}  # shown in per cent, while BLEU-4 and CIDEr have no unit
 
@@ -46,8 +41,8 @@ class GalleryItem:
         prediction (str): The answer of the model.
         references (Sequence[str]): Every true answer.
         correct (bool | None): Whether the prediction counts as right. None shows no mark.
-        looked_at (KeptTokens | AttendedPatches | None): The result of ``kept_visual_tokens`` or ``attended_patches``
-            for this image and this prediction. None shows no maps.
+        looked_at (Look | None): The result of ``look`` for this image and this prediction. Maps of its first image are
+            shown. None shows no maps.
     """
 
     image: Image.Image
@@ -55,7 +50,7 @@ class GalleryItem:
     prediction: str
     references: Sequence[str]
     correct: bool | None
-    looked_at: KeptTokens | AttendedPatches | None = None
+    looked_at: Look | None = None
 
 
 def write_page(
@@ -72,6 +67,7 @@ def write_page(
     credits: Sequence[str] = (),
     curves: Mapping[str, str] | None = None,
     command: str | None = None,
+    links: Mapping[str, str] = {},
 ) -> Path:
     """Write the page. An older one is replaced, and missing folders are made.
 
@@ -89,23 +85,24 @@ def write_page(
         credits (Sequence[str]): The origins and licences of the images, one line each.
         curves (Mapping[str, str] | None): Plots of what was logged during the training, as ``data:`` URLs by name.
         command (str | None): The command line that trained the model.
+        links (Mapping[str, str]): Links to other files, shown under the introduction: the path of each file, relative
+            to the page, by the text of its link.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: The kind of model or an image condition is unknown.
+        ValueError: The kind of model or an image condition is unknown, or a link is not a relative path.
     """
     path = Path(path)
     if kind not in PAPERS:
         raise ValueError(f"kind {kind!r}: the page knows {' and '.join(PAPERS)}")
     paper = PAPERS[kind]
-    all_kept = [item.looked_at.kept for item in gallery if isinstance(item.looked_at, KeptTokens)]
-    # There is one scale of darkness for the whole page, so that maps can be compared.
-    lowest_kept = min((float(grid.min()) for kept in all_kept for grid in kept), default=1.0)
+    for text, address in links.items():
+        if not FILE.fullmatch(address):
+            raise ValueError(f"links[{text!r}] is {address!r}; give the path of a file, relative to the page")
     html = environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
-        kind=kind,
         method=f"{paper.name}, {paper.subject} (arXiv {paper.number})",
         trainable_parameters=trainable_parameters,
         model=model,
@@ -114,12 +111,14 @@ def write_page(
         total_seconds=sum(seconds.values()),
         conditions=CONDITION_LABELS,
         tables={name: metric_rows(name, scores) for name, scores in metrics.items()},
-        gallery=[_shown_item(number, item, lowest_kept) for number, item in enumerate(gallery, start=1)],
+        gallery=[_shown_item(number, item) for number, item in enumerate(gallery, start=1)],
         marked={mark: sum(item.correct is mark for item in gallery) for mark in (True, False)},
-        lowest_kept=lowest_kept,
         credits=credits,
         curves=curves,
         command=command,
+        links=links,
+        red=css(RED),
+        blue=css(BLUE),
     )  # fmt: skip
     write_text(path, html)
     return path
@@ -206,91 +205,14 @@ def _numbers(
             yield (*keys, key), float(value), scores
 
 
-def _shown_item(number: int, item: GalleryItem, lowest_kept: float) -> dict[str, Any]:
+def _shown_item(number: int, item: GalleryItem) -> dict[str, Any]:
     """Make what the template shows of one example: the image, its maps, and texts for readers who do not see them."""
     asked = f"Picture {number}, asked “{item.prompt}”, answered “{item.prediction}”"
-    image = png(open_image(item.image))
-    shown: dict[str, Any] = {"item": item, "image": image, "alt": asked, "maps": [], "scales": []}
-    looked_at = item.looked_at
-    if looked_at is None:
-        return shown
-    shown["seen"] = png(looked_at.image)
-    words = words_of(looked_at.tokens)
-    by_token = looked_at.scores_by_token if isinstance(looked_at, KeptTokens) else looked_at.patches_by_token
-    by_word = looked_at.grids(torch.stack([by_token[tokens].mean(0) for _, tokens in words]))  # [words, side, side]
-    shown["maps"] = _kept(looked_at, lowest_kept) if isinstance(looked_at, KeptTokens) else _attended(looked_at)
-    for grids in by_word:
-        maps = [_word_map(word, grid, kept=isinstance(looked_at, KeptTokens))
-                for (word, _), grid in zip(words, grids, strict=True)]  # fmt: skip
-        shown["scales"].append({"side": grids.shape[-1], "words": maps})
+    shown: dict[str, Any] = {"item": item, "image": png(open_image(item.image)), "alt": asked, "words": []}
+    if item.looked_at is not None:
+        shown["seen"] = png(faded(item.looked_at.images[0]))
+        shown["words"] = [(word, word_maps(item.looked_at, n, 0)) for n, word in enumerate(item.looked_at.words)]
     return shown
-
-
-def _kept(kept: KeptTokens, lowest_kept: float) -> list[dict[str, Any]]:
-    """Make the maps of all words together, one for each scale."""
-    maps = []
-    for grid in kept.kept:
-        side, low, high = grid.shape[-1], float(grid.min()), float(grid.max())
-        row, column = divmod(int(grid.argmin()), side)
-        maps.append({
-            "side": side, "range": f"{low:.0%} – {high:.0%}", "map": _shade(grid, lowest_kept, 1.0),
-            "alt": f"{side} by {side} squares over the picture, kept in {low:.0%} to {high:.0%} of layers and words, "
-            f"least in row {row + 1}, column {column + 1}",
-        })  # fmt: skip
-    return maps
-
-
-def _attended(attended: AttendedPatches) -> list[dict[str, Any]]:
-    """Make the map of all words together, with the attention to the zero vector and to the class token."""
-    (grid,) = attended.grids(attended.patches_by_token.mean(0))
-    side, low, high = grid.shape[-1], float(grid.min()), float(grid.max())
-    row, column = divmod(int(grid.argmax()), side)
-    zero, of_class = (float(share.mean()) for share in (attended.zero_by_token, attended.class_by_token))
-    return [{
-        "side": side, "range": f"{low:.1%} – {high:.1%}", "map": _shade(grid, low, high),
-        "alt": f"{side} by {side} squares over the picture, with {low:.1%} to {high:.1%} of the attention each, "
-        f"most in row {row + 1}, column {column + 1}",
-        "apart": [f"{zero:.0%} on nothing", f"{of_class:.0%} class token"],
-    }]  # fmt: skip
-
-
-def _word_map(word: str, grid: torch.Tensor, kept: bool) -> dict[str, Any]:
-    """Make the map of one word on one scale, [side, side], from its lowest score (darkest) to its highest."""
-    side, low, high = grid.shape[-1], float(grid.min()), float(grid.max())
-    row, column = divmod(int(grid.argmax()), side)
-    what = "score" if kept else "attention"
-    alt = f"{word}: {what} of {side} by {side} squares, highest in row {row + 1}, column {column + 1}"
-    if kept:
-        span = " – ".join(f"{round(end, 2) + 0.0:.2f}".replace("-", "−") for end in (low, high))  # no minus zero
-    else:
-        span = f"{low:.1%} – {high:.1%}"
-    return {"word": word, "range": span, "alt": alt, "map": _shade(grid, low, high)}
-
-
-def _shade(grid: torch.Tensor, low: float, high: float) -> str:
-    """Draw a grid [side, side] as darkness with one pixel per slot: full at ``low``, and none at ``high``."""
-    darkness = ((high - grid) / max(high - low, 1e-9)).clamp(0, 1)  # no darkness if all values are equal
-    opacity = (darkness * DARKEST * 255).round().to(torch.uint8)
-    image = Image.new("RGBA", (grid.shape[1], grid.shape[0]), (*SHADE, 0))
-    image.putalpha(Image.fromarray(opacity.contiguous().numpy()))
-    return png(image)
-
-
-def png(image: Image.Image) -> str:
-    """Encode an image as a ``data:`` URL.
-
-    Args:
-        image (Image.Image): The image. A large one is scaled down.
-
-    Returns:
-        The URL.
-    """
-    if max(image.size) > IMAGE_SIDE:
-        image = image.copy()
-        image.thumbnail((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
-    buffer = BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def environment() -> Environment:
