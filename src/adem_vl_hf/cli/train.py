@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..data.dataset_names import DRAWN, check_name
+from ..data.dataset_names import NAMED, check_name
 from ..evaluation.tasks import TASKS
 from ..papers import PAPERS
 from .arguments import Several, add_bases, add_bits, add_columns, add_scienceqa, check_there, key_value, positive
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bases(parser, required=False)
     parser.add_argument("--from-checkpoint", help="begin with the adapter of this checkpoint, a folder or a Hub id")
     parser.add_argument("--data", nargs="+", action=Several, default=["openmoji"],
-                        help=f"{', '.join(DRAWN)}; a folder of images with metadata.jsonl, metadata.csv or a folder "
+                        help=f"{', '.join(NAMED)}; a folder of images with metadata.jsonl, metadata.csv or a folder "
                              "per class; parquet, CSV, JSON or tar files (webdataset); what save_to_disk wrote; a "
                              "folder of ScienceQA or of COCO; a .json file of LLaVA-style conversations or of Alpaca's "
                              "instructions; user/set or user/set:config on the Hub; several are mixed")  # fmt: skip

@@ -7,6 +7,7 @@ from ..lazy import lazy_exports
 if TYPE_CHECKING:
     from .by_name import open_dataset
     from .coco import CocoCaptions
+    from .easy_vqa import EasyVQA
     from .image_folder import ImageFolder
     from .instructions import Alpaca, Conversations
     from .mme import MME
@@ -23,6 +24,7 @@ __all__ = [
     "Alpaca",
     "CocoCaptions",
     "Conversations",
+    "EasyVQA",
     "HubScienceQA",
     "ImageFolder",
     "OpenMojiMixture",
@@ -40,6 +42,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "by_name": ["open_dataset"],
         "coco": ["CocoCaptions"],
+        "easy_vqa": ["EasyVQA"],
         "image_folder": ["ImageFolder"],
         "instructions": ["Alpaca", "Conversations"],
         "mme": ["MME"],

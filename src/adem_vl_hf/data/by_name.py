@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from .coco import FILE as COCO_FILE
 from .coco import CocoCaptions
-from .dataset_names import DRAWN, SCIENCEQA_ID, unknown_dataset
+from .dataset_names import DRAWN, NAMED, SCIENCEQA_ID, unknown_dataset
+from .easy_vqa import EasyVQA
 from .image_folder import ImageFolder
 from .instructions import Alpaca, Conversations
 from .library import open_library_dataset, open_library_stream
@@ -51,6 +52,7 @@ def open_dataset(
 
             - ``openmoji-names``, ``openmoji-scenes``, ``openmoji`` (both together), ``openmoji-videos`` or
               ``openmoji-pairs`` (two images per sample), which are drawn on demand.
+            - ``easy-vqa``, the benchmark, which is downloaded once (3.2 MB).
             - A folder with ``metadata.jsonl``, with ``problems.json`` (ScienceQA), with ``dataset_coco.json`` (COCO) or
               with the sub-tasks of MME.
             - ScienceQA as the Hub has it: a folder with parquet files, or an id such as ``derek-thomas/ScienceQA``.
@@ -59,8 +61,8 @@ def open_dataset(
               folders of other layouts, and ids of the Hub.
         split (str): ``train`` or ``test``, for ScienceQA and COCO also ``val``. Folders have the splits that they
             name. Files of instructions and MME have no splits and ignore it.
-        size (int | None): The number of samples of a drawn data set. None means 20,000, or every name once per kind for
-            ``openmoji-names``.
+        size (int | None): The number of samples of a drawn data set, or of images of ``easy-vqa``. None means 20,000,
+            or every name once per kind for ``openmoji-names``, or every image.
         seed (int): The seed of a drawn data set.
         image_folder (str | None): The folder with the images of conversations. None means the folder of the file.
         prompt_format (str): The prompt format of ScienceQA, one of ``PROMPT_FORMATS`` in ``data.scienceqa``.
@@ -89,6 +91,8 @@ def open_dataset(
     kinds = SCENE_KINDS if split == "train" else None
     if name == "openmoji-names":
         return OpenMojiNames(split, size=size, seed=seed)
+    if name == "easy-vqa":
+        return EachTurn(EasyVQA(split, size)) if each_turn_alone else EasyVQA(split, size)
     size = DEFAULT_SIZE if size is None else size
     if name == "openmoji-scenes":
         return OpenMojiScenes(split, size=size, seed=seed, kinds=kinds)
@@ -110,8 +114,8 @@ def _open_stream(
 ) -> Dataset[Sample]:
     """Open a data set as a stream, with the library ``datasets`` alone."""
     layout = _layout(name, split, None, "CQM-A", False, False)
-    if name in DRAWN or (layout is not None and layout.func not in (ImageFolder, Conversations)):
-        kind = "drawn on demand" if layout is None else f"{layout.func.__name__} has a reader of its own"  # type: ignore[union-attr]
+    if name in NAMED or (layout is not None and layout.func not in (ImageFolder, Conversations)):
+        kind = "drawn on demand" if name in DRAWN else "it has a reader of its own"
         raise ValueError(f"{name} cannot be streamed ({kind}); leave --streaming out")
     found = open_library_stream(name, split, columns, seed, shuffle_buffer)
     if found is None:

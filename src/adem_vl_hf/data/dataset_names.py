@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 DRAWN = ("openmoji", "openmoji-names", "openmoji-scenes", "openmoji-videos", "openmoji-pairs")
+NAMED = (*DRAWN, "easy-vqa")  # data sets that this package opens by their names alone
 SCIENCEQA_ID = re.compile(r"[\w.-]+/ScienceQA")  # on the Hub it has a layout of its own
 HUB_ID = re.compile(r"(?P<path>\w[\w.-]*/[\w.-]+)(:(?P<config>[\w.-]+))?")  # user/set or user/set:config
 
@@ -17,7 +18,7 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: There is no such data set.
     """
-    if name not in DRAWN and not HUB_ID.fullmatch(name) and not Path(name).exists():
+    if name not in NAMED and not HUB_ID.fullmatch(name) and not Path(name).exists():
         raise unknown_dataset(name)
 
 
@@ -31,7 +32,7 @@ def unknown_dataset(name: str) -> ValueError:
         The error to raise.
     """
     return ValueError(
-        f"no data set {name!r}: give {', '.join(DRAWN)}, a folder or file that datasets reads (images, parquet, CSV, "
+        f"no data set {name!r}: give {', '.join(NAMED)}, a folder or file that datasets reads (images, parquet, CSV, "
         "JSON, webdataset, save_to_disk), the folder of a benchmark (ScienceQA, COCO, MME), a .json file of "
         "conversations or instructions, or the id of a data set on the Hub, user/set"
     )

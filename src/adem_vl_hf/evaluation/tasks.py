@@ -7,6 +7,7 @@ TASKS = (
     "openmoji-scenes",
     "openmoji-videos",
     "openmoji-pairs",
+    "easy-vqa",
     "scienceqa",
     "coco-caption",
     "mme",

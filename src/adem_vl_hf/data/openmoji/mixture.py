@@ -38,7 +38,7 @@ SHARES = {
 
 
 class OpenMojiMixture(Dataset[Sample]):
-    """Mixes the OpenMoji data sets. The shipped adapter trains on it, and the demo does with shares of its own.
+    """Mixes the OpenMoji data sets. The shipped adapter trains on it, and the benchmarks with shares of their own.
 
     Args:
         split (str): "train" or "test".

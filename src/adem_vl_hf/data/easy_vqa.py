@@ -1,0 +1,140 @@
+"""Reads easy-VQA (Victor Zhou, MIT licence): images of 64 x 64 pixels with one coloured shape, and questions about it.
+
+The package ``easy-vqa`` of the Python package index carries it, with its own split: 4,000 images and 38,575 questions
+for training, 1,000 images and 9,673 questions for the test. Three questions of four are answered by yes or no, and half
+of these negate ("is there not a red shape?"). The wheel is downloaded once (3.2 MB), checked, and read as it is.
+"""
+
+import json
+import os
+import tempfile
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ..files import cache_folder
+from ..wheels import Wheel, download
+from .sample import Question, Sample
+
+PACKAGE = Wheel(
+    "easy-vqa==1.0",
+    "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
+    "3.2 MB",
+    carries="data set easy-VQA",
+    remedy="or train on other data",
+)
+YES_OR_NO = "yes or no"
+WHAT = "what"  # what shape, what colour
+
+
+class EasyVQA(Dataset[Sample]):
+    """Gives each image with all of its questions, about ten, in the order of the benchmark.
+
+    ``EachTurn(EasyVQA(split))`` gives each question alone. An answer is one of thirteen words. A sample's id is the
+    number of its image, and its questions are of the kinds ``YES_OR_NO`` and ``WHAT``.
+
+    Args:
+        split (str): "train" or "test".
+        size (int | None): The number of images, from the first on. None means all.
+
+    Raises:
+        ValueError: There is no such split, or the size is below 1.
+        RuntimeError: The package could not be downloaded, or is not the expected file.
+    """
+
+    def __init__(self, split: str = "train", size: int | None = None) -> None:
+        if split not in ("train", "test"):
+            raise ValueError(f"easy-vqa has the splits 'train' and 'test', not {split!r}")
+        if size is not None and size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        questions, images = _read(easy_vqa_wheel(), split)
+        self.questions, self.images = questions[:size], images[:size]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def number_of_turns(self, index: int) -> int:
+        """Count the questions about an image.
+
+        Args:
+            index (int): The index of the image.
+
+        Returns:
+            Their number.
+        """
+        return len(self.questions[index])
+
+    def __getitem__(self, index: int) -> Sample:
+        turns = [_question(asked, answer) for asked, answer in self.questions[index]]
+        with Image.open(BytesIO(self.images[index])) as image:
+            return Sample(id=str(index), image=image.convert("RGB"), turns=turns, **turns[-1])
+
+
+def text_alone() -> dict[str, float]:
+    """Score the best that can be answered without an image: to each question, its commonest answer in the training set.
+
+    Returns:
+        The share of right answers in the test set by kind of question, and of all of them by the name "all".
+    """
+    common: dict[str, Counter[str]] = defaultdict(Counter)
+    for asked, answer in _all_questions("train"):
+        common[asked][answer] += 1
+    right, number = Counter[str](), Counter[str]()
+    for asked, answer in _all_questions("test"):
+        for kind in ("all", _kind(answer)):
+            number[kind] += 1
+            right[kind] += answer == common[asked].most_common(1)[0][0]
+    return {kind: right[kind] / number[kind] for kind in number}
+
+
+def easy_vqa_wheel(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Find the wheel that carries the benchmark, or download it on the first call.
+
+    Args:
+        cache_dir (str | os.PathLike[str] | None): The folder that it is kept in. None means ``$ADEM_VL_HF_CACHE`` or
+            ``~/.cache/adem_vl_hf``.
+
+    Returns:
+        The path of the wheel.
+
+    Raises:
+        RuntimeError: It could not be downloaded in time, or is not the expected file.
+    """
+    cache = cache_folder() if cache_dir is None else Path(cache_dir)
+    kept = cache / f"{PACKAGE.package.replace('==', '-')}.whl"
+    if not PACKAGE.is_whole(kept):
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="easy-vqa.", suffix=".tmp", dir=cache) as work:
+            os.replace(download(PACKAGE, Path(work)), kept)
+    return kept
+
+
+@lru_cache(maxsize=2)
+def _read(wheel: Path, split: str) -> tuple[list[list[tuple[str, str]]], list[bytes]]:
+    """Read the questions with their answers, and the PNG file, of each image of a split."""
+    folder = f"easy_vqa/data/{split}"
+    with zipfile.ZipFile(wheel) as archive:
+        rows: Iterable[tuple[str, str, int]] = json.loads(archive.read(f"{folder}/questions.json"))
+        questions: dict[int, list[tuple[str, str]]] = defaultdict(list)
+        for asked, answer, image in rows:
+            questions[image].append((asked, answer))
+        images = [archive.read(f"{folder}/images/{image}.png") for image in range(len(questions))]
+    return [questions[image] for image in range(len(images))], images
+
+
+def _all_questions(split: str) -> list[tuple[str, str]]:
+    return [question for of_image in _read(easy_vqa_wheel(), split)[0] for question in of_image]
+
+
+def _kind(answer: str) -> str:
+    return YES_OR_NO if answer in ("yes", "no") else WHAT
+
+
+def _question(asked: str, answer: str) -> Question:
+    return Question(prompt=asked, answer=f" {answer}", references=[answer], kind=_kind(answer))
