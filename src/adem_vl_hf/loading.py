@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, BitsAndBytesConfig
 
 from .counting import count_trained
@@ -216,7 +217,25 @@ def describe(checkpoint: str | None = None, **fields: Any) -> dict[str, Any]:
         "tower": f"{vision.model_type}, {vision.num_hidden_layers} blocks of width {vision.hidden_size}, "
         f"grid {config.grid} x {config.grid}",
         "trained_numbers": count_trained(config),
+        **_weights_of(CHECKPOINT if checkpoint is None else Path(checkpoint)),
     }
+
+
+def _weights_of(folder: Path) -> dict[str, str]:
+    """Look at the weights of a checkpoint in a folder, by their header; those of a Hub id are not fetched for it."""
+    if not folder.is_dir():
+        return {}
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        return {"weights": f"missing: there is no model.safetensors in {folder}"}
+    try:
+        for file in files:
+            with safe_open(file, framework="pt"):  # compares the header with the size of the file
+                pass
+    except (OSError, SafetensorError) as error:
+        return {"weights": f"damaged: {file.name} ({error})"}
+    size = sum(file.stat().st_size for file in files)
+    return {"weights": f"{', '.join(file.name for file in files)}, {size / 1e6:.1f} MB"}
 
 
 def bitsandbytes_config(bits: int, dtype: torch.dtype | str | None = None) -> BitsAndBytesConfig:

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def add_scienceqa(parser: argparse.ArgumentParser) -> None:
 
 
 def check_there(what: str, name: str | Path | None) -> None:
-    """Refuse a path to nothing. A name that may be a Hub id is left to the Hub.
+    """Refuse a path to nothing. A name that may be a Hub id is left to the Hub, unless others like it are here.
 
     Args:
         what (str): What the path is to, for the error.
@@ -143,6 +143,13 @@ def check_there(what: str, name: str | Path | None) -> None:
     """
     if name is None:
         return
-    is_path = isinstance(name, Path) or os.path.isabs(name) or name.startswith(".")
-    if is_path and not Path(name).exists():
+    path = Path(name)
+    if path.exists():
+        return
+    if isinstance(name, Path) or path.is_absolute() or name.startswith(".") or len(path.parts) > 2:
         raise ValueError(f"{what} {name}: there is no such file or folder; correct the path")
+    # runs/typo looks like the id of an account "runs", but checkpoints are in a folder of that name
+    beside = sorted(entry.parent.name for entry in path.parent.glob("*/config.json")) if len(path.parts) == 2 else []
+    if beside:
+        (nearest,) = get_close_matches(path.name, beside, n=1, cutoff=0) or beside[:1]
+        raise ValueError(f"{what} {name}: there is no such folder; did you mean {path.parent / nearest}?")

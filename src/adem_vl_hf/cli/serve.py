@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from ..terminal import say
 from .arguments import positive
-from .checkpoint import add_checkpoint, check_checkpoint, load
+from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
 
 TEXT = "Serve a trained adapter over HTTP, with OpenAI's chat completions, by the server of Transformers."
 NEEDED = ("fastapi", "uvicorn", "openai")
@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..serving.server import make_app
 
+    say_what_ships(args)
     model, processor = load(args)
     name = args.checkpoint or SHIPPED
     app = make_app(name, model.eval(), processor, args.plain or processor.prompt is not None)
