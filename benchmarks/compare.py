@@ -30,11 +30,11 @@ from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.openmoji.mixture import OpenMojiMixture
-from adem_vl_hf.demo import BATCH_SIZE, DEMO_SHARES, RECIPES
 from adem_vl_hf.evaluation.image_conditions import choose_images, donors_of
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED
+from adem_vl_hf.openmoji_training import BATCH_SIZE, RECIPES, SHORT_SHARES
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 STEPS, SEEDS, TEST_SIZE = 240, 3, 400
@@ -85,7 +85,7 @@ def measure(run: Run, folder: Path, steps: int, seed: int) -> dict[str, Any]:
     model, processor = build("embedded", "embedded", **fastest_setting(), **run.settings)
     model = model.to(measures.DEVICE)
     recipe = RECIPES["evlm" if run.arm in CLIPPED else "adem_vl"]
-    dataset = OpenMojiMixture("train", steps * BATCH_SIZE, seed=seed, shares=DEMO_SHARES)
+    dataset = OpenMojiMixture("train", steps * BATCH_SIZE, seed=seed, shares=SHORT_SHARES)
     arguments = training_arguments(
         folder, len(dataset), BATCH_SIZE, max_steps=steps, learning_rate=recipe.learning_rate, seed=seed,
         max_grad_norm=recipe.max_grad_norm, save_steps=60, **IN_ORDER,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import tables
 from arms import matched_sizes
 
-from adem_vl_hf.demo import RECIPES
+from adem_vl_hf.openmoji_training import RECIPES
 
 OURS = RECIPES["adem_vl"].settings
 

@@ -17,8 +17,8 @@ import tables
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes
-from adem_vl_hf.demo import DEMO_SHARES, RECIPES, fine_tune
 from adem_vl_hf.evaluation.predict import evaluate_with_controls
+from adem_vl_hf.openmoji_training import RECIPES, SHORT_SHARES, fine_tune
 
 STEPS = 240  # with the recipes and the data of the demo
 # name -> (kind of model, its settings); all other settings are those of the paper
@@ -71,7 +71,7 @@ def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
     """
     kind, settings = ARMS[name]
     model, processor, facts = fine_tune(
-        folder, steps, resume=True, shares=DEMO_SHARES, kind=kind, settings=settings, save_steps=20
+        folder, steps, resume=True, shares=SHORT_SHARES, kind=kind, settings=settings, save_steps=20
     )
     metrics = evaluate_with_controls(model, processor, test_sets(), folder / "predictions")
     return {"training": facts, "image_tokens": model.config.image_tokens, "metrics": metrics}

@@ -16,8 +16,8 @@ from miniature import ARMS, LABELS
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.data.collator import AdemVLCollator
-from adem_vl_hf.demo import BATCH_SIZE
 from adem_vl_hf.loading import build_model
+from adem_vl_hf.openmoji_training import BATCH_SIZE
 from adem_vl_hf.training import fastest_setting
 
 NEW_TOKENS = 17

@@ -21,11 +21,11 @@ from transformers import set_seed
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiPairs, OpenMojiVideos
 from adem_vl_hf.data.openmoji.mixture import OpenMojiMixture
-from adem_vl_hf.demo import RECIPES
 from adem_vl_hf.evaluation.metrics import is_right
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
 from adem_vl_hf.loading import CHECKPOINT, build_model
+from adem_vl_hf.openmoji_training import RECIPES
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 FRAMES = 8

@@ -19,16 +19,24 @@ import tables
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.allocator import keep_freed_memory
-from adem_vl_hf.demo import test_sets
 from adem_vl_hf.evaluation.predict import evaluate_with_controls
 from adem_vl_hf.hub.model_card import write_model_card
 from adem_vl_hf.loading import CHECKPOINT, TOWER, load_checkpoint
+from adem_vl_hf.openmoji_training import test_sets
 from adem_vl_hf.training import fastest_setting
 
-TASKS = {"openmoji-scenes": "scenes", "openmoji-names": "names"}
+TASKS = {"openmoji-scenes": "scenes", "openmoji-names": "names", "easy-vqa": "easy-VQA"}
 IMAGES = {"true": "own image", "shuffled": "another image", "none": "no image"}
 CAPTION_MEASURES = {"exact_match": "caption, exact match, %", "bleu4": "caption, BLEU-4", "cider": "caption, CIDEr"}
-QUESTIONS = {"choice": "four-way choice", "count": "count", "presence": "presence", "relation": "relation"}
+QUESTIONS = {
+    "choice": "four-way choice",
+    "count": "count",
+    "presence": "presence",
+    "relation": "relation",
+    "what": "what shape or colour",
+    "yes or no": "yes or no",
+    "all": "all questions",
+}
 # names have one or two words: BLEU-4 counts groups of four, of which there are none, and is 0 even of perfect answers
 UNDEFINED = {("openmoji-names", "bleu4")}
 
@@ -69,8 +77,10 @@ def quality_table(metrics: dict[str, Any]) -> str:
     """
     rows = []
     for task, label in TASKS.items():
-        scores = metrics[task]
-        for key, name in CAPTION_MEASURES.items():
+        scores = metrics.get(task, {})
+        if not scores:
+            continue
+        for key, name in CAPTION_MEASURES.items() if "caption" in scores["true"] else ():
             values = [f"{100 * scores[image]['caption'][key]:.1f}" for image in IMAGES]
             cells = ["n/a"] * len(values) if (task, key) in UNDEFINED else values
             rows.append([label, name, str(scores["true"]["caption"]["n"]), "", *cells])

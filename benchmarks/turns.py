@@ -27,10 +27,10 @@ from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.data.by_name import SCENE_KINDS
 from adem_vl_hf.data.turns import EachTurn
-from adem_vl_hf.demo import RECIPES
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
 from adem_vl_hf.loading import build_model
+from adem_vl_hf.openmoji_training import RECIPES
 from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments
 
 TOGETHER, SAME_STEPS, SAME_TIME = "together", "alone, same steps", "alone, same time"

@@ -1,4 +1,4 @@
-"""Train the adapter that ships with the package, as `make demo` does but for longer.
+"""Train the adapter that ships with the package.
 
     python examples/train_openmoji.py --output-dir runs/openmoji --steps 4500 --export
 
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from adem_vl_hf.allocator import keep_freed_memory
-from adem_vl_hf.demo import fine_tune
 from adem_vl_hf.embedded.smollm2 import LANGUAGE_MODEL_ID
 from adem_vl_hf.files import write_json
 from adem_vl_hf.hub.model_card import read_record, write_model_card
 from adem_vl_hf.loading import CHECKPOINT
+from adem_vl_hf.openmoji_training import fine_tune
 
 
 def without(names: tuple[str, ...], value: Any) -> Any:

@@ -7,7 +7,7 @@ nearest to that number; LoRA's rank is a whole number times 115,200.
 
 from typing import Any
 
-from adem_vl_hf.demo import RECIPES
+from adem_vl_hf.openmoji_training import RECIPES
 
 ADEM_VL = RECIPES["adem_vl"].settings
 LAST_BLOCK = {"vision_feature_layer": -1}

@@ -1,7 +1,11 @@
-"""Runs the whole story with one command: fine-tune on OpenMoji, evaluate, save, load elsewhere, caption, show.
+"""Shows the package in two acts: what the shipped checkpoint sees, and a training on easy-VQA from the first step.
 
 python -m adem_vl_hf.demo --output-dir runs/demo
 python -m adem_vl_hf.demo --output-dir runs/demo-evlm --model evlm
+
+The first act describes OpenMoji scenes that training never had, and shows where each word comes from. The second trains
+a new adapter on easy-VQA, a benchmark that others made, with the stock Trainer; tests it on the benchmark's own test
+questions, also with another image and without one; and loads it in a new process, through AutoModel and a pipeline.
 """
 
 import argparse
@@ -9,7 +13,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,76 +21,73 @@ from typing import Any, NamedTuple
 from transformers import set_seed
 
 from .allocator import keep_freed_memory
-from .data import OpenMojiMixture, OpenMojiNames, OpenMojiScenes
-from .data.openmoji.mixture import SHARES, Shares
+from .counting import count_trained
+from .data import OpenMojiScenes
+from .data.easy_vqa import EasyVQA, text_alone
 from .data.openmoji.sprites import openmoji
+from .data.sample import images_of
+from .data.turns import EachTurn
 from .embedded.smollm2 import embedded_language_model
 from .evaluation.metrics import is_right
-from .evaluation.predict import evaluate_with_controls
+from .evaluation.predict import evaluate_with_controls, generate_answers
 from .files import write_json
 from .hub.model_card import write_model_card
 from .inspection.look import look
 from .inspection.page import GalleryItem, write_page
-from .loading import build_model
+from .loading import build_model, load_checkpoint
 from .papers import PAPERS
 from .quiet import quiet_libraries
-from .training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
+from .training import build_trainer, fastest_setting, train, training_arguments
 
 
 class Recipe(NamedTuple):
-    """Holds the demo's settings for one kind of model.
+    """Holds the settings for one kind of model on easy-VQA.
 
     Args:
         settings (dict[str, Any]): Fields of its configuration.
         learning_rate (float): The peak learning rate.
-        steps (int): The number of training steps of 32 samples.
         shown (dict[str, str]): The fields of its configuration that the page shows, by the names that it shows.
-        max_grad_norm (float): The greatest norm of the gradients, to which they are clipped. 0 means no clipping.
     """
 
     settings: dict[str, Any]
     learning_rate: float
-    steps: int
     shown: dict[str, str]
-    max_grad_norm: float = 0.0
 
 
-# Found by short runs on this data. ADEM-VL: the paper's learning rate and beta are for a 7B model and thousands of
-# steps, and its layer -2 is for a tower of 24 blocks, while the last of six blocks still does much of the work. EVLM:
-# the settings are the paper's.
+# ADEM-VL: the settings that the shipped adapter was trained with. EVLM: the settings are the paper's.
 RECIPES = {
     "adem_vl": Recipe(
         {"visual_scale": 0.1, "vision_feature_layer": -1, "projector_dim": 512},
         learning_rate=4e-3,
-        steps=360,
-        shown={"visual tokens": "visual_token_counts", "drop ratio": "drop_ratio"},
+        shown={
+            "visual tokens": "visual_token_counts",
+            "drop ratio": "drop_ratio",
+            "layer of the tower": "vision_feature_layer",
+        },
     ),
     "evlm": Recipe(
         {},
-        learning_rate=2e-3,  # the loss after 54 steps is 1.8, and 2.0 with 1e-3; 4e-3 without clipping gets stuck
-        steps=220,
+        learning_rate=2e-3,
         shown={"levels of the tower": "vision_feature_layer", "media tokens": "media_tokens"},
-        max_grad_norm=1.0,
     ),
 }
-BATCH_SIZE = 32
-# Eleven minutes of training are enough for captions and choices about scenes, but not for all kinds of samples.
-DEMO_SHARES = {("scenes", "caption"): 2, ("scenes", "choice"): 3}
-DATA = {
-    "names": "OpenMoji names: plain emoji under random rendering (pictures: OpenMoji, CC BY-SA 4.0)",
-    "scenes": "OpenMoji scenes: one to four emoji on a coloured canvas, captions and questions from a grammar",
+BATCH_SIZE, STEPS, TEST_IMAGES = 24, 200, 40
+CREDITS = {
+    "shipped": ["Pictures: OpenMoji (openmoji.org), CC BY-SA 4.0", "Names: Unicode CLDR"],
+    "easy-vqa": ["Images and questions: easy-VQA by Victor Zhou, MIT licence"],
 }
-CREDITS = ["Pictures: OpenMoji (openmoji.org), CC BY-SA 4.0", "Names: Unicode CLDR"]
+SCENES = {"caption": 6, "count": 1, "choice": 1}  # the scenes of the first act by kind
+PARTS = {"language model": "SmolLM2-135M-Instruct (frozen)", "tower": "small CLIP, 96 px (frozen)"}
 
 # what somebody without this package would run; it runs in a process of its own
 RELOAD = """
 import json, sys
 from transformers import AutoModel, pipeline
-folder, *images = sys.argv[1:]
+folder, asked = sys.argv[1], json.loads(sys.argv[2])
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules"), type(model).__module__
-captioner = pipeline("image-to-text", folder, trust_remote_code=True)
-print(json.dumps([out[0]["generated_text"] for out in captioner(images)]))
+answerer = pipeline("image-to-text", folder, trust_remote_code=True)
+print(json.dumps([answerer(file, prompt=question)[0]["generated_text"] for file, question in asked]))
 """
 
 
@@ -113,176 +114,182 @@ class Stages:
         print(f"=== {name}: {self.seconds[name]:.1f} s", flush=True)
 
 
-def test_sets(scenes: int, names: int | None) -> dict[str, Any]:
-    """Make the two test sets. Their drawings, and the combinations in the scenes, are never seen in training.
+def gallery(model: Any, processor: Any, samples: Any, answers: list[str]) -> list[GalleryItem]:
+    """Make a gallery of samples, with the answers of a model and the places that each word comes from.
 
     Args:
-        scenes (int): The number of samples about scenes.
-        names (int | None): The number of samples about names. None means every name once for each kind.
+        model (Any): The trained model.
+        processor (Any): Its processor.
+        samples (Any): The samples, each with one image.
+        answers (list[str]): The answer of the model to each of the first samples.
 
     Returns:
-        The test sets by task.
+        The examples.
     """
-    return {"openmoji-scenes": OpenMojiScenes("test", size=scenes), "openmoji-names": OpenMojiNames("test", size=names)}
+    items = []
+    for number, answer in enumerate(answers):
+        sample = samples[number]
+        looked_at = look(model, processor, sample["image"], sample["prompt"], answer) if answer else None
+        right = is_right(answer, sample["references"])
+        items.append(GalleryItem(sample["image"], sample["prompt"], answer, sample["references"], right, looked_at))
+    return items
 
 
-def fine_tune(
-    output: Path,
-    steps: int,
-    vision_tower: str = "embedded",
-    resume: bool = False,
-    shares: Shares = SHARES,
-    kind: str = "adem_vl",
-    settings: Mapping[str, Any] | None = None,
-    save_steps: int = 100,
-) -> tuple[Any, Any, dict[str, Any]]:
-    """Train a new adapter on the OpenMoji mixture and save it.
+def shipped(output: Path) -> Path:
+    """Describe held-out scenes with the checkpoint that ships, print the answers, and write a page about them.
 
     Args:
         output (Path): The output folder.
-        steps (int): The number of training steps of 32 samples.
-        vision_tower (str): The frozen vision tower: "embedded", a folder or a Hub id.
-        resume (bool): Whether to continue from the last checkpoint in the output folder, if there is one.
-        shares (Shares): The shares of the mixture, see ``OpenMojiMixture``.
+
+    Returns:
+        The path of the page.
+    """
+    model, processor = load_checkpoint(**fastest_setting())
+    samples: list[Any] = []
+    for kind, number in SCENES.items():
+        scenes = OpenMojiScenes("test", size=number, kinds=(kind,))
+        samples += [scenes[i] for i in range(number)]
+    answers = [
+        answer
+        for start in range(0, len(samples), 8)
+        for answer in generate_answers(
+            model, processor, [images_of(sample) for sample in samples[start : start + 8]],
+            [sample["prompt"] for sample in samples[start : start + 8]], max_new_tokens=20,
+        )
+    ]  # fmt: skip
+    for sample, answer in zip(samples, answers, strict=True):
+        print(f"{sample['prompt']} {answer!r}   truth: {sample['references'][0]!r}")
+    return write_page(
+        output / "shipped.html",
+        "What the shipped checkpoint sees",
+        trainable_parameters=count_trained(model.config),
+        model={"method": PAPERS["adem_vl"].name, **PARTS},
+        settings={},
+        seconds={},
+        metrics={},
+        gallery=gallery(model, processor, samples, answers),
+        links={"The training on easy-VQA": "index.html"},
+        credits=CREDITS["shipped"],
+    )
+
+
+def fine_tune(output: Path, kind: str, steps: int, resume: bool = False) -> tuple[Any, Any, dict[str, Any]]:
+    """Train a new adapter on the questions of easy-VQA and save it.
+
+    Args:
+        output (Path): The output folder.
         kind (str): The kind of model, a key of ``RECIPES``.
-        settings (Mapping[str, Any] | None): Fields of the model's configuration. None means those of the recipe.
-        save_steps (int): The number of steps between checkpoints.
+        steps (int): The number of training steps.
+        resume (bool): Whether to continue from the last checkpoint in the output folder, if there is one.
 
     Returns:
         The model, the processor and the content of ``training.json``.
     """
     set_seed(0)
-    settings = RECIPES[kind].settings if settings is None else settings
-    model, processor = build_model("embedded", vision_tower, kind, **fastest_setting(), **settings)
-    dataset = OpenMojiMixture("train", steps * BATCH_SIZE, shares=shares)
+    model, processor = build_model(kind=kind, **fastest_setting(), **RECIPES[kind].settings)
+    questions = EachTurn(EasyVQA("train"))
     arguments = training_arguments(
         output,
-        samples=len(dataset),
+        samples=len(questions),
         batch_size=BATCH_SIZE,
         max_steps=steps,
         learning_rate=RECIPES[kind].learning_rate,
-        max_grad_norm=RECIPES[kind].max_grad_norm,
-        save_steps=save_steps,
-        **IN_ORDER,
+        model=model,
+        save_steps=100,
     )
-    facts = train(build_trainer(model, processor, dataset, arguments), processor, resume)
-    facts["data"] = [text for name, text in DATA.items() if name in {part[0] for part in shares}]
+    facts = train(build_trainer(model, processor, questions, arguments), processor, resume)
+    facts["data"] = ["easy-VQA: 4,000 images with one coloured shape, 38,575 questions (MIT licence)"]
     write_json(output / "training.json", facts)
     return model, processor, facts
 
 
-def gallery(model: Any, processor: Any, predictions: Path, scenes: Any, number: int) -> list[GalleryItem]:
-    """Make the gallery of the first test scenes, with the answers of the model and the places where it looked.
-
-    Args:
-        model (Any): The trained model.
-        processor (Any): Its processor.
-        predictions (Path): The prediction file about the test scenes.
-        scenes (Any): The test scenes, in the order of the prediction file.
-        number (int): The number of examples.
-
-    Returns:
-        The examples.
-    """
-    items: list[GalleryItem] = []
-    for line in predictions.read_text(encoding="utf-8").splitlines()[:number]:
-        row, sample = json.loads(line), scenes[len(items)]
-        looked_at = None
-        if row["prediction"]:
-            looked_at = look(model, processor, sample["image"], sample["prompt"], row["prediction"])
-        right = is_right(row["prediction"], row["references"])
-        items.append(
-            GalleryItem(sample["image"], sample["prompt"], row["prediction"], row["references"], right, looked_at)
-        )
-    return items
-
-
-def caption_elsewhere(folder: Path, scenes: Any, number: int = 4) -> list[tuple[str, str, list[str]]]:
-    """Caption images with the saved checkpoint in a new process, which does not have this package.
+def answer_elsewhere(folder: Path, samples: Any, number: int = 4) -> list[tuple[str, str, list[str]]]:
+    """Answer questions with the saved checkpoint in a new process, which does not have this package.
 
     Args:
         folder (Path): The folder of the checkpoint. The images are saved in ``pictures`` below it.
-        scenes (Any): The test scenes.
-        number (int): The number of scenes to caption.
+        samples (Any): The test questions.
+        number (int): The number of questions to answer.
 
     Returns:
-        The file, the caption and the true captions of each scene.
+        The question, the answer and the true answers of each.
 
     Raises:
         RuntimeError: The checkpoint does not load in the new process.
     """
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
-    files, references = [], []
+    asked = []
     for i in range(number):
-        sample = scenes[i]
-        sample["image"].save(pictures / f"scene-{i}.png")
-        files.append(str(pictures / f"scene-{i}.png"))
-        references.append(sample["references"])
+        samples[i]["image"].save(pictures / f"{i}.png")
+        asked.append((str(pictures / f"{i}.png"), samples[i]["prompt"]))
     done = subprocess.run(
-        [sys.executable, "-c", RELOAD, str(folder.resolve()), *files], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", RELOAD, str(folder.resolve()), json.dumps(asked)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"the saved checkpoint did not load in a new process:\n{done.stderr}")
-    return list(zip(files, json.loads(done.stdout.splitlines()[-1]), references, strict=True))
+    answers = json.loads(done.stdout.splitlines()[-1])
+    return [(asked[i][1], answers[i].strip(), samples[i]["references"]) for i in range(number)]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run every stage. The page is written last.
+    """Run both acts. Each ends with a page.
 
     Args:
         argv (list[str] | None): The command line without the name of the program. None means that of this process.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--model", choices=RECIPES, default="adem_vl")
-    steps = ", ".join(f"{recipe.steps} of {kind}" for kind, recipe in RECIPES.items())
-    parser.add_argument("--steps", type=int, help=f"training steps of 32 samples (default: {steps})")
-    parser.add_argument("--test-scenes", type=int, default=240, help="test samples about scenes")
-    parser.add_argument("--test-names", type=int, default=60, help="test samples about names")
+    parser.add_argument("--model", choices=RECIPES, default="adem_vl", help="of the second act (default: adem_vl)")
+    parser.add_argument("--steps", type=int, default=STEPS,
+                        help=f"training steps of {BATCH_SIZE} questions (default: {STEPS})")  # fmt: skip
+    parser.add_argument("--test-images", type=int, default=TEST_IMAGES,
+                        help=f"test images of ten questions each (default: {TEST_IMAGES} of 1000)")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     args = parser.parse_args(argv)
     output, stage, recipe, method = args.output_dir, Stages(), RECIPES[args.model], PAPERS[args.model].name
     keep_freed_memory()
     quiet_libraries()
-    with stage("language model (download, once)"):
+    with stage("downloads and drawings (once)"):
         embedded_language_model()
-    with stage("pictograms (drawn once)"):
-        things, _ = openmoji()
-        print(f"{len(things)} plain emoji with unique names")
-    with stage("train"):
-        model, processor, facts = fine_tune(
-            output, args.steps or recipe.steps, resume=args.resume, shares=DEMO_SHARES, kind=args.model
-        )
-    with stage("evaluate (own picture, another picture, no picture)"):
-        tests = test_sets(args.test_scenes, args.test_names)
+        openmoji()
+        chance = text_alone()
+    with stage("act one: the shipped checkpoint describes scenes"):
+        print(f"page: {shipped(output)}")
+    with stage("act two: train on easy-VQA"):
+        model, processor, facts = fine_tune(output, args.model, args.steps, args.resume)
+    with stage("test (own image, another image, no image)"):
+        questions = EachTurn(EasyVQA("test", args.test_images))
         for stale in (output / "predictions").glob("*.jsonl"):
             stale.unlink()  # it belongs to an earlier run in this folder
-        metrics = evaluate_with_controls(model, processor, tests, output / "predictions")
+        metrics = evaluate_with_controls(model, processor, {"easy-vqa": questions}, output / "predictions")
         write_json(output / "metrics.json", metrics)
         write_model_card(output)
-    scenes = OpenMojiScenes("test", size=args.test_scenes, kinds=("caption",))
-    with stage("load through AutoModel in a new process and caption held-out pictures"):
-        for file, text, references in caption_elsewhere(output, scenes):
-            print(f"{Path(file).name}: {text!r}   truth: {references[0]!r}")
+    for kind, found in metrics["easy-vqa"]["true"]["questions"].items():
+        other = metrics["easy-vqa"]["shuffled"]["questions"][kind]["accuracy"]
+        print(f"{kind}: {found['accuracy']:.1%} of {found['n']} right, {other:.1%} with another image; "
+              f"the question alone gives {chance[kind]:.1%}")  # fmt: skip
+    with stage("load in a new process and answer"):
+        for question, answer, references in answer_elsewhere(output, questions):
+            print(f"{question} {answer!r}   truth: {references[0]!r}")
     with stage("page"):
-        items = gallery(
-            model, processor, output / "predictions/openmoji-scenes-true.jsonl", tests["openmoji-scenes"], 24
-        )
+        lines = (output / "predictions/easy-vqa-true.jsonl").read_text(encoding="utf-8").splitlines()
+        answers = [json.loads(line)["prediction"] for line in lines[:24]]
         page = write_page(
             output / "index.html",
-            f"{method} on OpenMoji",
+            f"{method} on easy-VQA",
             kind=args.model,
             trainable_parameters=facts["trained_numbers"],
-            model={"method": method, "language model": "SmolLM2-135M-Instruct (frozen)",
-                   "tower": "small CLIP, 96 px (frozen)",
+            model={"method": method, **PARTS,
                    **{name: getattr(model.config, field) for name, field in recipe.shown.items()}},
             settings={**{k: v for k, v in facts.items() if k not in ("seconds", "data")},
                       "precision": str(model.language_model.dtype).removeprefix("torch.")},
             seconds=stage.seconds,
             metrics=metrics,
-            gallery=items,
-            credits=CREDITS,
+            gallery=gallery(model, processor, questions, answers),
+            links={"What the shipped checkpoint sees": "shipped.html"},
+            credits=CREDITS["easy-vqa"],
         )  # fmt: skip
     print("\nseconds by stage: " + json.dumps(stage.seconds, indent=1))
     print(f"adapter: {output / 'model.safetensors'}   page: {page}")
