@@ -98,7 +98,7 @@ test-5.0: $(V5.0)/installed
 	PYTHONPATH=$(CURDIR)/$(V5.0) $(BIN)/python $(PYTEST) -m "core and not slow"
 
 test-avx2: $(VENV)/installed
-	$(AVX2) $(BIN)/python $(PYTEST) -m "core and not slow"
+	$(AVX2) $(BIN)/python $(PYTEST) -m "kernels and not slow"
 
 # stops saves and trainings at random moments, and prints what became of them: the table of docs/reliability.md
 kills: $(VENV)/installed

@@ -1,5 +1,6 @@
 """No network, one thread, and the tiny bases that the tests share."""
 
+import gc
 import os
 
 # before Transformers and tokenizers are imported, which read them once
@@ -14,6 +15,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# What the tests import stays until they end. Nothing of it is garbage, and to look for garbage there takes a large part
+# of a second each time, which Trainer asks for at the start of every training.
+gc.disable()
 
 TESTS = Path(__file__).parent
 # Files that take longest, by their processor seconds (58 to 8). With the short ones last, no process is left alone with
@@ -33,6 +37,13 @@ def pytest_collection_modifyitems(items):
     number, rank = Counter(files), {file: place for place, file in enumerate(LONGEST)}
     order = sorted(zip(files, items, strict=True), key=lambda one: (rank.get(one[0], len(rank)), -number[one[0]]))
     items[:] = [item for _, item in order]
+
+
+def pytest_collection_finish():
+    """Collect garbage from here on, without what was imported so far."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

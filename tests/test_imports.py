@@ -13,6 +13,7 @@ from pathlib import Path
 import architectures
 import pytest
 import transformers
+from new_process import run_python
 
 import adem_vl_hf
 import adem_vl_hf.data
@@ -79,8 +80,15 @@ AUTO_MODELS = [
 
 
 def run(code: str, *arguments: object) -> str:
-    """What a new process prints."""
+    """What a new process prints that has imported nothing."""
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_beside_torch(code: str, *arguments: object) -> str:
+    """What a new process prints that has PyTorch already, as all of what these tests import needs it."""
+    done = run_python(code, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -120,7 +128,7 @@ def test_optional_packages_are_imported_when_they_are_used():
     ours += [f"adem_vl_hf.modeling.{name.removesuffix('.py')}" for name in architectures.FILES]
     assert len(ours) > 60
     code = "import sys, transformers.trainer; theirs = set(sys.modules)"  # it imports some of them itself
-    added = run(f"{code}\nimport {', '.join(ours)}\nprint(*(set(sys.modules) - theirs))").split()
+    added = run_beside_torch(f"{code}\nimport {', '.join(ours)}\nprint(*(set(sys.modules) - theirs))").split()
     assert {"adem_vl_hf", *ours} <= set(added)
     assert not OPTIONAL & set(added)
 
@@ -177,7 +185,7 @@ def test_what_type_checkers_read_is_what_a_package_exports(package):
     "order", [pytest.param(o, marks=[] if o == "the package first" else [pytest.mark.slow]) for o in ORDERS]
 )
 def test_checkpoints_load_by_the_auto_classes(checkpoints, order):
-    found = json.loads(run(ORDERS[order] + LOAD, " ".join(AUTO_MODELS), *checkpoints.values()))
+    found = json.loads(run_beside_torch(ORDERS[order] + LOAD, " ".join(AUTO_MODELS), *checkpoints.values()))
     for arch in architectures.BOTH:
         classes = [arch.config_class, *[arch.model_class] * len(AUTO_MODELS), arch.processor_class]
         assert found[arch.model_type] == [f"{kind.__module__}.{kind.__name__}" for kind in classes]

@@ -3,11 +3,10 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import tiny
+from new_process import run_python
 from PIL import Image
 
 from adem_vl_hf.cli import info
@@ -82,7 +81,8 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
         "no.pth is no file": ["convert", str(tmp_path / "no.pth"), str(tmp_path / "out"), *flags],
     }
     argument = json.dumps(list(cases.values()))
-    done = subprocess.run([sys.executable, "-c", RUN_EACH, argument], capture_output=True, text=True, check=True)
+    done = run_python(RUN_EACH, argument)
+    assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     parts = done.stderr.split("=== 2\n")
     assert len(parts) == len(cases) + 1, done.stderr

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import tiny
-from hub_server import hub_env, serve_hub
+from hub_server import hub_env, run_client, serve_hub
 from PIL import Image
 
 from adem_vl_hf.cli.parser import main
@@ -50,11 +48,9 @@ def test_commands_take_bases_from_elsewhere(moved, bases, capsys):
 
 def test_a_push_names_the_bases_for_others(moved, tmp_path):
     with serve_hub() as hub:
-        done = subprocess.run(
-            [sys.executable, "-m", "adem_vl_hf.cli", "push", str(moved), "acme/adem", "--language-model", "acme/llama",
-             "--vision-tower", "acme/clip", "--private"],
-            env=hub_env(hub.url, tmp_path / "home", "secret") | {"OMP_NUM_THREADS": "1"}, capture_output=True,
-            text=True, check=False,
+        done = run_client(
+            "from adem_vl_hf.cli import main; raise SystemExit(main())", hub_env(hub.url, tmp_path / "home", "secret"),
+            "push", moved, "acme/adem", "--language-model", "acme/llama", "--vision-tower", "acme/clip", "--private",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "acme/adem" in done.stdout

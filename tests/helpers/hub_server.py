@@ -11,7 +11,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hub_store import POINTER, File, Repo, card_errors, goes_through_lfs
+from new_process import run_python
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 
@@ -293,5 +293,5 @@ def hub_env(url: str, home: str | os.PathLike[str], token: str | None = None) ->
 
 
 def run_client(code: str, env: dict[str, str], *args: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
-    """Run Python source in a fresh process, its arguments in sys.argv[1:]; stdout and stderr are kept as text."""
-    return subprocess.run([sys.executable, "-c", code, *map(str, args)], env=env, capture_output=True, text=True)
+    """Run Python source where huggingface_hub was not imported yet; its arguments are in sys.argv[1:]."""
+    return run_python(code, *args, env=env)

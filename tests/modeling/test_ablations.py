@@ -12,7 +12,7 @@ from adem_vl_hf.modeling.adapter_adem_vl import pool_scales
 from adem_vl_hf.modeling.configuration_adem_vl import KERNELS
 from adem_vl_hf.modeling.fusion import fuse, kernel_map
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 
 # families that normalise the attention's output before the residual sum
 RESCALED = {"gemma2", "gemma3_text"}

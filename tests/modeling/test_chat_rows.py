@@ -11,7 +11,7 @@ from adem_vl_hf import AdemVLProcessor, EvlmProcessor
 from adem_vl_hf.modeling.chat_rows import chat_passage
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 # SmolLM2-Instruct's own: a system turn of its own comes first, unless the chat has one
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"

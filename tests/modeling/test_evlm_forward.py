@@ -12,7 +12,7 @@ from tiny import IMAGE_TOKEN_ID
 from adem_vl_hf import EvlmForConditionalGeneration
 from adem_vl_hf.modeling.image_inputs import ImageRows
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 
 
 @pytest.fixture(scope="module")

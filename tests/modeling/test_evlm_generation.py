@@ -11,7 +11,7 @@ from transformers import DynamicCache, StaticCache
 from adem_vl_hf.modeling.visibility import append_images
 from adem_vl_hf.modeling.visual_memory import CACHE, VisualCacheLayer, VisualMemory, visual_cache_layer
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 OLD = int(transformers.__version__.split(".")[0]) < 5
 GREEDY = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from adem_vl_hf.modeling.cross_attention import MixtureOfExperts, balance
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from closeness import assert_close, assert_equal
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.fusion import fuse
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 STEPS = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
 

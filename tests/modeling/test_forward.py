@@ -12,7 +12,7 @@ from closeness import assert_close
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 LENGTHS, IMAGES = [9, 6, 8, 5], [True, False, True, True]
 
 

@@ -15,7 +15,7 @@ from adem_vl_hf.modeling.fusion import adaptive_drop_, fuse, kernel_map, memory_
 from adem_vl_hf.modeling.image_inputs import ImageRows
 from adem_vl_hf.modeling.visual_memory import VisualMemory
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 
 
 def naive_drop(scores, drop_ratio):

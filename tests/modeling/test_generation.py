@@ -10,7 +10,7 @@ from transformers import DynamicCache, StaticCache
 
 from adem_vl_hf.modeling.visual_memory import CACHE, visual_cache_layer
 
-pytestmark = [pytest.mark.core, architectures.each_family()]
+pytestmark = [pytest.mark.core, pytest.mark.kernels, architectures.each_family()]
 STEPS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
 

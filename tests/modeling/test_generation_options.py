@@ -7,7 +7,7 @@ import torch
 from families import V5_0, has_windows
 from transformers import TextStreamer
 
-pytestmark = [pytest.mark.core, architectures.each_family()]
+pytestmark = [pytest.mark.core, pytest.mark.kernels, architectures.each_family()]
 STEPS = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 3}
 
 

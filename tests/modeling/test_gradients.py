@@ -10,7 +10,7 @@ import transformers
 from closeness import assert_close
 from families import V5_0
 
-pytestmark = [pytest.mark.core, architectures.each_family()]
+pytestmark = [pytest.mark.core, pytest.mark.kernels, architectures.each_family()]
 OLD = int(transformers.__version__.split(".")[0]) < 5
 
 

@@ -16,7 +16,7 @@ from adem_vl_hf.loading import describe
 from adem_vl_hf.modeling.trained_in_base import attach_lora, lora_layers, lora_parameters, names_in_checkpoint
 from adem_vl_hf.training import train
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 BATCH = tiny.batch([9, 7], [True, False])
 LAYERS = 3

@@ -9,7 +9,7 @@ from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.hub.convert_official import _our_name
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 # PEFT 0.21 asks Transformers 5.23 for a property by its name before
 pytestmark = [
     pytest.mark.core,
+    pytest.mark.kernels,
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 IN_LANGUAGE_MODEL = r"language_model\..*\.(q_proj|v_proj)"

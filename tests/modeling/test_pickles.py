@@ -1,14 +1,13 @@
 """What survives the way into a new process: models, processors and data sets, by pickle, torch.load and spawn."""
 
 import pickle
-import subprocess
-import sys
 
 import architectures
 import datasets
 import pytest
 import tiny
 import torch
+from new_process import run_python
 from PIL import Image
 from torch.utils.data import DataLoader
 from training_runs import picture_folder
@@ -48,10 +47,7 @@ def test_a_model_and_its_processor_in_a_new_process(bases, tmp_path, arch, kind)
         (tmp_path / "it").write_bytes(pickle.dumps(whole))
     else:
         torch.save(whole, tmp_path / "it")
-    done = subprocess.run(
-        [sys.executable, "-c", CHECK, kind, str(tmp_path / "it"), str(tmp_path / "logits")], capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+    done = run_python(CHECK, kind, tmp_path / "it", tmp_path / "logits")
     assert done.returncode == 0, done.stderr
     logits = model(**made).logits
     assert (torch.load(tmp_path / "logits") - logits).abs().max() < 1e-4 * logits.abs().max()

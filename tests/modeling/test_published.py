@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import tiny
 import torch
 import transformers
 from closeness import assert_close
+from new_process import run_python
 from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
@@ -20,7 +19,7 @@ from transformers import AutoModel, AutoProcessor
 
 import adem_vl_hf
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 VERSION = Version(transformers.__version__)
 PUBLISHED = Path(__file__).parent.parent / "fixtures" / "published"
 NAMES = sorted(path.stem for path in PUBLISHED.glob("*.safetensors"))
@@ -120,7 +119,7 @@ def by_its_own_code(tmp_path_factory):
     env = os.environ | {
         "PYTHONPATH": tiny.package_blocker(work / "blocked"), "HF_HOME": str(work / "home"), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", CLIENT, *NAMES], env=env, cwd=work, capture_output=True, text=True)
+    done = run_python(CLIENT, *NAMES, env=env, folder=work)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout.splitlines()[-1])
     assert printed["transformers"] == transformers.__version__

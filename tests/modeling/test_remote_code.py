@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import architectures
 import pytest
@@ -11,6 +9,7 @@ import tiny
 import torch
 import towers
 from closeness import assert_close
+from new_process import run_python
 from safetensors.torch import load_file, save_file
 
 from adem_vl_hf import AdemVLImageToTextPipeline
@@ -86,8 +85,7 @@ def folder(bases, tmp_path_factory):
         save_file(inputs, work / "inputs.safetensors")
     blocker = tiny.package_blocker(folder / "blocked")
     env = os.environ | {"PYTHONPATH": blocker, "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", CLIENT, *map(str, architectures.BOTH)]
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
+    done = run_python(CLIENT, *architectures.BOTH, env=env, folder=folder)
     assert done.returncode == 0, done.stderr
     return folder
 

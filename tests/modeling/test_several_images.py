@@ -9,7 +9,7 @@ from tiny import IMAGE_TOKEN_ID
 from adem_vl_hf.modeling.fusion import fuse
 from adem_vl_hf.modeling.image_inputs import FRAME_SCALE
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 NUMBERS = [2, 0, 3, 1]  # images of each row
 
 

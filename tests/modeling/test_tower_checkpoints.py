@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import tiny
@@ -11,6 +9,7 @@ import torch
 import towers
 from closeness import assert_close
 from hub_server import hub_env, run_client, serve_hub
+from new_process import run_python
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -55,8 +54,7 @@ def test_checkpoints_on_every_kind_work_where_the_package_is_not_installed(bases
             expected[name] = made(**towers.rows()).logits
     save_file(towers.rows(), tmp_path / "inputs.safetensors")
     blocked = {"PYTHONPATH": tiny.package_blocker(tmp_path / "blocked"), "HF_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-c", CLIENT, *expected]
-    done = subprocess.run(command, env=os.environ | blocked, cwd=tmp_path, capture_output=True, text=True)
+    done = run_python(CLIENT, *expected, env=os.environ | blocked, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_close(load_file(tmp_path / "results.safetensors"), expected)
 

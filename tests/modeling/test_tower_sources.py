@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration
 from adem_vl_hf.loading import build_model
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 
 
 def siglip_model():

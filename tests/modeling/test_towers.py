@@ -20,7 +20,7 @@ from adem_vl_hf.modeling.bases import base_fingerprint, load_vision_tower
 from adem_vl_hf.modeling.towers import TOWERS
 from adem_vl_hf.modeling.vision import VisionAdapter, attach_vision_adapters, tower_blocks, vision_features
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 each_kind = pytest.mark.parametrize("kind", towers.KINDS, ids=towers.IDS)
 each_model = pytest.mark.parametrize("model", towers.MODELS)
 LAST_NORM = {"clip_vision_model": "post_layernorm", "siglip_vision_model": "post_layernorm", "dinov3_vit": "norm"}

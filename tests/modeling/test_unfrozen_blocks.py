@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from adem_vl_hf import EvlmForConditionalGeneration
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 
 
 def test_they_train_and_nothing_else_of_the_bases(bases):

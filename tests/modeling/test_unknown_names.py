@@ -2,13 +2,12 @@
 
 import copy
 import json
-import subprocess
-import sys
 import warnings
 
 import architectures
 import pytest
 import torch
+from new_process import run_python
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoTokenizer, pipeline
 from transformers import __version__ as version
 
@@ -96,7 +95,7 @@ def test_a_name_that_nobody_knows_is_refused_everywhere(arch, ways_in):
 def test_the_other_model_is_named_though_it_was_not_imported(arch):
     other, owner = OF_THE_OTHER[arch.model_type]
     code = f"from adem_vl_hf import {arch.config_class.__name__} as Config; Config({other}=4)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = run_python(code)
     assert (
         f"ArgumentError: {arch.config_class.__name__} does not know '{other}'; it is a field of {owner}" in done.stderr
     )

@@ -18,7 +18,7 @@ from adem_vl_hf.modeling.open_clip_tower import OpenClipVisionTower, open_clip_v
 from adem_vl_hf.modeling.vision import VisionAdapter, attach_vision_adapters, vision_features
 
 clip_vision_from_open_clip = scripts.load("examples/train_tower.py").clip_vision_from_open_clip
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 
 
 def open_clip_vit(activation=nn.GELU):

@@ -21,8 +21,8 @@ def test_a_compiled_training_moves_the_adapter_as_a_plain_one_does(bases, arch, 
     for compiled in (False, True):
         settings = {"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}
         made, processor = trainer(
-            bases, tmp_path / str(compiled), blocks(8), arch.build(bases), max_steps=4, logging_steps=1,
-            eval_dataset=samples(3), eval_strategy="steps", eval_steps=2, **PLAIN, **settings,
+            bases, tmp_path / str(compiled), blocks(4), arch.build(bases), max_steps=2, logging_steps=1,
+            eval_dataset=samples(3), eval_strategy="steps", eval_steps=1, **PLAIN, **settings,
         )  # fmt: skip
         train(made, processor)
         losses = [value for entry in made.state.log_history for key, value in entry.items() if key.endswith("loss")]

@@ -20,7 +20,7 @@ from adem_vl_hf import training
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED, prompts_alone
 from adem_vl_hf.training import train, training_arguments
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.kernels]
 
 
 @pytest.fixture(autouse=True)
