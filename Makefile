@@ -1,5 +1,5 @@
 # `make demo` trains, evaluates, saves, reloads and shows. `make test` installs and tests every feature once.
-# `make check` checks style and types, `make test-all` tests the rest; .ci/run says which parts of it CI runs.
+# `make check` checks style and types, `make test-all` tests the rest. CI (.ci/run) runs all of it but `make test-sweep`.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # the kernels of a processor without AVX-512, which round otherwise
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo check types style docs test fuzz kills test-all test-slow test-lmms-eval test-browser screenshot chromium \
+.PHONY: demo check types style docs test fuzz kills test-all test-slow test-sweep test-lmms-eval test-browser screenshot chromium \
 	test-oldest test-5.0 test-avx2 table clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -69,10 +69,15 @@ fuzz: $(VENV)/installed
 	FUZZ_EXAMPLES=10 FUZZ_SEED=$(shell date +%j) FUZZ_TABLE=runs/fuzz.md $(BIN)/python -m pytest -s tests/fuzz
 
 # what `make test` leaves out
-test-all: test-slow test-lmms-eval test-browser test-oldest test-5.0 test-avx2
+test-all: test-slow test-sweep test-lmms-eval test-browser test-oldest test-5.0 test-avx2
 
+# more families, several processes, Transformers' own suites, damaged inputs, kills
 test-slow: $(SUITE)/installed
-	$(BIN)/python $(PYTEST) -m slow
+	$(BIN)/python $(PYTEST) -m "slow and not sweep"
+
+# the other families of long tests, of which `make test` runs Llama and `make test-slow` Gemma 2 and Qwen3-MoE
+test-sweep: $(SUITE)/installed
+	$(BIN)/python $(PYTEST) -m sweep
 
 test-lmms-eval: $(LMMS)/installed
 	PYTHONPATH=$(CURDIR)/$(LMMS) $(BIN)/python -m pytest tests/evaluation/test_lmms_eval.py
@@ -80,7 +85,7 @@ test-lmms-eval: $(LMMS)/installed
 # the page of `adem-vl app` in Chromium, which Debian packages; `$(CHROMIUM)` may name another
 CHROMIUM ?= chromium
 test-browser: $(APP)/installed chromium
-	CHROMIUM=$(CHROMIUM) PYTHONPATH=$(CURDIR)/$(APP) $(BIN)/python -m pytest tests/app
+	CHROMIUM=$(CHROMIUM) PYTHONPATH=$(CURDIR)/$(APP) $(BIN)/python -m pytest -m slow tests/app
 
 # the picture of the page, for README.md
 screenshot: $(APP)/installed chromium

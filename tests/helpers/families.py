@@ -31,6 +31,8 @@ OTHERS = {
 FAMILIES = {**TABLE, **OTHERS}
 # what `make test` runs: the plainest, and the one with the most beside it (norms before and after, windows, soft caps)
 QUICK = ("llama", "gemma2")
+# beside the Llama, those with the most that it has not: the same, and experts
+UNLIKE = ("gemma2", "qwen3_moe")
 
 
 def save(folder: Path, family: str, **fields) -> Path:
@@ -50,8 +52,15 @@ def has_windows(model) -> bool:
     return "sliding_attention" in (getattr(model.config.text_config, "layer_types", None) or [])
 
 
+def marks(family: str) -> list[pytest.MarkDecorator]:
+    """When a long test runs on a family of the table."""
+    if family == "llama":
+        return []
+    return [pytest.mark.slow] if family in UNLIKE else [pytest.mark.slow, pytest.mark.sweep]
+
+
 def parameter(family: str, *values):
-    """A family, and values beside it, as a parameter of a test; of most families ``make test-all`` alone runs it."""
+    """A family, and values beside it, as a parameter of a test; of most families ``make test-slow`` runs it."""
     return pytest.param(family, *values, marks=[] if family in QUICK else pytest.mark.slow)
 
 

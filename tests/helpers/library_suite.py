@@ -1,6 +1,6 @@
 """Transformers' own test-suites, as modules that can be imported.
 
-`make test-all` fetches them from the source distribution of the pinned Transformers (``.venv/transformers-tests``). It
+`make test-slow` fetches them from the source distribution of the pinned Transformers (``.venv/transformers-tests``). It
 holds the suites of models and processors; those of generation and export are in the repository alone, and run too
 where this folder is a copy of its ``tests/``.
 """
@@ -27,7 +27,7 @@ IN_THE_REPOSITORY_ALONE = {
 def suite(name: str):
     """A module of the suites; the module that asks for it is skipped where those of this version were not fetched."""
     if not SOURCE.is_file():
-        pytest.skip("make test-all fetches the tests of the newest Transformers", allow_module_level=True)
+        pytest.skip("make test-slow fetches the tests of the newest Transformers", allow_module_level=True)
     if PACKAGE not in sys.modules:
         _open()
     return importlib.import_module(f"{PACKAGE}.{name}")

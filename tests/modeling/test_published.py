@@ -129,7 +129,7 @@ def by_its_own_code(tmp_path_factory):
 @pytest.mark.skipif(
     Version("5.24.0.dev0") <= VERSION,
     reason="Transformers 5.24 renames the cache field of output classes, past_key_values, which the code of every "
-    "checkpoint from before names; checkpoints of then run by their own code on earlier versions (make test-all)",
+    "checkpoint from before names; checkpoints of then run by their own code on earlier versions (make test-oldest)",
 )
 @pytest.mark.parametrize("name", WITH_WHOLE)
 def test_its_own_code_gives_the_answers_of_then(by_its_own_code, name):
