@@ -106,7 +106,7 @@ ARMS: dict[str, tuple[float | None, dict[str, Any]]] = {
 }
 
 
-def measure(arm: str, size: str, batch_size: int, folder: Path) -> dict[str, Any]:
+def measure(arm: str, size: str, batch_size: int, folder: Path, vision_tower: str = "embedded") -> dict[str, Any]:
     """Train one arm on one size of data and let it caption the test set.
 
     Args:
@@ -114,13 +114,14 @@ def measure(arm: str, size: str, batch_size: int, folder: Path) -> dict[str, Any
         size (str): a key of ``SIZES``.
         batch_size (int): samples per step.
         folder (Path): where checkpoints and predictions are written.
+        vision_tower (str): the frozen vision tower.
 
     Returns:
         What the result file holds.
     """
     factor, fields = ARMS[arm]
     set_seed(42)
-    model, processor = build_model(**fastest_setting(), **fields)
+    model, processor = build_model(vision_tower=vision_tower, **fastest_setting(), **fields)
     data, steps = SIZES[size].train(), SIZES[size].steps[batch_size]
     rate = None if factor is None else factor * peak_learning_rate(model.config)
     arguments = training_arguments(

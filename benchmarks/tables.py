@@ -16,7 +16,7 @@ from adem_vl_hf.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("results", "serving", "your_data")))
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("results", "serving", "towers", "your_data")))
 NOT_MEASURED = "(Not measured yet.)"
 # the arms of benchmarks/arms, as tables name them
 METHODS = {

@@ -10,6 +10,7 @@ import compare
 import compiled
 import defaults
 import efficiency
+import embedded_towers
 import fusion_speed
 import growth
 import lm_head
@@ -29,6 +30,7 @@ SCRIPTS = (
     compiled,
     defaults,
     efficiency,
+    embedded_towers,
     fusion_speed,
     growth,
     lm_head,

@@ -1,6 +1,7 @@
-"""What ships with the package (the small CLIP tower, an adapter trained on OpenMoji), and how checkpoints load."""
+"""What the package brings (two frozen models, a third on request, an adapter on OpenMoji), and how checkpoints load."""
 
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, BitsAndBytesConfig
 
 from .counting import count_trained
+from .embedded.dinov2 import embedded_dinov2
 from .embedded.smollm2 import LANGUAGE_MODEL_ID, resolve_language_model
 from .modeling.arguments import all_hub_arguments, hub_arguments_of
 from .modeling.bases import kind_of_tower
@@ -30,17 +32,18 @@ MODELS: dict[str, tuple[type[FrozenBasesForConditionalGeneration], type[AdemVLPr
 FOLDER = Path(__file__).parent / "embedded"
 TOWER, CHECKPOINT = FOLDER / "tower", FOLDER / "adapter"
 
-
 # how checkpoints name what this package brings, so that they load wherever it is installed (by the entry points in
 # pyproject.toml)
-EMBEDDED_BASES = {"text_model": "embedded:SmolLM2-135M-Instruct", "vision_model": "embedded:clip-96"}
+SMOLLM2, CLIP, DINOV2 = "embedded:SmolLM2-135M-Instruct", "embedded:clip-96", "embedded:dinov2-small"
+EMBEDDED_BASES = (SMOLLM2, CLIP, DINOV2)
+EMBEDDED_TOWERS = {"embedded": CLIP, "embedded-dinov2": DINOV2}  # by the name that users give
 
 
 def embedded_base(recorded: str) -> str:
     """Find a base that this package brings.
 
     Args:
-        recorded (str): a value of ``EMBEDDED_BASES``.
+        recorded (str): one of ``EMBEDDED_BASES``.
 
     Returns:
         str: its folder.
@@ -48,23 +51,26 @@ def embedded_base(recorded: str) -> str:
     Raises:
         ValueError: this version of the package has no such base.
     """
-    if recorded == EMBEDDED_BASES["text_model"]:
+    if recorded == SMOLLM2:
         return resolve_language_model("embedded")
-    if recorded == EMBEDDED_BASES["vision_model"]:
+    if recorded == CLIP:
         return str(TOWER)
-    raise ValueError(f"{recorded}: this version of adem-vl-hf brings {' and '.join(EMBEDDED_BASES.values())}")
+    if recorded == DINOV2:
+        return str(embedded_dinov2())
+    raise ValueError(f"{recorded}: this version of adem-vl-hf brings {', '.join(EMBEDDED_BASES)}")
 
 
 def resolve_vision_tower(name: str) -> str:
     """Find a vision tower by its name.
 
     Args:
-        name (str): ``embedded`` for the small CLIP that ships here, or any other name.
+        name (str): ``embedded`` for the small CLIP that ships here, ``embedded-dinov2`` for DINOv2-small, which is
+            downloaded and made on the first call, or any other name.
 
     Returns:
         str: its folder, or the other name as it is.
     """
-    return str(TOWER) if name == "embedded" else name
+    return embedded_base(EMBEDDED_TOWERS[name]) if name in EMBEDDED_TOWERS else name
 
 
 def load_config(folder: str | os.PathLike[str], **hub: Any) -> FrozenBasesConfig:
@@ -73,6 +79,7 @@ def load_config(folder: str | os.PathLike[str], **hub: Any) -> FrozenBasesConfig
     Args:
         folder (str | os.PathLike[str]): the checkpoint, a folder or a Hub id.
         **hub (Any): Hub arguments such as ``token`` and ``revision``, and fields to replace.
+            ``vision_model_name_or_path`` may be one of ``EMBEDDED_TOWERS``.
 
     Returns:
         FrozenBasesConfig: the configuration.
@@ -82,7 +89,7 @@ def load_config(folder: str | os.PathLike[str], **hub: Any) -> FrozenBasesConfig
         ValueError: it is damaged, holds a value that cannot be, or belongs to no model of this package.
     """
     with errors_naming(f"{folder}/config.json"):
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **hub)
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **by_recorded_name(hub))
     if not isinstance(config, FrozenBasesConfig):
         raise ValueError(f"{folder} holds a {config.model_type!r}; this package has {' and '.join(MODELS)}")
     return config
@@ -133,7 +140,22 @@ def load_checkpoint(
     }
     hub = {argument: value for argument, value in given.items() if value is not None}
     model, processor = MODELS[load_config(name, **hub).model_type]
-    return model.from_pretrained(name, **hub, **kwargs), processor.from_pretrained(name, **hub)
+    return model.from_pretrained(name, **hub, **by_recorded_name(kwargs)), processor.from_pretrained(name, **hub)
+
+
+def by_recorded_name(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Name a vision tower that this package brings as checkpoints do.
+
+    Args:
+        fields (Mapping[str, Any]): fields of a configuration, where ``vision_model_name_or_path`` may be one of
+            ``EMBEDDED_TOWERS``.
+
+    Returns:
+        dict[str, Any]: the fields.
+    """
+    tower = fields.get("vision_model_name_or_path")
+    named = {"vision_model_name_or_path": EMBEDDED_TOWERS[tower]} if tower in EMBEDDED_TOWERS else {}
+    return dict(fields) | named
 
 
 def build_model(
@@ -143,7 +165,8 @@ def build_model(
 
     Args:
         language_model (str): a folder, a Hub id, a GGUF file in either, or ``"embedded"``.
-        vision_tower (str): a folder, a Hub id, a name in open_clip's spelling, or ``"embedded"``.
+        vision_tower (str): a folder, a Hub id, a name in open_clip's spelling, ``"embedded"`` or
+            ``"embedded-dinov2"``.
         kind (str): ``"adem_vl"`` or ``"evlm"``.
         **kwargs (Any): the arguments of the model's ``from_base_pretrained``: Hub arguments (the files of the processor
             are fetched with them, too), ``dtype``, ``quantization_config``, fields of the configuration, ...
@@ -163,9 +186,10 @@ def build_model(
     _check_fields(model_class.config_class, text, vision, kwargs, hub)
     model = model_class.from_base_pretrained(text, vision, **kwargs)
     processor = processor_class.from_base_pretrained(model.config.text_model_name_or_path, vision, model.config, **hub)
-    for base, found, name in (("text_model", text, language_model), ("vision_model", vision, vision_tower)):
-        if found != name:
-            setattr(model.config, f"{base}_name_or_path", EMBEDDED_BASES[base])
+    if text != language_model:
+        model.config.text_model_name_or_path = SMOLLM2
+    if vision_tower in EMBEDDED_TOWERS:
+        model.config.vision_model_name_or_path = EMBEDDED_TOWERS[vision_tower]
     return model, processor
 
 

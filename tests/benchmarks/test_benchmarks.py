@@ -115,7 +115,7 @@ def test_only_what_stands_between_the_marks_is_replaced(results, tmp_path):
     assert {path.name for path in tmp_path.glob("*.md*")} == {"README.md", "results.md"}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/towers.md"])
 def test_the_pages_state_what_the_result_files_say(page):
     tables, made = scripts.package("tables"), scripts.load("benchmarks/write_tables.py").sections()
     assert scripts.ROOT / page in tables.PAGES

