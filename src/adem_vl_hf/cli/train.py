@@ -181,6 +181,10 @@ def run(args: argparse.Namespace) -> None:
         model, processor, dataset, arguments, args.max_length, eval_dataset=held_out, compute_metrics=metrics,
         callbacks=[EarlyStoppingCallback(args.patience)] if args.patience else None,
     )  # fmt: skip
+    if trainer.is_world_process_zero() and _tower_knows_pictograms_only(args):
+        print("adem-vl train: the embedded vision tower has only seen pictograms (OpenMoji). For photographs and other "
+              "drawings name another, such as --vision-tower embedded-dinov2 (90 MB, downloaded once).",
+              file=sys.stderr)  # fmt: skip
     if args.overwrite and trainer.is_world_process_zero():
         for path in _files_of_a_run(args.output_dir):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -191,6 +195,12 @@ def run(args: argparse.Namespace) -> None:
         report = write_report(args.output_dir, trainer.model, processor, samples, facts, sys.argv, args.data)
         print(f"trained {facts['trained_numbers']:,} parameters in {facts['seconds']} s; saved in {args.output_dir}; "
               f"{report} shows the run")  # fmt: skip
+
+
+def _tower_knows_pictograms_only(args: argparse.Namespace) -> bool:
+    """Tell whether other data than OpenMoji meets the small CLIP that ships with the package."""
+    other = any(not name.startswith("openmoji") for name in args.data)
+    return other and args.vision_tower == "embedded" and not args.from_checkpoint
 
 
 def _data(args: argparse.Namespace) -> tuple[Any, Any]:
