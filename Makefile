@@ -1,5 +1,5 @@
 # `make demo` trains, evaluates, saves, reloads and shows. `make test` installs and tests every feature once.
-# `make check` checks style and types, `make test-all` tests the rest. CI (.ci/run) runs all of it but `make test-sweep`.
+# `make check` checks style and types, `make test-all` tests the rest. CI (.ci/run) runs them all.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # the kernels of a processor without AVX-512, which round otherwise
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo check types style docs test fuzz kills test-all test-slow test-sweep test-lmms-eval test-browser screenshot chromium \
+.PHONY: demo check types style docs test fuzz kills test-all test-slow test-lmms-eval test-browser screenshot chromium \
 	test-oldest test-5.0 test-avx2 table clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -69,15 +69,11 @@ fuzz: $(VENV)/installed
 	FUZZ_EXAMPLES=10 FUZZ_SEED=$(shell date +%j) FUZZ_TABLE=runs/fuzz.md $(BIN)/python -m pytest -s tests/fuzz
 
 # what `make test` leaves out
-test-all: test-slow test-sweep test-lmms-eval test-browser test-oldest test-5.0 test-avx2
+test-all: test-slow test-lmms-eval test-browser test-oldest test-5.0 test-avx2
 
 # more families, several processes, Transformers' own suites, damaged inputs, kills
 test-slow: $(SUITE)/installed
-	$(BIN)/python $(PYTEST) -m "slow and not sweep"
-
-# the other families of long tests, of which `make test` runs Llama and `make test-slow` Gemma 2 and Qwen3-MoE
-test-sweep: $(SUITE)/installed
-	$(BIN)/python $(PYTEST) -m sweep
+	$(BIN)/python $(PYTEST) -m slow
 
 test-lmms-eval: $(LMMS)/installed
 	PYTHONPATH=$(CURDIR)/$(LMMS) $(BIN)/python -m pytest tests/evaluation/test_lmms_eval.py

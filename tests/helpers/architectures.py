@@ -91,9 +91,11 @@ def each() -> pytest.MarkDecorator:
 def each_family(fixture: str = "bases") -> pytest.MarkDecorator:
     """Runs a test on ADEM-VL for each family of the feature table, and on EVLM for Llama.
 
-    Of the families, `make test` runs Llama, and `make test-slow` those that differ most from it; the others are a
-    sweep. EVLM's other families are in ``test_evlm_families.py``.
+    Of the families, `make test` runs Llama. EVLM's other families are in ``test_evlm_families.py``.
     """
-    rows = [pytest.param(family, ADEM_VL, id=family, marks=families.marks(family)) for family in families.TABLE]
+    rows = [
+        pytest.param(family, ADEM_VL, id=family, marks=[] if family == "llama" else pytest.mark.slow)
+        for family in families.TABLE
+    ]
     rows.append(pytest.param("llama", EVLM, id="evlm"))
     return pytest.mark.parametrize((fixture, "arch"), rows, indirect=True, scope="module")

@@ -31,8 +31,6 @@ OTHERS = {
 FAMILIES = {**TABLE, **OTHERS}
 # what `make test` runs: the plainest, and the one with the most beside it (norms before and after, windows, soft caps)
 QUICK = ("llama", "gemma2")
-# beside the Llama, those with the most that it has not: the same, and experts
-UNLIKE = ("gemma2", "qwen3_moe")
 
 
 def save(folder: Path, family: str, **fields) -> Path:
@@ -50,13 +48,6 @@ def save_bases(folder: Path, family: str, **fields) -> Path:
 def has_windows(model) -> bool:
     """Whether some layers of the language model see the last few tokens alone."""
     return "sliding_attention" in (getattr(model.config.text_config, "layer_types", None) or [])
-
-
-def marks(family: str) -> list[pytest.MarkDecorator]:
-    """When a long test runs on a family of the table."""
-    if family == "llama":
-        return []
-    return [pytest.mark.slow] if family in UNLIKE else [pytest.mark.slow, pytest.mark.sweep]
 
 
 def parameter(family: str, *values):

@@ -37,8 +37,6 @@ def suite_on(family: str) -> type:
             super().setUp()
             self.model_tester = Tester(self)
 
-    for mark in families.marks(family):
-        mark(Test)
     return Test
 
 
