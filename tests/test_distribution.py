@@ -20,7 +20,7 @@ from adem_vl_hf.papers import PAPERS
 ROOT = Path(__file__).parent.parent
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 # what building, testing and working leave in a checkout
-LEFT_OVER = (".git", ".venv", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache")
+LEFT_OVER = (".git", ".venv", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
 NOT_PUBLISHED = {".gitignore"}
 IN_THE_WHEEL = """
 from pathlib import Path

@@ -53,7 +53,8 @@ def server() -> subprocess.Popen:
         [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    atexit.register(started.kill)
+    atexit.register(started.wait)
+    atexit.register(started.kill)  # this comes first
     return started
 
 
