@@ -72,7 +72,7 @@ RECIPES = {
         shown={"levels of the tower": "vision_feature_layer", "media tokens": "media_tokens"},
     ),
 }
-BATCH_SIZE, STEPS, TEST_IMAGES = 24, 200, 24
+BATCH_SIZE, STEPS, TEST_IMAGES = 24, 100, 24
 CREDITS = {
     "shipped": ["Pictures: OpenMoji (openmoji.org), CC BY-SA 4.0", "Names: Unicode CLDR"],
     "easy-vqa": ["Images and questions: easy-VQA by Victor Zhou, MIT licence"],
