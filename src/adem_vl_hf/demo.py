@@ -72,7 +72,7 @@ RECIPES = {
         shown={"levels of the tower": "vision_feature_layer", "media tokens": "media_tokens"},
     ),
 }
-BATCH_SIZE, STEPS, TEST_IMAGES = 24, 100, 24
+BATCH_SIZE, STEPS, TEST_IMAGES = 24, 90, 16
 CREDITS = {
     "shipped": ["Pictures: OpenMoji (openmoji.org), CC BY-SA 4.0", "Names: Unicode CLDR"],
     "easy-vqa": ["Images and questions: easy-VQA by Victor Zhou, MIT licence"],
@@ -276,7 +276,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{question} {answer!r}   truth: {references[0]!r}")
     with stage("page"):
         lines = (output / "predictions/easy-vqa-true.jsonl").read_text(encoding="utf-8").splitlines()
-        answers = [json.loads(line)["prediction"] for line in lines[:24]]
+        answers = [json.loads(line)["prediction"] for line in lines[:12]]
         page = write_page(
             output / "index.html",
             f"{method} on easy-VQA",
