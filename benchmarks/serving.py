@@ -11,15 +11,12 @@ import argparse
 import base64
 import io
 import resource
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import tables
-import uvicorn
+from local_server import served
 from openai import OpenAI
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -34,27 +31,6 @@ from adem_vl_hf.loading import load_checkpoint
 from adem_vl_hf.serving.server import make_app
 
 REQUESTS, AT_ONCE, TOKENS = 200, 16, 16
-
-
-@contextmanager
-def served(app: Any) -> Iterator[OpenAI]:
-    """Serve an application on a free port.
-
-    Args:
-        app (Any): the application.
-
-    Yields:
-        A client.
-    """
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=3600)
-    server.should_exit = True
-    thread.join()
 
 
 def ours() -> tuple[Any, list[Any]]:
@@ -113,7 +89,8 @@ def measure(name: str) -> dict[str, Any]:
         What the result file holds.
     """
     app, contents = SERVERS[name]()
-    with served(app) as client, ThreadPoolExecutor(AT_ONCE) as pool:
+    with served(app) as address, ThreadPoolExecutor(AT_ONCE) as pool:
+        client = OpenAI(base_url=address, api_key="none", max_retries=0, timeout=3600)
 
         def ask(content: Any) -> tuple[int, float]:
             began = time.perf_counter()

@@ -12,7 +12,7 @@ from transformers import AutoConfig, BitsAndBytesConfig
 
 from .counting import count_trained
 from .embedded.dinov2 import embedded_dinov2
-from .embedded.smollm2 import LANGUAGE_MODEL_ID, resolve_language_model
+from .embedded.smollm2 import EMBEDDED_NAMES, LANGUAGE_MODEL_ID, resolve_language_model
 from .modeling.arguments import all_hub_arguments, hub_arguments_of
 from .modeling.bases import kind_of_tower
 from .modeling.configuration_base import FrozenBasesConfig
@@ -186,11 +186,22 @@ def build_model(
     _check_fields(model_class.config_class, text, vision, kwargs, hub)
     model = model_class.from_base_pretrained(text, vision, **kwargs)
     processor = processor_class.from_base_pretrained(model.config.text_model_name_or_path, vision, model.config, **hub)
-    if text != language_model:
-        model.config.text_model_name_or_path = SMOLLM2
-    if vision_tower in EMBEDDED_TOWERS:
-        model.config.vision_model_name_or_path = EMBEDDED_TOWERS[vision_tower]
+    record_embedded(model.config, language_model, vision_tower)
     return model, processor
+
+
+def record_embedded(config: FrozenBasesConfig, language_model: Any, vision_tower: Any) -> None:
+    """Have a configuration name what this package brings as checkpoints do, not by the folder that it is in here.
+
+    Args:
+        config (FrozenBasesConfig): the configuration, which is changed.
+        language_model (Any): the language model as the user named it, or a loaded one.
+        vision_tower (Any): the vision tower, likewise.
+    """
+    if isinstance(language_model, str) and language_model.lower() in EMBEDDED_NAMES:
+        config.text_model_name_or_path = SMOLLM2
+    if isinstance(vision_tower, str) and vision_tower in EMBEDDED_TOWERS:
+        config.vision_model_name_or_path = EMBEDDED_TOWERS[vision_tower]
 
 
 def _check_fields(

@@ -81,9 +81,12 @@ def test_several_at_once_get_what_each_gets_alone(answers):
 def test_a_text_stands_alone_with_the_latest_images():
     first, second = turn(0, answer="cat"), Turn("What else?")
     shown, asked = row_of([first, second])
-    assert (asked, shown) == ("What else?", {"images": first.images, "videos": []})
+    assert (asked, shown) == ("What else?", {"images": first.images})
     third = Turn("And here?", [Image.new("RGB", (8, 8))])
-    assert row_of([first, second, third])[0]["images"] == third.images
+    assert row_of([first, second, third])[0] == {"images": third.images}
+    film = Turn("Then?", [], [[tiny.picture(1)]])
+    assert row_of([first, film, second])[0] == {"videos": film.videos}
+    assert row_of([second])[0] == {"images": []}
 
 
 def test_a_chat_has_all_turns_and_images_in_order(answers):

@@ -6,11 +6,12 @@
 import os
 import re
 import shutil
-import socket
 import time
 
 import pytest
 import tiny
+from app_client import free_port
+from films import write_mp4
 from PIL import Image
 
 from adem_vl_hf import AdemVLProcessor
@@ -65,9 +66,7 @@ def answers(bases):
 
 @pytest.fixture(scope="module")
 def address(answers):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     page = serve(answers, "A <b>title</b>", "127.0.0.1", port, "A note.", wait=False)
     yield f"http://127.0.0.1:{port}"
     page.close()
@@ -213,6 +212,21 @@ def test_several_images_a_video_and_several_turns(user, answers, picture, tmp_pa
     expect(tab.locator("#chat [data-testid=bot]")).to_have_count(0)
     ask(tab, "and now?")
     refused(tab, "there is no image yet")
+
+
+def test_a_film_is_shown_and_asked_about(user, answers, tmp_path):
+    tab = user()
+    write_mp4(tmp_path / "film.mp4", [tiny.picture(seed).resize((64, 48)) for seed in range(12)])
+    upload(tab, tmp_path / "film.mp4")
+    ask(tab)
+    turn = Turn(PROMPT, *uploads.open_files([str(tmp_path / "film.mp4")]))
+    whole = list(Answers.stream(answers, [turn]))[-1]
+    expect(last_answer(tab)).to_have_text(whole, timeout=PATIENCE)
+    assert tab.locator("#chat [data-testid=user] video").count() == 1
+    tab.click("#ask-where")
+    frame = tab.frame_locator("#where iframe")
+    expect(frame.locator("fieldset label")).to_have_text(whole.split(), timeout=PATIENCE)
+    expect(frame.locator("section.w2 h2")).to_have_text([f"Image {number} of 8" for number in range(1, 9)])
 
 
 def test_an_example_is_asked_about(user, answers):

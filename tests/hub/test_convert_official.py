@@ -1,6 +1,7 @@
 """The authors' adapter files: which tensors are read, which are dropped with a message, and which files are refused."""
 
 import argparse
+import json
 import os
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from transformers import AutoProcessor
 
 from adem_vl_hf import AdemVLForConditionalGeneration
+from adem_vl_hf.cli.parser import main
 from adem_vl_hf.hub.convert_official import _official_name, convert_official
+from adem_vl_hf.loading import CLIP, SMOLLM2, TOWER, load_checkpoint
 
 FIELDS = {"projector_dim": 8, "vision_adapter_dim": 4}
 
@@ -63,6 +66,27 @@ def test_every_golden_tensor_arrives_and_the_unused_adapter_is_named(golden):
     assert all("resblocks.2.adapter_mlp" in line and "no feature" in line for line in golden.report.dropped)
     assert "ignored epoch" in str(golden.report)
     assert "no processor saved" in str(golden.report)  # these bases have no tokenizer
+
+
+def test_what_the_package_brings_is_recorded_by_its_name(bases, tmp_path, monkeypatch):
+    """The tiny language model takes the place of the embedded one, which is downloaded."""
+    for module in ("adem_vl_hf.hub.convert_official", "adem_vl_hf.loading"):
+        monkeypatch.setattr(f"{module}.resolve_language_model", lambda name: str(bases / "llama"))
+    model = tiny.perturb(
+        AdemVLForConditionalGeneration.from_base_pretrained(str(bases / "llama"), str(TOWER), **FIELDS)
+    )
+    tensors = {f"module.{_official_name(key)}": tensor for key, tensor in model.adapter_state_dict().items()}
+    torch.save({"model": tensors}, tmp_path / "checkpoint-0.pth")
+    argv = ["convert", tmp_path / "checkpoint-0.pth", tmp_path / "out", "--language-model", "embedded",
+            "--vision-tower", "embedded", "--projector-dim", 8, "--vision-adapter-dim", 4]  # fmt: skip
+    assert main([str(word) for word in argv]) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert (config["text_model_name_or_path"], config["vision_model_name_or_path"]) == (SMOLLM2, CLIP)
+    assert not any(str(bases) in path.read_text("utf-8") for path in (tmp_path / "out").glob("*.json"))
+    loaded, processor = load_checkpoint(str(tmp_path / "out"))
+    inputs = processor(images=tiny.picture(), text="a photo of")
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
 
 
 def test_a_whole_file_of_a_training_run(content, bases, model, tmp_path):

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from adem_vl_hf.hub.model_card import write_model_card
+from adem_vl_hf.loading import CLIP, SMOLLM2
 from adem_vl_hf.modeling.configuration_adem_vl import AdemVLConfig
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -174,6 +175,38 @@ def test_local_paths_stay_at_home(tmp_path):
         "| both | and/or |",
     ):
         assert line in card.text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ("license: llama3.2", "llama3.2"),
+        ("license: [mit, apache-2.0]", "mit, apache-2.0"),
+        ("license: other\nlicense_name: acme-1\nlicense_link: https://acme.org/1", "acme-1 https://acme.org/1"),
+        ("license: other", "other"),
+        ('license: "<script>a|b</script>\\n# [x](y)"', "&lt;script>a\\|b&lt;/script> # \\[x\\](y)"),
+        ("tags: [x]", "unknown: look where `my-llama` comes from"),
+        ("license: [", "unknown: look where `my-llama` comes from"),
+    ],
+)
+def test_licences_of_the_bases_are_those_of_their_own_cards(tmp_path, metadata, said):
+    base = tmp_path / "my-llama"
+    base.mkdir()
+    (base / "README.md").write_text(f"---\n{metadata}\n---\nA model.\n")
+    named = {"text_model_name_or_path": str(base), "vision_model_name_or_path": "acme/clip"}
+    card = ModelCard.load(write_model_card(checkpoint(tmp_path / "run", **named)))
+    assert card_errors(card.content) == []
+    assert card.data.license is None  # theirs is not the adapter's
+    assert f"- The language model: {said}." in card.text.splitlines()
+    # the tests know no Hub, and nothing of it was downloaded
+    assert "- The vision tower: unknown: look at https://huggingface.co/acme/clip." in card.text.splitlines()
+
+
+def test_licences_of_what_the_package_brings_are_known(tmp_path):
+    named = {"text_model_name_or_path": SMOLLM2, "vision_model_name_or_path": CLIP}
+    lines = write_model_card(checkpoint(tmp_path, **named)).read_text().splitlines()
+    assert "- The language model: apache-2.0." in lines
+    assert "- The vision tower: cc-by-sa-4.0." in lines
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,7 @@ def publish_bases(hub, folder):
     for seed in (1, 2):
         tiny.save_llama(folder / "llama", seed)
         tiny.save_clip(folder / "clip", seed)
+        (folder / "llama" / "README.md").write_text(f"---\nlicense: llama{seed}\n---\n")
         shas.append((hub.publish("acme/llama", folder / "llama"), hub.publish("acme/clip", folder / "clip")))
     return shas
 
@@ -234,6 +235,9 @@ def test_a_push_sends_these_files_alone(hub):
     assert card.data.base_model == ["acme/llama", "acme/clip"]
     assert [(x.dataset_name, x.metric_value) for x in card.data.eval_results] == [("Scenes", 0.5)]
     assert all(f"`{sha}`" in card.text for sha in hub.pinned)
+    for text in (card.text, hub.repos["acme/pushed"].files()["README.md"].decode()):
+        assert "- The language model: llama1." in text  # of the pinned revision
+        assert "- The vision tower: unknown: look at https://huggingface.co/acme/clip." in text
 
 
 def test_a_push_is_one_commit_and_nothing_else(hub):

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,17 @@ def test_a_button_and_maps_for_each_word():
     assert "probability 25.0 %, of 2 tokens together" in sections[1]
     assert "Kept, 4 × 4" in sections[0]
     assert "Image 2 of 2" in sections[0]
+
+
+def test_a_single_scale_is_shown_once():
+    look = made()
+    single = replace(look, parts=look.parts[:1])
+    sections = re.findall(r'<section class="word w\d">(.*?)</section>', look_page(single, "title"), re.S)
+    assert [section.count('class="map"') for section in sections] == [2, 2, 2]
+    assert sections[0].count("<strong>Contribution, 4 × 4</strong>") == 1
+    assert "<strong>Kept, 4 × 4</strong>" in sections[0]
+    assert "together" not in sections[0]
+    assert [axis.get_title() for axis in single.figure(["sea"]).axes] == ["“sea”, 4 × 4"]
 
 
 def test_levels_are_called_levels_and_nothing_is_said_to_be_kept():

@@ -165,6 +165,18 @@ def test_every_picture_has_a_text(write):
     ]
 
 
+def test_the_introduction_names_what_is_on_the_page(write):
+    def introduced(*items, **fields):
+        return re.search(r"This page shows ([^<]*)\.</p>", write(*items, **fields))[1]
+
+    assert introduced(item()) == "what was trained, how well it answers and where it looks"
+    plot = {"loss": "data:image/svg+xml;base64,"}
+    assert introduced(item(looked_at=None), metrics={}, curves=plot) == (
+        "what was trained, how it learned and what it answers"
+    )
+    assert introduced(metrics={}) == "what was trained"
+
+
 def test_the_same_input_gives_the_same_bytes(write):
     assert write(item(), item(correct=True)) == write(item(), item(correct=True), name="sub/folder/again.html")
 

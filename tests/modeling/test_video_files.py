@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from films import write_mp4
 from PIL import Image
 
 from adem_vl_hf.data.media import ImageError, open_video, sample_frames, save_gif
@@ -87,16 +88,6 @@ def test_what_was_written_as_gif_is_read_again(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.gif"]
     with pytest.raises(ValueError, match="no frames to write"):
         save_gif([], tmp_path / "b.gif")
-
-
-def write_mp4(path, images):
-    av = pytest.importorskip("av")
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = *images[0].size, "yuv420p", 4_000_000
-        for image in images:
-            container.mux(stream.encode(av.VideoFrame.from_image(image)))
-        container.mux(stream.encode())
 
 
 def test_a_video_file(tmp_path):

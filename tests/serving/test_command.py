@@ -8,6 +8,7 @@ import time
 import openai
 import pytest
 import tiny
+from app_client import free_port
 
 from adem_vl_hf.cli import serve
 from adem_vl_hf.cli.parser import main
@@ -37,9 +38,7 @@ def test_the_command_serves_a_checkpoint_until_it_is_told_to_stop(bases, tmp_pat
     model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
     tiny.perturb(model).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "adem_vl_hf.cli", "serve", "--checkpoint", str(tmp_path), "--port", str(port)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import openai
 import pytest
+import scripts
 import tiny
 import torch
-from app_server import served
 from architectures import ADEM_VL, EVLM
 from openai import OpenAI
 
@@ -33,7 +33,7 @@ def client(request, model, processor):
     vocabulary = range(model.config.text_config.vocab_size)
     unreadable = [token for token in vocabulary if not processor.tokenizer.decode([token]).strip().isalpha()]
     model.generation_config.update(eos_token_id=None, suppress_tokens=unreadable, no_repeat_ngram_size=1)
-    with served(server.make_app("tiny", model, processor, request.param)) as address:
+    with scripts.package("local_server").served(server.make_app("tiny", model, processor, request.param)) as address:
         client = OpenAI(base_url=address, api_key="none", max_retries=0)
         client.plain = request.param
         yield client

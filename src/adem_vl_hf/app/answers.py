@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from transformers import StoppingCriteria, TextIteratorStreamer
 
+from ..data.turns import latest_shown
 from ..inspection.look import Look, look
 from ..modeling.images import IMAGE_MARK
 from ..modeling.videos import VIDEO_MARK
@@ -31,6 +32,11 @@ class Turn:
     videos: list[list[Image.Image]] = field(default_factory=list)
     as_chat: bool = False
     answer: str = ""
+
+    @property
+    def shown(self) -> dict[str, list[Any]]:
+        """Return the lists ``images`` and ``videos``, or one of them, without empty ones."""
+        return {name: entries for name, entries in (("images", self.images), ("videos", self.videos)) if entries}
 
 
 class _StopWhenSet(StoppingCriteria):
@@ -130,8 +136,7 @@ def row_of(turns: Sequence[Turn]) -> tuple[dict[str, list[Any]], Any]:
         The images and videos, and the text or the messages.
     """
     if not turns[-1].as_chat:
-        last = next((turn for turn in reversed(turns) if turn.images or turn.videos), turns[-1])
-        return {"images": last.images, "videos": last.videos}, turns[-1].text
+        return latest_shown(turn.shown for turn in reversed(turns)) or {"images": []}, turns[-1].text
     messages = []
     for turn in turns:
         marks = IMAGE_MARK * len(turn.images) + VIDEO_MARK * len(turn.videos)

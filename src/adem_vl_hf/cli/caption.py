@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
         args (argparse.Namespace): The parsed arguments.
     """
     from ..data.media import open_video
+    from ..evaluation.predict import generate_texts
     from ..modeling.images import IMAGE_MARK, open_image
     from ..modeling.videos import VIDEO_MARK
 
@@ -72,8 +73,8 @@ def run(args: argparse.Namespace) -> None:
     prompt = processor.default_prompt if args.prompt is None else args.prompt
     for kind, path, seen in opened:
         mark = IMAGE_MARK if kind == "image" else VIDEO_MARK
-        asked = [{"role": "user", "content": f"{mark}{prompt}"}] if args.chat else prompt
-        inputs = processor(**seen, text=[asked]).to(model.device)
-        ids = model.generate(**inputs, max_new_tokens=args.max_new_tokens, num_beams=args.num_beams, do_sample=False)
-        text = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
+        asked: Any = [{"role": "user", "content": f"{mark}{prompt}"}] if args.chat else prompt
+        (text,) = generate_texts(
+            model, processor, seen, [asked], max_new_tokens=args.max_new_tokens, num_beams=args.num_beams
+        )
         say(json.dumps({kind: path, "text": text}) if args.json else f"{path}: {' '.join(text.split())}")

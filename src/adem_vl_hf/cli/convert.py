@@ -43,14 +43,12 @@ def run(args: argparse.Namespace) -> None:
     Args:
         args (argparse.Namespace): The parsed arguments.
     """
-    from ..embedded.smollm2 import resolve_language_model
     from ..hub.convert_official import convert_official
-    from ..loading import resolve_vision_tower
 
     report = convert_official(
         args.official,
-        resolve_language_model(args.language_model),
-        resolve_vision_tower(args.vision_tower),
+        args.language_model,
+        args.vision_tower,
         args.output_dir,
         text_model_revision=args.language_model_revision,
         text_model_subfolder=args.language_model_subfolder,

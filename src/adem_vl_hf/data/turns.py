@@ -1,7 +1,7 @@
-"""Makes a sample of each turn of samples with several turns: for the authors' way of training, and for evaluation."""
+"""Turns by themselves: a sample of each, for the authors' way of training and for evaluation; and their images."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar
 
 from torch.utils.data import Dataset
 
@@ -9,6 +9,19 @@ from ..modeling.chat_rows import INSTRUCTION_PROMPT
 from .sample import Chat, Sample, continuation, without_marks
 
 Context = Literal["none", "history"]
+Shows = TypeVar("Shows")
+
+
+def latest_shown(turns: Iterable[Shows]) -> Shows | None:
+    """Choose what a question is about that shows nothing itself: what the latest turn showed.
+
+    Args:
+        turns (Iterable[Shows]): What each turn shows, the latest first. It is empty for a turn that shows nothing.
+
+    Returns:
+        The first one that is not empty, or None if all are.
+    """
+    return next(filter(None, turns), None)
 
 
 class EachTurn(Dataset[Sample]):

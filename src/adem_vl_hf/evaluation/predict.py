@@ -171,12 +171,37 @@ def generate_answers(
     Returns:
         The B answers, without surrounding spaces.
     """
-    inputs = processor(**processor_arguments(rows), text=list(prompts), return_tensors="pt")
+    return generate_texts(model, processor, processor_arguments(rows), prompts, max_new_tokens=max_new_tokens)
+
+
+def generate_texts(
+    model: Any,
+    processor: Any,
+    shown: Mapping[str, Any],
+    prompts: Sequence[str | Chat],
+    *,
+    max_new_tokens: int,
+    num_beams: int = 1,
+) -> list[str]:
+    """Continue a batch of prompts with the most probable text.
+
+    Args:
+        model (Any): A model with ``generate``. It is in evaluation mode during the call and then as it was.
+        processor (Any): Its processor, which pads on the left.
+        shown (Mapping[str, Any]): What the B rows show: the arguments ``images`` or ``videos`` of the processor.
+        prompts (Sequence[str | Chat]): The B prompts, each a text or the messages of a chat.
+        max_new_tokens (int): The greatest length of a text, in tokens.
+        num_beams (int): The number of beams. 1 means greedy search.
+
+    Returns:
+        The B texts, without surrounding spaces.
+    """
+    inputs = processor(**shown, text=list(prompts), return_tensors="pt")
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     training = model.training
     model.eval()
     try:
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=num_beams)
     finally:
         model.train(training)
     new_tokens = output[:, inputs["input_ids"].shape[1] :]  # [B, at most max_new_tokens]

@@ -41,7 +41,8 @@ def _write(folder: Path, repo_id: str | None, settings: dict[str, Any]) -> None:
     from .model_card import read_record, write_model_card  # this module is imported together with Transformers' Trainer
 
     try:
-        write_model_card(folder, repo_id=repo_id, settings=read_record(folder, "training.json") or settings)
+        settings = read_record(folder, "training.json") or settings
+        write_model_card(folder, repo_id=repo_id, settings=settings, ask_hub=True)
     except ValueError as error:
         if "carries its bases" not in str(error):
             raise

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from transformers import CLIPImageProcessor
 
+from ..embedded.smollm2 import resolve_language_model
+from ..loading import record_embedded, resolve_vision_tower
 from ..modeling.arguments import all_hub_arguments
 from ..modeling.configuration_adem_vl import AdemVLConfig
 from ..modeling.modeling_adem_vl import AdemVLForConditionalGeneration
@@ -103,7 +105,8 @@ def convert_official(
     Args:
         checkpoint (str | os.PathLike[str]): The authors' ``checkpoint-<epoch>.pth``. Half-precision tensors are saved
             as float32.
-        language_model (Any): The frozen language model that it was trained on: a Hub id, a folder or a loaded model.
+        language_model (Any): The frozen language model that it was trained on: a Hub id, a folder, ``embedded`` or a
+            loaded model.
         vision_tower (Any): The frozen vision tower that it was trained on, in one of the same ways.
         output_dir (str | os.PathLike[str]): The folder to write.
         **config_fields (Any): Fields of ``AdemVLConfig`` and arguments of ``from_base_pretrained``. A field that is not
@@ -119,13 +122,18 @@ def convert_official(
     tensors, others, settings = _read(Path(checkpoint))
     recorded = _recorded_fields(settings)
     model = AdemVLForConditionalGeneration.from_base_pretrained(
-        language_model, vision_tower, **(recorded | config_fields)
+        resolve_language_model(language_model) if isinstance(language_model, str) else language_model,
+        resolve_vision_tower(vision_tower) if isinstance(vision_tower, str) else vision_tower,
+        **(recorded | config_fields),
     )
     wanted = model.adapter_state_dict()
     renamed, dropped = _rename(tensors, wanted, model.config)
     _check(Path(checkpoint), renamed, wanted, model.config)
     model.load_state_dict(renamed, strict=False)  # copies into float32 parameters, at any precision of the file
     output = Path(output_dir)
+    hub = all_hub_arguments(config_fields)
+    processor_note = _save_processor(model.config, output, getattr(settings, "dataset", None), hub)
+    record_embedded(model.config, language_model, vision_tower)
     model.save_pretrained(output)
     numbers = sum(tensor.numel() for tensor in wanted.values())
     report = ConversionReport(output, len(wanted), numbers, dropped, sorted(others))
@@ -135,9 +143,7 @@ def convert_official(
     for name, value in recorded.items():
         if used[name] != value:
             report.notes.append(f"note: {name} is {used[name]} as given, but the file was trained with {value}")
-    report.notes.append(
-        _save_processor(model.config, output, getattr(settings, "dataset", None), all_hub_arguments(config_fields))
-    )
+    report.notes.append(processor_note)
     return report
 
 

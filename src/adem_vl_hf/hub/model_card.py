@@ -28,6 +28,7 @@ from ..modeling.quantization import split_gguf
 from ..papers import PAPERS
 from ..report import SAMPLES, read_samples
 from ..terminal import printable
+from .licences import licence_of
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 CURVE = "training_curve.png"
@@ -173,6 +174,8 @@ def write_model_card(
     metrics: Metrics | None = None,
     data: str | Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    ask_hub: bool = False,
+    token: str | None = None,
 ) -> Path:
     """Write ``README.md``, the model card, into the folder of a checkpoint. An older one is replaced.
 
@@ -186,6 +189,9 @@ def write_model_card(
         settings (Mapping[str, Any] | None): The value of each training setting. None means those in ``training.json``.
             Three of them have places of their own in the card: ``data``, ``license`` (of the adapter's weights, an
             identifier of the Hub) and ``prompt`` (the text that the examples begin with).
+        ask_hub (bool): Whether the licences of bases on the Hub are looked up there. Otherwise they are known only if
+            their model cards were downloaded before.
+        token (str | None): A token of the Hub, for that look-up. None means the saved one.
 
     Returns:
         The path of the card.
@@ -233,6 +239,7 @@ def write_model_card(
         settings=[(_cell(name), _cell(value)) for name, value in settings.items() if value is not None],
         metrics=[(_cell(x.dataset), _cell(x.name), round(x.value, 4), x.n or "") for x in results],
         weights_licence=licence and _cell(licence),
+        base_licences=[(base.role, _licence(base, folder, ask_hub, token)) for base in bases],
         curve=CURVE if (folder / CURVE).is_file() else None,
         samples=_samples(folder),
     )
@@ -240,6 +247,17 @@ def write_model_card(
     with replacing(path) as beside:
         card.save(beside)
     return path
+
+
+def _licence(base: Base, checkpoint: Path, ask_hub: bool, token: str | None) -> str:
+    """Say in Markdown what is known of the licence of a base. Its path may be relative to the checkpoint."""
+    place = checkpoint / Path(base.place.removeprefix("local-dir:")).expanduser()
+    known = licence_of(base.path_or_id, place if base.is_local else None, base.hub_id, base.revision, token, ask_hub)
+    if known:
+        return _cell(known)
+    if base.hub_id is not None and HUB_ID.fullmatch(base.hub_id):
+        return f"unknown: look at https://huggingface.co/{base.hub_id}"
+    return f"unknown: look where `{_code(base.name)}` comes from"
 
 
 def _samples(folder: Path) -> list[dict[str, str]]:

@@ -33,7 +33,6 @@ PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 PUBLISHED = 6  # sample answers in a card
-FLAGS = {"text_model_name_or_path": "--language-model", "vision_model_name_or_path": "--vision-tower"}
 
 
 def push(
@@ -102,11 +101,12 @@ def push(
         if samples:
             _stage_samples(model, staged)
         # The card is written before anything is made on the Hub, so that an error in it leaves no empty repository.
-        write_model_card(staged, repo_id=repo_id, metrics=metrics, data=data, settings=settings)
+        card: dict[str, Any] = {"metrics": metrics, "data": data, "settings": settings, "ask_hub": True, "token": token}
+        write_model_card(staged, repo_id=repo_id, **card)
         api = HfApi(token=token)
         full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if full_id != repo_id:  # the Hub adds the name of the user to a name without an owner
-            write_model_card(staged, repo_id=full_id, metrics=metrics, data=data, settings=settings)
+            write_model_card(staged, repo_id=full_id, **card)
         if revision is not None:
             api.create_branch(full_id, branch=revision, exist_ok=True)
         paths = sorted(path for path in staged.rglob("*") if path.is_file())
@@ -166,12 +166,14 @@ def _stage_samples(model: Any, target: Path) -> None:
 
 def _warn_of_local_bases(folder: Path) -> None:
     """Warn once for each base that a checkpoint's config names by a local folder."""
+    from ..cli.config_flags import NO_FLAG  # which needs the whole command line
+
     for base in checkpoint_bases(load_config(folder)):
         if base.is_local:
             warnings.warn(
                 f"config.{base.field} is a local folder ({base.path_or_id}): nobody else can load this {base.role} by "
                 f"that name, and config.json publishes it. Give its Hub id, by push(bases={{'{base.field}': ...}}) or "
-                f"on the command line by {FLAGS[base.field]}.",
+                f"on the command line by {NO_FLAG[base.field]}.",
                 stacklevel=3,
             )
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ..data.sample import Chat, continuation
+from ..evaluation.predict import generate_texts
 from ..modeling.configuration_adem_vl import AdemVLConfig
 from ..modeling.images import ImageSource, open_image
 from .answer_pass import as_the_tower_sees, encode_answer, words_of
@@ -70,7 +71,7 @@ class Look:
     class_token: np.ndarray
 
     def figure(self, words: Sequence[str] | None = None) -> Any:
-        """Draw the contributions: a row for each word, and columns for all parts together and for each part.
+        """Draw the contributions: a row for each word, and columns for all parts together and for each of several.
 
         Args:
             words (Sequence[str] | None): The words to draw. None means all.
@@ -86,7 +87,9 @@ class Look:
         if unknown := [word for word in words or () if word not in self.words]:
             raise ValueError(f"{unknown[0]!r} is no word of the answer {self.answer!r}")
         rows = [(place, word) for place, word in enumerate(self.words) if words is None or word in words]
-        columns = [("together", self.contribution), *((part.name, part.contribution) for part in self.parts)]
+        columns = [(part.name, part.contribution) for part in self.parts]
+        if len(columns) > 1:
+            columns.insert(0, ("together", self.contribution))
         drawn = [(number, *column) for number in range(len(self.images)) for column in columns]
         figure = Figure(figsize=(1.9 * len(drawn), 2.1 * len(rows)), layout="constrained")
         axes = figure.subplots(len(rows), len(drawn), squeeze=False)
@@ -157,7 +160,8 @@ def look(
     if not frames:
         raise ValueError("there is no image to look at: give one, or several in a list")
     if answer is None:
-        answer = _generated(model, processor, shown, prompt, max_new_tokens)
+        rows = {name: [entries] for name, entries in shown.items() if entries}
+        (answer,) = generate_texts(model, processor, rows, [prompt], max_new_tokens=max_new_tokens)
     if not answer.strip():
         raise ValueError("the answer is empty, so no word of it comes from anywhere; try another prompt")
     asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
@@ -189,14 +193,6 @@ def _shown(image: Any) -> dict[str, list[Any]]:
         return {"images": list(image.get("images") or ()), "videos": [list(v) for v in image.get("videos") or ()]}
     images = image if isinstance(image, list | tuple) else [] if image is None else [image]
     return {"images": [open_image(one) for one in images], "videos": []}
-
-
-def _generated(model: Any, processor: Any, shown: Mapping[str, Any], prompt: str | Chat, max_new_tokens: int) -> str:
-    rows = {name: [entries] for name, entries in shown.items() if entries}
-    inputs = processor(**rows, text=[prompt], return_tensors="pt").to(model.device)
-    with torch.inference_mode():
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    return processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
 
 
 def _of_words(by_token: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -64,11 +64,17 @@ def look_page(look: Look, title: str) -> str:
 
 
 def _word(look: Look, place: int) -> dict[str, Any]:
-    """Make what the template shows of one word: for each image, its map of all parts together and that of each part."""
+    """Make what the template shows of one word: for each image, its map of all parts together and those of each part.
+
+    A single part has no map of its contribution beside the one of all parts.
+    """
     images = []
     for number in range(len(look.images)):
         together, *parts = word_maps(look, place, number)
-        used = [_used(part.used[place, number], part.used[place], look.kind) for part in look.parts]
+        parts = parts or [{}]
+        used = [
+            {"name": part.name, **_used(part.used[place, number], part.used[place], look.kind)} for part in look.parts
+        ]
         images.append({"together": together, "parts": list(zip(parts, used, strict=True))})
     return {
         "text": look.words[place],

@@ -20,13 +20,14 @@ def word_maps(look: Look, place: int, number: int) -> list[dict[str, str]]:
         number (int): The index of the image.
 
     Returns:
-        A map of all parts together, and then one of each part. Each has a ``name``, the ``map`` as a ``data:`` URL, a
-        text for readers who do not see it (``alt``), and the sums of what raises and of what lowers (``span``).
+        A map of all parts together, and then one of each part, or of a single part one map. Each has a ``name``, the
+        ``map`` as a ``data:`` URL, a text for readers who do not see it (``alt``), and the sums of what raises and of
+        what lowers (``span``).
     """
     together = look.contribution[place]  # [n, side, side]
     largest = max(float(np.abs(part.contribution[place]).max()) for part in look.parts)
     name = f"all {'scales' if look.kind == 'adem_vl' else 'levels'} together"
-    drawn = [(name, together[number], float(np.abs(together).max()))]
+    drawn = [(name, together[number], float(np.abs(together).max()))] if len(look.parts) > 1 else []
     drawn += [(part.name, part.contribution[place, number], largest) for part in look.parts]
     return [
         {"name": name, "map": png(Image.fromarray(overlay(grid, most), "RGBA")),

@@ -101,6 +101,7 @@ def write_page(
     for text, address in links.items():
         if not FILE.fullmatch(address):
             raise ValueError(f"links[{text!r}] is {address!r}; give the path of a file, relative to the page")
+    has_maps = any(item.looked_at is not None for item in gallery)
     html = environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         method=f"{paper.name}, {paper.subject} (arXiv {paper.number})",
@@ -111,6 +112,16 @@ def write_page(
         total_seconds=sum(seconds.values()),
         conditions=CONDITION_LABELS,
         tables={name: metric_rows(name, scores) for name, scores in metrics.items()},
+        contents=_listed(
+            {
+                "what was trained": True,
+                "how it learned": curves,
+                "how well it answers": metrics,
+                "what it answers": gallery and not has_maps,
+                "where it looks": has_maps,
+            }
+        ),
+        has_maps=has_maps,
         gallery=[_shown_item(number, item) for number, item in enumerate(gallery, start=1)],
         marked={mark: sum(item.correct is mark for item in gallery) for mark in (True, False)},
         credits=credits,
@@ -213,6 +224,12 @@ def _shown_item(number: int, item: GalleryItem) -> dict[str, Any]:
         shown["seen"] = png(faded(item.looked_at.images[0]))
         shown["words"] = [(word, word_maps(item.looked_at, n, 0)) for n, word in enumerate(item.looked_at.words)]
     return shown
+
+
+def _listed(contents: Mapping[str, Any]) -> str:
+    """List what the page has: "a, b and c"."""
+    *others, last = (name for name, there in contents.items() if there)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def environment() -> Environment:

@@ -18,6 +18,7 @@ from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerationState, Modality
 
+from ..data.turns import latest_shown
 from ..terminal import printable
 from .answers import Answer, cut_stream
 
@@ -154,8 +155,7 @@ class ServedProcessor:
         users = [message["content"] for message in messages if message["role"] == "user"]
         prompt = "".join(part["text"] for part in users[-1] if part["type"] == "text")
         shown = ([part["url"] for part in content if part["type"] == "image"] for content in reversed(users))
-        images = next(filter(None, shown), None)  # the latest
-        return self.processor(images=images, text=[prompt or self.processor.default_prompt])
+        return self.processor(images=latest_shown(shown), text=[prompt or self.processor.default_prompt])
 
 
 class Chat(ChatCompletionHandler):

@@ -1,4 +1,4 @@
-"""An ASGI application behind a free port of this machine, in a thread."""
+"""An ASGI application behind a free port of this machine, in a thread: for the server's benchmark and tests."""
 
 import threading
 import time
@@ -11,7 +11,14 @@ import uvicorn
 
 @contextmanager
 def served(app: Any) -> Iterator[str]:
-    """Gives the address of the application's OpenAI API."""
+    """Serve an application.
+
+    Args:
+        app (Any): the application.
+
+    Yields:
+        The address of its OpenAI API.
+    """
     running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
