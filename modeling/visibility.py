@@ -43,7 +43,8 @@ def visibility(
     own = slots[:, None, :] == begun[:, :, None] - 1  # [B, T, S]
     own &= begun[:, :, None] > 0
     every = (slots[:, None, :] >= 0) & (begun[:, :, None] > 0)
-    mask = torch.where((all_frames[:, None] & ~is_image_token)[:, :, None], every, own)
+    sees_all = (all_frames[:, None] & ~is_image_token)[:, :, None]  # [B, T, 1]
+    mask = (sees_all & every) | (~sees_all & own)  # not torch.where, which ONNX Runtime does not have for booleans
     seen = mask.any(-1)
     # what sees nothing is thrown away; attending to nothing at all would be 0 / 0
     mask = mask | (slots == ALWAYS)[:, None, :] | ~seen[:, :, None]

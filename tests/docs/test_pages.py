@@ -102,7 +102,7 @@ def processor(bases, tmp_path, monkeypatch):
 
 
 def test_serving(processor, tmp_path):
-    with_task, with_class, with_token, memory, as_a_client = fences(PAGES["serving"], "python")
+    with_task, with_class, with_token, memory, as_a_client, _ = fences(PAGES["serving"], "python")
     assert "generated_text" in run(with_task, {"CHECKPOINT": "saved"})
     loaded = {"model": AdemVLForConditionalGeneration.from_pretrained("saved"), "processor": processor}
     run(with_class, loaded)
@@ -118,6 +118,13 @@ def test_serving(processor, tmp_path):
     ) as address:
         run(as_a_client.replace("http://127.0.0.1:8000/v1", address), client := {})
     assert client["answer"].usage.completion_tokens > 0
+
+
+@pytest.mark.slow
+def test_exporting(processor):
+    names = {"model": AdemVLForConditionalGeneration.from_pretrained("saved"), "processor": processor}
+    run(fences(PAGES["serving"], "python")[-1], names)
+    assert names["state"]["length"] == names["inputs"]["input_ids"].shape[1] + 10
 
 
 @pytest.mark.usefixtures("processor")
