@@ -1,9 +1,14 @@
 """``adem-vl serve`` as a command."""
 
+import os
+import pty
+import re
+import select
 import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import openai
 import pytest
@@ -33,29 +38,100 @@ def test_a_port_in_use_is_named_before_anything_is_loaded(capsys):
     assert f"cannot listen on 127.0.0.1, port {port} (Address already in use)" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_the_command_serves_a_checkpoint_until_it_is_told_to_stop(bases, tmp_path):
-    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
-    tiny.perturb(model).save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
+class Terminal:
+    """A program in a pseudo-terminal, and somebody who types.
+
+    Args:
+        command: the program and its arguments.
+    """
+
+    def __init__(self, command: list[str], **environment: str) -> None:
+        self.keyboard, screen = pty.openpty()
+        env = os.environ | {"TERM": "xterm", "COLUMNS": "200", "LINES": "50", "NO_COLOR": "1"} | environment
+        env.pop("HF_HUB_OFFLINE", None)  # or its client asks nobody, not even a server on this machine
+        self.process = subprocess.Popen(
+            command, stdin=screen, stdout=screen, stderr=screen, env=env, start_new_session=True
+        )
+        os.close(screen)
+        self.unread = ""
+
+    def type(self, line: str) -> None:
+        os.write(self.keyboard, f"{line}\n".encode())
+
+    def wait_for(self, text: str, seconds: float = 300) -> str:
+        """Read the screen until a text is there; returns what came before it, without what moves the cursor."""
+        deadline = time.monotonic() + seconds
+        while text not in self.unread:
+            assert time.monotonic() < deadline, self.unread
+            if select.select([self.keyboard], [], [], 1)[0]:
+                try:
+                    new = os.read(self.keyboard, 65536).decode(errors="replace")
+                except OSError:  # the program has ended
+                    raise AssertionError(self.unread) from None
+                self.unread += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", new)
+        before, _, self.unread = self.unread.partition(text)
+        return before
+
+
+@contextmanager
+def serving(folder):
+    """``adem-vl serve`` as a process, and a client of it."""
     port = free_port()
-    command = [sys.executable, "-m", "adem_vl_hf.cli", "serve", "--checkpoint", str(tmp_path), "--port", str(port)]
+    command = [sys.executable, "-m", "adem_vl_hf.cli", "serve", "--checkpoint", str(folder), "--port", str(port)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
     deadline = time.monotonic() + 300
     try:
         while True:
             try:
-                (listed,) = client.models.list()
+                client.models.list()
                 break
             except openai.APIConnectionError:
                 assert running.poll() is None, running.stderr.read()
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
-        assert listed.id == str(tmp_path)
-        messages = [{"role": "user", "content": "Hello"}]
-        answer = client.chat.completions.create(model=listed.id, messages=messages, max_tokens=3)
-        assert answer.usage.completion_tokens > 0
+        yield client
     finally:
         running.terminate()
-    assert f"serving {tmp_path} at http://127.0.0.1:{port}/v1" in running.communicate(timeout=60)[0]
+    assert f"serving {folder} at http://127.0.0.1:{port}/v1" in running.communicate(timeout=60)[0]
+
+
+@pytest.mark.slow
+def test_the_command_serves_a_checkpoint_until_it_is_told_to_stop(bases, tmp_path):
+    """Two clients talk to it: OpenAI's own, and ``transformers chat`` for a whole session in a terminal."""
+    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
+    # random weights would write bytes that are no text, and one word over and over
+    vocabulary = range(len(processor.tokenizer))
+    no_words = [token for token in vocabulary if not re.fullmatch(" [a-z]+", processor.decode([token]))]
+    model.generation_config.update(eos_token_id=None, suppress_tokens=no_words, no_repeat_ngram_size=2)
+    tiny.perturb(model).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with serving(tmp_path) as client:
+        (listed,) = client.models.list()
+        assert listed.id == str(tmp_path)
+        messages, answers = [], []
+        for text in ("Hello", "And then?"):
+            messages.append({"role": "user", "content": text})
+            answer = client.chat.completions.create(model=listed.id, messages=messages, max_tokens=6)
+            assert answer.usage.completion_tokens == 6
+            answers.append(answer.choices[0].message.content)
+            messages.append({"role": "assistant", "content": answers[-1]})
+        assert len(set(answers)) == 2
+        chat = [
+            sys.executable,
+            "-m",
+            "transformers.cli.transformers",
+            "chat",
+            listed.id,
+            str(client.base_url).rstrip("/"),
+        ]
+        terminal = Terminal([*chat, "max_new_tokens=6", "do_sample=False", "--user", "somebody"])
+        for text, answer in zip(("Hello", "And then?"), answers, strict=True):
+            terminal.wait_for("<somebody>:")
+            terminal.type(text)
+            terminal.wait_for(f"<{listed.id}>:")
+            assert answer in terminal.wait_for("Continue generating?")  # it stops at six tokens, and asks
+            terminal.type("n")
+        terminal.wait_for("<somebody>:")
+        terminal.type("!exit")
+        assert terminal.process.wait(timeout=60) == 0
