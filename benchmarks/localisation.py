@@ -1,7 +1,10 @@
 """Do the maps of `adem-vl look` lie on the things that words name? Measured on scenes whose things have known boxes.
 
-python benchmarks/localisation.py       # measure (resumable), write benchmarks/results/localisation.json
-python benchmarks/write_tables.py       # puts the result into docs/results.md
+python benchmarks/localisation.py                  # measure (resumable), write benchmarks/results/localisation.json
+python benchmarks/localisation.py --model evlm     # train an EVLM first (resumable), write localisation_evlm.json
+python benchmarks/write_tables.py                  # puts the results into docs/results.md
+
+No trained EVLM ships, so one is trained on captions of scenes for some minutes: it names things, but not all of them.
 
 For a word that names one of two things, the mass of a map is the sum of its values above 0. A map localises if more of
 this mass is inside the box of the thing that is named than inside the box of the other thing, and more than the share
@@ -11,6 +14,7 @@ of the image that the box covers, which is what a map without any places would h
 import argparse
 import itertools
 import statistics
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +29,16 @@ from adem_vl_hf.data.sample import CAPTION_PROMPT
 from adem_vl_hf.inspection.answer_pass import pass_over_answer, words_of
 from adem_vl_hf.inspection.contributions import by_place, contributions_in_pass
 from adem_vl_hf.inspection.kept_tokens import kept_in_pass, split_scales
+from adem_vl_hf.inspection.look import look
 from adem_vl_hf.loading import load_checkpoint
+from adem_vl_hf.openmoji_training import fine_tune
 
 SCENES = 200
 SAVE_EVERY = 10  # scenes
+STEPS = 100  # of the training of an EVLM, 32 captions each
+# by the name of the model: its result file, its section of the page, and its maps; those of EVLM's levels follow
+FILES = {"adem_vl": "localisation", "evlm": "localisation_evlm"}
+SECTIONS = {"adem_vl": "localisation", "evlm": "localisation of evlm"}
 MAPS = {
     "contribution": "contribution, all scales together",
     "contribution 8": "contribution, scale of 8 × 8",
@@ -99,35 +109,80 @@ def maps_of(model: Any, processor: Any, image: Any, answer: str, names: list[str
     return {"contribution": by_place(by_scale), **scales, "score": scores, "kept": kept}
 
 
-def measure(number: int) -> None:
+def maps_of_evlm(model: Any, processor: Any, image: Any, answer: str, names: list[str]) -> dict[str, torch.Tensor]:
+    """Measure the maps of words of an answer of an EVLM, as ``adem-vl look`` draws them.
+
+    Args:
+        model (Any): an ``EvlmForConditionalGeneration``.
+        processor (Any): its processor.
+        image (Any): the image.
+        answer (str): the answer.
+        names (list[str]): W words, each of which is in the answer once.
+
+    Returns:
+        The maps by what the table calls them, [W, side, side].
+    """
+    found = look(model, processor, image, CAPTION_PROMPT, answer)
+    rows = [found.words.index(name) for name in names]
+    maps = {"contribution, all levels together": found.contribution}
+    maps |= {f"contribution, {part.name}": part.contribution for part in found.parts}
+    maps |= {f"attention, {part.name}": part.used for part in found.parts}
+    return {label: torch.from_numpy(grids[rows, 0]) for label, grids in maps.items()}
+
+
+def trained_evlm(folder: Path, steps: int) -> tuple[Any, Any]:
+    """Train an EVLM on captions of scenes. An interrupted training goes on from its last checkpoint.
+
+    Args:
+        folder (Path): where its checkpoints are.
+        steps (int): the number of training steps.
+
+    Returns:
+        The model and its processor.
+    """
+    fine_tune(
+        folder, steps, resume=True, shares={("scenes", "caption"): 1}, kind="evlm", settings={"media_tokens": 4},
+        save_steps=20,
+    )  # fmt: skip
+    return load_checkpoint(str(folder), dtype="float32", attn_implementation="eager")
+
+
+def measure(number: int, name: str = "adem_vl", folder: Path = Path("runs/localisation"), steps: int = STEPS) -> None:
     """Measure scenes that are not in the result file yet, and save them there.
 
     Args:
         number (int): how many scenes.
+        name (str): the model, a key of ``FILES``.
+        folder (Path): where an EVLM is trained.
+        steps (int): the number of its training steps.
     """
-    done = tables.load("localisation") or {"scenes": {}}
+    done = tables.load(FILES[name]) or {"scenes": {}, **({"steps": steps} if name == "evlm" else {})}
     data = OpenMojiScenes("test", kinds=("caption",))
     wanted = list(itertools.islice(of_two_kinds(data), number))
     missing = [index for index in wanted if str(index) not in done["scenes"]]
     if not missing:
         return
-    model, processor = load_checkpoint(dtype="float32", attn_implementation="eager")
+    if name == "evlm":
+        (model, processor), measured = trained_evlm(folder, steps), maps_of_evlm
+    else:
+        model, processor = load_checkpoint(dtype="float32", attn_implementation="eager")
+        measured = maps_of
     for place, index in enumerate(tqdm(missing, desc="scenes"), start=1):
         scene, *_ = data.scene(index)
         words = [group.name if group.number == 1 else plural(group.name) for group in scene.groups]
         boxes = [box_of(data, index, group.name) for group in scene.groups]
-        maps = maps_of(model, processor, data[index]["image"], f" {captions(scene)[0]}", words)
+        maps = measured(model, processor, data[index]["image"], f" {captions(scene)[0]}", words)
         done["scenes"][str(index)] = [
             {
                 "word": word,
                 "areas": [round(float(box.mean()), 4) for box in (own, other)],
-                **{name: [round(mass_inside(grids[row], box), 4) for box in (own, other)]
-                   for name, grids in maps.items()},
+                **{label: [round(mass_inside(grids[row], box), 4) for box in (own, other)]
+                   for label, grids in maps.items()},
             }
             for row, (word, own, other) in enumerate(zip(words, boxes, reversed(boxes), strict=True))
         ]  # fmt: skip
         if place % SAVE_EVERY == 0 or index == missing[-1]:
-            tables.save("localisation", done)
+            tables.save(FILES[name], done)
 
 
 def summary(words: list[dict[str, Any]], name: str) -> dict[str, float]:
@@ -151,35 +206,45 @@ def summary(words: list[dict[str, Any]], name: str) -> dict[str, float]:
 
 
 def sections() -> dict[str, str]:
-    """The section of docs/results.md about the mass of the maps.
+    """The sections of docs/results.md about the mass of the maps.
 
     Returns:
-        The text by the name of the section.
+        The text by the name of the section. There is one of an EVLM only if one was measured.
     """
-    saved = tables.load("localisation")
-    if saved is None:
-        return {"localisation": tables.NOT_MEASURED}
+    shipped, evlm = (tables.load(file) for file in FILES.values())
+    found = {SECTIONS["adem_vl"]: tables.NOT_MEASURED if shipped is None else _section(shipped)}
+    return found if evlm is None else {**found, SECTIONS["evlm"]: _section(evlm)}
+
+
+def _section(saved: dict[str, Any]) -> str:
+    """The table of one result file."""
     words = [word for scene in saved["scenes"].values() for word in scene]
     rows = []
-    for name, label in MAPS.items():
+    for name in list(words[0])[2:]:  # behind the word and the areas
+        label = MAPS.get(name, name)
         found = summary(words, name)
         rows.append([label, *(f"{100 * found[key]:.1f}" for key in ("own", "other", "denser", "above_chance"))])
     area = 100 * statistics.mean(of["areas"][0] for of in words)
     rows.append(["chance: the area of the box", f"{area:.1f}", f"{area:.1f}", "50.0", ""])
     head = ["map of a word", "mass in the box of its thing, %", "in the box of the other thing, %",
             "denser in its own box, % of words", "more in its own box than chance, % of words"]  # fmt: skip
-    return {
-        "localisation": f"{tables.markdown(head, rows)}\n\n{len(words)} words of {len(saved['scenes'])} scenes. "
+    after = f", after {saved['steps']} training steps" if "steps" in saved else ""
+    return (
+        f"{tables.markdown(head, rows)}\n\n{len(words)} words of {len(saved['scenes'])} scenes{after}. "
         "The density is the mass in a box divided by the area of the box."
-    }
+    )
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=SCENES, help="held-out scenes of two kinds of things")
-    measure(parser.parse_args().scenes)
-    print(sections()["localisation"])
+    parser.add_argument("--model", choices=FILES, default="adem_vl", help="the shipped ADEM-VL, or a trained EVLM")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/localisation"), help="checkpoints of an EVLM")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of an EVLM")
+    args = parser.parse_args()
+    measure(args.scenes, args.model, args.output_dir, args.steps)
+    print(sections()[SECTIONS[args.model]])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The mass of maps in boxes: by hand on small grids, and measured so that an interruption loses nothing."""
 
+import evlm
 import numpy as np
 import pytest
 import scripts
 import tiny
 import torch
 
-from adem_vl_hf import AdemVLProcessor
+from adem_vl_hf import AdemVLProcessor, EvlmProcessor
 from adem_vl_hf.data import OpenMojiScenes
 
 
@@ -62,3 +63,31 @@ def test_it_goes_on_where_it_stopped(localisation, bases, monkeypatch):
     assert "4 words of 2 scenes" in localisation.sections()["localisation"]
     monkeypatch.setattr(localisation, "load_checkpoint", None)
     scripts.call(localisation, monkeypatch, "--scenes", 2)  # nothing is left to measure
+
+
+def test_an_evlm_is_trained_and_its_levels_are_measured(localisation, bases, tmp_path, monkeypatch):
+    model = evlm.build(bases, vision_feature_layer=[1, 3], level_map=[0, 1, 0])
+    processor = EvlmProcessor.from_base_pretrained(str(bases / "llama"), str(bases / "clip"), model.config)
+    trained = []
+
+    def fine_tune(folder, steps, **settings):
+        trained.append((folder, steps, settings["kind"]))
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    monkeypatch.setattr(localisation, "fine_tune", fine_tune)
+    arguments = ["--model", "evlm", "--scenes", 1, "--steps", 7, "--output-dir", tmp_path / "run"]
+    scripts.call(localisation, monkeypatch, *arguments)
+    assert trained == [(tmp_path / "run", 7, "evlm")]
+    ((word, _),) = localisation.tables.load("localisation_evlm")["scenes"].values()
+    levels = ["level 1, block 1", "level 2, block 3"]
+    maps = [
+        "contribution, all levels together",
+        *(f"{kind}, {one}" for kind in ("contribution", "attention") for one in levels),
+    ]
+    assert list(word) == ["word", "areas", *maps]
+    text = localisation.sections()["localisation of evlm"]
+    assert "| attention, level 2, block 3 |" in text
+    assert "2 words of 1 scenes, after 7 training steps." in text
+    scripts.call(localisation, monkeypatch, *arguments)
+    assert len(trained) == 1  # nothing is left to measure
