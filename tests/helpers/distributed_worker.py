@@ -81,12 +81,16 @@ def fsdp2(bases: Path, output: Path) -> None:
     report(output, {"wrapped": sorted(names), "share": local / total, "dtypes": dtypes, "world": whole.args.world_size})
 
 
-def zero3(bases: Path, output: Path) -> None:
-    """All models come first: DeepSpeed's settings, once read, have Transformers load weights in parts."""
+def without_compiled_collectives() -> None:
+    """Have DeepSpeed use gloo. Its own collectives for CPUs would be compiled first, which takes a minute."""
     import deepspeed
 
-    # its own collectives for CPUs would be compiled first, which takes a minute; gloo has them too
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def zero3(bases: Path, output: Path) -> None:
+    """All models come first: DeepSpeed's settings, once read, have Transformers load weights in parts."""
+    without_compiled_collectives()
     models = {name: build(bases / family) for name, (family, build) in OTHERS.items()}
     first, before, after = (tiny.build(bases / "llama") for _ in range(3))
     trainer = run(bases / "llama", output / "whole", 2, first)
