@@ -98,8 +98,9 @@ test-oldest: $(OLDEST)/installed
 test-5.0: $(V5.0)/installed
 	PYTHONPATH=$(CURDIR)/$(V5.0) $(BIN)/python $(PYTEST) -m "core and not slow"
 
+# (where a processor has no AVX-512, `make test` runs on these kernels already)
 test-avx2: $(VENV)/installed
-	$(AVX2) $(BIN)/python $(PYTEST) -m "kernels and not slow"
+	grep -qs avx2 /proc/cpuinfo && ! grep -qs avx512f /proc/cpuinfo || $(AVX2) $(BIN)/python $(PYTEST) -m "kernels and not slow"
 
 # stops saves and trainings at random moments, and prints what became of them: the table of docs/reliability.md
 kills: $(VENV)/installed

@@ -1,5 +1,6 @@
 """Stops a training whose loss or gradients are no numbers any more, and names the samples of that step."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,8 @@ class StopsWhenBroken(_Trainer):
             # with a scaler, float16 gradients are infinite now and then, and such a step is left out
             if getattr(self.accelerator, "scaler", None) is None and (name := _broken_gradient(model)):
                 self._stop(f"the gradient of {name} is NaN or infinite")
+            if _deepspeed_left_out_a_step(getattr(self, "deepspeed", None)):
+                self._stop("a gradient is NaN or infinite")
             self._names = ()
         return loss
 
@@ -100,7 +103,7 @@ class StopsWhenBroken(_Trainer):
 
 
 def _broken_gradient(model: Any) -> str | None:
-    """Name a parameter whose gradient is NaN or infinite, or None. DeepSpeed keeps the gradients to itself."""
+    """Name a parameter whose gradient is NaN or infinite, or None."""
     found = ((name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None)
     # FSDP2: each process looks at its own part, which may be empty
     local = {name: getattr(gradient, "_local_tensor", gradient) for name, gradient in found}
@@ -110,3 +113,14 @@ def _broken_gradient(model: Any) -> str | None:
     largest = torch._foreach_norm(list(local.values()), float("inf"))
     finite = torch.stack([size.float() for size in largest]).isfinite().tolist()  # one of each gradient
     return next((name for name, is_finite in zip(local, finite, strict=True) if not is_finite), None)
+
+
+def _deepspeed_left_out_a_step(engine: Any) -> bool:
+    """Whether DeepSpeed, which keeps the gradients to itself, has left out a step because their norm is no number.
+
+    It does so without a word. With float16, whose gradients are infinite now and then, that is right.
+    """
+    if engine is None or engine.fp16_enabled():
+        return False
+    norm = engine.get_global_grad_norm()
+    return norm is not None and not math.isfinite(norm)

@@ -92,14 +92,20 @@ def zero3(bases: Path, output: Path) -> None:
     """All models come first: DeepSpeed's settings, once read, have Transformers load weights in parts."""
     without_compiled_collectives()
     models = {name: build(bases / family) for name, (family, build) in OTHERS.items()}
-    first, before, after = (tiny.build(bases / "llama") for _ in range(3))
+    first, before, after, broken = (tiny.build(bases / "llama") for _ in range(4))
     trainer = run(bases / "llama", output / "whole", 2, first)
     local = sum(parameter.ds_tensor.numel() for parameter in trainer.model.parameters())
     total = sum(parameter.ds_numel for parameter in trainer.model.parameters())
     run(bases / "llama", output / "cut", 2, before, stop=3)
     run(bases / "llama", output / "cut", 2, after, resume=True)
     others(bases, output, 2, models)
-    report(output, {"wrapped": type(trainer.model_wrapped).__name__, "share": local / total})
+    next(broken.adapter.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    try:
+        said = str(run(bases / "llama", output / "broken", 2, broken, **ONE_STEP))
+    except FloatingPointError as error:
+        said = str(error)
+    facts = {"wrapped": type(trainer.model_wrapped).__name__, "share": local / total, "broken": said}
+    report(output, facts)
 
 
 def report(output: Path, facts: dict) -> None:

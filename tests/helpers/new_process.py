@@ -49,10 +49,7 @@ exec(compile(request["code"], "<string>", "exec"), vars(sys.modules["__main__"])
 @functools.cache
 def server() -> subprocess.Popen:
     """The process that is copied; it ends with the tests."""
-    started = subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    started = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     atexit.register(started.wait)
     atexit.register(started.kill)  # this comes first
     return started

@@ -85,7 +85,7 @@ print(json.dumps(found))
 
 
 def client(hub, folder, code):
-    env = hub_env(hub.url, folder / "home") | {"OMP_NUM_THREADS": "1"}
+    env = hub_env(hub.url, folder / "home")
     done = run_client(COMMON + code, env, folder, folder / "cache", TEXT, VISION, ADAPTER)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -177,7 +177,7 @@ def publish_bases(hub, folder):
 
 def client(hub, code, *args, **environment):
     """Run one client; returns the JSON value it printed last."""
-    env = hub_env(hub.url, hub.folder / "home") | {"OMP_NUM_THREADS": "1"} | environment
+    env = hub_env(hub.url, hub.folder / "home") | environment
     done = run_client(COMMON + code, env, *args)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

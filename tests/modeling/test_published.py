@@ -117,7 +117,7 @@ def by_its_own_code(tmp_path_factory):
         with zipfile.ZipFile(work / "code.zip") as code:
             code.extractall(work / name)
     env = os.environ | {
-        "PYTHONPATH": tiny.package_blocker(work / "blocked"), "HF_HOME": str(work / "home"), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": tiny.package_blocker(work / "blocked"), "HF_HOME": str(work / "home"),
     }  # fmt: skip
     done = run_python(CLIENT, *NAMES, env=env, folder=work)
     assert done.returncode == 0, done.stderr

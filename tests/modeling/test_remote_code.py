@@ -84,7 +84,7 @@ def folder(bases, tmp_path_factory):
         tiny.perturb(towers.build(str(arch), bases, tower)).save_pretrained(work / f"{arch}_siglip")
         save_file(inputs, work / "inputs.safetensors")
     blocker = tiny.package_blocker(folder / "blocked")
-    env = os.environ | {"PYTHONPATH": blocker, "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": blocker, "HF_HOME": str(folder / "home")}
     done = run_python(CLIENT, *architectures.BOTH, env=env, folder=folder)
     assert done.returncode == 0, done.stderr
     return folder
