@@ -135,7 +135,7 @@ def naming_full_disk(folder: Path, needed: int | None = None, written: Path | No
     """Turn each library's error about a full disk into one that names the disk and the space that is needed.
 
     Args:
-        folder (Path): where the files go.
+        folder (Path): where the files go. It need not be there yet.
         needed (int | None): their size in bytes; None = nobody knows.
         written (Path | None): the file or folder that was written so far, and that is removed afterwards.
 
@@ -151,7 +151,8 @@ def naming_full_disk(folder: Path, needed: int | None = None, written: Path | No
         if not (full or any(words in str(error) for words in FULL_IN_WORDS)):
             raise
         done = 0 if written is None else sum(path.stat().st_size for path in _files(written))
-        free = shutil.disk_usage(folder).free + done
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(there).free + done
         wanted = f"More than {_size(done)} are needed" if needed is None else f"{_size(needed)} are needed"
         raise OSError(
             errno.ENOSPC,

@@ -96,8 +96,8 @@ class LearningWatch(TrainerCallback):
             enough = round(4 * FEW_STEPS * rate / args.learning_rate)
             low = args.learning_rate < 0.9 * rate
             logger.warning(
-                "this run will learn hardly anything: %d step%s with a peak learning rate of %.1e%s; take %sat least %d "
-                "steps", state.max_steps, "" if state.max_steps == 1 else "s", args.learning_rate,
+                "this run will learn hardly anything: %d step%s with a peak learning rate of %.1e%s; take %sat least "
+                "%d steps", state.max_steps, "" if state.max_steps == 1 else "s", args.learning_rate,
                 f" are worth {steps:.1f} steps at the {rate:.1e} that suit this model" if low else " are too few",
                 "that rate, or " if low else "", enough,
             )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, BitsAndBytesConfig
 
@@ -19,6 +20,7 @@ from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.modeling_evlm import EvlmForConditionalGeneration
+from .modeling.one_save import naming_full_disk
 from .modeling.processing_adem_vl import AdemVLProcessor
 from .modeling.processing_evlm import EvlmProcessor
 from .modeling.processor_parts import image_side
@@ -124,6 +126,7 @@ def load_checkpoint(
         tuple[FrozenBasesForConditionalGeneration, AdemVLProcessor]: the model and its processor.
 
     Raises:
+        OSError: the disk is full, with its name; or the checkpoint or a base is not there.
         TypeError: a name that is neither an argument nor a field, with the nearest one or the remedy.
         ValueError: the checkpoint belongs to no model of this package, or does not fit its bases.
     """
@@ -139,8 +142,14 @@ def load_checkpoint(
         "force_download": force_download,
     }
     hub = {argument: value for argument, value in given.items() if value is not None}
-    model, processor = MODELS[load_config(name, **hub).model_type]
-    return model.from_pretrained(name, **hub, **by_recorded_name(kwargs)), processor.from_pretrained(name, **hub)
+    with naming_full_disk(_downloads(cache_dir)):
+        model, processor = MODELS[load_config(name, **hub).model_type]
+        return model.from_pretrained(name, **hub, **by_recorded_name(kwargs)), processor.from_pretrained(name, **hub)
+
+
+def _downloads(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that downloads from the Hub go to."""
+    return Path(cache_dir or HF_HUB_CACHE)
 
 
 def by_recorded_name(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,6 +184,7 @@ def build_model(
         tuple[FrozenBasesForConditionalGeneration, AdemVLProcessor]: the model, in evaluation mode, and its processor.
 
     Raises:
+        OSError: the disk is full, with its name.
         TypeError: a name that is neither an argument nor a field, with the nearest one or the remedy.
         ValueError: a base that cannot be reached or does not fit, or a field with an impossible value.
     """
@@ -183,9 +193,11 @@ def build_model(
     text, vision = resolve_language_model(language_model), resolve_vision_tower(vision_tower)
     model_class, processor_class = MODELS[kind]
     hub = all_hub_arguments(kwargs)
-    _check_fields(model_class.config_class, text, vision, kwargs, hub)
-    model = model_class.from_base_pretrained(text, vision, **kwargs)
-    processor = processor_class.from_base_pretrained(model.config.text_model_name_or_path, vision, model.config, **hub)
+    with naming_full_disk(_downloads(kwargs.get("cache_dir"))):
+        _check_fields(model_class.config_class, text, vision, kwargs, hub)
+        model = model_class.from_base_pretrained(text, vision, **kwargs)
+        recorded = model.config.text_model_name_or_path
+        processor = processor_class.from_base_pretrained(recorded, vision, model.config, **hub)
     record_embedded(model.config, language_model, vision_tower)
     return model, processor
 

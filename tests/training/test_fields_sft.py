@@ -52,9 +52,9 @@ def labels(trainer):
 def test_fields_that_leave_a_run_as_it_is(sft):
     plain = adapter(sft().model)
     for fields in (
-        {"dataset_num_proc": 2}, {"dataset_kwargs": {"skip_prepare_dataset": True}}, {"trust_remote_code": True},
-        {"model_init_kwargs": {"dtype": "float32"}}, {"max_length": 1024}, {"pad_token": "<unk>"}, {"loss_type": "nll"},
-        {"gradient_checkpointing": False}, {"auto_find_batch_size": True}, {"truncation_mode": "keep_start"},
+        {"dataset_num_proc": 2, "model_init_kwargs": {"dtype": "float32"}, "auto_find_batch_size": True},
+        {"dataset_kwargs": {"skip_prepare_dataset": True}, "trust_remote_code": True, "max_length": 1024,
+         "pad_token": "<unk>", "loss_type": "nll", "gradient_checkpointing": False, "truncation_mode": "keep_start"},
     ):  # fmt: skip
         assert_equal(adapter(sft(**fields).model), plain)
     padded = sft(pad_to_multiple_of=16)

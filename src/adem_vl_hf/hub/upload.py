@@ -24,6 +24,7 @@ from ..files import write_json
 from ..loading import MODELS, by_recorded_name, load_config
 from ..modeling.checkpoint import CUSTOM_PIPELINES
 from ..modeling.modeling_base import FrozenBasesForConditionalGeneration
+from ..modeling.one_save import naming_full_disk
 from ..modeling.processing_adem_vl import AdemVLProcessor
 from ..report import SAMPLES, draw_loss, read_samples
 from .model_card import CURVE, Metrics, checkpoint_bases, count_adapter_parameters, read_record, write_model_card
@@ -80,13 +81,15 @@ def push(
         The commit, as huggingface_hub describes it.
 
     Raises:
+        OSError: The disk of the temporary folder is full.
         ValueError: The checkpoint or its processor is missing, or it has more than an adapter.
 
     Warns:
         UserWarning: A base is named by a local folder, which nobody else can load.
     """
-    with tempfile.TemporaryDirectory(prefix="adem-vl-push-") as temporary:
-        staged = Path(temporary)
+    temporary = tempfile.TemporaryDirectory(prefix="adem-vl-push-")
+    with temporary as folder, naming_full_disk(Path(folder), written=Path(folder)):
+        staged = Path(folder)
         stage(model, processor, staged)
         if bases:
             config = json.loads((staged / "config.json").read_text(encoding="utf-8"))
