@@ -22,6 +22,7 @@ import moving
 import quality
 import serving
 import tables
+import tower_styles
 import where_it_looks
 
 SCRIPTS = (
@@ -41,6 +42,7 @@ SCRIPTS = (
     moving,
     quality,
     serving,
+    tower_styles,
     where_it_looks,
 )
 
