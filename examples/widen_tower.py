@@ -253,6 +253,7 @@ def main() -> None:
     parser.add_argument("--shapes-weight", type=float, default=0.2)
     parser.add_argument("--things-weight", type=float, default=0.25)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw; a GPU needs several")
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -291,7 +292,7 @@ def main() -> None:
     batches = torch.utils.data.Subset(
         Batches(args.steps, args.layouts, args.shapes, args.styles, args.seed), range(start, args.steps)
     )
-    loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
+    loader = DataLoader(batches, batch_size=None, num_workers=args.workers, prefetch_factor=4)
     log, began = (args.output_dir / "log.jsonl").open("a"), time.time()
     if start == 0:
         print(json.dumps({"step": 0, **scores(student, teaching, normalise)}), file=log, flush=True)
