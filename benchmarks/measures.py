@@ -12,6 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from adem_vl_hf.modeling.fusion import BY_TRITON
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SUFFIXES = {"cpu": "", "cuda": "_gpu"}  # of the names of result files
 
@@ -23,9 +25,9 @@ def result_file(name: str) -> str:
         name (str): the name for a CPU.
 
     Returns:
-        The name, with a suffix on a GPU.
+        The name, with a suffix on a GPU, and one more where adaptive drop is the kernel of ``drop_kernel``.
     """
-    return name + SUFFIXES[DEVICE.type]
+    return name + SUFFIXES[DEVICE.type] + ("_triton" if BY_TRITON and DEVICE.type == "cuda" else "")
 
 
 def device_name() -> str:

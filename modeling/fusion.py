@@ -3,11 +3,17 @@
 Shapes: B batch, T text positions, S memory slots, D width of the language model.
 """
 
+import os
+
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from .visual_memory import VisualMemory
+
+BY_TRITON = os.environ.get("ADEM_VL_HF_TRITON") == "1"
+if BY_TRITON:  # importing it takes half a second
+    from .drop_kernel import drop_smallest, takes
 
 MANY = 4096  # scores: among fewer, as in decoding, calling NumPy takes longer than selecting
 ONE_IN_BITS = {torch.bfloat16: np.int16(0x3F80), torch.float16: np.int16(0x3C00)}
@@ -134,8 +140,11 @@ def fuse(
     """
     # bmm: what the operator @ asks about shapes takes a GPU's host as long as the product
     scores = torch.bmm(kernel_map(hidden_states.to(key.dtype), kernel), key.transpose(1, 2))  # [B, T, S]
-    # in place: nothing else needs the scores as they were, nor does the product's backward
-    scores = adaptive_drop_(scores, drop_ratio, slot_mask)
+    if BY_TRITON and takes(scores):
+        scores, _ = drop_smallest(scores, drop_ratio, slot_mask)
+    else:
+        # in place: nothing else needs the scores as they were, nor does the product's backward
+        scores = adaptive_drop_(scores, drop_ratio, slot_mask)
     return torch.bmm(scores, value).to(hidden_states.dtype)  # [B, T, D]
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .checkpoint import AdapterCheckpointMixin  # noqa: F401
     from .configuration_base import FrozenBasesConfig  # noqa: F401
     from .decoder import decoder_layers  # noqa: F401
+    from .drop_kernel import drop_smallest  # noqa: F401
     from .field_values import check_range  # noqa: F401
     from .generation import VisualGenerationMixin  # noqa: F401
     from .image_forms import plain_form  # noqa: F401

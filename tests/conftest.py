@@ -18,6 +18,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # which Triton reads when it is imported, by whomever
 # What the tests import stays until they end. Nothing of it is garbage, and to look for garbage there takes a large part
 # of a second each time, which Trainer asks for at the start of every training.
 gc.disable()

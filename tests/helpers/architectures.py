@@ -25,7 +25,7 @@ FILES = {path.name for path in Path(adem_vl_hf.modeling.__file__).parent.glob("*
 OF_EVLM_ALONE = {f"{n}_evlm.py" for n in ("adapter", "configuration", "modeling", "processing")}
 OF_EVLM_ALONE |= {"cross_attention.py", "visibility.py"}
 OF_ADEM_VL_ALONE = {f"{n}_adem_vl.py" for n in ("adapter", "configuration", "modeling")}
-OF_ADEM_VL_ALONE |= {"fused_layers.py", "fusion.py"}
+OF_ADEM_VL_ALONE |= {"fused_layers.py", "fusion.py", "drop_kernel.py"}
 
 
 @dataclass(frozen=True)

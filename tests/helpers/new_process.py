@@ -17,6 +17,7 @@ from pathlib import Path
 # `-c` gives this code the module search path and the warnings of a user's script; a copy of the process leaves the loop
 SERVER = """
 import gc, importlib, json, os, sys, types
+os.environ.pop("TRITON_INTERPRET", None)  # of tests/conftest.py; PyTorch imports Triton
 import torch, torchvision, torch._dynamo
 gc.collect()
 gc.freeze()  # a copy need not look through all of PyTorch when it collects garbage or ends
