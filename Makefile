@@ -9,8 +9,9 @@ V5.0 := $(VENV)/5.0
 LMMS := $(VENV)/lmms-eval
 APP := $(VENV)/app
 SUITE := $(VENV)/transformers-tests
-# the tests of a file stay on one process, which makes their fixtures once; files go out in the order of tests/conftest.py
-PYTEST := -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+# the tests of a file stay on one process, which makes their fixtures once; files go out in the order of tests/conftest.py;
+# three processes keep two cores busy, as some tests wait for processes of their own
+PYTEST := -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 # tests start many processes, which would compile the package anew each time
 export PYTHONDONTWRITEBYTECODE :=
 # the kernels of a processor without AVX-512, which round otherwise
