@@ -88,7 +88,7 @@ def test_decoding_is_exported(model):
 def test_windows_are_refused(arch, bases):
     model = arch.build(bases)
     ids, _, memory = inputs_and_memory(model)
-    with pytest.raises(ValueError, match="attends to a window of tokens"):
+    with pytest.raises(ValueError, match="attend to a window of tokens"):
         Prefill(model, places=12)(ids, memory)
 
 
