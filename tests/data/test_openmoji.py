@@ -159,3 +159,43 @@ def test_datasets_by_name(tmp_path):
         open_dataset("emoji")
     with pytest.raises(ValueError, match="no data set '.*a folder or file that datasets reads"):
         open_dataset(str(tmp_path))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def pointer(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+
+
+def pickled(path):
+    np.savez(path, kept=np.array(["1F98A"]), sprites=np.array([{"a": 1}], dtype=object))
+
+
+def of_another_size(path):
+    np.savez(path, kept=np.array(["1F98A"]), sprites=np.zeros((1, 8, 8, 4), np.uint8))
+
+
+@pytest.mark.parametrize("damage", [cut, pointer, pickled, of_another_size])
+def test_a_damaged_cache_is_named_and_made_again(damage, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ADEM_VL_HF_CACHE", str(tmp_path))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, SPRITE_SIZE, SPRITE_SIZE, 4), np.uint8)
+    drawn = []
+
+    def draw():
+        drawn.append(1)
+        return ["1F98A"], pixels
+
+    def read():
+        codes, found = pictograms.rendered_once("some", draw)
+        assert codes == ["1F98A"]
+        assert np.array_equal(found, pixels)
+        return len(drawn), capsys.readouterr().err
+
+    assert [read(), read()] == [(1, ""), (1, "")]
+    damage(tmp_path / "some.npz")
+    number, said = read()
+    assert number == 2
+    assert f"{tmp_path / 'some.npz'} is damaged" in said
+    assert read() == (2, "")
