@@ -57,6 +57,9 @@ if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoin
     from .video_files import open_animation  # noqa: F401
     from .vision import tower_blocks  # noqa: F401
 
+# Transformers 5 writes the first of them, and 4.57 both.
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
 
 class AdemVLProcessor(ProcessorMixin):
     """Turns text, images and videos into the inputs of ADEM-VL.
@@ -134,7 +137,13 @@ class AdemVLProcessor(ProcessorMixin):
         """
         name = str(pretrained_model_name_or_path)
         kwargs.setdefault("trust_remote_code", False)
-        finish_save(Path(name, kwargs.get("subfolder") or ""))  # of a process that died
+        folder = Path(name, kwargs.get("subfolder") or "")
+        finish_save(folder)  # of a process that died
+        if folder.is_dir() and not any((folder / file).is_file() for file in PROCESSOR_FILES):
+            raise OSError(
+                f"{folder} has no {PROCESSOR_FILES[0]}: save the processor of the model there, with "
+                "processor.save_pretrained, or make it anew from its bases, with from_base_pretrained"
+            )
         with errors_naming(f"the processor in {name}", "fetch or save its tokenizer and processor files again"):
             found = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
             processor = found[0] if isinstance(found, tuple) else found

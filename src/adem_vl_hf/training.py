@@ -26,6 +26,7 @@ from .data.collator import AdemVLCollator
 from .data.prompts import commonest_prompt
 from .data.stream import MixedStream, Stream
 from .files import write_json
+from .json_files import read_object
 from .modeling.configuration_adem_vl import AdemVLConfig
 from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
@@ -235,6 +236,9 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
         facts["prompt"] = processor.prompt
     if checkpoint is not None:
         facts["resumed_at_step"] = int(checkpoint.name.rsplit("-", 1)[-1])  # the seconds are counted from there
+        record = output / "training.json"
+        if facts["resumed_at_step"] == trainer.state.global_step and record.is_file():  # it had ended before
+            facts = read_object(record, "remove it")
     with naming_full_disk(output):
         trainer.save_model(str(output))
     if trainer.is_world_process_zero():

@@ -132,6 +132,11 @@ def test_folders_that_are_no_checkpoints(load, saved, tmp_path):
         load(saved)
 
 
+def test_a_checkpoint_without_its_processor_is_named(arch, saved):
+    with pytest.raises(OSError, match=rf"^{re.escape(str(saved))} has no processor_config\.json: save the processor"):
+        arch.processor_class.from_pretrained(saved)
+
+
 def test_saving_to_a_file_is_refused(model, tmp_path):
     (tmp_path / "file").write_text("here")
     with pytest.raises(ValueError, match="cannot save to .*file: it is a file; name a folder"):

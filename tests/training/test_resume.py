@@ -43,6 +43,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(bases, arch, tmp_path, fields):
     assert_equal(resumed, whole)
     assert_equal(load_file(tmp_path / "cut" / "model.safetensors"), whole)
     assert any(not torch.equal(half[key], tensor) for key, tensor in whole.items())
+    record = (tmp_path / "cut" / "training.json").read_bytes()
+    again, steps = run(tmp_path / "cut", stop=None, resume=True)  # it has ended: nothing is left to do
+    assert steps == []
+    assert_equal(again, whole)
+    assert (tmp_path / "cut" / "training.json").read_bytes() == record
 
 
 @architectures.each()
