@@ -37,6 +37,7 @@ from .one_save import finish_save, one_save
 from .processor_options import sort_options
 from .processor_parts import (
     bring_code,
+    check_saved,
     choose_image_token,
     keep_inside,
     load_image_processor,
@@ -56,9 +57,6 @@ if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoin
     from .towers import find_tower  # noqa: F401
     from .video_files import open_animation  # noqa: F401
     from .vision import tower_blocks  # noqa: F401
-
-# Transformers 5 writes the first of them, and 4.57 both.
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 class AdemVLProcessor(ProcessorMixin):
@@ -139,11 +137,7 @@ class AdemVLProcessor(ProcessorMixin):
         kwargs.setdefault("trust_remote_code", False)
         folder = Path(name, kwargs.get("subfolder") or "")
         finish_save(folder)  # of a process that died
-        if folder.is_dir() and not any((folder / file).is_file() for file in PROCESSOR_FILES):
-            raise OSError(
-                f"{folder} has no {PROCESSOR_FILES[0]}: save the processor of the model there, with "
-                "processor.save_pretrained, or make it anew from its bases, with from_base_pretrained"
-            )
+        check_saved(folder)
         with errors_naming(f"the processor in {name}", "fetch or save its tokenizer and processor files again"):
             found = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
             processor = found[0] if isinstance(found, tuple) else found

@@ -29,6 +29,7 @@ from .towers import TOWERS, side
 
 MOST_PIXELS_A_SIDE, MOST_IMAGE_TOKENS = 2**13, 2**16
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # Transformers 5 saves the first, 4.57 both
 
 
 def load_tokenizer(language_model: str, **hub: Any) -> PreTrainedTokenizerBase:
@@ -100,6 +101,22 @@ def tokenizer_and_image_token(
     """
     tokenizer = load_tokenizer(language_model, **hub)
     return tokenizer, tokenizer.convert_tokens_to_ids(choose_image_token(tokenizer, vocab_size))
+
+
+def check_saved(folder: Path) -> None:
+    """Refuse a folder that no processor was saved in. A name that is no folder may be one on the Hub.
+
+    Args:
+        folder (Path): The folder of a checkpoint.
+
+    Raises:
+        OSError: It has no file of a processor.
+    """
+    if folder.is_dir() and not any((folder / file).is_file() for file in PROCESSOR_FILES):
+        raise OSError(
+            f"{folder} has no {PROCESSOR_FILES[0]}: save the processor of the model there, with "
+            "processor.save_pretrained, or make it anew from its bases, with from_base_pretrained"
+        )
 
 
 def try_processor(processor: Any, name: str) -> None:

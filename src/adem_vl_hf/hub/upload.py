@@ -25,7 +25,8 @@ from ..loading import MODELS, by_recorded_name, load_config
 from ..modeling.checkpoint import CUSTOM_PIPELINES
 from ..modeling.modeling_base import FrozenBasesForConditionalGeneration
 from ..modeling.one_save import naming_full_disk
-from ..modeling.processing_adem_vl import PROCESSOR_FILES, AdemVLProcessor
+from ..modeling.processing_adem_vl import AdemVLProcessor
+from ..modeling.processor_parts import PROCESSOR_FILES
 from ..report import SAMPLES, draw_loss, read_samples
 from .model_card import CURVE, Metrics, checkpoint_bases, count_adapter_parameters, read_record, write_model_card
 
