@@ -82,7 +82,7 @@ test-lmms-eval: $(LMMS)/installed
 # the page of `adem-vl app` in Chromium, which Debian packages; `$(CHROMIUM)` may name another
 CHROMIUM ?= chromium
 test-browser: $(APP)/installed chromium
-	CHROMIUM=$(CHROMIUM) PYTHONPATH=$(CURDIR)/$(APP) $(BIN)/python -m pytest -m slow tests/app
+	CHROMIUM=$(CHROMIUM) PYTHONPATH=$(CURDIR)/$(APP) $(BIN)/python $(PYTEST) -m slow tests/app
 
 # the picture of the page, for README.md
 screenshot: $(APP)/installed chromium

@@ -25,9 +25,12 @@ if not torch.cuda.is_available():
 gc.disable()
 
 TESTS = Path(__file__).parent
-# Files that take longest, by their processor seconds (58 to 8). With the short ones last, no process is left alone with
-# a long one while the other has nothing to do.
+# Files that take longest, by their processor seconds (slow ones 230 to 40, then 58 to 8). With the short ones last, no
+# process is left alone with a long one while the others have nothing to do.
 LONGEST = (
+    "training/test_distributed", "training/test_two_hosts", "training/test_kills", "training/test_fields_run",
+    "library/test_library_families", "training/test_fields_optimizers", "benchmarks/test_compare",
+    "docs/test_notebook", "test_distribution", "app/test_app_checkpoints", "serving/test_command",
     "test_imports", "docs/test_examples", "training/test_training", "modeling/test_compiled_generation",
     "benchmarks/test_speed_benchmarks", "hub/test_upload", "modeling/test_remote_code", "docs/test_readme",
     "training/test_trl", "training/test_resume", "training/test_training_options", "benchmarks/test_benchmarks",
