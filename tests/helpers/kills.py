@@ -143,9 +143,7 @@ def in_two(work, folder: Path, environment: dict[str, str], moment: int, mode: i
     Returns:
         How it ended for both (the worse of them), the number of events of each, and what they printed.
     """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        environment = {**environment, "MASTER_PORT": str(free.getsockname()[1])}
+    environment = {**environment, "MASTER_PORT": str(free_port())}
     running, ended = {}, {}
     for rank in range(2):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), **environment}
@@ -166,6 +164,15 @@ def in_two(work, folder: Path, environment: dict[str, str], moment: int, mode: i
     events, said = zip(*(told(*running[rank][1:]) for rank in range(2)), strict=True)
     status = ended[victim] or ended[1 - victim]
     return status, list(events), "\n".join(said)
+
+
+def free_port() -> int:
+    """A port that is free, below those that the system gives to outgoing connections in the meantime."""
+    while True:
+        port = random.randint(20_000, 32_000)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("localhost", port))
+            return port
 
 
 def signal_rest(running: dict, ended: dict, what: signal.Signals) -> None:
