@@ -274,12 +274,12 @@ def main() -> None:
     optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98), fused=True)
     mean = {name: tensor.clone() for name, tensor in student.tower.state_dict().items()}
     teaching = Teaching(len(openmoji()[0]), 1 + GRID * GRID, student.tower.config.hidden_size).to(DEVICE)
-    kept = args.output_dir / "teaching.safetensors"
-    if kept.exists():
-        teaching.load_state_dict(load_file(kept))
+    learned = args.output_dir / "teaching.safetensors"
+    if learned.exists():
+        teaching.load_state_dict(load_file(learned))
     else:
         teaching.learn(teacher, normalise)
-        with replacing(kept) as beside:
+        with replacing(learned) as beside:
             save_file(teaching.state_dict(), beside)
     teaching.requires_grad_(False)
     checkpoint, start = args.output_dir / "resume.pt", 0
@@ -323,7 +323,8 @@ def main() -> None:
         keep = min(MEAN_OF, (step + 1) / (step + 10))
         with torch.no_grad():
             for name, tensor in student.tower.state_dict().items():
-                mean[name].lerp_(tensor, 1 - keep) if tensor.is_floating_point() else None
+                if tensor.is_floating_point():
+                    mean[name].lerp_(tensor, 1 - keep)
         recent.append([kept.item(), distance.item(), naming.item(), shapes.item()])
         done = step + 1
         if done % 20 == 0:

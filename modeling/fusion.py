@@ -140,7 +140,7 @@ def fuse(
     """
     # bmm: what the operator @ asks about shapes takes a GPU's host as long as the product
     scores = torch.bmm(kernel_map(hidden_states.to(key.dtype), kernel), key.transpose(1, 2))  # [B, T, S]
-    if BY_TRITON and takes(scores):
+    if BY_TRITON and drop_ratio and takes(scores):
         scores, _ = drop_smallest(scores, drop_ratio, slot_mask)
     else:
         # in place: nothing else needs the scores as they were, nor does the product's backward

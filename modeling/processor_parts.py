@@ -28,8 +28,8 @@ from .reading import errors_naming
 from .towers import TOWERS, side
 
 MOST_PIXELS_A_SIDE, MOST_IMAGE_TOKENS = 2**13, 2**16
-IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # Transformers 5 saves the first, 4.57 both
+IMAGE_PROCESSOR_FILES = PROCESSOR_FILES[::-1]  # a vision tower has the second more often, so it is asked for first
 
 
 def load_tokenizer(language_model: str, **hub: Any) -> PreTrainedTokenizerBase:
