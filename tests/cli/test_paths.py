@@ -1,12 +1,11 @@
 """Names that may be paths or Hub ids, and what commands say of what they are given."""
 
 import shutil
-from argparse import Namespace
 
 import pytest
 
 from adem_vl_hf.cli.arguments import check_there
-from adem_vl_hf.cli.train import _tower_knows_pictograms_only
+from adem_vl_hf.cli.train import _tower_for
 from adem_vl_hf.loading import CHECKPOINT, describe
 
 
@@ -35,12 +34,7 @@ def test_info_looks_at_the_weights(tmp_path):
     assert describe(str(folder))["weights"] == f"missing: there is no model.safetensors in {folder}"
 
 
-def test_training_says_what_the_embedded_tower_knows():
-    def warned(*data, tower="embedded", checkpoint=None):
-        return _tower_knows_pictograms_only(Namespace(data=data, vision_tower=tower, from_checkpoint=checkpoint))
-
-    assert warned("pictures")
-    assert warned("openmoji", "easy-vqa")
-    assert not warned("openmoji", "openmoji-names")
-    assert not warned("pictures", tower="embedded-dinov2")
-    assert not warned("pictures", checkpoint="runs/mine")
+def test_data_choose_the_vision_tower():
+    assert _tower_for(["openmoji", "openmoji-names"]) == "embedded"
+    assert _tower_for(["pictures"]) == "embedded-dinov2"
+    assert _tower_for(["openmoji", "easy-vqa"]) == "embedded-dinov2"

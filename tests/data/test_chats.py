@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+from collections import Counter
+from itertools import islice
 
 import datasets
 import pytest
@@ -318,12 +320,29 @@ def test_a_trainer_that_generates_is_scored_by_the_first_turn(processor):
     assert (found["chat_accuracy"], found["question_accuracy"]) == (1.0, 1.0)
 
 
-def test_turns_of_a_stream_are_not_trained_alone(tmp_path):
-    path = files(tmp_path)[2]
-    stream = iter(open_dataset(str(path), streaming=True))
-    assert {len(next(stream)["messages"]) for _ in range(2)} == {2, 4}
-    with pytest.raises(ValueError, match="leave each_turn_alone or streaming out"):
-        open_dataset(str(path), streaming=True, each_turn_alone=True)
+@pytest.mark.parametrize("used", [0, 1, 2, 3, 5, 8])
+def test_turns_of_a_stream_are_trained_alone_and_go_on(tmp_path, used):
+    def stream():
+        return open_dataset(str(files(tmp_path)[2]), streaming=True, each_turn_alone=True, shuffle_buffer=2)
+
+    def taken(found, number):
+        return [(sample["id"], sample["prompt"], sample["answer"]) for sample in islice(iter(found), number)]
+
+    whole = taken(stream(), 14)
+    alone = open_dataset(str(files(tmp_path)[2]), each_turn_alone=True)
+    answers = Counter(sample["answer"] for sample in alone)
+    assert Counter(answer for *_, answer in whole[: len(alone)]) == answers  # the first pass
+    assert len({name for name, *_ in whole[:3]}) == 3
+    first = stream()
+    taken(first, used + 3)  # a DataLoader reads ahead
+    second = stream()
+    second.load_state_dict(json.loads(json.dumps(first.state_dict(used))))
+    assert taken(second, 4) == whole[used : used + 4]
+    third = stream()
+    third.load_state_dict(json.loads(json.dumps(second.state_dict(used + 1))))  # interrupted again
+    assert taken(third, 3) == whole[used + 1 : used + 4]
+    with pytest.raises(ValueError, match="does not know where its turn 100 was read"):
+        stream().state_dict(100)
 
 
 def test_counting_turns_opens_no_image(tmp_path, monkeypatch):

@@ -95,15 +95,15 @@ def add_bases(parser: argparse.ArgumentParser, required: bool) -> None:
 
     Args:
         parser (argparse.ArgumentParser): The parser of the command.
-        required (bool): Whether both have to be given. Otherwise the embedded ones are the defaults.
+        required (bool): Whether both have to be given. Otherwise they are None where they are not given.
     """
-    for flag, embedded, other in (
-        ("--language-model", "SmolLM2-135M-Instruct", ""),
-        ("--vision-tower", "small CLIP", ", or embedded-dinov2: DINOv2-small, downloaded once, 90 MB"),
-    ):
-        note = other if required else f"{other} (default: the embedded {embedded})"
-        default = None if required else "embedded"
-        parser.add_argument(flag, required=required, default=default, help="Hub id or folder" + note)
+    for flag, default in (
+        ("--language-model", "embedded, SmolLM2-135M-Instruct"),
+        ("--vision-tower", "embedded, a small CLIP, for OpenMoji; for other data embedded-dinov2, a DINOv2-small of "
+                           "90 MB that is downloaded once"),
+    ):  # fmt: skip
+        note = "" if required else f" (default: {default})"
+        parser.add_argument(flag, required=required, help="Hub id or folder" + note)
     parser.add_argument("--language-model-revision", help="commit, tag or branch of the language model")
     parser.add_argument("--language-model-subfolder", help="the folder inside that holds the language model")
     parser.add_argument("--vision-tower-revision", help="commit, tag or branch of the tower")

@@ -12,6 +12,7 @@ from ..data.dataset_names import NAMED, check_name
 from ..evaluation.tasks import TASKS
 from ..papers import PAPERS
 from .arguments import Several, add_bases, add_bits, add_columns, add_scienceqa, check_there, key_value, positive
+from .checkpoint import moved_bases
 from .config_flags import add_config_flags, config_fields
 
 TEXT = "Train a small adapter so that a language model you have understands images."
@@ -121,8 +122,6 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--best {args.best} needs --eval-task, which computes it; without, only loss is known")
     if args.weights and (len(args.weights) != len(args.data) or min(args.weights) <= 0):
         raise ValueError(f"--weights {args.weights}: give a number above 0 for each of --data {' '.join(args.data)}")
-    if args.streaming and args.each_turn_alone:
-        raise ValueError("--each-turn-alone needs data that are read whole; leave it or --streaming out")
     if args.streaming and args.max_steps <= 0:
         raise ValueError("--streaming needs --max-steps: a stream has no length, so that nobody knows its epochs")
     if args.from_checkpoint and (given := [*config_fields(args, args.model)]):
@@ -153,6 +152,7 @@ def run(args: argparse.Namespace) -> None:
     from transformers import EarlyStoppingCallback, set_seed
 
     from ..hub.model_card import write_model_card
+    from ..loading import DINOV2
     from ..report import write_report
     from ..training import build_trainer, train, training_arguments
     from ..training_fields import refuse
@@ -181,10 +181,9 @@ def run(args: argparse.Namespace) -> None:
         model, processor, dataset, arguments, args.max_length, eval_dataset=held_out, compute_metrics=metrics,
         callbacks=[EarlyStoppingCallback(args.patience)] if args.patience else None,
     )  # fmt: skip
-    if trainer.is_world_process_zero() and _tower_knows_pictograms_only(args):
-        print("adem-vl train: the embedded vision tower has only seen pictograms (OpenMoji). For photographs and other "
-              "drawings name another, such as --vision-tower embedded-dinov2 (90 MB, downloaded once).",
-              file=sys.stderr)  # fmt: skip
+    if trainer.is_world_process_zero() and model.config.vision_model_name_or_path == DINOV2 and not args.vision_tower:
+        print("adem-vl train: the vision tower is embedded-dinov2, a DINOv2-small. The small CLIP that ships, "
+              "--vision-tower embedded, is faster but has only seen pictograms.", file=sys.stderr)  # fmt: skip
     if args.overwrite and trainer.is_world_process_zero():
         for path in _files_of_a_run(args.output_dir):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -197,10 +196,9 @@ def run(args: argparse.Namespace) -> None:
               f"{report} shows the run")  # fmt: skip
 
 
-def _tower_knows_pictograms_only(args: argparse.Namespace) -> bool:
-    """Tell whether other data than OpenMoji meets the small CLIP that ships with the package."""
-    other = any(not name.startswith("openmoji") for name in args.data)
-    return other and args.vision_tower == "embedded" and not args.from_checkpoint
+def _tower_for(data: list[str]) -> str:
+    """Choose the vision tower where none is named: the one that ships has only seen OpenMoji."""
+    return "embedded" if all(name.startswith("openmoji") for name in data) else "embedded-dinov2"
 
 
 def _data(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -228,12 +226,10 @@ def _model(args: argparse.Namespace) -> tuple[Any, Any]:
     setting |= {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     setting |= loading_arguments(args.bits, setting["dtype"])
     if args.from_checkpoint:
-        bases = {"text_model_name_or_path": args.language_model, "vision_model_name_or_path": args.vision_tower}
-        moved = {field: name for field, name in bases.items() if name != "embedded"}
-        return load_checkpoint(args.from_checkpoint, **moved, **setting)
+        return load_checkpoint(args.from_checkpoint, **moved_bases(args), **setting)
     return build_model(
-        args.language_model,
-        args.vision_tower,
+        args.language_model or "embedded",
+        args.vision_tower or _tower_for(args.data),
         args.model,
         text_model_revision=args.language_model_revision,
         text_model_subfolder=args.language_model_subfolder,

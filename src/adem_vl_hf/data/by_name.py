@@ -25,8 +25,8 @@ from .openmoji.pairs import OpenMojiPairs
 from .openmoji.scenes import OpenMojiScenes
 from .sample import Sample
 from .scienceqa import HubScienceQA, ScienceQA, has_hub_layout
-from .stream import BUFFER
-from .turns import EachTurn
+from .stream import BUFFER, Stream
+from .turns import EachTurn, EachTurnOfStream
 
 # A caption says more about an image than an answer does, so three of seven training samples are captions.
 SCENE_KINDS = ("caption", "caption", "caption", "presence", "count", "relation", "choice")
@@ -80,14 +80,11 @@ def open_dataset(
         The data set.
 
     Raises:
-        ValueError: The name is none of these, or a data set that cannot be streamed, or not with ``each_turn_alone``.
+        ValueError: The name is none of these, or a data set that cannot be streamed.
     """
-    if streaming and each_turn_alone:
-        raise ValueError(
-            f"{name}: the turns of a stream cannot be trained alone; leave each_turn_alone or streaming out"
-        )
     if streaming:
-        return _open_stream(name, split, seed, columns, shuffle_buffer)
+        stream = _open_stream(name, split, seed, columns, shuffle_buffer)
+        return EachTurnOfStream(stream) if each_turn_alone else stream
     kinds = SCENE_KINDS if split == "train" else None
     if name == "openmoji-names":
         return OpenMojiNames(split, size=size, seed=seed)
@@ -109,9 +106,7 @@ def open_dataset(
     return EachTurn(found) if each_turn_alone and hasattr(found, "number_of_turns") else found
 
 
-def _open_stream(
-    name: str, split: str, seed: int, columns: Mapping[str, str] | None, shuffle_buffer: int
-) -> Dataset[Sample]:
+def _open_stream(name: str, split: str, seed: int, columns: Mapping[str, str] | None, shuffle_buffer: int) -> Stream:
     """Open a data set as a stream, with the library ``datasets`` alone."""
     layout = _layout(name, split, None, "CQM-A", False, False)
     if name in NAMED or (layout is not None and layout.func not in (ImageFolder, Conversations)):

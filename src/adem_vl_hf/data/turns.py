@@ -1,13 +1,16 @@
 """Turns by themselves: a sample of each, for the authors' way of training and for evaluation; and their images."""
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
 from torch.utils.data import Dataset
 
 from ..modeling.chat_rows import INSTRUCTION_PROMPT
 from .sample import Chat, Sample, continuation, without_marks
+from .stream import Stream
 
+REMEMBERED = 100_000  # rows of a stream whose first turns are known; far more than a DataLoader reads ahead
 Context = Literal["none", "history"]
 Shows = TypeVar("Shows")
 
@@ -59,6 +62,61 @@ class EachTurn(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         row, turn = self.places[index]
         return each_turn(self.dataset[row], self.context)[turn]
+
+
+class EachTurnOfStream(Stream):
+    """Gives each turn of a stream as a sample of its own, as ``EachTurn`` does with the context "none".
+
+    The turns of a row follow one another. The stream goes on at any turn after an interruption.
+
+    Args:
+        stream (Stream): The stream.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream.rows, stream.make_sample, stream.seed, stream.buffer)
+        self._turn: dict[str, Any] = {"sample": 0, "turn": 0, "row": 0}  # where the next iteration begins
+        self._begins: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)  # the first sample of a row, and the row
+
+    def __iter__(self) -> Iterator[Sample]:
+        skipped, first_row = self._turn["turn"], self._turn["row"]
+        number = self._turn["sample"] - skipped
+        self._begins.clear()
+        for row, sample in enumerate(super().__iter__(), start=first_row):
+            self._begins.append((number, row))
+            turns = each_turn(sample)
+            yield from turns[skipped:]
+            number, skipped = number + len(turns), 0
+
+    def state_dict(self, sample: int) -> dict[str, Any]:
+        """Describe where the stream stands.
+
+        Args:
+            sample (int): The number of turns that were used, which may be fewer than were given out.
+
+        Returns:
+            The state, which JSON can hold.
+
+        Raises:
+            ValueError: This process has not read so far, or does not know any more where that turn was.
+        """
+        if sample == self._turn["sample"]:
+            return {"rows_used": super().state_dict(self._turn["row"]), **self._turn}
+        while len(self._begins) > 1 and self._begins[1][0] <= sample:  # nobody asks for earlier ones
+            self._begins.popleft()
+        if not self._begins or self._begins[0][0] > sample:
+            raise ValueError(f"the stream does not know where its turn {sample} was read")
+        first, row = self._begins[0]
+        return {"rows_used": super().state_dict(row), "sample": sample, "turn": sample - first, "row": row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state when the stream is iterated next.
+
+        Args:
+            state (dict[str, Any]): What ``state_dict`` returned.
+        """
+        self._turn = {name: state[name] for name in ("sample", "turn", "row")}
+        super().load_state_dict(state["rows_used"])
 
 
 def count_turns(sample: Sample) -> int:
