@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import math
-import pickle
 import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import cached_file, extract_commit_hash, logging
 
-from .arguments import HUB_ARGUMENTS, PreTrainedConfig, take
-from .open_clip_tower import HF_HUB, OPEN_CLIP_CONFIG, OpenClipVisionTower
+from .arguments import HUB_ARGUMENTS, take
+from .base_sizes import no_larger_than_its_files, read_base_config
+from .open_clip_tower import HF_HUB, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, OpenClipVisionTower
 from .quantization import from_gguf, gguf_arguments, split_gguf
 from .reading import errors_naming
 from .towers import Tower, find_tower, name_on_the_hub
@@ -76,8 +75,11 @@ def _shape(config) -> dict:
 
 def _load(cls, kind: str, name: str, where: str | None = None, **arguments):
     """Load through the base's own ``from_pretrained``; a base with a weight missing is an error, not a warning."""
+    gguf_file = arguments.get("gguf_file")
     try:
-        with errors_naming(name):
+        saved = read_base_config(where or name, arguments, gguf_file)
+        packed = gguf_file is not None or "quantization_config" in {*saved, *arguments}
+        with errors_naming(name), no_larger_than_its_files(where or name, arguments, gguf_file, packed):
             model, info = cls.from_pretrained(
                 where or name, output_loading_info=True, use_safetensors=True, **arguments
             )
@@ -145,14 +147,8 @@ def load_vision_tower(name: str, backend: str = "transformers", **arguments: Any
             return _load(tower_class, "vision tower", name, **dict(row.arguments), **arguments)
     dtype = arguments.get("dtype")
     dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    try:
+    with errors_naming(f"the vision tower {name}", f"name one that is saved as {OPEN_CLIP_WEIGHTS}, or fetch it again"):
         return OpenClipVisionTower.from_pretrained(name, dtype=dtype, **take(HUB_ARGUMENTS, arguments))
-    except (OSError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(
-            f"the vision tower {name!r} could not be loaded by open_clip ({reason}); name one that is saved as "
-            "safetensors (open_clip_model.safetensors), and fetch a damaged file again"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -180,10 +176,9 @@ def kind_of_tower(name: str, **hub: Any) -> Tower:
         ValueError: its configuration cannot be reached, or the kind is not supported.
     """
     try:
-        with errors_naming(f"{name}/config.json"):
-            model_type = PreTrainedConfig.get_config_dict(name, **hub)[0].get("model_type")
-            if not isinstance(model_type, str | None):
-                raise ValueError(f"its model_type is {model_type!r}; it must be a text")
+        model_type = read_base_config(name, hub).get("model_type")
+        if not isinstance(model_type, str | None):
+            raise ValueError(f"{name}/config.json: model_type is {model_type!r}; it must be a text")
     except (OSError, ValueError) as error:
         raise _unreachable("vision tower", name, error) from error
     return find_tower(model_type, f"the vision tower {name!r}")

@@ -30,8 +30,8 @@ from .field_values import (
     Range,
     check_fingerprint,
     check_needed,
-    check_part,
     check_range,
+    check_sizes,
     check_types,
     constructor_hints,
 )
@@ -62,7 +62,7 @@ def _sub_config(part, given, model_type, **defaults):
     if not isinstance(given, dict):
         # a copy: the constructor below resets the attention implementation of whatever config objects it holds
         return copy.deepcopy(given)
-    check_part(part, given)
+    check_sizes(f"{part}.", given)
     fields = {"model_type": model_type, **given}
     with errors_naming(part, "correct it, or take the configuration of the model that was trained on"):
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
@@ -147,6 +147,7 @@ class FrozenBasesConfig(PreTrainedConfig):
     ) -> None:
         self._check_values(locals())
         kwargs = self._known(kwargs)
+        check_sizes(f"{type(self).__name__}: ", kwargs)
         self.text_config = _sub_config("text_config", text_config, "llama")
         self.vision_config = tower_config(
             _sub_config("vision_config", vision_config, "clip_vision_model", **CLIP_VIT_L14)

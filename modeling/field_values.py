@@ -19,7 +19,8 @@ SIZES: dict[str, Range] = {
     r"num_(hidden_|decoder_)?layers|n_layers?|depth": (1, 512),
     r"(num|n)_\w*(experts|heads|groups|channels|register_tokens)\w*": (0, 4096),
     r"hidden_size|\w*intermediate_size|head_dim|projection_dim|patch_size|image_size|n_embd|d_model|ffn_dim": WIDTH,
-    r"vocab_size|max_position_embeddings": (1, 2**26),
+    r"vocab_size|max_position_embeddings|n_positions": (1, 2**26),
+    r"num_labels": (0, 2**20),
 }
 # what each of the two has to have
 NEEDED = {
@@ -168,23 +169,26 @@ def constructor_hints(config_class: Any, base: Any) -> dict[str, Any]:
     return {name: hint for name, hint in found.items() if name not in ("return", "kwargs")}
 
 
-def check_part(part: str, fields: Mapping[str, Any]) -> None:
-    """Check the sizes in the configuration of a frozen part, before anything is made of it.
+def check_sizes(prefix: str, fields: Mapping[str, Any]) -> None:
+    """Check the sizes in the configuration of a frozen part, also those inside other values, before anything is made.
 
     Args:
-        part (str): "text_config" or "vision_config".
-        fields (Mapping[str, Any]): Its fields by name.
+        prefix (str): Stands before a name in the error.
+        fields (Mapping[str, Any]): The fields by name.
 
     Raises:
         ValueError: A size is no number, or beyond ``SIZES``.
     """
     for name, value in fields.items():
+        if isinstance(value, Mapping):
+            check_sizes(f"{prefix}{name}.", value)
+            continue
         pattern = next((one for one in SIZES if isinstance(name, str) and re.fullmatch(one, name)), None)
         if pattern is None or value is None:
             continue
         if not fits(value, int | list[int | None]):
-            raise ValueError(f"{part}.{name} is {shown(value)}; it must be a whole number")
-        check_range(f"{part}.{name}", value, SIZES[pattern], f"SIZES[{pattern!r}] in {__name__}")
+            raise ValueError(f"{prefix}{name} is {shown(value)}; it must be a whole number")
+        check_range(f"{prefix}{name}", value, SIZES[pattern], f"SIZES[{pattern!r}] in {__name__}")
 
 
 def check_needed(part: str, config: Any) -> None:
@@ -197,7 +201,7 @@ def check_needed(part: str, config: Any) -> None:
     Raises:
         ValueError: A size is missing or no number.
     """
-    check_part(part, vars(config))
+    check_sizes(f"{part}.", vars(config))
     for name in NEEDED[part]:
         value = getattr(config, name, None)
         square = int | list[int] if name in ("image_size", "patch_size") else int

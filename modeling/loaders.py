@@ -4,6 +4,7 @@ The bases load through their own ``from_pretrained`` before the model is built a
 models on the meta device, where bases loaded earlier would lose their buffers.
 """
 
+import contextlib
 import copy
 import os
 from pathlib import Path
@@ -34,6 +35,7 @@ from .arguments import (
     refuse_unknown,
     take,
 )
+from .base_sizes import no_larger_than_its_files
 from .bases import (
     attention_by_part,
     base_fingerprint,
@@ -308,7 +310,8 @@ class LoadersMixin(_Model):
         of_tower = tower_key_mapping(loading["config"].vision_config.model_type)
         renamed = {**LORA_KEY_MAPPING, **of_tower, **(loading.pop("key_mapping", None) or {})}
         with_info = loading.pop("output_loading_info", False)
-        with errors_naming(name):
+        held = no_larger_than_its_files(str(name), loading) if name is not None else contextlib.nullcontext()
+        with errors_naming(name), held:
             model, info = super().from_pretrained(
                 name, *model_args, key_mapping=renamed, output_loading_info=True, **loading
             )

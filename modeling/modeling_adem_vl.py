@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     # never run: saving and loading find the files that travel together by these lines (4.57 looks no further than here)
     from .adapter_file import adapter_file  # noqa: F401
     from .arguments import library_fields  # noqa: F401
+    from .base_sizes import read_base_config  # noqa: F401
     from .bases import base_fingerprint  # noqa: F401
     from .chat_rows import chat_passage  # noqa: F401
     from .checkpoint import AdapterCheckpointMixin  # noqa: F401

@@ -1,5 +1,6 @@
 """Wraps the image towers of the package open_clip in those attributes of a ``CLIPVisionModel`` that a model uses."""
 
+import logging
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,7 +10,10 @@ from torch import nn
 from transformers import CLIPVisionConfig
 from transformers.utils import cached_file
 
-HF_HUB = "hf-hub:"  # how the names of open_clip begin that are repositories on the Hub
+from .base_sizes import no_larger_than_its_files
+from .reading import errors_naming
+
+HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"  # how the names of open_clip begin that are repositories, or folders
 OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
@@ -99,8 +103,8 @@ class OpenClipVisionTower(nn.Module):
         if name.startswith(HF_HUB):  # open_clip knows neither a token nor a revision
             repository = name.removeprefix(HF_HUB)
             files = [cached_file(repository, file, **hub) for file in (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS)]
-            name = f"local-dir:{Path(files[0]).parent}"
-        elif name.startswith("local-dir:"):
+            name = f"{LOCAL_DIR}{Path(files[0]).parent}"
+        elif name.startswith(LOCAL_DIR):
             name = str(Path(name) / hub.get("subfolder", ""))
         else:
             name, _, arguments["pretrained"] = name.partition("/")
@@ -116,6 +120,8 @@ class OpenClipVisionTower(nn.Module):
                         "tower hf-hub:org/name or local-dir:/path"
                     )
             arguments["cache_dir"] = hub.get("cache_dir")
+        if name.startswith(LOCAL_DIR):  # and not a name of open_clip's own list
+            _try_on_meta(name)
         return cls(module.create_model(name, **arguments).visual.to(dtype or torch.float32))
 
     def train(self, mode: bool = True) -> "OpenClipVisionTower":
@@ -138,6 +144,22 @@ class OpenClipVisionTower(nn.Module):
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.visual.conv1.weight.device
+
+
+def _try_on_meta(name: str) -> None:
+    """Build a model of open_clip without memory, so that one that is larger than its files is refused."""
+    folder = name.removeprefix(LOCAL_DIR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # which says that no weights were loaded
+    try:
+        with (
+            errors_naming(f"{folder}/{OPEN_CLIP_CONFIG}"),
+            no_larger_than_its_files(folder, {}, OPEN_CLIP_WEIGHTS),
+            torch.device("meta"),
+        ):
+            need_open_clip().create_model(name, load_weights=False, pretrained_text=False, device="meta")
+    finally:
+        logging.disable(before)
 
 
 def open_clip_vision_config(visual: nn.Module) -> CLIPVisionConfig:

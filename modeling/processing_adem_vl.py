@@ -50,6 +50,7 @@ from .row_layout import NO_TEXT, Passage, Row, RowLayout
 from .videos import Video, pair_with_rows, pixel_inputs
 
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
+    from .base_sizes import read_base_config  # noqa: F401
     from .bases import base_name  # noqa: F401
     from .image_forms import plain_form  # noqa: F401
     from .open_clip_tower import OpenClipVisionTower  # noqa: F401

@@ -80,12 +80,12 @@ class StopsWhenBroken(_Trainer):
         if names is not None:
             self._names += tuple(bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in names.tolist())
         loss = super().training_step(model, inputs, *args, **kwargs)
-        if not torch.isfinite(loss).all():
-            self._stop(f"the loss is {loss.mean().item()}")
+        # with a scaler, float16 gradients are infinite now and then, and such a step is left out
+        looked_at = self.accelerator.sync_gradients and getattr(self.accelerator, "scaler", None) is None
+        groups = self.optimizer.param_groups if looked_at and self.optimizer is not None else []
+        if found := what_is_broken(model, loss, [one for group in groups for one in group["params"]]):
+            self._stop(found)
         if self.accelerator.sync_gradients:
-            # with a scaler, float16 gradients are infinite now and then, and such a step is left out
-            if getattr(self.accelerator, "scaler", None) is None and (name := _broken_gradient(model)):
-                self._stop(f"the gradient of {name} is NaN or infinite")
             if _deepspeed_left_out_a_step(getattr(self, "deepspeed", None)):
                 self._stop("a gradient is NaN or infinite")
             self._names = ()
@@ -102,17 +102,29 @@ class StopsWhenBroken(_Trainer):
         )
 
 
-def _broken_gradient(model: Any) -> str | None:
-    """Name a parameter whose gradient is NaN or infinite, or None."""
-    found = ((name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None)
+def what_is_broken(model: Any, loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> str | None:
+    """Say what is NaN or infinite after a backward pass.
+
+    Args:
+        model (Any): The model, which knows the names of the parameters.
+        loss (torch.Tensor): The loss.
+        parameters (Sequence[torch.Tensor]): The parameters whose gradients are looked at.
+
+    Returns:
+        The description in words, or None if everything is finite.
+    """
+    if not torch.isfinite(loss).all():
+        return f"the loss is {loss.mean().item()}"
     # FSDP2: each process looks at its own part, which may be empty
-    local = {name: getattr(gradient, "_local_tensor", gradient) for name, gradient in found}
-    local = {name: gradient for name, gradient in local.items() if gradient.numel()}
+    local = [(one, getattr(one.grad, "_local_tensor", one.grad)) for one in parameters if one.grad is not None]
+    local = [(one, gradient) for one, gradient in local if gradient.numel()]
     if not local:
         return None
-    largest = torch._foreach_norm(list(local.values()), float("inf"))
+    largest = torch._foreach_norm([gradient for _, gradient in local], float("inf"))
     finite = torch.stack([size.float() for size in largest]).isfinite().tolist()  # one of each gradient
-    return next((name for name, is_finite in zip(local, finite, strict=True) if not is_finite), None)
+    broken = {id(one) for (one, _), is_finite in zip(local, finite, strict=True) if not is_finite}
+    names = [name for name, one in model.named_parameters() if id(one) in broken] if broken else []
+    return f"the gradient of {names[0] if names else 'a parameter'} is NaN or infinite" if broken else None
 
 
 def _deepspeed_left_out_a_step(engine: Any) -> bool:

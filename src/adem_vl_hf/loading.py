@@ -15,6 +15,7 @@ from .counting import count_trained
 from .embedded.dinov2 import embedded_dinov2
 from .embedded.smollm2 import EMBEDDED_NAMES, LANGUAGE_MODEL_ID, resolve_language_model
 from .modeling.arguments import all_hub_arguments, hub_arguments_of
+from .modeling.base_sizes import read_base_config
 from .modeling.bases import kind_of_tower
 from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
@@ -224,12 +225,12 @@ def _check_fields(
     hub: dict[str, Any],
 ) -> None:
     """Refuse a field with an impossible value before any weights are loaded, which can take minutes."""
-    hub_of_vision = hub_arguments_of("vision_model", hub)
+    hub_of_text, hub_of_vision = (hub_arguments_of(base, hub) for base in ("text_model", "vision_model"))
     try:
+        for name, where in ((language_model, hub_of_text), (vision_tower, hub_of_vision)):
+            read_base_config(name, where)
         with errors_naming(language_model):
-            text = AutoConfig.from_pretrained(
-                language_model, trust_remote_code=False, **hub_arguments_of("text_model", hub)
-            )
+            text = AutoConfig.from_pretrained(language_model, trust_remote_code=False, **hub_of_text)
         with errors_naming(vision_tower):
             vision = AutoConfig.from_pretrained(vision_tower, trust_remote_code=False, **hub_of_vision)
     except (OSError, ValueError):

@@ -112,7 +112,7 @@ class Conversations(Dataset[Sample]):
                     entry = _without_marks(entry) if each_turn_alone else entry
                     sample = sample_of(entry | {"id": unique}, position)
                     for field in FIELDS:
-                        if sample.get(field):
+                        if sample.get(field) is not None:
                             sample[field] = self._paths(sample[field])  # type: ignore[literal-required]
                     self._samples += each_turn(sample) if each_turn_alone else [sample]
                 except ValueError as error:
