@@ -24,7 +24,7 @@ from .reading import errors_naming
 # numbers for each byte of the files: none of a plain weight takes less than one byte, and a tied table counts twice
 PLAIN, PACKED = 2, 32  # packed weights take a bit and more, and are counted again where a library packs them
 ALWAYS_NUMBERS = 2**24  # tables that a model computes for itself, such as those of positions
-ALWAYS_TENSORS, BYTES_OF_A_TENSOR = 2**12, 256  # a file spends more than this on each of its tensors, on average
+ALWAYS_TENSORS, BYTES_OF_A_TENSOR = 2**11, 256  # a file spends more than this on each of its tensors, on average
 WEIGHTS = "*.safetensors"
 
 
