@@ -51,6 +51,7 @@ class ForwardPass:
     loss_function: Any
     cache_argument: str  # in which the language model takes its key-value cache
     adapts_tower = False  # whether attach() put parts of the adapter into the vision tower
+    feature_cache: Any = None  # has features that were computed before (adem_vl_hf.feature_cache)
 
     # what a subclass defines or extends
 
@@ -159,7 +160,10 @@ class ForwardPass:
             [I, 1+N, C] ([I, k, 1+N, C] of k levels), or None where there is no image.
         """
         if rows.pixels is not None and len(rows.pixels):
-            outputs = self.get_image_features(rows.pixels, return_dict=True)
+            if self.feature_cache is None:
+                outputs = self.get_image_features(rows.pixels, return_dict=True)
+            else:
+                outputs = self.feature_cache.outputs(self, rows.pixels)
             rows.outputs = without_graph(outputs)
             return outputs.pooler_output  # type: ignore[union-attr]
         if not self.tower_always_runs():

@@ -5,11 +5,13 @@ but one, through the norm behind the last block: [I, 1+N, C], the class token fi
 without its last block, with the same result.) EVLM's features are the hidden states of several blocks, without the
 norm.
 
-In reading order: the parts of a tower, the features, and the adapters beside the MLPs of a tower (``VisionAdapter``).
+In reading order: the parts of a tower, the blocks that run, the features, and the adapters beside the MLPs of a tower
+(``VisionAdapter``).
 
 Shapes: I images, N patches of an image, R other tokens of an image, C width of the tower.
 """
 
+import threading
 from functools import cache, partial
 from typing import Any
 
@@ -19,8 +21,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .decoder import SeeingLayer, extend_layer
 from .open_clip_tower import OpenClipVisionTower
 from .towers import TOWERS, Tower
+
+# .blocks: how many blocks run in the call that this thread is inside; .as_tuple: whether a block returns a tuple
+_RUNNING = threading.local()
 
 
 @cache
@@ -90,6 +96,42 @@ def keep_evaluating(tower: nn.Module, mode: bool) -> None:
         block.training = mode
 
 
+class StoppingBlock(SeeingLayer):
+    """Block of a tower that returns its input where the features come from a block before it."""
+
+    place: int  # its number in the tower
+
+    def forward(self, hidden_states, *args, **kwargs):
+        blocks = getattr(_RUNNING, "blocks", None)
+        if blocks is not None and self.place >= blocks:
+            return (hidden_states,) if _RUNNING.as_tuple else hidden_states
+        output = super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
+        _RUNNING.as_tuple = isinstance(output, tuple)
+        return output
+
+
+def let_tower_stop(tower: nn.Module) -> None:
+    """Let a tower leave out the blocks behind its features, which ``vision_features`` asks of it.
+
+    A tower of open_clip does so by itself.
+
+    Args:
+        tower (nn.Module): The tower. It may belong to a model already.
+    """
+    if isinstance(tower, OpenClipVisionTower):
+        return
+    for place, block in enumerate(tower_blocks(tower)):
+        if not isinstance(block, StoppingBlock):
+            extend_layer(block, StoppingBlock)
+            block.place = place  # type: ignore[assignment]
+
+
+def _blocks_before(tower: nn.Module, layer: int | list[int]) -> int:
+    """How many blocks the features come from; at least one, whose output shows what a block returns."""
+    numbers, blocks = layer if isinstance(layer, list) else [layer], len(tower_blocks(tower))
+    return max(1, *(number if number >= 0 else blocks + 1 + number for number in numbers))
+
+
 def vision_features(
     tower: nn.Module,
     pixel_values: torch.Tensor,
@@ -98,6 +140,9 @@ def vision_features(
     **kwargs: Any,
 ) -> BaseModelOutputWithPooling:
     """Run the vision tower and take features from its hidden states.
+
+    The tower of a model stops at the features, unless hidden states or attentions are asked for. ``last_hidden_state``
+    then comes from the last block that ran.
 
     Args:
         tower (nn.Module): A tower of one of the kinds in ``TOWERS``, or an ``OpenClipVisionTower``.
@@ -112,12 +157,19 @@ def vision_features(
         BaseModelOutputWithPooling: The features are in ``pooler_output``, as in Transformers' vision-language models:
         [I, 1+N, C], through the norm behind the last block, the class token first; or [I, k, 1+N, C] for k levels.
         ``last_hidden_state``, ``hidden_states`` and ``attentions`` are the tower's own, the last two if asked for. An
-        open_clip tower stops at the features, so it has the features in ``last_hidden_state``, or the last of k levels.
+        open_clip tower has the features in ``last_hidden_state``, or the last of k levels.
     """
     pixel_values = pixel_values.to(device=tower.device, dtype=tower.dtype)
     if isinstance(tower, OpenClipVisionTower):
         return _open_clip_features(tower, pixel_values, layer)
-    out = tower(pixel_values, output_hidden_states=True, return_dict=True, **kwargs)
+    config = tower.config
+    everything = output_hidden_states or config.output_hidden_states
+    if not (everything or kwargs.get("output_attentions") or config.output_attentions):
+        _RUNNING.blocks = _blocks_before(tower, layer)
+    try:
+        out = tower(pixel_values, output_hidden_states=True, return_dict=True, **kwargs)
+    finally:
+        _RUNNING.blocks = None
     row = TOWERS[tower.config.model_type]
     if isinstance(layer, list):
         features = torch.stack([_level(tower, row, out.hidden_states[k]) for k in layer], dim=1)
@@ -126,7 +178,7 @@ def vision_features(
     return BaseModelOutputWithPooling(
         last_hidden_state=out.last_hidden_state,
         pooler_output=features,
-        hidden_states=out.hidden_states if output_hidden_states or tower.config.output_hidden_states else None,
+        hidden_states=out.hidden_states if everything else None,
         attentions=out.attentions,
     )
 

@@ -47,6 +47,31 @@ def test_the_helper_has_every_kind_of_the_table():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("layer", [-2, 1, -1])
+@each_kind
+@each_model
+def test_blocks_behind_the_features_do_not_run(model, kind, layer, bases):
+    levels = [1, layer] if layer != 1 else [1]
+    layers = {"vision_feature_layer": levels if model == "evlm" else layer}
+    made = towers.build(model, bases, towers.tower(kind), image_size=towers.SIDE, **layers).eval()
+    ran = []
+    for number, block in enumerate(tower_blocks(made.vision_tower)):
+        next(block.children()).register_forward_hook(lambda part, args, output, number=number: ran.append(number))
+    pixels = tiny.pictures(2)
+    stopped = made.get_image_features(pixels)
+    assert ran == list(range({-2: 2, 1: 1, -1: 3}[layer]))
+    ran.clear()
+    whole = made.get_image_features(pixels, output_hidden_states=True)
+    assert ran == [0, 1, 2]
+    assert len(whole.hidden_states) == 4
+    assert torch.equal(stopped.pooler_output, whole.pooler_output)
+    assert stopped.hidden_states is None
+    before = made.get_image_features(pixels)  # what was asked for once is not kept
+    assert torch.equal(before.last_hidden_state, stopped.last_hidden_state)
+    assert ran[3:] == ran[: len(ran) - 3]
+
+
+@torch.no_grad()
 @each_kind
 def test_the_features_are_the_librarys_own_hidden_states(kind):
     tower, pixels = towers.tower(kind), tiny.pictures(2)

@@ -76,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="fitted: settings that suit the sizes of the models; paper: the authors', for 7B "
                              "models (default: fitted)")  # fmt: skip
     parser.add_argument("--learning-rate", type=float, help="peak (default: from --recipe)")
+    parser.add_argument("--cache-features", type=Path, metavar="DIR",
+                        help="run the vision tower once for each image, and keep its features in this folder for later "
+                             "epochs and runs; nothing in the tower may train (--vision-adapter-dim 0)")  # fmt: skip
     parser.add_argument("--max-length", type=positive, help="longest sample in tokens; a longer one is an error")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
@@ -151,6 +154,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from transformers import EarlyStoppingCallback, set_seed
 
+    from ..feature_cache import FeatureCache
     from ..hub.model_card import write_model_card
     from ..loading import DINOV2
     from ..report import write_report
@@ -163,6 +167,8 @@ def run(args: argparse.Namespace) -> None:
     dataset, held_out = _data(args)
     set_seed(args.seed)
     model, processor = _model(args)
+    if args.cache_features:
+        FeatureCache(args.cache_features).attach(model)
     metrics = _metrics(args, processor, held_out)
     if metrics is not None:
         model.generation_config.max_new_tokens = ANSWER_LENGTH
