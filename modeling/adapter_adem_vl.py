@@ -170,7 +170,7 @@ class AdemVLAdapter(nn.Module):
             if rows.mask is not None and rows.mask.shape[1] > 1:
                 first = torch.zeros(1, dtype=torch.long, device=rows.mask.device)
                 there = rows.mask.index_fill(1, first, True)  # [B, n]
-                if not there.all():
+                if torch.compiler.is_compiling() or not there.all():
                     share = (there / there.sum(1, keepdim=True)).to(value)[:, :, None, None]  # [B, n, 1, 1]
                     slots = there.repeat_interleave(prompt.shape[2], dim=1)  # [B, n*S]
             key, value, prompt = key.flatten(1, 2), (share * value).flatten(1, 2), prompt.flatten(1, 2)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
-from .image_inputs import ImageRows, merge_image_embeds
+from .image_inputs import ImageRows, merge_image_embeds, require
 from .labels import NOT_SUPERVISED
 from .vision import vision_features
 from .visual_memory import CACHE, VisualCacheLayer, VisualMemory, visual_cache_layer
@@ -272,8 +272,11 @@ class ForwardPass:
         Raises:
             ValueError: labels without a single supervised position, no image token set.
         """
-        if labels is not None and not (labels[:, 1:] != NOT_SUPERVISED).any():
-            raise ValueError("no position of the batch is supervised: every label is -100; give the samples an answer")
+        if labels is not None:
+            require(
+                (labels[:, 1:] != NOT_SUPERVISED).any(),
+                "no position of the batch is supervised: every label is -100; give the samples an answer",
+            )
         embeds = None if memory is None else memory.embeds  # [B, n*m, D]: what the cache holds is in its text already
         kept = None if cache is None else visual_cache_layer(cache)
         memory = self._recall(memory, kept)
@@ -326,13 +329,17 @@ class ForwardPass:
         return kept.memory
 
     def _supervised_loss(self, hidden_states, labels, **kwargs):
-        """Cross-entropy with the LM head run on supervised positions alone: the answer is a small part of a row."""
-        targets = labels[:, 1:].to(hidden_states.device)
-        supervised = targets != NOT_SUPERVISED  # [B, T-1]
-        targets = targets[supervised]
-        logits = self.language_model.get_output_embeddings()(
-            hidden_states[:, :-1][supervised]
-        )  # [positions, vocabulary]
+        """Cross-entropy with the LM head run on supervised positions alone: the answer is a small part of a row.
+
+        A graph that ``torch.compile`` traces runs it on all positions, since their number may not depend on the labels.
+        """
+        targets, hidden_states = labels[:, 1:].to(hidden_states.device), hidden_states[:, :-1]
+        if torch.compiler.is_compiling():
+            targets, hidden_states = targets.flatten(), hidden_states.flatten(0, 1)
+        else:
+            supervised = targets != NOT_SUPERVISED  # [B, T-1]
+            targets, hidden_states = targets[supervised], hidden_states[supervised]
+        logits = self.language_model.get_output_embeddings()(hidden_states)  # [positions, vocabulary]
         vocab_size = self.config.text_config.vocab_size
         return self.loss_function(logits=logits, labels=None, vocab_size=vocab_size, shift_labels=targets, **kwargs)
 

@@ -13,8 +13,27 @@ from torch import nn
 FRAME_SCALE = 10.0
 
 
+def require(condition: torch.Tensor, message: str) -> None:
+    """Refuse values of a tensor, also in a graph that ``torch.compile`` traces, which cannot branch on them.
+
+    Args:
+        condition (torch.Tensor): a bool, what has to hold.
+        message (str): what is wrong otherwise, and the remedy.
+
+    Raises:
+        ValueError: it does not hold. A compiled graph raises a RuntimeError with the same message.
+    """
+    if torch.compiler.is_compiling():
+        torch._assert_async(condition, message)
+    elif not condition:
+        raise ValueError(message)
+
+
 class ImageRows:
     """The images of a batch, and the rows of text that they belong to.
+
+    In a graph that ``torch.compile`` traces, I is the number of places, B * n: the tower runs for what fills rows up,
+    too, so that no size depends on what the mask holds. What it computes there is left out again.
 
     Args:
         pixels (torch.Tensor | None): [I, 3, H, W], the images that exist, in reading order; None = no images were
@@ -60,11 +79,11 @@ class ImageRows:
             raise ValueError(
                 f"image_mask is {tuple(image_mask.shape)} for {rows} rows of {number} images: pass one entry for each"
             )
-        if number > 1 and (image_mask[:, 1:] & ~image_mask[:, :-1]).any():
-            raise ValueError(
-                "image_mask has a gap: the images of a row come first, and what fills the row up after them"
-            )
-        return cls(pixel_values[image_mask], image_mask, batch)
+        if number > 1:
+            in_order = ~(image_mask[:, 1:] & ~image_mask[:, :-1]).any()
+            require(in_order, "image_mask has a gap: the images of a row come first, and what fills the row up after")
+        pixels = pixel_values.flatten(0, 1) if torch.compiler.is_compiling() else pixel_values[image_mask]
+        return cls(pixels, image_mask, batch)
 
     def most(self, images: int) -> int:
         """Return n, the largest number of images in a row.
@@ -85,12 +104,19 @@ class ImageRows:
         """
         if self.mask is None:
             return tuple(x if x is None else x.unflatten(0, (self.batch, -1)) for x in of_images)
+        if torch.compiler.is_compiling():
+            return tuple(x if x is None else self._of_mask(x.unflatten(0, self.mask.shape)) for x in of_images)
         index = self.mask.flatten().nonzero().flatten()  # [I]
         shape, size = self.mask.shape, self.mask.numel()
         return tuple(
             x if x is None else x.new_zeros(size, *x.shape[1:]).index_copy(0, index, x).unflatten(0, shape)
             for x in of_images
         )
+
+    def _of_mask(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, n, ...] with zero where there is no image; not by a product, which leaves NaN as it is."""
+        mask = self.mask.to(x.device)  # type: ignore[union-attr]
+        return torch.where(mask.reshape(*mask.shape, *[1] * (x.dim() - 2)), x, x.new_zeros(()))
 
     def frame_embeds(self, embedding: torch.Tensor, images: int) -> torch.Tensor:
         """Look up the learned embedding of each image's place in its row.
@@ -111,7 +137,7 @@ class ImageRows:
                 f"a row has {number} images and the model {most} frame embeddings; give fewer images (or frames), or "
                 "train with a larger frame_embeddings"
             )
-        if self.mask is None:
+        if self.mask is None or torch.compiler.is_compiling():
             frames = torch.arange(number, device=embedding.device).repeat(self.batch)  # [I]
         else:
             frames = self.mask.nonzero()[:, 1].to(embedding.device)

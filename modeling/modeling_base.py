@@ -36,7 +36,7 @@ from .trained_in_base import (
     rename_for_load,
     unfrozen_blocks,
 )
-from .vision import keep_evaluating, let_tower_stop, tower_blocks
+from .vision import keep_evaluating, let_tower_stop, record_hidden_states, tower_blocks
 
 
 class HeadlessModel:
@@ -150,6 +150,7 @@ class FrozenBasesForConditionalGeneration(
         self.adapter = self.adapter_class(config)
         self.language_model = language_model
         self.cache_argument = cache_argument(self.language_model)
+        record_hidden_states(self.vision_tower)
         let_tower_stop(self.vision_tower)
         self.attach()
         prepare_unfrozen_blocks(self)

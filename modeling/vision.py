@@ -19,11 +19,17 @@ import torch
 import transformers
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .decoder import SeeingLayer, extend_layer
 from .open_clip_tower import OpenClipVisionTower
 from .towers import TOWERS, Tower
+
+try:  # from 5.2 on
+    from transformers.utils.output_capturing import maybe_install_capturing_hooks
+except ImportError:
+    maybe_install_capturing_hooks = None
 
 # .blocks: how many blocks run in the call that this thread is inside; .as_tuple: whether a block returns a tuple
 _RUNNING = threading.local()
@@ -77,6 +83,18 @@ def tower_blocks(tower: nn.Module) -> list[nn.Module]:
 def _inner(tower: nn.Module) -> nn.Module:
     """Get the module with the encoder, which is one level deeper in CLIP and SigLIP before Transformers 5.16."""
     return getattr(tower, "vision_model", tower)
+
+
+def record_hidden_states(tower: nn.Module) -> None:
+    """Install the library's hooks that return hidden states, which a tower otherwise gets in its first forward.
+
+    ``torch.compile`` cannot trace how they are installed: they would cut each block into graphs of its own.
+
+    Args:
+        tower (nn.Module): The tower.
+    """
+    if maybe_install_capturing_hooks is not None and isinstance(tower, PreTrainedModel):
+        maybe_install_capturing_hooks(tower)
 
 
 def keep_evaluating(tower: nn.Module, mode: bool) -> None:

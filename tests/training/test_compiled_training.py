@@ -4,8 +4,9 @@ import architectures
 import numpy as np
 import pytest
 import scripts
+import tiny
 import torch
-from closeness import assert_equal
+from closeness import assert_close, assert_equal
 from safetensors.torch import load_file
 from training_runs import PLAIN, adapter, assert_moved_alike, blocks, samples, trainer
 
@@ -31,6 +32,47 @@ def test_a_compiled_training_moves_the_adapter_as_a_plain_one_does(bases, arch, 
     assert moved[True][2].keys() == moved[False][2].keys()  # no name of a wrapper
     assert_moved_alike(moved[True][1], moved[False][1], fresh)
     assert_equal(moved[True][2], moved[True][1])
+
+
+BATCHES = {
+    "one shape": [([9, 9], [True, True], seed) for seed in (1, 2, 3)],
+    "a row without an image": [([9, 6], [True, False], seed) for seed in (1, 2)],
+    "many lengths": [([length, length], [True, True], 1) for length in (9, 11, 13, 15)],
+    "many sizes": [([9] * size, [True] * size, 1) for size in (2, 3, 4, 5)],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", BATCHES)
+@architectures.each()
+def test_a_training_step_is_one_graph(bases, arch, kind):
+    """Without a break, and with at most one more for all other shapes; its gradients are those without compiling."""
+    model, graphs = arch.build(bases).train(), []
+    batches = [tiny.batch(lengths, images, seed=seed) for lengths, images, seed in BATCHES[kind]]
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def gradients(forward):
+        for batch in batches:
+            forward(**batch).loss.backward()
+        return tiny.gradients(model)
+
+    torch.compiler.reset()
+    compiled = gradients(torch.compile(model.forward, fullgraph=True, backend=backend))
+    assert len(graphs) <= (2 if kind.startswith("many") else 1)
+    assert_close(compiled, gradients(model.forward))
+
+
+@pytest.mark.slow
+def test_a_compiled_step_refuses_what_a_plain_one_refuses(bases, arch):
+    model, batch = arch.build(bases).train(), tiny.batch([9, 9], [True, True])
+    torch.compiler.reset()
+    compiled = torch.compile(model.forward, fullgraph=True, backend="aot_eager")
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    with pytest.raises(RuntimeError, match="no position of the batch is supervised"):
+        compiled(**batch)
 
 
 @pytest.fixture
