@@ -168,10 +168,11 @@ class ForwardPass:
             return outputs.pooler_output  # type: ignore[union-attr]
         if not self.tower_always_runs():
             return None
-        # empty, not zero: the same output as a batch without images, but every parameter gets a (zero) gradient
+        # none of them shows: the same output as a batch without images, but every parameter gets a (zero) gradient
         size = self.config.image_size
         blank = self.get_image_features(torch.zeros(1, 3, size, size), return_dict=True)
-        features = blank.pooler_output[:0]  # type: ignore[union-attr]
+        of_one = blank.pooler_output  # type: ignore[union-attr]
+        features = of_one.expand(rows.batch, *of_one.shape[1:]) if torch.compiler.is_compiling() else of_one[:0]
         rows.mask = torch.zeros(rows.batch, 1, dtype=torch.bool, device=features.device)
         return features
 
