@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
+DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w-]+=[\w.-]+)*;base64,", re.IGNORECASE)
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")  # shorter ones are no image, and may be the name of a file
 
 
@@ -23,8 +23,8 @@ def plain_form(source: Any) -> Any:
     """Turn an image in one of the other forms into a PIL image, bytes or a path.
 
     Args:
-        source (Any): An array or a tensor [H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4, of uint8 or of floating
-            point from 0 to 1; a dictionary with "bytes" or "path"; a ``data:`` URL; a text in base64; or anything else.
+        source (Any): An array or a tensor, as for ``from_array``; a ``bytearray`` or a ``memoryview``; a dictionary
+            with "bytes" or "path"; a ``data:`` URL; a text in base64; or anything else.
 
     Returns:
         Any: The image in the plainer form. Anything else is returned as it is.
@@ -35,6 +35,8 @@ def plain_form(source: Any) -> Any:
     """
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return from_array(source)
+    if isinstance(source, (bytearray, memoryview)):
+        return bytes(source)
     if isinstance(source, Mapping):
         if source.get("bytes") is not None:
             return source["bytes"]
@@ -53,8 +55,8 @@ def from_array(array: np.ndarray | torch.Tensor) -> Image.Image:
     """Turn an array into an image.
 
     Args:
-        array (np.ndarray | torch.Tensor): [H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4, of uint8 or of floating
-            point from 0 to 1.
+        array (np.ndarray | torch.Tensor): [H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4, of integers from 0 to
+            255, of booleans, or of floating point from 0 to 1. 16-bit integers are refused: they may reach 65535.
 
     Returns:
         Image.Image: The image, of mode L, RGB or RGBA.
@@ -76,6 +78,11 @@ def from_array(array: np.ndarray | torch.Tensor) -> Image.Image:
         if not (values.size and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ValueError("an array of floating point outside 0 ... 1; give uint8, or undo its normalisation")
         values = np.rint(values * 255).astype(np.uint8)
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8) * 255
+    # lists of numbers, such as rows of ``datasets`` without a type of their own, become arrays of 32 or 64 bits
+    if values.dtype in (np.int32, np.int64) and values.size and values.min() >= 0 and values.max() <= 255:
+        values = values.astype(np.uint8)
     if values.dtype != np.uint8:
         raise ValueError(f"an array of {values.dtype}; an image is of uint8, or of floating point from 0 to 1")
     return Image.fromarray(np.ascontiguousarray(values))

@@ -6,13 +6,19 @@ import json
 import tarfile
 
 import datasets
+import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from transformers import Trainer, TrainingArguments
 
 from adem_vl_hf.cli import main
-from adem_vl_hf.data import open_dataset
+from adem_vl_hf.data import ImageFolder, open_dataset
+from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.columns import sample_of
+from adem_vl_hf.data.media import open_image
+from adem_vl_hf.data.sample import images_of
+from adem_vl_hf.loading import build_model
 
 COLOURS = {"red circle": "red", "blue square": "blue", "green line": "green"}
 
@@ -141,6 +147,7 @@ def test_what_cannot_be_read_says_so(tmp_path):
         open_dataset("nobody/nothing-of-the-kind")
 
 
+OPTIONS = "which?\nOptions: (A) cat (B) dog\nAnswer:"
 VQA = [{"answer": "two", "answer_id": 1}, {"answer": "2"}, {"answer": "two"}]
 
 
@@ -155,6 +162,19 @@ VQA = [{"answer": "two", "answer_id": 1}, {"answer": "2"}, {"answer": "two"}]
         ({"prompt": "Question: how many?\n", "completion": "two"}, "Question: how many?\n", "two", ["two"]),
         ({"prompt": "a photo of", "answer": "a cat"}, "a photo of", " a cat", ["a cat"]),
         ({"prompt": "a photo of", "answer": " a cat"}, "a photo of", " a cat", ["a cat"]),
+        ({"Caption": "a cat"}, "a picture of", " a cat", ["a cat"]),
+        ({"captions": ["", None, "a cat"]}, "a picture of", " a cat", ["a cat"]),
+        ({"captions": np.array(["a cat", "one cat"], dtype=object)}, "a picture of", " a cat", ["a cat", "one cat"]),
+        ({"sentences": [{"raw": "a cat", "tokens": ["a"]}]}, "a picture of", " a cat", ["a cat"]),
+        ({"label": "cat"}, "a picture of", " cat", ["cat"]),
+        ({"question": "how many?", "answer": 2}, "how many?", " 2", ["2"]),
+        ({"question": "how many?", "label": ["14"]}, "how many?", " 14", ["14"]),
+        ({"question": "how many?", "answers": {"answer": ["two", "two", "2"]}}, "how many?", " two", ["two", "2"]),
+        ({"question": "which?", "choices": ["cat", "dog"], "answer": 1}, OPTIONS, " dog", ["dog"]),
+        ({"question": "which?", "options": ["cat", "dog"], "answer": "(B)"}, OPTIONS, " dog", ["dog"]),
+        ({"query": "how many?", "response": "two"}, "how many?", " two", ["two"]),
+        ({"instruction": "Translate.", "input": "cat", "output": "Katze"}, "Translate.\ncat", " Katze", ["Katze"]),
+        ({"instruction": "Which?", "inputs": "", "outputs": "cat"}, "Which?", " cat", ["cat"]),
     ],
 )
 def test_columns_are_recognised(row, prompt, answer, references):
@@ -168,5 +188,130 @@ def test_unknown_columns_are_listed_with_the_known_ones():
         sample_of({"image": None, "labels": 3}, 0)
     with pytest.raises(ValueError, match="no column 'txet' but"):
         sample_of({"image": None, "description": "a cat"}, 0, {"text": "txet"})
-    with pytest.raises(ValueError, match="its answer is 3; it must be a text"):
-        sample_of({"image": None, "question": "how many?", "answer": 3}, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"question": "how many?", "answer": True}, "its answer is True; it must be a text"),
+        ({"question": "how many?", "answer": float("nan")}, "its answer is nan; it must be a text"),
+        ({"question": "which?", "answer": 2, "choices": ["a", "b"]}, "its answer is 2, and its choices are numbered"),
+        ({"label": 3}, "its text is 3; if that is a class, write its name"),
+        ({"text": None}, r"its text is empty \(None\)"),
+    ],
+)
+def test_what_is_no_text_says_why(row, words):
+    with pytest.raises(ValueError, match=words):
+        sample_of({"image": None, **row}, 0)
+
+
+RED = Image.new("RGB", (16, 16), "red")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("photograph", RED), ("url", "https://x.org/a.jpg"), ("image_1", {"bytes": b"", "path": "a.png"}),
+     ("path", "a.png"), ("shots", [RED]), ("pixels", np.zeros((3, 4, 4), np.uint8))],
+)  # fmt: skip
+def test_an_image_in_an_unknown_column_is_not_left_out_in_silence(column, value):
+    with pytest.raises(ValueError, match=f"the column '{column}' holds an image.*--columns image={column}"):
+        sample_of({column: value, "text": "a cat"}, 0)
+    assert images_of(sample_of({column: value, "text": "a cat"}, 0, {"image": column})).images
+    assert sample_of({column: value, "text": "a cat", "image": None}, 0)["image"] is None
+
+
+@pytest.mark.parametrize("column", ["image_path", "file_name", "image_bytes", "Image"])
+def test_an_image_has_many_names(column):
+    assert sample_of({column: "a.png", "text": "a cat"}, 0)["image"] == "a.png"
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch"])
+def test_formats_of_arrays_are_the_same_rows(form):
+    said = [{"role": "user", "content": "which?"}, {"role": "assistant", "content": "red"}]
+    rows = datasets.Dataset.from_dict({"images": [[RED]], "messages": [said], "captions": [["red", "a red one"]]})
+    plain, found = sample_of(rows[0], 0), sample_of(rows.with_format(form)[0], 0)
+    assert found["messages"] == plain["messages"]
+    assert open_image(images_of(found).images[0]).tobytes() == RED.tobytes()
+    captions = rows.remove_columns("messages").with_format(form)[0]
+    assert sample_of(captions, 0)["references"] == ["red", "a red one"]
+
+
+def test_a_history_and_a_system_prompt_make_a_chat():
+    row = {"instruction": "And a cat?", "input": "", "output": "meow", "system": "Be brief.", "history": [["Hi", "Ho"]]}
+    assert [turn["content"] for turn in sample_of(row, 0)["messages"]] == [
+        "Be brief.",
+        "Hi",
+        "Ho",
+        "And a cat?",
+        "meow",
+    ]
+
+
+def test_numbers_of_classes_are_trained_by_their_names(bases, tmp_path):
+    names = datasets.ClassLabel(names=["a_cat", "a_dog"])
+    rows = datasets.Dataset.from_dict({"image": [RED, RED], "kind_of": [1, 0]}).cast_column("kind_of", names)
+    rows.to_parquet(tmp_path / "a.parquet")
+    for streaming in (False, True):
+        found = open_dataset(str(tmp_path / "a.parquet"), columns={"text": "kind_of"}, streaming=streaming)
+        assert next(iter(found))["answer"] in (" a dog", " a cat")
+
+    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
+    arguments = TrainingArguments(
+        tmp_path / "run", max_steps=1, remove_unused_columns=False, report_to="none", use_cpu=True, save_strategy="no"
+    )
+    collator = AdemVLCollator(processor, columns={"text": "kind_of"})
+    for given in (rows, rows.to_iterable_dataset()):
+        collator.classes = {}
+        Trainer(model=model, args=arguments, train_dataset=given, data_collator=collator).train()
+        labels = collator([rows[0]])["labels"][0]
+        assert processor.decode(labels[labels >= 0], skip_special_tokens=True) == " a dog"
+
+
+def test_instructions_with_images_are_seen(tmp_path):
+    pictures(tmp_path)
+    rows = [
+        {"instruction": "<image>Which?", "input": "", "output": "red", "images": ["red.png"]},
+        {"instruction": "Which?", "input": "cat", "output": "none", "images": []},
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    first, second = open_dataset(str(tmp_path / "rows.json"))
+    assert images_of(first).images == (tmp_path / "red.png",)
+    assert (first["prompt"], second["prompt"]) == ("<image>Which?", "Which?\ncat")
+
+
+def test_names_of_images_in_a_table(tmp_path):
+    pictures(tmp_path / "images")
+    for name, words in (("https://x.org/a.png", "a URL; download it first"), ("/etc/a.png", "leads out of")):
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"image_path": name, "caption": "red"}))
+        with pytest.raises(ValueError, match=words):
+            open_dataset(str(tmp_path / "rows.jsonl"))
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"image_path": str(tmp_path / "images/red.png"), "caption": "red"}))
+    assert open_dataset(str(tmp_path / "rows.jsonl"))[0]["image"] == tmp_path / "images/red.png"
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"image_path": "red.png", "caption": "red"}))
+    for streaming in (False, True):
+        found = open_dataset(str(tmp_path / "rows.jsonl"), image_folder=str(tmp_path / "images"), streaming=streaming)
+        assert next(iter(found))["image"] == tmp_path / "images/red.png"
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt", "answer"),
+    [
+        ({"question": "which?", "answer": "red"}, "which?", " red"),
+        ({"caption": "red"}, "a picture of", " red"),
+        ({"captions": ["red", "a red one"]}, "a picture of", " red"),
+        ({"prompt": "It is", "completion": "red"}, "It is", " red"),
+        ({"messages": [{"role": "user", "content": "which?"}, {"role": "assistant", "content": "red"}]},
+         "<image>which?", "red"),
+    ],
+)  # fmt: skip
+def test_lines_of_metadata_have_the_columns_of_any_row(tmp_path, line, prompt, answer):
+    pictures(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "red.png", **line}))
+    (sample,) = ImageFolder(tmp_path)
+    assert (sample["prompt"], sample["answer"], sample["image"].size) == (prompt, answer, (16, 16))
+
+
+def test_columns_of_metadata_are_named(tmp_path):
+    pictures(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "red.png", "wort": "rot"}))
+    assert open_dataset(str(tmp_path), columns={"text": "wort"})[0]["answer"] == " rot"

@@ -139,6 +139,17 @@ def test_first_frame_of_an_animation(image_format):
     assert pixels(opened)[0, 0].tolist() == [255, 0, 0]
 
 
+@pytest.mark.parametrize("form", [bytearray, memoryview])
+def test_other_kinds_of_bytes(form):
+    assert open_image(form(encoded(Image.new("RGB", (4, 4), "red")))).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_arrays_of_integers_and_booleans():
+    red = np.asarray(Image.new("RGB", (4, 4), "red"))
+    for array in (red.astype(np.int64), red.astype(np.int32), red > 0):
+        assert open_image(array).getpixel((0, 0)) == (255, 0, 0)
+
+
 def refused(source, *words):
     with pytest.raises(ImageError) as caught:
         open_image(source)
@@ -171,7 +182,8 @@ def test_unusable_objects():
     refused(b"abc", "image of 3 bytes", "not an image")
     refused(BytesIO(), "BytesIO object", "rewind")
     refused(StringIO("abc"), "opened with 'rb'")
-    refused(np.zeros((4, 4, 3), np.int64), "ndarray", "of uint8")
+    refused(np.zeros((4, 4, 3), np.uint16), "ndarray", "of uint8")
+    refused(np.full((4, 4, 3), 256), "ndarray", "of uint8")
     refused("data:image/png;base64,AAAA", "not an image")
     refused(Image.new("RGB", (0, 5)), "0 x 5 pixels")
     refused(Image.new("F", (2, 2)), "floating-point")

@@ -28,6 +28,8 @@ from .scienceqa import HubScienceQA, ScienceQA, has_hub_layout
 from .stream import BUFFER, Stream
 from .turns import EachTurn, EachTurnOfStream
 
+# what rows of instructions may have beside those of Alpaca itself, where it is not empty
+MORE_THAN_ALPACA = re.compile(r'"(images?|videos?|history|system)"\s*:(?!\s*(""|\[\s*\]|null))')
 # A caption says more about an image than an answer does, so three of seven training samples are captions.
 SCENE_KINDS = ("caption", "caption", "caption", "presence", "count", "relation", "choice")
 
@@ -64,7 +66,8 @@ def open_dataset(
         size (int | None): The number of samples of a drawn data set, or of images of ``easy-vqa``. None means 20,000,
             or every name once per kind for ``openmoji-names``, or every image.
         seed (int): The seed of a drawn data set.
-        image_folder (str | None): The folder with the images of conversations. None means the folder of the file.
+        image_folder (str | None): The folder that the names of images in conversations and tables are relative to.
+            None means the folder of the file.
         prompt_format (str): The prompt format of ScienceQA, one of ``PROMPT_FORMATS`` in ``data.scienceqa``.
         use_captions (bool): Whether the context in ScienceQA's prompt has the caption of the image.
         columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know, for data sets that
@@ -83,7 +86,7 @@ def open_dataset(
         ValueError: The name is none of these, or a data set that cannot be streamed.
     """
     if streaming:
-        stream = _open_stream(name, split, seed, columns, shuffle_buffer)
+        stream = _open_stream(name, split, seed, columns, shuffle_buffer, image_folder)
         return EachTurnOfStream(stream) if each_turn_alone else stream
     kinds = SCENE_KINDS if split == "train" else None
     if name == "openmoji-names":
@@ -99,40 +102,53 @@ def open_dataset(
         return OpenMojiVideos(split, size=size, seed=seed)
     if name == "openmoji-pairs":
         return OpenMojiPairs(split, size=size, seed=seed)
-    layout = _layout(name, split, image_folder, prompt_format, use_captions, each_turn_alone)
-    found = open_library_dataset(name, split, columns) if layout is None else layout()
+    layout = _layout(name, split, image_folder, prompt_format, use_captions, each_turn_alone, columns)
+    found = open_library_dataset(name, split, columns, image_folder) if layout is None else layout()
     if found is None:
         raise unknown_dataset(name)
     return EachTurn(found) if each_turn_alone and hasattr(found, "number_of_turns") else found
 
 
-def _open_stream(name: str, split: str, seed: int, columns: Mapping[str, str] | None, shuffle_buffer: int) -> Stream:
+def _open_stream(
+    name: str,
+    split: str,
+    seed: int,
+    columns: Mapping[str, str] | None,
+    shuffle_buffer: int,
+    image_folder: str | None,
+) -> Stream:
     """Open a data set as a stream, with the library ``datasets`` alone."""
-    layout = _layout(name, split, None, "CQM-A", False, False)
+    layout = _layout(name, split, None, "CQM-A", False, False, None)
     if name in NAMED or (layout is not None and layout.func not in (ImageFolder, Conversations)):
         kind = "drawn on demand" if name in DRAWN else "it has a reader of its own"
         raise ValueError(f"{name} cannot be streamed ({kind}); leave --streaming out")
-    found = open_library_stream(name, split, columns, seed, shuffle_buffer)
+    found = open_library_stream(name, split, columns, seed, shuffle_buffer, image_folder)
     if found is None:
         raise unknown_dataset(name)
     return found
 
 
 def _layout(
-    name: str, split: str, image_folder: str | None, prompt_format: str, use_captions: bool, each_turn_alone: bool
+    name: str,
+    split: str,
+    image_folder: str | None,
+    prompt_format: str,
+    use_captions: bool,
+    each_turn_alone: bool,
+    columns: Mapping[str, str] | None,
 ) -> "partial[Any] | None":
     """Find the reader of a data set whose layout is that of a benchmark, or of this package; None for any other."""
     path = Path(name)
     if path.is_file() and path.suffix in (".json", ".jsonl") and (key := _first_key(path)) is not None:
-        if key == "instruction":
+        if key == "instruction" and not MORE_THAN_ALPACA.search(path.read_text("utf-8", errors="replace")):
             return partial(Alpaca, path)
-        return partial(Conversations, path, image_folder, each_turn_alone)
+        return partial(Conversations, path, image_folder, each_turn_alone, columns)
     if (path / "problems.json").is_file():
         return partial(ScienceQA, path, split, prompt_format, use_captions)
     if (path / COCO_FILE).is_file():
         return partial(CocoCaptions, path, split)
     if (path / "metadata.jsonl").is_file() or (path / split / "metadata.jsonl").is_file():
-        return partial(ImageFolder, path, split=split if (path / split).is_dir() else None)
+        return partial(ImageFolder, path, split=split if (path / split).is_dir() else None, columns=columns)
     if has_hub_layout(path) or SCIENCEQA_ID.fullmatch(name):
         if use_captions:
             raise ValueError(f"{name}: ScienceQA on the Hub has no captions; use the benchmark's own files for them")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..modeling import field_values
+from .cells import as_list
 from .sample import IMAGE_MARK, VIDEO_MARK, Chat, ChatTurn
 
 # the names that data sets give the speakers -> those of chat templates
@@ -44,7 +45,7 @@ def is_chat(value: Any) -> bool:
         Whether it is a list of dictionaries with a role, a speaker, or a user and an assistant. A dictionary of lists,
         as old versions of the library ``datasets`` make of such a list, is one, too.
     """
-    messages = _as_list(value)
+    messages = as_list(value)
     keys = {"role", "from", "user"}
     return bool(messages) and all(isinstance(message, Mapping) and keys & message.keys() for message in messages)
 
@@ -71,7 +72,7 @@ def read_chat(
     Raises:
         ValueError: A role or a content is unknown, an answer is empty or missing, or the marks do not fit the images.
     """
-    turns = [_turn(message, number, where) for number, message in enumerate(_split(_as_list(value)))]
+    turns = [_turn(message, number, where) for number, message in enumerate(_split(as_list(value)))]
     if system and (not turns or turns[0][0] != "system"):
         turns.insert(0, ("system", system, []))
     first = next((number for number, turn in enumerate(turns) if turn[0] == "user"), len(turns))
@@ -103,13 +104,6 @@ def read_chat(
     return ReadChat(kept_messages, shown["image"], shown["video"])
 
 
-def _as_list(value: Any) -> list[Any]:
-    """Return the messages as a list; a dictionary of lists becomes a list of dictionaries."""
-    if isinstance(value, Mapping) and value and all(isinstance(column, (list, tuple)) for column in value.values()):
-        return [dict(zip(value, entries, strict=True)) for entries in zip(*value.values(), strict=False)]
-    return list(value) if isinstance(value, (list, tuple)) else []
-
-
 def _split(messages: Sequence[Any]) -> Iterator[Any]:
     """Make two messages of each ``{"user", "assistant"}``."""
     for message in messages:
@@ -126,7 +120,8 @@ def _turn(message: Any, number: int, where: str) -> tuple[str, str, list[tuple[s
     if not isinstance(message, Mapping):
         raise ValueError(f'{where}: {field_values.shown(message)}; a turn is {{"role": ..., "content": ...}}')
     said = message.get("role") if message.get("role") is not None else message.get("from")
-    if not isinstance(said, str) or said not in ROLES:
+    role = ROLES.get(said.lower()) if isinstance(said, str) else None
+    if role is None:
         raise ValueError(
             f"{where}: its role is {field_values.shown(said)}; known are {', '.join(ROLES)}, so "
             "remove such turns or rename it"
@@ -139,7 +134,7 @@ def _turn(message: Any, number: int, where: str) -> tuple[str, str, list[tuple[s
         raise ValueError(f"{where}: its content is {found}; it must be a text or a list of parts")
     parts = [_part(part, where) for part in content]
     shown = [one for _, of_part in parts for one in of_part]
-    role, text = ROLES[said], "".join(words for words, _ in parts).strip()
+    text = "".join(words for words, _ in parts).strip()
     if not text.replace(IMAGE_MARK, "").replace(VIDEO_MARK, "").strip() and role == "assistant":
         raise ValueError(f"{where}: the answer is empty, so it would train nothing; write its text, or remove the turn")
     return role, text, shown
@@ -150,6 +145,8 @@ def _part(part: Any, where: str) -> tuple[str, list[tuple[str, Any]]]:
     if isinstance(part, str):
         part = {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind is None and isinstance(part, Mapping):  # Qwen's parts say by their key alone what they are
+        kind = next((known for known in ("text", *MARKS) if part.get(known) is not None), None)
     if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
         marks = sorted(
             (place, of)

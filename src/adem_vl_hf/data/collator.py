@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..modeling.labels import NOT_SUPERVISED
+from .cells import class_names, with_class_names
 from .columns import sample_of
 from .sample import Sample, Shown, asked_and_answered, images_of, opened, processor_arguments
 
@@ -40,6 +41,17 @@ class AdemVLCollator:
         self.processor = processor
         self.max_length = max_length
         self.columns = columns
+        self.classes: dict[str, list[str]] = {}
+
+    def name_classes(self, dataset: Any) -> None:
+        """Learn the names of the classes of a data set, whose rows have their numbers alone.
+
+        ``Trainer`` does so by itself before it trains one of this package's models.
+
+        Args:
+            dataset (Any): The data set. One without ``features`` has no classes.
+        """
+        self.classes = class_names(getattr(dataset, "features", None))
 
     def __call__(self, rows_of_data: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate B samples.
@@ -58,7 +70,7 @@ class AdemVLCollator:
         """
         if not rows_of_data:
             raise ValueError("no samples in the batch; give at least one")
-        samples = [sample_of(row, position, self.columns) for position, row in enumerate(rows_of_data)]
+        samples = [sample_of(self._named(row), position, self.columns) for position, row in enumerate(rows_of_data)]
         for sample in samples:
             _check(sample)
         rows = [opened(images_of(sample), sample["id"]) for sample in samples]
@@ -72,6 +84,10 @@ class AdemVLCollator:
             if not has_labels:
                 raise ValueError(f"sample {sample['id']!r}: no token of its answer is supervised; check its answer")
         return batch
+
+    def _named(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Replace the numbers of classes in a row by their names."""
+        return with_class_names(row, self.classes) if self.classes else row
 
     def _encode(self, samples: Sequence[Sample], rows: Sequence[Shown]) -> dict[str, torch.Tensor]:
         """Call the processor with the texts and the images of all samples."""

@@ -7,29 +7,39 @@ from typing import Any
 from PIL import Image
 
 from ..modeling.field_values import fits, shown
+from .cells import answers_of, as_list, chosen, looks_like_image, with_options, without_arrays
 from .chats import ReadChat, is_chat, read_chat
 from .sample import CAPTION_PROMPT, Question, Sample, continuation
 
-# what a column is for -> the names that are known for it, the first of which counts if a row has several
+# what a column is for -> the names that are known for it, in any mixture of capitals; the first that a row has counts
 SPELLINGS: dict[str, tuple[str, ...]] = {
-    "image": ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp"),
-    "images": ("images",),
+    "image": (
+        "image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "image_path", "img_path", "image_file",
+        "file_name", "image_bytes", "image_base64", "image_base64_str", "image_url",
+    ),
+    "images": ("images", "image_paths"),
     "video": ("video", "videos"),
-    "text": ("text", "caption", "captions", "sentence", "sentences", "txt"),
-    "question": ("question", "query"),
-    "answer": ("answer", "answers"),
+    "text": ("text", "caption", "captions", "sentence", "sentences", "txt", "description"),
+    "question": ("question", "questions", "query", "problem"),
+    "answer": ("answer", "answers", "multiple_choice_answer", "solution", "label"),
+    "choices": ("choices", "options"),
     "prompt": ("prompt", "instruction"),
-    "completion": ("completion", "response", "output"),
+    "input": ("input", "inputs"),
+    "completion": ("completion", "response", "output", "outputs"),
     "messages": ("messages", "conversations", "conversation", "texts"),
     "system": ("system",),
+    "history": ("history",),
     "id": ("id", "__key__"),
-}
+}  # fmt: skip
+
+SPEAKERS = ("user", "assistant")
 
 # what asks, what answers, and the prompt where nothing asks; the first that a row has counts
 ASKED: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("prompt", ("completion", "answer"), None),
-    ("question", ("answer",), None),
+    ("question", ("answer", "completion"), None),
     ("prompt", ("text", "answer"), CAPTION_PROMPT),
+    ("input", ("completion",), None),
 )
 
 
@@ -39,9 +49,10 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
     A row is recognised by its columns: a chat (a list of messages, or a prompt and a completion that are such lists); a
     text or caption (or a list of captions) of an image; a question with an answer or a list of answers, as VQA has
     them; several questions, a list, with as many answers; or a prompt with a completion or answer. Of several answers
-    to one question, the commonest is trained and all are references. An answer gets the space that separates it from
-    its prompt, unless it begins with one. A sample of this package, which has a prompt, an answer and a ``kind``, stays
-    as it is.
+    to one question, the commonest is trained and all are references. A question with choices shows them, and its answer
+    may be the number (from 0) or the letter of one. A question with a system prompt or a history is a chat. An answer
+    gets the space that separates it from its prompt, unless it begins with one. A sample of this package, which has a
+    prompt, an answer and a ``kind``, stays as it is.
 
     Args:
         row (Mapping[str, Any]): The row.
@@ -53,39 +64,73 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
         Sample: The sample. Its images are not opened.
 
     Raises:
-        ValueError: A named column is not there, there is no text to train on, an answer is no text, or the turns or the
-            marks of a chat do not fit. The message lists the columns found and the names that are known, or names the
-            row.
+        ValueError: A named column is not there, there is no text to train on, an answer is no text, an image is in a
+            column that would not be seen, or the turns or the marks of a chat do not fit. The message lists the columns
+            found and the names that are known, or names the row.
     """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"sample {position} is {shown(row)}; a row is a dictionary of columns, as datasets give it")
     if {"kind", "prompt", "answer"} <= row.keys():
         for key, hint in (("kind", str), ("prompt", str), ("answer", str), ("references", list[str] | None)):
             if not fits(row.get(key), hint):
                 raise ValueError(f"sample {row.get('id', position)}: its {key} is {shown(row.get(key))}, no text")
         return row | {"id": str(row.get("id", position))}  # type: ignore[operator,return-value]
-    columns = columns or {}
-    for role, name in columns.items():
-        if role not in SPELLINGS:
-            raise ValueError(f"columns: {role!r} is none of {', '.join(SPELLINGS)}")
-        if name not in row:
-            raise ValueError(f"sample {position}: no column {name!r} but {sorted(row)}")
-    found: dict[str, Any] = {}
-    for role, names in SPELLINGS.items():
-        places = [columns[role]] if role in columns else names
-        found[role] = next((row[place] for place in places if row.get(place) is not None), None)
+    places = _places(row, position, columns or {})
+    found = {role: None if place is None else without_arrays(row[place], role) for role, place in places.items()}
     name = str(position if found["id"] is None else found["id"])
     sample = _chat_sample(name, found)
     if sample is None:
         sample = _question_sample(name, found)
     if sample is None:
-        known = "; ".join(f"{role}: {', '.join(names)}" for role, names in SPELLINGS.items())
-        if found["messages"] is not None:
-            known += f" (its chat {shown(found['messages'])} is no list of messages with a role and a content)"
-        raise ValueError(
-            f"sample {name} has no text to train on but the columns {sorted(row)}. Known are {known}. Name others with "
-            "columns={'text': 'your_column'} (on the command line, --columns text=your_column); with Trainer, set "
-            "TrainingArguments(remove_unused_columns=False)"
-        )
+        raise ValueError(_no_text(name, row, found))
+    if all(sample.get(field) is None for field in ("image", "images", "video")):
+        _check_unseen(name, row, columns or {})
     return sample
+
+
+def _places(row: Mapping[str, Any], position: int, columns: Mapping[str, str]) -> dict[str, str | None]:
+    """Find the column of each role, which is None if the row has no value for it."""
+    for role, name in columns.items():
+        if role not in SPELLINGS:
+            raise ValueError(f"columns: {role!r} is none of {', '.join(SPELLINGS)}")
+        if name not in row:
+            raise ValueError(f"sample {position}: no column {name!r} but {sorted(row)}")
+    small = {**{str(name).lower(): name for name in row}, **{name: name for name in row}}
+    places: dict[str, str | None] = {}
+    for role, names in SPELLINGS.items():
+        known = [columns[role]] if role in columns else [small[name] for name in names if name in small]
+        places[role] = next((name for name in known if row[name] is not None), None)
+    return places
+
+
+def _no_text(name: str, row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Say what a row without a text to train on has instead."""
+    roles = ("text", "answer", "completion", "messages")
+    texts = [column for column in row if str(column).lower() in {known for role in roles for known in SPELLINGS[role]}]
+    if texts and all(row[column] is None for column in texts):
+        return f"sample {name}: its {' and its '.join(texts)} is empty (None), so it would train nothing; remove it"
+    known = "; ".join(f"{role}: {', '.join(names)}" for role, names in SPELLINGS.items())
+    if found["messages"] is not None:
+        known += f" (its chat {shown(found['messages'])} is no list of messages with a role and a content)"
+    return (
+        f"sample {name} has no text to train on but the columns {sorted(row)}. Known are {known}. Name others with "
+        "columns={'text': 'your_column'} (on the command line, --columns text=your_column); with Trainer, set "
+        "TrainingArguments(remove_unused_columns=False)"
+    )
+
+
+def _check_unseen(name: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+    """Refuse a row whose image is in a column of another name: it would be trained as a text alone."""
+    known = {spelling for names in SPELLINGS.values() for spelling in names} | set(columns.values())
+    shows = (*SPELLINGS["image"], *SPELLINGS["images"], *SPELLINGS["video"])
+    if any(str(column).lower() in shows for column in row) or {"image", "images", "video"} & columns.keys():
+        return  # the row says itself that it has none
+    for column, value in row.items():
+        if str(column).lower() not in known and looks_like_image(value):
+            raise ValueError(
+                f"sample {name}: the column {column!r} holds an image, and nothing would look at it. Name it with "
+                f"columns={{'image': {column!r}}} (on the command line, --columns image={column}), or remove it"
+            )
 
 
 def _chat_sample(name: str, found: Mapping[str, Any]) -> Sample | None:
@@ -95,7 +140,9 @@ def _chat_sample(name: str, found: Mapping[str, Any]) -> Sample | None:
     if is_completion:
         value = [*found["prompt"], *completion]
     elif not is_chat(value):
-        return None
+        value = _with_history(name, found)
+        if value is None:
+            return None
     shown = [image for role in ("image", "images") for image in _listed(found[role])]
     chat = read_chat(value, shown, _videos(found["video"]), f"sample {name!r}", found["system"])
     answer = chat.messages[-1]["content"]
@@ -119,6 +166,24 @@ def _chat_sample(name: str, found: Mapping[str, Any]) -> Sample | None:
     return sample
 
 
+def _with_history(name: str, found: Mapping[str, Any]) -> list[Any] | None:
+    """Make a chat of a question with the turns before it, or with a system prompt; otherwise return None."""
+    asked = _asked(found)
+    if asked is None or not (found["history"] or found["system"]) or not isinstance(asked[0], str):
+        return None
+    history = found["history"] or []
+    if not is_chat(history):
+        pairs = [as_list(pair) for pair in as_list(history)]
+        if not all(len(pair) == 2 for pair in pairs):
+            raise ValueError(
+                f"sample {name}: its history is {shown(history)}; it must be a list of pairs [question, answer]"
+            )
+        history = [{"role": role, "content": text} for pair in pairs for role, text in zip(SPEAKERS, pair, strict=True)]
+    question = _question(name, *asked, found["choices"])
+    last = {"role": "user", "content": question["prompt"]}, {"role": "assistant", "content": question["answer"]}
+    return [*history, *last]
+
+
 def _add_shown(sample: Sample, chat: ReadChat) -> None:
     """Add the images or the video of a chat to its sample."""
     if len(chat.videos) + bool(chat.images) > 1:
@@ -136,42 +201,63 @@ def _add_shown(sample: Sample, chat: ReadChat) -> None:
 
 def _question_sample(name: str, found: Mapping[str, Any]) -> Sample | None:
     """Make a sample of a row with a text, a question or several, or return None."""
-    for question, answers, otherwise in ASKED:
-        prompt = found[question] if found[question] is not None else otherwise
-        said = next((found[role] for role in answers if found[role] is not None), None)
-        if prompt is not None and said is not None:
-            break
-    else:
+    asked = _asked(found)
+    if asked is None:
         return None
+    prompt, said = asked
     if isinstance(prompt, (list, tuple)):
         if not prompt or not isinstance(said, (list, tuple)) or len(prompt) != len(said):
             count = len(said) if isinstance(said, (list, tuple)) else 1
             raise ValueError(f"sample {name}: {len(prompt)} questions and {count} answers; give one answer for each")
         turns = [_question(name, *pair) for pair in zip(prompt, said, strict=True)]
     else:
-        turns = [_question(name, prompt, said)]
+        turns = [_question(name, prompt, said, found["choices"])]
     sample = Sample(id=name, image=None, **turns[-1])
     if len(turns) > 1:
         sample["turns"] = turns
     shown = "images" if isinstance(found["image"], (list, tuple)) else "image"
     for field, value in ((shown, found["image"]), ("images", found["images"]), ("video", found["video"])):
-        if value is not None and not (isinstance(value, (list, tuple)) and not value):
+        if isinstance(value, (list, tuple)):
+            value = _listed(value)
+        if value is not None and not (isinstance(value, list) and not value):
             sample[field] = value  # type: ignore[literal-required]
     return sample
 
 
-def _question(name: str, prompt: Any, said: Any) -> Question:
+def _asked(found: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """Return the prompt of a row and what is answered to it, or None."""
+    for asks, answers, otherwise in ASKED:
+        prompt = found[asks] if found[asks] is not None else otherwise
+        said = next((found[role] for role in answers if found[role] is not None), None)
+        if prompt is not None and said is not None:
+            more = found["input"]  # of an instruction, in Alpaca's format and its relatives
+            if asks == "prompt" and isinstance(prompt, str) and isinstance(more, str) and more.strip():
+                prompt = f"{prompt}\n{more}"
+            return prompt, said
+    return None
+
+
+def _question(name: str, prompt: Any, said: Any, choices: Any = None) -> Question:
     """Make a question of a prompt and the answers to it."""
     if not fits(prompt, str):
         raise ValueError(f"sample {name}: its question is {shown(prompt)}; it must be a text")
-    texts = _texts(name, said)
+    is_caption = prompt == CAPTION_PROMPT
+    options = None if is_caption else chosen(choices)
+    try:
+        texts = answers_of(said, options, is_caption)
+    except ValueError as error:
+        raise ValueError(f"sample {name}: {error}") from error
     answer = Counter(texts).most_common(1)[0][0]
-    return Question(
+    prompt = with_options(prompt, options)
+    question = Question(
         prompt=prompt,
         answer=answer if answer[:1].isspace() or not answer.strip() else continuation(prompt, answer),
         references=list(dict.fromkeys(text.strip() for text in texts)),
-        kind="caption" if prompt == CAPTION_PROMPT else "question",
+        kind="caption" if is_caption else "question",
     )
+    if options and answer in options:
+        question["choices"] = options
+    return question
 
 
 def _listed(value: Any) -> list[Any]:
@@ -185,12 +271,3 @@ def _videos(value: Any) -> list[Any]:
     first = value[0] if isinstance(value, (list, tuple)) and value else None
     is_one = isinstance(first, Image.Image) or getattr(first, "ndim", 0) == 3
     return [value] if is_one else _listed(value)
-
-
-def _texts(name: str, said: Any) -> list[str]:
-    """Read an answer, a list of them, or VQA's list of ``{"answer": ...}``."""
-    entries = list(said) if isinstance(said, (list, tuple)) else [said]
-    texts: list[Any] = [entry.get("answer") if isinstance(entry, Mapping) else entry for entry in entries]
-    if not texts or not fits(texts, list[str]):
-        raise ValueError(f"sample {name}: its answer is {shown(said)}; it must be a text or a list of texts")
-    return texts

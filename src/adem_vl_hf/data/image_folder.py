@@ -8,6 +8,7 @@ The metadata has one JSON object per line. ``file_name`` is relative to the fold
 
 import copy
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from torch.utils.data import Dataset
 from ..json_files import read_jsonl
 from ..modeling.field_values import shown
 from ..modeling.reading import errors_naming
+from .columns import SPELLINGS, sample_of
 from .media import open_image, resolve_image
 from .sample import CAPTION_PROMPT, Sample, continuation
+
+# columns of a line that is read like a row of any other data set, not by the keys of this format
+ASKING = {name for role in ("question", "messages", "history", "system") for name in SPELLINGS[role]}
+ANSWERING = {name for role in ("text", "answer", "completion") for name in SPELLINGS[role]}
 
 
 class ImageFolder(Dataset[Sample]):
@@ -27,21 +33,29 @@ class ImageFolder(Dataset[Sample]):
 
     Each line has ``file_name`` and ``text`` (or ``answer``, another name for it). It may have ``prompt``, which
     replaces the prompt of the folder, ``kind`` (default "caption"), ``references`` or ``captions`` (lists of further
-    true answers) and ``choices`` (a list that contains the answer). Other keys are ignored. The id of a sample is its
-    ``file_name``, with ``:line`` added if an earlier line names the same file.
+    true answers) and ``choices`` (a list that contains the answer). Other keys are ignored. A line with other columns
+    that ``sample_of`` knows, such as ``caption``, ``question`` or ``messages``, is read like a row of any other data
+    set. The id of a sample is its ``file_name``, with ``:line`` added if an earlier line names the same file.
 
     Args:
         folder (str | os.PathLike[str]): The folder, or with ``split`` the parent of one folder per split.
         prompt (str): The prompt of every line without a ``prompt`` of its own.
         split (str | None): The name of a split: "train" reads ``folder/train/metadata.jsonl``. None reads
             ``folder/metadata.jsonl``.
+        columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
 
     Raises:
         FileNotFoundError: There is no ``metadata.jsonl``.
         ValueError: A line cannot be used. The message names the file and the line.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], prompt: str = CAPTION_PROMPT, split: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        prompt: str = CAPTION_PROMPT,
+        split: str | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = Path(folder) if split is None else Path(folder) / split
         metadata = self.folder / "metadata.jsonl"
         if not metadata.is_file():
@@ -64,7 +78,11 @@ class ImageFolder(Dataset[Sample]):
                 resolve_image(self.folder, file_name)
             name = f"{file_name}:{number}" if file_name in seen else file_name
             seen.add(file_name)
-            self._samples.append(_sample(entry, name, prompt, where))
+            has_other_text = ANSWERING & entry.keys() and not {"text", "answer"} & entry.keys()
+            if columns or ASKING & entry.keys() or has_other_text:
+                self._samples.append(_any_sample(entry, name, where, columns))
+            else:
+                self._samples.append(_sample(entry, name, prompt, where))
             self._files.append(file_name)
         if not self._samples:
             raise ValueError(f'{metadata}: no lines; write one line {{"file_name": ..., "text": ...}} per image')
@@ -76,6 +94,18 @@ class ImageFolder(Dataset[Sample]):
         sample = copy.deepcopy(self._samples[index])
         sample["image"] = open_image(resolve_image(self.folder, self._files[index]))
         return sample
+
+
+def _any_sample(entry: dict[str, Any], name: str, where: str, columns: Mapping[str, str] | None) -> Sample:
+    """Make a sample without its image of one line, with the columns of any data set."""
+    try:
+        sample = sample_of(entry | {"id": name, "image": Path(name)}, 0, columns)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"sample {name!r}").removeprefix(f"sample {name}")
+        raise ValueError(f"{where}: {reason.lstrip(' :,')}") from error
+    if sample.get("images") or sample.get("video"):
+        raise ValueError(f"{where}: it shows more than the image of its file_name; put such rows into a table instead")
+    return sample | {"image": None}
 
 
 def _sample(entry: dict[str, Any], name: str, default_prompt: str, where: str) -> Sample:

@@ -13,6 +13,7 @@ processor's text for "no image", and its fused term comes from the learned slot 
 
 import copy
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ class Conversations(Dataset[Sample]):
         image_folder (str | os.PathLike[str] | None): The folder that image names are relative to. None means the folder
             of the file.
         each_turn_alone (bool): Whether each reply is a sample of its own.
+        columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -98,6 +100,7 @@ class Conversations(Dataset[Sample]):
         path: str | os.PathLike[str],
         image_folder: str | os.PathLike[str] | None = None,
         each_turn_alone: bool = False,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         self.image_folder = Path(image_folder) if image_folder is not None else Path(path).parent
         self._samples: list[Sample] = []  # with the paths of their images
@@ -110,7 +113,7 @@ class Conversations(Dataset[Sample]):
             with errors_naming(where):
                 try:
                     entry = _without_marks(entry) if each_turn_alone else entry
-                    sample = sample_of(entry | {"id": unique}, position)
+                    sample = sample_of(entry | {"id": unique}, position, columns)
                     for field in FIELDS:
                         if sample.get(field) is not None:
                             sample[field] = self._paths(sample[field])  # type: ignore[literal-required]

@@ -8,7 +8,8 @@ from torch.utils.data import Dataset
 
 from ..modeling.field_values import shown
 from ..modeling.reading import errors_naming
-from .columns import SPELLINGS, sample_of
+from .cells import class_names, with_class_names
+from .columns import sample_of
 from .dataset_names import HUB_ID
 from .media import ImageError, holds_image, resolve_image
 from .sample import FIELDS, Sample
@@ -33,14 +34,7 @@ class RowReader:
 
     def __init__(self, rows: Any, folder: Path | None = None, columns: Mapping[str, str] | None = None) -> None:
         self.folder, self.columns = folder, columns
-        features = rows.features or {}
-        # the class of an image folder is its text, where there is no other
-        label = features.get("label")
-        known = (SPELLINGS[role] for role in ("text", "answer", "completion", "messages"))
-        texts = {name for names in known for name in names} | set((columns or {}).values())
-        self.classes: list[str] | None = None
-        if label is not None and hasattr(label, "int2str") and not texts & set(features):
-            self.classes = [name.replace("_", " ") for name in label.names]
+        self.classes = class_names(rows.features)
 
     def __call__(self, row: Mapping[str, Any], position: int) -> Sample:
         """Make the sample of a row.
@@ -55,10 +49,8 @@ class RowReader:
         Raises:
             ValueError: No column has a text to train on.
         """
-        row = dict(row)
+        row = with_class_names(row, self.classes)
         with errors_naming(f"sample {row.get('id') or position}"):
-            if self.classes is not None:
-                row["text"] = self.classes[row.pop("label")]
             sample = sample_of(row, position, self.columns)
             for field in FIELDS:
                 if sample.get(field) is not None:
@@ -125,7 +117,10 @@ class LibraryDataset(Dataset[Sample]):
 
 
 def open_library_dataset(
-    name: str, split: str = "train", columns: Mapping[str, str] | None = None
+    name: str,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    image_folder: str | None = None,
 ) -> LibraryDataset | None:
     """Open a data set with ``datasets.load_dataset`` or ``load_from_disk``.
 
@@ -135,6 +130,7 @@ def open_library_dataset(
             set on the Hub, ``user/set`` or ``user/set:config``.
         split (str): The split. A data set with one split alone is taken for it if the split is "train".
         columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
+        image_folder (str | None): The folder that the names of images are relative to. None means that of the data.
 
     Returns:
         LibraryDataset | None: The data set, or None if the name is none of these.
@@ -144,7 +140,7 @@ def open_library_dataset(
         ValueError: It cannot read the data set, or there is no such split.
     """
     rows = _load(name, split, streaming=False)
-    return None if rows is None else LibraryDataset(rows, RowReader(rows, _folder(name), columns))
+    return None if rows is None else LibraryDataset(rows, RowReader(rows, _folder(name, image_folder), columns))
 
 
 def open_library_stream(
@@ -153,6 +149,7 @@ def open_library_stream(
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
     buffer: int = BUFFER,
+    image_folder: str | None = None,
 ) -> Stream | None:
     """Open a data set as a stream, of which no more is read than is used.
 
@@ -162,6 +159,7 @@ def open_library_stream(
         columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
         seed (int): The seed of the order.
         buffer (int): The number of rows that are shuffled together.
+        image_folder (str | None): The folder that the names of images are relative to. None means that of the data.
 
     Returns:
         Stream | None: The stream, or None if the name is none of these.
@@ -174,7 +172,7 @@ def open_library_stream(
     if rows is None:
         return None
     rows = with_files(rows)  # the buffer holds compressed files; the collator opens them
-    make_sample = RowReader(rows, _folder(name), columns)
+    make_sample = RowReader(rows, _folder(name, image_folder), columns)
     for row in rows.take(1):
         make_sample(row, 0)  # an unknown column is said before a model is loaded
     return Stream(rows, make_sample, seed, buffer)
@@ -199,8 +197,10 @@ def with_files(rows: Any) -> Any:
     return rows
 
 
-def _folder(name: str) -> Path | None:
-    """Return the folder that a data set lies in, or None for one on the Hub."""
+def _folder(name: str, image_folder: str | None) -> Path | None:
+    """Return the folder of the images: the one given, or that of the data, or None for a data set on the Hub."""
+    if image_folder is not None:
+        return Path(image_folder)
     path = Path(name)
     return path.parent if path.is_file() else path if path.is_dir() else None
 

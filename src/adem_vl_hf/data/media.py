@@ -48,17 +48,21 @@ def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
 
     Args:
         folder (str | os.PathLike[str]): The image folder.
-        name (str): The path of the image, relative to the folder.
+        name (str): The path of the image, relative to the folder, or an absolute path that leads into it.
 
     Returns:
         The path of the image file.
 
     Raises:
-        ImageError: The name is absolute, leaves the folder with ``..`` or by a link, or is not the name of a file
-            there.
+        ImageError: The name is a URL, leads elsewhere, leaves the folder with ``..`` or by a link, or is not the name
+            of a file there.
     """
+    if "://" in name:
+        raise ImageError(f"{name[:200]}: a URL; download it first and give the path of the file")
     parsed = PureWindowsPath(name)  # understands both kinds of path separator
-    if parsed.drive or parsed.root or ".." in parsed.parts:
+    places = Path(folder).absolute(), Path(folder).resolve()
+    is_inside = Path(name).is_absolute() and any(Path(name).is_relative_to(place) for place in places)
+    if ".." in parsed.parts or ((parsed.drive or parsed.root) and not is_inside):
         raise ImageError(f"{name}: leads out of the image folder {folder}; give a path relative to that folder")
     path = Path(folder) / name
     try:
