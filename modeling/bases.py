@@ -85,6 +85,8 @@ def _load(cls, kind: str, name: str, where: str | None = None, **arguments):
             )
     except (OSError, ValueError) as error:
         raise _unreachable(kind, name, error) from error
+    except ImportError as error:  # a package that its quantisation needs
+        raise ImportError(f"the {kind} {name!r}: {error}") from error
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("position_ids"))
     if missing or info["mismatched_keys"]:
         raise ValueError(

@@ -11,6 +11,9 @@ LONE_SURROGATE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
 )
 
+MOST_NESTED = 200  # lists and objects inside one another
+TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]')  # a text, or what opens or closes a list or an object
+
 
 def read_text(path: Path) -> str:
     """Read a UTF-8 file, with or without a byte order mark.
@@ -148,3 +151,35 @@ def read_entries(path: Path, what: str) -> Iterator[dict[str, Any]]:
         if not isinstance(entry, dict):
             raise ValueError(f"{path}, entry {place}: {type(entry).__name__} instead of an object in curly brackets")
         yield entry
+
+
+def check_for_pyarrow(path: Path) -> None:
+    """Refuse a JSON Lines file with which pyarrow, which reads it next, would crash or never end.
+
+    Those are a line that is nested very deep, and a ``null`` in the place of an object. Of a file whose values go over
+    several lines, which pyarrow does not read, nothing is refused.
+
+    Args:
+        path (Path): The file.
+
+    Raises:
+        ValueError: There is such a line. The message names it.
+    """
+    between_rows = True
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            where, stripped = f"{path}, line {number}", line.removeprefix(b"\xef\xbb\xbf").strip()
+            if between_rows and stripped.startswith(b"null"):
+                raise ValueError(f"{where}: null instead of an object in curly brackets; remove the line")
+            between_rows = stripped.endswith(b"}") or (between_rows and not stripped)
+            if line.count(b"[") + line.count(b"{") > MOST_NESTED and _depth(line) > MOST_NESTED:
+                raise ValueError(f"{where}: more than {MOST_NESTED} lists and objects inside one another")
+
+
+def _depth(line: bytes) -> int:
+    """Count the lists and objects inside one another in a line of JSON."""
+    depth = deepest = 0
+    for token in TOKEN.finditer(line):
+        depth += (token[0] in b"[{") - (token[0] in b"]}")
+        deepest = max(deepest, depth)
+    return deepest

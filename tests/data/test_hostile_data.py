@@ -1,5 +1,6 @@
 """Data from anywhere reaches no file outside its folder; a text that nothing can encode is refused where it is read."""
 
+import itertools
 import json
 
 import pytest
@@ -128,3 +129,36 @@ def tiny_processor(bases):
     import architectures
 
     return architectures.ADEM_VL.processor(bases, tiny.build(bases))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"null", "line 2: null instead of an object"),
+        (b'{"text": ' + b"[" * 100_000, "line 2: more than 200 lists and objects inside one another"),
+        (b'{"text": "a dog", "more": ' + b'{"a":' * 20_000 + b"1" + b"}" * 20_001, "line 2: more than 200 lists"),
+    ],
+)
+def test_lines_with_which_pyarrow_crashes_are_refused(tmp_path, line, message, streaming):
+    pytest.importorskip("datasets")
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "a dog [[["}\n' + line + b'\n{"text": "a cat"}\n')
+    for name in (path, tmp_path):
+        with pytest.raises(ValueError, match=rf"rows\.jsonl, {message}"):
+            open_dataset(str(name), streaming=streaming)
+
+
+def test_brackets_in_a_text_are_no_nesting(tmp_path):
+    pytest.importorskip("datasets")
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "' + "[{" * 500 + '\\" ]", "answer": "no", "choices": ["no", "null"]}\n\n')
+    assert open_dataset(str(path))[0]["prompt"].count("[{") == 500
+
+
+def test_a_stream_that_ends_in_damage_is_named(tmp_path):
+    pytest.importorskip("datasets")
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"question,answer\nyes?,no\n" + b"yes?,caf\xe9\n")
+    with pytest.raises(ValueError, match=r"rows\.csv.*decode"):
+        list(itertools.islice(open_dataset(str(path), streaming=True), 4))

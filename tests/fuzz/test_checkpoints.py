@@ -9,7 +9,7 @@ import tiny
 import torch
 
 pytest.importorskip("hypothesis")
-from fuzzing import damaged_bytes, damaged_json, fuzz, write
+from fuzzing import JSON, damaged_bytes, damaged_json, fuzz, write
 from hypothesis import strategies as st
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save
@@ -19,6 +19,12 @@ from adem_vl_hf.loading import describe
 
 pytest.importorskip("peft")
 FIELDS_ADDED = {"adem_vl": {"lora": {"r": 2, "target_modules": ["q_proj"], "rank_pattern": {"q_proj": 3}}}, "evlm": {}}
+# of Transformers', which it reads by itself
+LIBRARY_FIELDS = {
+    "quantization_config": {"quant_method": "gptq", "bits": 4}, "num_labels": 2, "id2label": {"0": "x"},
+    "dtype": "float32", "custom_pipelines": {"x": {"impl": "a.B"}}, "tokenizer_class": None, "is_decoder": True,
+    "generation_config": None,
+}  # fmt: skip
 PROCESSOR_FILES = (
     "tokenizer.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json",
     "generation_config.json",
@@ -47,7 +53,7 @@ def test_config(arch, saved, tmp_path, bases):
     config = json.loads(path.read_text())
     inputs = tiny.batch([12], [True])
     fields = [*arch.model_class.config_class.field_names, *config]
-    more = {name: None for name in fields if name not in config}
+    more = {name: None for name in fields if name not in config} | LIBRARY_FIELDS
     damaged = st.one_of(
         damaged_json(config | more).map(lambda one: (json.dumps(one[0]).encode(), str(one[1]))),
         damaged_bytes([path.read_bytes()]).map(lambda data: (data, "bytes")),
@@ -57,9 +63,30 @@ def test_config(arch, saved, tmp_path, bases):
     def check(outcomes, drawn):
         data, about = drawn
         write(path, data)
-        outcomes.run(lambda: use(arch, folder, inputs), [folder, *fields, "text_config", "vision_config"], about)
+        outcomes.run(lambda: use(arch, folder, inputs), [folder, *fields, *LIBRARY_FIELDS], about)
 
     fuzz("config.json", 150, damaged, check)
+
+
+@st.composite
+def odd_headers(draw, original):
+    """A safetensors file whose header is no damage of bytes: places that overlap, names twice, sizes beyond all."""
+    size = int.from_bytes(original[:8], "little")
+    header, data = json.loads(original[8 : 8 + size]), original[8 + size :]
+    name = draw(st.sampled_from(sorted(header)))
+    kind = draw(st.sampled_from(["field", "twice", "size", "metadata", "overlap"]))
+    if kind == "field":
+        header, _ = draw(damaged_json(header))
+    elif kind == "overlap":
+        header[name] = header[draw(st.sampled_from(sorted(header)))]
+    elif kind == "metadata":
+        header["__metadata__"] = draw(JSON)
+    text = json.dumps(header)
+    if kind == "twice":
+        text = text[:-1] + f", {json.dumps(name)}: {json.dumps(draw(st.sampled_from(list(header.values()))))}" + "}"
+    encoded = text.encode()
+    length = draw(st.sampled_from([2**64 - 1, 2**63, 2**31, 10**8, 0, 1])) if kind == "size" else len(encoded)
+    return length.to_bytes(8, "little") + encoded + data
 
 
 def test_weights(arch, saved, tmp_path):
@@ -84,6 +111,7 @@ def test_weights(arch, saved, tmp_path):
     damaged = st.one_of(
         damaged_bytes([original]),
         damaged_bytes([original[: 8 + header]]),
+        odd_headers(original),
         st.tuples(st.sampled_from(sorted(tensors)), st.sampled_from(savable)).map(cast),
         st.just(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
     )
@@ -100,7 +128,9 @@ def test_weights_of_a_base(arch, bases, saved, tmp_path):
     copies = {base: shutil.copytree(bases / base, tmp_path / base) for base in ("llama", "clip")}
     files = {base: (copies[base] / "model.safetensors").read_bytes() for base in copies}
     damaged = st.sampled_from(sorted(files)).flatmap(
-        lambda base: st.tuples(st.just(base), damaged_bytes([files[base][:4000], files[base]]))
+        lambda base: st.tuples(
+            st.just(base), damaged_bytes([files[base][:4000], files[base]]) | odd_headers(files[base])
+        )
     )
 
     def check(outcomes, drawn):
@@ -111,6 +141,38 @@ def test_weights_of_a_base(arch, bases, saved, tmp_path):
         outcomes.run(lambda: arch.model_class.from_pretrained(saved, **places), copies.values(), base)
 
     fuzz("model.safetensors of a base", 30, damaged, check)
+
+
+def test_config_of_a_base(arch, bases, saved, tmp_path):
+    copies = {base: shutil.copytree(bases / base, tmp_path / base) for base in ("llama", "clip")}
+    names = ("config.json", "adapter_config.json", "preprocessor_config.json")
+    files = {(base, name): copies[base] / name for base in copies for name in names}
+    before = {key: path.read_bytes() if path.is_file() else b'{"r": 2}' for key, path in files.items()}
+
+    def of(key):
+        value = json.loads(before[key])
+        if key[1] == "config.json":
+            value = LIBRARY_FIELDS | value | {"quantization_config": None}
+        return damaged_json(value).map(lambda one: (key, json.dumps(one[0]).encode(), str(one[1]))) | damaged_bytes(
+            [before[key]]
+        ).map(lambda data: (key, data, "bytes"))
+
+    def read():
+        model = arch.model_class.from_base_pretrained(copies["llama"], copies["clip"])
+        arch.processor_class.from_base_pretrained(str(copies["llama"]), str(copies["clip"]), model.config)
+
+    def check(outcomes, drawn):
+        key, data, about = drawn
+        for other, path in files.items():
+            if other == key:
+                write(path, data)
+            elif other[1] == "adapter_config.json":
+                path.unlink(missing_ok=True)
+            else:
+                write(path, before[other])
+        outcomes.run(read, [*copies.values(), "text_config", "vision_config", "image_size"], f"{key} {about}")
+
+    fuzz("config.json of a base", 60, st.sampled_from(sorted(files)).flatmap(of), check)
 
 
 def test_processor(arch, saved, tmp_path, bases):

@@ -104,9 +104,10 @@ def fuzz(name: str, number: int, strategy: Any, check: Callable[[Outcomes, Any],
     def run(drawn):
         check(outcomes, drawn)
 
+    before = len(outcomes.unclear)  # of another test of this class
     run()
-    if outcomes.unclear:
-        kinds = Counter(outcomes.unclear)
+    if outcomes.unclear[before:]:
+        kinds = Counter(outcomes.unclear[before:])
         listed = "\n".join(f"{count} x {text}" for text, count in kinds.most_common(30))
         pytest.fail(f"{name}: {dict(outcomes.counts)}\n{listed}", pytrace=False)
 

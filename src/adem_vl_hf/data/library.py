@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from ..json_files import check_for_pyarrow
 from ..modeling.field_values import shown
 from ..modeling.reading import errors_naming
 from .cells import class_names, with_class_names
@@ -171,11 +172,12 @@ def open_library_stream(
     rows = _load(name, split, streaming=True)
     if rows is None:
         return None
-    rows = with_files(rows)  # the buffer holds compressed files; the collator opens them
-    make_sample = RowReader(rows, _folder(name, image_folder), columns)
-    for row in rows.take(1):
-        make_sample(row, 0)  # an unknown column is said before a model is loaded
-    return Stream(rows, make_sample, seed, buffer)
+    with errors_naming(name):
+        rows = with_files(rows)  # the buffer holds compressed files; the collator opens them
+        make_sample = RowReader(rows, _folder(name, image_folder), columns)
+        for row in rows.take(1):
+            make_sample(row, 0)  # an unknown column is said before a model is loaded
+        return Stream(rows, make_sample, seed, buffer, name)
 
 
 def with_files(rows: Any) -> Any:
@@ -214,6 +216,9 @@ def _load(name: str, split: str, streaming: bool) -> Any:
         import datasets
     except ImportError as error:
         raise ImportError(f"{name} needs the package datasets: pip install datasets") from error
+    for file in [path] if path.is_file() else path.rglob("*.json*"):
+        if BUILDERS.get(file.suffix) == "json" and file.is_file():
+            check_for_pyarrow(file)
     try:
         if path.is_file():
             separator = {"sep": "\t"} if path.suffix == ".tsv" else {}

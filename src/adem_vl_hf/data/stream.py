@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..modeling.reading import errors_naming
 from .sample import Sample
 
 BUFFER = 1000  # rows; a row holds its images as compressed files, of some 100 kB each
@@ -27,15 +28,21 @@ class Stream(IterableDataset[Sample]):
         make_sample (Callable[[Mapping[str, Any], int], Sample]): Makes a sample of a row and its number in the stream.
         seed (int): The seed of the order.
         buffer (int): The number of rows that are shuffled together. 1 keeps their order.
+        name (str): Names the data set in errors.
 
     Raises:
-        ValueError: There are no rows.
+        ValueError: There are no rows, or they cannot be read.
     """
 
     def __init__(
-        self, rows: Any, make_sample: Callable[[Mapping[str, Any], int], Sample], seed: int = 0, buffer: int = BUFFER
+        self,
+        rows: Any,
+        make_sample: Callable[[Mapping[str, Any], int], Sample],
+        seed: int = 0,
+        buffer: int = BUFFER,
+        name: str = "the data set that is streamed",
     ) -> None:
-        self.rows, self.make_sample, self.seed, self.buffer = rows, make_sample, seed, buffer
+        self.rows, self.make_sample, self.seed, self.buffer, self.name = rows, make_sample, seed, buffer, name
         self._beginning = rows.state_dict()  # each pass loads it, because the last one has left its end there
         self._start: dict[str, Any] = {"sample": 0, "first": 0, "rows": self._beginning}
         self._buffers: list[tuple[int, dict[str, Any]]] = []  # the first sample of each, and where its rows are
@@ -48,7 +55,7 @@ class Stream(IterableDataset[Sample]):
             whole = place == self._beginning
             self.rows.load_state_dict(place)
             iterator, read = iter(self.rows), 0
-            while taken := list(itertools.islice(iterator, self.buffer)):
+            while taken := self._taken(iterator):
                 self._buffers.append((number, place))
                 place = self.rows.state_dict()
                 order = list(range(len(taken)))
@@ -59,8 +66,13 @@ class Stream(IterableDataset[Sample]):
             if whole and not read:
                 if get_worker_info() is not None:  # more workers than shards
                     return
-                raise ValueError("the data set that is streamed has no rows")
+                raise ValueError(f"{self.name} has no rows")
             place = self._beginning
+
+    def _taken(self, iterator: Iterator[Any]) -> list[Any]:
+        """Read the rows of one buffer."""
+        with errors_naming(self.name):
+            return list(itertools.islice(iterator, self.buffer))
 
     def state_dict(self, sample: int) -> dict[str, Any]:
         """Describe where the stream stands.
