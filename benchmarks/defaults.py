@@ -76,20 +76,25 @@ class Size(NamedTuple):
         train (Callable[[], Any]): makes the training set.
         test (Callable[[], Any]): makes the test set.
         steps (dict[int, int]): how many steps are trained, by the size of the batch.
+        vision_tower (str): the one that ``adem-vl train`` takes for such data where none is named.
     """
 
     train: Callable[[], Any]
     test: Callable[[], Any]
     steps: dict[int, int]
+    vision_tower: str
 
 
 SIZES = {
-    "40 shapes": Size(partial(Shapes, 40, 1, 0), partial(Shapes, TEST_SIZE, 1, 1), {4: 150, 16: 60}),
-    "400 pairs of shapes": Size(partial(Shapes, 400, 2, 0), partial(Shapes, TEST_SIZE, 2, 1), {4: 300, 16: 100}),
+    "40 shapes": Size(partial(Shapes, 40, 1, 0), partial(Shapes, TEST_SIZE, 1, 1), {4: 150, 16: 60}, "embedded-dinov2"),
+    "400 pairs of shapes": Size(
+        partial(Shapes, 400, 2, 0), partial(Shapes, TEST_SIZE, 2, 1), {4: 300, 16: 100}, "embedded-dinov2"
+    ),
     "4,000 scenes": Size(
         partial(OpenMojiScenes, "train", size=4000, kinds=("caption",)),
         partial(OpenMojiScenes, "test", size=TEST_SIZE, kinds=("caption",)),
         {4: 300, 16: 100},
+        "embedded",
     ),
 }
 # Fields that would follow from the sizes of these models. Keys and values both have the visual scale, and the fused
@@ -106,7 +111,7 @@ ARMS: dict[str, tuple[float | None, dict[str, Any]]] = {
 }
 
 
-def measure(arm: str, size: str, batch_size: int, folder: Path, vision_tower: str = "embedded") -> dict[str, Any]:
+def measure(arm: str, size: str, batch_size: int, folder: Path, vision_tower: str | None = None) -> dict[str, Any]:
     """Train one arm on one size of data and let it caption the test set.
 
     Args:
@@ -114,14 +119,14 @@ def measure(arm: str, size: str, batch_size: int, folder: Path, vision_tower: st
         size (str): a key of ``SIZES``.
         batch_size (int): samples per step.
         folder (Path): where checkpoints and predictions are written.
-        vision_tower (str): the frozen vision tower.
+        vision_tower (str | None): the frozen vision tower; None = that of the size.
 
     Returns:
         What the result file holds.
     """
     factor, fields = ARMS[arm]
     set_seed(42)
-    model, processor = build_model(vision_tower=vision_tower, **fastest_setting(), **fields)
+    model, processor = build_model(vision_tower=vision_tower or SIZES[size].vision_tower, **fastest_setting(), **fields)
     data, steps = SIZES[size].train(), SIZES[size].steps[batch_size]
     rate = None if factor is None else factor * peak_learning_rate(model.config)
     arguments = training_arguments(

@@ -1,17 +1,18 @@
 """Does ADEM-VL learn more from several questions about one image in one row than from each question alone? Resumable.
 
-python benchmarks/turns.py                       # all runs that have no result yet
-python benchmarks/turns.py --turns 4 --steps 240 --seeds 0 1 2
+python benchmarks/turns.py                  # all runs that have no result yet
+python benchmarks/turns.py --steps 240 --seeds 0 1 2
+python benchmarks/write_tables.py           # puts the table into docs/your_data.md
 
-Three runs for each seed, on the same OpenMoji scenes and questions:
+Three runs for each seed, on easy-VQA, whose images have about ten questions each:
 
     together                 all questions about an image are one row
     alone, same steps        each question is a row, with as many steps and rows in a step
     alone, same time         the same with as many steps as take the time of the first run
 
-Then each answers held-out scenes, one question at a time, with their own image and with another one. The result file is
-benchmarks/results/turns.json (turns_gpu.json on a GPU). Its runs go on where they stopped; other steps, turns or sizes
-make all runs anew.
+Then each answers the questions about some test images, one at a time, with their own image and with another one. The
+result file is benchmarks/results/turns.json (turns_gpu.json on a GPU). Its runs go on where they stopped; other steps
+or sizes make all runs anew.
 """
 
 import argparse
@@ -24,16 +25,15 @@ import tables
 from transformers import set_seed
 
 from adem_vl_hf.allocator import keep_freed_memory
-from adem_vl_hf.data import OpenMojiScenes
-from adem_vl_hf.data.by_name import SCENE_KINDS
+from adem_vl_hf.data.easy_vqa import WHAT, YES_OR_NO, EasyVQA
 from adem_vl_hf.data.turns import EachTurn
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
 from adem_vl_hf.loading import build_model
-from adem_vl_hf.openmoji_training import RECIPES
 from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments
 
 TOGETHER, SAME_STEPS, SAME_TIME = "together", "alone, same steps", "alone, same time"
+KINDS = ("all", WHAT, YES_OR_NO)
 RUNS = (TOGETHER, SAME_STEPS, SAME_TIME)
 
 
@@ -67,43 +67,29 @@ def measure(run: str, folder: Path, steps: int, seed: int, args: argparse.Namesp
         What the result file holds of the run.
     """
     set_seed(seed)
-    recipe = RECIPES["adem_vl"]
-    model, processor = build_model(args.language_model, args.vision_tower, **fastest_setting(), **recipe.settings)
-    scenes = OpenMojiScenes("train", args.steps * args.batch_size, seed, SCENE_KINDS, args.turns)
-    dataset = scenes if run == TOGETHER else EachTurn(scenes)
+    model, processor = build_model(args.language_model, args.vision_tower, **fastest_setting())
+    images = EasyVQA("train")
+    dataset = images if run == TOGETHER else EachTurn(images)
     arguments = training_arguments(
-        folder, len(dataset), args.batch_size, max_steps=steps, learning_rate=recipe.learning_rate, seed=seed,
-        save_steps=60,
-    )  # fmt: skip
+        folder, len(dataset), args.batch_size, model=model, max_steps=steps, seed=seed, save_steps=60
+    )
     facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
     trained = steps - facts.get("resumed_at_step", 0)
+    questions = len(EachTurn(images)) / len(images) if run == TOGETHER else 1  # in a row, on average
     result: dict[str, Any] = {
         "device": measures.device_name(),
         "training": facts,
         "seconds_per_step": facts["seconds"] / max(1, trained),
-        "answers": steps * args.batch_size * (args.turns if run == TOGETHER else 1),
+        "answers": round(steps * args.batch_size * questions),
         "metrics": {},
     }
-    test = OpenMojiScenes("test", args.test_size)
-    for images in ("true", "shuffled"):
-        output = folder / "predictions" / f"{images}.jsonl"
+    test = EachTurn(EasyVQA("test", args.test_size))
+    for images_of in ("true", "shuffled"):
+        output = folder / "predictions" / f"{images_of}.jsonl"
         output.parent.mkdir(exist_ok=True, parents=True)
-        rows = predict(model, processor, test, output=output, batch_size=32, max_new_tokens=20, images=images)  # type: ignore[arg-type]
-        result["metrics"][images] = score("openmoji-scenes", rows)
+        rows = predict(model, processor, test, output=output, batch_size=32, max_new_tokens=4, images=images_of)  # type: ignore[arg-type]
+        result["metrics"][images_of] = score("easy-vqa", rows)
     return result
-
-
-def right(scores: dict[str, Any]) -> float:
-    """The share of all questions that are answered right.
-
-    Args:
-        scores (dict[str, Any]): of ``score``.
-
-    Returns:
-        The share, of all kinds together.
-    """
-    kinds = scores.get("questions", {}).values()
-    return sum(kind["accuracy"] * kind["n"] for kind in kinds) / max(1, sum(kind["n"] for kind in kinds))
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -113,36 +99,47 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         results (dict[str, dict[str, Any]]): what ``measure`` returned, by ``"run, seed"``.
 
     Returns:
-        The table in Markdown: how long the run took, and the scores on held-out scenes, times 100.
+        The table in Markdown: how long the run took, and right answers in per cent, with the own image / another one.
     """
     rows = []
     for name, result in results.items():
-        own, other = result["metrics"]["true"], result["metrics"]["shuffled"]
-        cider = own["caption"]["cider"] if "caption" in own else float("nan")
-        scores = [cider, right(own), right(other)]
+        own, other = (result["metrics"][images]["questions"] for images in ("true", "shuffled"))
+        shares = [f"{100 * own[kind]['accuracy']:.1f} / {100 * other[kind]['accuracy']:.1f}" for kind in KINDS]
         steps = result["training"]["steps"]
-        cost = [str(steps), str(result["answers"]), f"{steps * result['seconds_per_step']:.0f}"]
-        rows.append([name, *cost, *(f"{100 * value:.1f}" for value in scores)])
-    head = ["run, seed", "steps", "answers trained", "seconds", "CIDEr", "questions right", "with another image"]
-    return tables.markdown(head, rows)
+        rows.append([name, str(steps), str(result["answers"]), f"{steps * result['seconds_per_step']:.0f}", *shares])
+    chances = [f"{100 * own[kind]['chance']:.1f}" for kind in KINDS]
+    rows.append(["the question alone", "", "", "", *chances])
+    return tables.markdown(["run, seed", "steps", "answers trained", "seconds", *KINDS], rows)
+
+
+def sections() -> dict[str, str]:
+    """The table of docs/your_data.md.
+
+    Returns:
+        The text by the name of the section.
+    """
+    saved = tables.load("turns")
+    if saved is None:
+        return {"turns table": tables.NOT_MEASURED}
+    tested = next(iter(saved["runs"].values()))["metrics"]["true"]["n"]
+    return {
+        "turns table": f"{table(saved['runs'])}\n\n{tested} questions, a batch of {saved['settings']['batch_size']}."
+    }
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=4, help="questions about each image")
     parser.add_argument("--steps", type=int, default=240, help="training steps of the first two runs")
-    parser.add_argument("--batch-size", type=int, default=32, help="rows in a step")
+    parser.add_argument("--batch-size", type=int, default=4, help="rows in a step")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument(
-        "--test-size", type=int, default=1000, help="held-out scenes, each with one question or caption"
-    )
+    parser.add_argument("--test-size", type=int, default=60, help="test images, with about ten questions each")
     parser.add_argument("--language-model", default="embedded")
-    parser.add_argument("--vision-tower", default="embedded")
+    parser.add_argument("--vision-tower", default="embedded-dinov2")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/turns"), help="checkpoints and predictions")
     args = parser.parse_args()
     keep_freed_memory()
-    settings = {name: getattr(args, name) for name in ("turns", "steps", "batch_size", "test_size")}
+    settings = {name: getattr(args, name) for name in ("steps", "batch_size", "test_size")}
     file = measures.result_file("turns")
     saved = tables.load(file)
     results = saved["runs"] if saved and saved["settings"] == settings else {}

@@ -23,6 +23,7 @@ import quality
 import serving
 import tables
 import tower_styles
+import turns
 import where_it_looks
 
 SCRIPTS = (
@@ -43,6 +44,7 @@ SCRIPTS = (
     quality,
     serving,
     tower_styles,
+    turns,
     where_it_looks,
 )
 

@@ -2,6 +2,7 @@
 
 import json
 
+import easy_vqa_files
 import pytest
 import scripts
 
@@ -15,8 +16,9 @@ def turns(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_every_run_is_trained_once_and_asked(turns, bases, tmp_path, monkeypatch, capsys):
+    easy_vqa_files.install(tmp_path / "index", monkeypatch)
     arguments = [
-        "--turns", 3, "--steps", 2, "--batch-size", 2, "--test-size", 24, "--language-model", bases / "llama",
+        "--steps", 2, "--batch-size", 2, "--test-size", 2, "--language-model", bases / "llama",
         "--vision-tower", bases / "clip", "--output-dir", tmp_path / "runs",
     ]  # fmt: skip
     scripts.call(turns, monkeypatch, *arguments)
@@ -24,13 +26,13 @@ def test_every_run_is_trained_once_and_asked(turns, bases, tmp_path, monkeypatch
     saved = json.loads(path.read_text())
     assert list(saved["runs"]) == [f"{run}, 0" for run in turns.RUNS]
     together, same_steps, same_time = saved["runs"].values()
-    assert (together["training"]["samples"], same_steps["training"]["samples"]) == (4, 12)
-    assert (together["answers"], same_steps["answers"]) == (12, 4)
+    assert (together["training"]["samples"], same_steps["training"]["samples"]) == (3, 4)
+    assert (together["answers"], same_steps["answers"]) == (5, 4)  # 4 questions about 3 images
     assert together["training"]["steps"] == same_steps["training"]["steps"] == 2
     assert same_time["training"]["steps"] >= 1
-    assert together["metrics"]["true"]["n"] == 24
+    assert together["metrics"]["true"]["n"] == 3
     printed = capsys.readouterr().out
-    assert "| together, 0 | 2 | 12 |" in printed
+    assert "| together, 0 | 2 | 5 |" in printed
     assert " seconds\n" in printed
     monkeypatch.setattr(turns, "measure", None)  # nothing is measured again
     scripts.call(turns, monkeypatch, *arguments)
@@ -41,8 +43,3 @@ def test_the_steps_that_take_the_same_time(turns):
     done = {turns.TOGETHER: {"seconds_per_step": 3.0}, turns.SAME_STEPS: {"seconds_per_step": 2.0}}
     assert turns.steps_of(turns.SAME_TIME, 100, done) == 150
     assert turns.steps_of(turns.SAME_STEPS, 100, {}) == 100
-
-
-def test_the_share_of_right_answers(turns):
-    kinds = {"count": {"accuracy": 0.5, "n": 2}, "choice": {"accuracy": 1.0, "n": 6}}
-    assert turns.right({"questions": kinds}) == 0.875
