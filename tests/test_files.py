@@ -1,5 +1,7 @@
 """After an error the old file is as it was, and no temporary file is left."""
 
+import secrets
+
 import pytest
 
 from adem_vl_hf.files import replacing, write_json, write_text
@@ -22,6 +24,21 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     write_json(path, {"é": 1})
     assert path.read_bytes() == b'{\n "\\u00e9": 1\n}\n'
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_link_is_replaced_and_never_followed(tmp_path, monkeypatch):
+    victim, path = tmp_path / "victim", tmp_path / "notes.txt"
+    victim.write_text("mine")
+    path.symlink_to(victim)
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert not path.is_symlink()
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "foretold")
+    (tmp_path / ".notes.txt.foretold").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_text(path, "newer")
+    assert victim.read_text() == "mine"
+    assert path.read_text() == "new"
 
 
 def test_reading_names_the_file_and_the_line(tmp_path):

@@ -1,6 +1,7 @@
-"""A disk that is full while something is downloaded or pushed: a small one, which takes root to make."""
+"""A disk that is full while something is fetched, pushed, predicted or cached; a small one takes root to make."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,9 @@ import architectures
 import pytest
 import tiny
 from hub_server import hub_env, run_client, serve_hub
+
+from adem_vl_hf.evaluation.predictions import PredictionFile, read_predictions
+from adem_vl_hf.files import replacing
 
 pytestmark = pytest.mark.slow
 
@@ -78,3 +82,32 @@ def test_a_push_names_it_and_makes_no_repository(hub, small_disk, tmp_path):
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "adem").iterdir() if path.is_file()}
     shutil.rmtree(tmp_path / "home", ignore_errors=True)
     assert not list(small_disk.iterdir())
+
+
+def test_predictions_stay_and_go_on_when_there_is_room(small_disk):
+    path = small_disk / "rows.jsonl"
+    rows = [{"id": str(n), "kind": "caption", "prediction": "a dog " * 2000, "references": ["x"]} for n in range(12)]
+
+    def write():
+        with PredictionFile(path) as file:
+            for row in rows:
+                if row["id"] not in file.rows:
+                    file.append(row)
+
+    with pytest.raises(OSError, match=re.escape(str(small_disk))):
+        write()
+    kept = PredictionFile(path).rows
+    assert 4 < len(kept) < 12
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    write()
+    assert read_predictions(path) == rows
+
+
+def test_a_file_of_the_cache_stays_as_it_was(small_disk):
+    path = small_disk / "cache" / "drawn.bin"
+    with replacing(path) as temporary:
+        temporary.write_bytes(bytes(60_000))
+    with pytest.raises(OSError, match=re.escape(str(small_disk))), replacing(path) as temporary:
+        temporary.write_bytes(bytes(90_000))
+    assert path.read_bytes() == bytes(60_000)
+    assert list(path.parent.iterdir()) == [path]
