@@ -85,6 +85,26 @@ def open_image(source: ImageSource) -> Image.Image:
     return rgb
 
 
+def ready_image(source: ImageSource) -> Image.Image:
+    """Open an image, unless ``open_image`` has done it already.
+
+    Args:
+        source (ImageSource): As for ``open_image``.
+
+    Returns:
+        Image.Image: ``source`` itself if it is in memory, in mode RGB and without metadata that could turn it.
+        Otherwise, the image that ``open_image`` makes of it.
+
+    Raises:
+        ImageError: As ``open_image``.
+    """
+    # exactly Image: an object of its subclass ImageFile is a file that is not decoded yet
+    if type(source) is not Image.Image or source.mode != "RGB" or source.info:
+        return open_image(source)
+    check_size(*source.size, _describe(source))
+    return source
+
+
 def most_pixels() -> float:
     """Say how many pixels an image, or all frames of a video together, may have.
 

@@ -20,7 +20,7 @@ from PIL import Image
 from transformers import BaseImageProcessor
 
 from .image_forms import from_array
-from .images import ImageError, ImageSource, check_size, open_image
+from .images import ImageError, ImageSource, check_size, ready_image
 from .video_files import VIDEO_SUFFIXES, of_one_size, open_animation, open_video_file, sampled_indices
 
 VideoSource = str | os.PathLike[str] | Sequence[ImageSource]
@@ -98,7 +98,7 @@ def _open_list(images: Sequence[ImageSource], number: int | None, name: str) -> 
         raise ImageError(f"{name}: no frames; give at least one")
     frames: list[Image.Image] = []
     for image in sample_frames(images, number) if number else images:
-        frames.append(open_image(image))
+        frames.append(ready_image(image))
         if not isinstance(image, Image.Image):  # those that are given as images are in memory already
             check_size(*frames[-1].size, name, len(frames))
     return of_one_size(frames, name)
@@ -164,7 +164,7 @@ def pair_with_rows(
     opened_videos = [
         [_open_frames(row, video, num_frames) for video in of_row] for row, of_row in enumerate(videos_by_row)
     ]
-    opened_images = [[open_image(image) for image in of_row] for of_row in images_by_row]
+    opened_images = [[ready_image(image) for image in of_row] for of_row in images_by_row]
     return [ImagesAndVideos(*of_row) for of_row in zip(opened_images, opened_videos, strict=True)]
 
 

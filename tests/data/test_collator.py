@@ -1,14 +1,21 @@
 """AdemVLCollator: batches of every mixture, and errors that name the sample."""
 
+from collections import Counter
+
+import architectures
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from training_runs import picture_folder
 from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
 from adem_vl_hf.data.collator import AdemVLCollator
-from adem_vl_hf.data.sample import Sample
+from adem_vl_hf.data.image_folder import ImageFolder
+from adem_vl_hf.data.sample import Sample, Shown, opened
+from adem_vl_hf.modeling import images
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 
@@ -263,3 +270,32 @@ def test_a_refused_batch_of_videos_names_the_sample():
     long = sample("long", prompt="Q" * 30, video=[picture()] * 2)
     with pytest.raises(ValueError, match="^sample 'long': 35 tokens are more than max_length 20"):
         AdemVLCollator(Recorder(), 20)([sample("short", images=[picture()] * 2), long])
+
+
+def test_a_picture_is_opened_and_converted_once(bases, tmp_path, monkeypatch):
+    """From the file to the pixels; converting it again would copy it."""
+    picture_folder(tmp_path / "pictures", number=4)
+    processor = architectures.ADEM_VL.processor(bases, tiny.build(bases))
+    data, collator = ImageFolder(tmp_path / "pictures"), AdemVLCollator(processor)
+    with_paths = [{"image": str(path), "text": "a cat"} for path in sorted((tmp_path / "pictures").glob("*.png"))]
+    calls = Counter()
+    for owner, name in ((Image, "open"), (images, "_to_rgb")):
+        own = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, own=own, name=name: calls.update([name]) or own(*args))
+    expected = collator([data[i] for i in range(4)])
+    assert calls == {"open": 4, "_to_rgb": 4}
+    assert torch.equal(collator(with_paths)["pixel_values"], expected["pixel_values"])  # as rows of a data set
+    assert calls == {"open": 8, "_to_rgb": 8}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_picture_in_memory_is_turned_upright_by_its_metadata(turned):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = picture()
+    photo.putpixel((0, 0), (0, 0, 255))
+    if turned:
+        photo.info["exif"] = exif.tobytes()
+    found = opened(Shown("image", (photo,)), "s").images[0]
+    assert found.size == ((5, 6) if turned else (6, 5))
+    assert (found is photo) == (not turned)

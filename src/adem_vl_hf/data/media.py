@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..files import replacing
 from ..modeling.image_forms import BASE64, DATA_URL
-from ..modeling.images import ImageError, ImageSource, open_image
+from ..modeling.images import ImageError, ImageSource, open_image, ready_image
 from ..modeling.videos import VideoSource, open_video, sample_frames
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "holds_image",
     "open_image",
     "open_video",
+    "ready_image",
     "resolve_image",
     "sample_frames",
     "save_gif",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..modeling.images import CAPTION_PROMPT, IMAGE_MARK
 from ..modeling.videos import VIDEO_MARK
-from .media import ImageError, open_image, open_video
+from .media import ImageError, open_video, ready_image
 
 __all__ = [
     "CAPTION_PROMPT",
@@ -205,15 +205,11 @@ def opened(shown: Shown, sample_id: str) -> Shown:
             raise ValueError(f"sample {sample_id!r}: {error}") from error
     images = []
     for position, image in enumerate(shown.images):
-        # Exactly Image: an object of its subclass ImageFile is a file that is not decoded yet, and may be damaged or
-        # lie on its side.
-        if type(image) is not Image.Image or image.mode != "RGB":
-            try:
-                image = open_image(image)
-            except ImageError as error:
-                where = "" if shown.field == "image" else f"{shown.field}[{position}]: "
-                raise ValueError(f"sample {sample_id!r}: {where}{error}") from error
-        images.append(image)
+        try:
+            images.append(ready_image(image))
+        except ImageError as error:
+            where = "" if shown.field == "image" else f"{shown.field}[{position}]: "
+            raise ValueError(f"sample {sample_id!r}: {where}{error}") from error
     return Shown(shown.field, tuple(images))
 
 
