@@ -12,6 +12,7 @@ from pathlib import Path
 
 import architectures
 import pytest
+import tiny
 import transformers
 from new_process import run_python
 
@@ -113,6 +114,16 @@ def checkpoints(bases, tmp_path_factory):
         model.save_pretrained(folders[arch.model_type])
         arch.processor(bases, model).save_pretrained(folders[arch.model_type])
     return folders
+
+
+def test_a_caption_needs_no_trainer(checkpoints, tmp_path):
+    """Whose import brings PEFT, datasets and bitsandbytes, and takes a third of the time of a first caption."""
+    tiny.picture().save(tmp_path / "picture.png")
+    caption = "import sys; from adem_vl_hf.cli import main; assert main(sys.argv[1:]) == 0; print(*sys.modules)"
+    flags = ["--checkpoint", checkpoints["adem_vl"], "--max-new-tokens", 2]
+    modules = set(run_beside_torch(caption, "caption", tmp_path / "picture.png", *flags).split())
+    assert "transformers.models.llama.modeling_llama" in modules
+    assert not modules & {"transformers.trainer", "peft", "datasets", "bitsandbytes", "pandas"}
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -32,11 +32,22 @@ from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.one_save import naming_full_disk
 from .modeling.processing_adem_vl import AdemVLProcessor
+from .precision import fastest_setting, launched_processes
 from .preemption import TERMINATED, SaveOnTermination
 from .recipe import paper_learning_rate, peak_learning_rate
 from .resuming import check_same_settings, newest_complete
 from .training_fields import recorded_fields, refuse, refuse_without_lengths
 from .whole_checkpoints import WholeCheckpoints
+
+__all__ = [
+    "IN_ORDER",
+    "SafeSeq2SeqTrainer",
+    "SafeTrainer",
+    "build_trainer",
+    "fastest_setting",
+    "train",
+    "training_arguments",
+]
 
 logger = logging.getLogger("adem_vl_hf")
 WARMUP = 0.1  # the share of all steps: 2 of 20 epochs on ScienceQA
@@ -54,15 +65,6 @@ class SafeTrainer(StopsWhenBroken, WholeCheckpoints, Trainer):
 
 class SafeSeq2SeqTrainer(StopsWhenBroken, WholeCheckpoints, Seq2SeqTrainer):
     """The stock ``Seq2SeqTrainer``, which saves whole checkpoints or none, and stops at NaN."""
-
-
-def launched_processes() -> int:
-    """Count the processes that torchrun or ``accelerate launch`` started.
-
-    Returns:
-        Their number, or 1 without a launcher.
-    """
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def training_arguments(
@@ -253,34 +255,3 @@ def _size(dataset: Any) -> int | None:
         return len(dataset)
     except TypeError:
         return None
-
-
-def fastest_setting() -> dict[str, Any]:
-    """Choose the precision and the attention of the frozen bases for training on this machine.
-
-    On a GPU these are bfloat16 and the default attention of Transformers. On a CPU they are eager attention, because
-    the backward pass of the fused one is slower, and bfloat16 where the processor multiplies it (AMX-BF16,
-    AVX512-BF16), else float32, which is a dozen times faster there.
-
-    Returns:
-        ``dtype``, and on a CPU ``attn_implementation``: arguments of ``build_model`` and ``load_checkpoint``.
-    """
-    if torch.cuda.is_available():
-        return {"dtype": torch.bfloat16}
-    # all processes must choose the same, and those of other hosts may have other processors
-    one_host = launched_processes() == int(os.environ.get("LOCAL_WORLD_SIZE", launched_processes()))
-    fast = one_host and multiplies_bfloat16()
-    return {"dtype": torch.bfloat16 if fast else torch.float32, "attn_implementation": "eager"}
-
-
-def multiplies_bfloat16() -> bool:
-    """Say whether this processor has instructions that multiply bfloat16.
-
-    Returns:
-        True with AMX-BF16 or AVX512-BF16, unless ``ATEN_CPU_CAPABILITY`` or ``ONEDNN_MAX_CPU_ISA`` turns them off.
-    """
-    switched_off = "AVX512" not in torch.backends.cpu.get_cpu_capability()
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    if switched_off or (limit and not any(name in limit for name in ("BF16", "AMX", "DEFAULT"))):
-        return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

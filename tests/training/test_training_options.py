@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 from training_runs import PLAIN, adapter, assert_moved_alike, blocks, samples, trainer
 
-from adem_vl_hf import training
+from adem_vl_hf import precision, training
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED, prompts_alone
 from adem_vl_hf.training import train, training_arguments
 
@@ -132,15 +132,16 @@ def test_a_row_that_is_all_answer_is_named():
 
 def test_the_recipe_counts_the_samples_of_all_processes(tmp_path, monkeypatch):
     alone = training_arguments(tmp_path, samples=1000, batch_size=16, epochs=20)
-    monkeypatch.setattr(training, "launched_processes", lambda: 4)
+    for module in (training, precision):
+        monkeypatch.setattr(module, "launched_processes", lambda: 4)
     together = training_arguments(tmp_path, samples=1000, batch_size=16, epochs=20)
     assert together.learning_rate == pytest.approx(4 * alone.learning_rate) == pytest.approx(9e-3 * 64 / 256)
     assert (alone.warmup_steps, together.warmup_steps) == (126, 32)
-    monkeypatch.setattr(training, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: True)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert training.fastest_setting()["dtype"] == torch.bfloat16
+    assert precision.fastest_setting()["dtype"] == torch.bfloat16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # on the other host may be another processor
-    assert training.fastest_setting()["dtype"] == torch.float32
+    assert precision.fastest_setting()["dtype"] == torch.float32
 
 
 @architectures.each()

@@ -89,7 +89,7 @@ def load(args: argparse.Namespace, with_gradients: bool = False) -> tuple[Any, A
     from accelerate import PartialState
 
     from ..loading import load_checkpoint, loading_arguments
-    from ..training import fastest_setting
+    from ..precision import fastest_setting
 
     setting = fastest_setting() if with_gradients else {}
     setting |= loading_arguments(args.bits, setting.get("dtype"))

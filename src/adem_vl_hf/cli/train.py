@@ -225,7 +225,7 @@ def _data(args: argparse.Namespace) -> tuple[Any, Any]:
 def _model(args: argparse.Namespace) -> tuple[Any, Any]:
     """Load the checkpoint to begin with, or build a model with a fresh adapter."""
     from ..loading import build_model, load_checkpoint, loading_arguments
-    from ..training import fastest_setting
+    from ..precision import fastest_setting
 
     setting = fastest_setting()
     setting |= {"dtype": args.dtype} if args.dtype else {}
