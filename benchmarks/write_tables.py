@@ -11,6 +11,7 @@ import compiled
 import defaults
 import efficiency
 import embedded_towers
+import feature_cache
 import fusion_speed
 import growth
 import lm_head
@@ -33,6 +34,7 @@ SCRIPTS = (
     defaults,
     efficiency,
     embedded_towers,
+    feature_cache,
     fusion_speed,
     growth,
     lm_head,
