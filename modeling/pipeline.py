@@ -94,6 +94,8 @@ class AdemVLImageToTextPipeline(Pipeline):
             if inputs is not None:
                 raise ValueError("both images and videos are given: pass a dict with both for each text")
             inputs = [{"videos": one} for one in videos] if isinstance(videos, list) else {"videos": videos}
+        if isinstance(inputs, list) and not inputs:
+            return []
         prompts = kwargs.get("prompt")
         if isinstance(prompts, list | tuple):
             del kwargs["prompt"]
@@ -125,24 +127,28 @@ class AdemVLImageToTextPipeline(Pipeline):
         return self.processor(images=[shown.get("images") or []], text=[asked], **options)
 
     def _forward(self, model_inputs: BatchFeature, **generate_kwargs: Any) -> dict[str, torch.Tensor]:
-        """Generate, and cut the prompt off: [B, T] in, [B, new tokens] out."""
+        """Generate, and cut the prompt off: [B, T] in, [B, num_return_sequences, new tokens] out."""
         given = generate_kwargs.get("generation_config")
         if given is None and not generate_kwargs.keys() & {"max_new_tokens", "max_length"}:
             generate_kwargs["max_new_tokens"] = MAX_NEW_TOKENS
+        if generate_kwargs.get("stop_strings") or getattr(given, "stop_strings", None):
+            generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)
         ids = self.model.generate(**model_inputs, **generate_kwargs)
         ids = ids if isinstance(ids, torch.Tensor) else ids.sequences  # return_dict_in_generate
-        return {"generated_ids": ids[:, model_inputs["input_ids"].shape[1] :]}
+        rows, length = model_inputs["input_ids"].shape
+        # one row for each input, of which a batch is taken apart afterwards, however many texts each of them has
+        return {"generated_ids": ids[:, length:].unflatten(0, (rows, -1))}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> list[dict[str, str]]:
         """Decode the new tokens.
 
         Args:
-            model_outputs (dict[str, torch.Tensor]): ``generated_ids`` [1, new tokens].
+            model_outputs (dict[str, torch.Tensor]): ``generated_ids`` [1, n, new tokens] for n texts of one input.
 
         Returns:
-            list[dict[str, str]]: One dict with the text, without surrounding spaces, in ``generated_text``.
+            list[dict[str, str]]: A dict for each text, without surrounding spaces, in ``generated_text``.
         """
-        texts = self.processor.batch_decode(model_outputs["generated_ids"], skip_special_tokens=True)
+        texts = self.processor.batch_decode(model_outputs["generated_ids"].flatten(0, 1), skip_special_tokens=True)
         return [{"generated_text": text.strip()} for text in texts]
 
 

@@ -69,7 +69,8 @@ def sort_options(
                 raise ValueError(f"{name} is given twice, in {group} and as an argument of its own; give it once")
         options.update({name: value for name, value in {**flat, **nested}.items() if name in known})
         _warn_of(set(nested) - known - WITHOUT_EFFECT)
-    _warn_of(set(flat) - set(TEXT_DEFAULTS) - known_to_images - VIDEO_OPTIONS - WITHOUT_EFFECT)
+    given_values = {name for name, value in flat.items() if value is not None}  # pipelines give None for no audio
+    _warn_of(given_values - set(TEXT_DEFAULTS) - known_to_images - VIDEO_OPTIONS - WITHOUT_EFFECT)
     if videos.pop("fps", None) is not None:
         raise ValueError("fps: frames are chosen by their number; give num_frames")
     if given.get("sanitize_control_tokens"):

@@ -20,13 +20,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.dynamic_module_utils import get_relative_import_files
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from .arguments import HUB_ARGUMENTS
 from .quantization import split_gguf
 from .reading import errors_naming
 from .towers import TOWERS, side
 
+logger = logging.get_logger(__name__)
 MOST_PIXELS_A_SIDE, MOST_IMAGE_TOKENS = 2**13, 2**16
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # Transformers 5 saves the first, 4.57 both
 IMAGE_PROCESSOR_FILES = PROCESSOR_FILES[::-1]  # a vision tower has the second more often, so it is asked for first
@@ -172,6 +173,11 @@ def keep_inside(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
                 f"{number}, and its language model embeds {vocab_size} tokens: take the tokenizer that the model was "
                 f"trained with, or set its {name} to a token below"
             )
+    if tokenizer.eos_token_id is None:
+        logger.warning(
+            f"the tokenizer {tokenizer.name_or_path!r} has no end of sequence, so that no answer can be trained: set "
+            "its eos_token to the token that ends a text of the language model"
+        )
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= vocab_size:
         tokenizer.pad_token = tokenizer.eos_token
 

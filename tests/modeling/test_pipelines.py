@@ -14,7 +14,7 @@ import transformers
 from transformers import GenerationConfig, ImageTextToTextPipeline, pipeline
 
 from adem_vl_hf import AdemVLProcessor
-from adem_vl_hf.modeling import videos
+from adem_vl_hf.modeling import processor_options, videos
 from adem_vl_hf.modeling.images import ImageError
 from adem_vl_hf.modeling.pipeline import AdemVLImageToTextPipeline
 
@@ -203,3 +203,31 @@ def test_ours_lets_the_caller_say_how_long(model, processor, paths, monkeypatch)
     ours(paths[0], return_dict_in_generate=True, max_new_tokens=4)
     lengths = [getattr(ids, "sequences", ids).shape[1] - prompt for ids in made]
     assert lengths == [3, 5, 4]
+
+
+@pytest.mark.parametrize(
+    "how", [{"num_beams": 3}, {"num_beams": 2, "batch_size": 2}, {"num_beams": 2, "batch_size": 3}]
+)
+def test_several_texts_of_each_image_stay_with_it(model, processor, paths, how):
+    ours = AdemVLImageToTextPipeline(model=model, processor=processor)
+    options = {"num_return_sequences": 2, "max_new_tokens": 4, "do_sample": False}
+    pictures = [*paths, paths[0]]
+    together = ours(pictures, **options, **how)
+    alone = [ours(picture, **options, num_beams=how["num_beams"]) for picture in pictures]
+    assert together == alone
+    assert [len(texts) for texts in together] == [2, 2, 2]
+
+
+def test_stop_strings_need_no_tokenizer_and_no_images_give_no_texts(model, processor, paths):
+    ours = AdemVLImageToTextPipeline(model=model, processor=processor)
+    first = ours(paths[0], max_new_tokens=8, do_sample=False)[0]["generated_text"]
+    stopped = ours(paths[0], max_new_tokens=8, do_sample=False, stop_strings=[first[0]])[0]["generated_text"]
+    assert len(stopped) < len(first)
+    assert ours([]) == []
+
+
+def test_a_pipeline_is_not_told_of_what_it_does_not_have(processor, paths, monkeypatch):
+    said = []
+    monkeypatch.setattr(processor_options.logger, "warning_once", said.append)
+    processor(images=[paths[0]], text=["hi"], audio=None, sound=3)
+    assert said == ["sound is not an argument of this processor and is ignored"]

@@ -7,6 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.loading import build_model
+from adem_vl_hf.modeling import processor_parts
 
 pytestmark = pytest.mark.core
 ROWS = [
@@ -52,9 +53,12 @@ def test_an_end_of_sequence_without_an_embedding_is_refused_when_the_model_is_bu
         built(tmp_path, words)
 
 
-def test_an_answer_needs_an_end_of_sequence(tmp_path):
+def test_an_answer_needs_an_end_of_sequence(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(processor_parts.logger, "warning", said.append)
     words = tiny.tokenizer()
     words.eos_token = None
     _, processor = built(tmp_path, words)
+    assert "has no end of sequence" in said[0]  # when the model is built, and again where it is trained
     with pytest.raises(ValueError, match="set tokenizer.eos_token"):
         AdemVLCollator(processor)(ROWS)
