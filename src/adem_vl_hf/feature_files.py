@@ -8,7 +8,7 @@ Nobody writes to a file of another process: each has two of its own, which it ma
 
 A tensor counts once its entry in the index is there, and the entry is written after the tensor: of a process that died,
 everything but the last tensor is left. Tensors are read with ordinary reads, which the system serves from memory where
-it can. A memory map would be no faster, and the process would die of a file that is cut while it is mapped.
+it can, and not through a memory map: the process would die of a file that is cut while it is mapped.
 """
 
 import logging
