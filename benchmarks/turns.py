@@ -1,7 +1,7 @@
 """Does ADEM-VL learn more from several questions about one image in one row than from each question alone? Resumable.
 
 python benchmarks/turns.py                  # all runs that have no result yet
-python benchmarks/turns.py --steps 240 --seeds 0 1 2
+python benchmarks/turns.py --seeds 0 1 2
 python benchmarks/write_tables.py           # puts the table into docs/your_data.md
 
 Three runs for each seed, on easy-VQA, whose images have about ten questions each:
@@ -130,10 +130,10 @@ def sections() -> dict[str, str]:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=240, help="training steps of the first two runs")
+    parser.add_argument("--steps", type=int, default=120, help="training steps of the first two runs")
     parser.add_argument("--batch-size", type=int, default=4, help="rows in a step")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--test-size", type=int, default=60, help="test images, with about ten questions each")
+    parser.add_argument("--test-size", type=int, default=40, help="test images, with about ten questions each")
     parser.add_argument("--language-model", default="embedded")
     parser.add_argument("--vision-tower", default="embedded-dinov2")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/turns"), help="checkpoints and predictions")
