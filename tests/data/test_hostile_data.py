@@ -162,3 +162,12 @@ def test_a_stream_that_ends_in_damage_is_named(tmp_path):
     path.write_bytes(b"question,answer\nyes?,no\n" + b"yes?,caf\xe9\n")
     with pytest.raises(ValueError, match=r"rows\.csv.*decode"):
         list(itertools.islice(open_dataset(str(path), streaming=True), 4))
+
+
+@pytest.mark.parametrize("image", ["é" * 300, "\0", 0, [], False, [["a.png"]]])
+def test_an_entry_whose_image_is_no_name_of_a_file_is_named(tmp_path, image):
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
+    path = tmp_path / "chats.json"
+    path.write_text(json.dumps([{"id": "7", "image": image, "conversations": turns}]))
+    with pytest.raises(ValueError, match=r"chats\.json, entry 0 \(id 7\)"):
+        Conversations(path)

@@ -192,6 +192,9 @@ def _text(entry: dict[str, Any], key: str, where: str) -> str:
 
 def _name_in_folder(folder: Path, image: str) -> str:
     """Return an image name as it stands, or with COCO's prefix if only the file of that name is there."""
-    if not (folder / image).is_file() and (folder / f"{COCO_PREFIX}{image}").is_file():
-        return f"{COCO_PREFIX}{image}"
+    try:
+        if not (folder / image).is_file() and (folder / f"{COCO_PREFIX}{image}").is_file():
+            return f"{COCO_PREFIX}{image}"
+    except (OSError, ValueError):  # no name of a file, which resolve_image says
+        pass
     return image

@@ -88,14 +88,17 @@ class LibraryDataset(Dataset[Sample]):
     Args:
         rows (Any): The ``datasets.Dataset``.
         make_sample (RowReader): Makes a sample of a row and its number.
+        name (str): Names the data set in errors.
 
     Raises:
-        ValueError: No column has a text to train on.
+        ValueError: A row cannot be read, or no column has a text to train on.
     """
 
-    def __init__(self, rows: Any, make_sample: RowReader) -> None:
-        # the library would open any file of this machine that a row names; what opens the samples does not
-        self.rows, self.make_sample = with_files(rows), make_sample
+    def __init__(self, rows: Any, make_sample: RowReader, name: str) -> None:
+        self.make_sample, self.name = make_sample, name
+        with errors_naming(name):
+            # the library would open any file of this machine that a row names; what opens the samples does not
+            self.rows = with_files(rows)
         if len(rows):
             self[0]  # an unknown column is said before a model is loaded
 
@@ -103,7 +106,11 @@ class LibraryDataset(Dataset[Sample]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.make_sample(self.rows[index], index)
+        return self.make_sample(self._row(index), index)
+
+    def _row(self, index: int) -> dict[str, Any]:
+        with errors_naming(self.name):
+            return self.rows[index]
 
     def number_of_turns(self, index: int) -> int:
         """Count the turns of a sample without opening its images.
@@ -114,7 +121,7 @@ class LibraryDataset(Dataset[Sample]):
         Returns:
             The number of its questions, or of the answers in its chat.
         """
-        return count_turns(self.make_sample(self.rows[index], index))
+        return count_turns(self.make_sample(self._row(index), index))
 
 
 def open_library_dataset(
@@ -141,7 +148,11 @@ def open_library_dataset(
         ValueError: It cannot read the data set, or there is no such split.
     """
     rows = _load(name, split, streaming=False)
-    return None if rows is None else LibraryDataset(rows, RowReader(rows, _folder(name, image_folder), columns))
+    if rows is None:
+        return None
+    with errors_naming(name):
+        make_sample = RowReader(rows, _folder(name, image_folder), columns)
+    return LibraryDataset(rows, make_sample, name)
 
 
 def open_library_stream(
