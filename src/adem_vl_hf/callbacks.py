@@ -92,7 +92,7 @@ class LearningWatch(TrainerCallback):
         rate = peak_learning_rate(model.config)
         # a cosine or a line from the peak to zero is worth half of its steps
         steps = args.learning_rate / rate * state.max_steps / 2
-        if steps < FEW_STEPS:
+        if 0 < steps < FEW_STEPS:  # who sets a rate of 0 wants nothing to be learned
             enough = round(4 * FEW_STEPS * rate / args.learning_rate)
             low = args.learning_rate < 0.9 * rate
             logger.warning(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,27 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def positive_number(text: str) -> float:
+    """Read a number above 0.
+
+    Args:
+        text (str): The argument.
+
+    Returns:
+        The number.
+
+    Raises:
+        ArgumentTypeError: It is something else, such as infinity.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
 
 
 def true_or_false(text: str) -> bool:

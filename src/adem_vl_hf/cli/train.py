@@ -11,7 +11,17 @@ from typing import Any
 from ..data.dataset_names import NAMED, check_name
 from ..evaluation.tasks import TASKS
 from ..papers import PAPERS
-from .arguments import Several, add_bases, add_bits, add_columns, add_scienceqa, check_there, key_value, positive
+from .arguments import (
+    Several,
+    add_bases,
+    add_bits,
+    add_columns,
+    add_scienceqa,
+    check_there,
+    key_value,
+    positive,
+    positive_number,
+)
 from .checkpoint import moved_bases
 from .config_flags import add_config_flags, config_fields
 
@@ -75,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", choices=("fitted", "paper"), default="fitted",
                         help="fitted: settings that suit the sizes of the models; paper: the authors', for 7B "
                              "models (default: fitted)")  # fmt: skip
-    parser.add_argument("--learning-rate", type=float, help="peak (default: from --recipe)")
+    parser.add_argument("--learning-rate", type=positive_number, help="peak (default: from --recipe)")
     parser.add_argument("--cache-features", type=Path, metavar="DIR",
                         help="run the vision tower once for each image, and keep its features in this folder for later "
                              "epochs and runs; nothing in the tower may train (--vision-adapter-dim 0)")  # fmt: skip
