@@ -102,6 +102,7 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
         (["train", "--output-dir", "x", "--batch-size", "0"], "'0' is not a whole number of at least 1"),
         (["train", "--output-dir", "x", "--learning-rate", "nan"], "--learning-rate: 'nan' is not a number above 0"),
         (["train", "--output-dir", "x", "--learning-rate", "0"], "--learning-rate: '0' is not a number above 0"),
+        (["train", "--output-dir", "x", "--epochs", "0"], "--epochs: '0' is not a number above 0"),
         (["train", "--output-dir", "x", "--dtype", "int8"], "int8"),
         (["train", "--output-dir", "x", "--set", "save_steps"], "'save_steps' is not KEY=VALUE"),
         (["train", "--output-dir", "x", "--use-cls-token", "maybe"], "'maybe' is neither true nor false"),

@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scienceqa(parser)
     parser.add_argument("--train-size", type=positive, help="number of samples drawn from the OpenMoji data sets")
     parser.add_argument("--output-dir", type=Path, required=True, help="where checkpoints and the adapter go")
-    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--epochs", type=positive_number, default=1.0)
     parser.add_argument("--max-steps", type=int, default=-1, help="stop after so many steps")
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--recipe", choices=("fitted", "paper"), default="fitted",
