@@ -51,7 +51,7 @@ class ForwardPass:
     loss_function: Any
     cache_argument: str  # in which the language model takes its key-value cache
     adapts_tower = False  # whether attach() put parts of the adapter into the vision tower
-    feature_cache: Any = None  # has features that were computed before (adem_vl_hf.feature_cache)
+    feature_cache: Any = None  # has features that were computed before
 
     # what a subclass defines or extends
 
