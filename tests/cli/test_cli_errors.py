@@ -75,6 +75,8 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
         "--vision-feature-layer: ADEM-VL takes one, not 2": [*train, "--vision-feature-layer", "-2", "-1"],
         "did you mean save_steps?": [*train, "--set", "save_step=3"],
         "--set seed: use --seed": [*train, "--set", "seed=3"],
+        "--set logging_steps=often: it takes a number": [*train, "--set", "logging_steps=often"],
+        "--set max_grad_norm=none: it takes a number": [*train, "--set", "max_grad_norm=none"],
         "no.jsonl": ["evaluate", "--task", "caption", "--predictions", str(tmp_path / "no.jsonl")],
         str(tmp_path / "nothing"): ["info", str(tmp_path / "nothing")],
         str(tmp_path / "none"): ["caption", str(folder / "red.png"), "--checkpoint", str(tmp_path / "none")],

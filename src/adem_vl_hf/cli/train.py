@@ -6,7 +6,7 @@ import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from ..data.dataset_names import NAMED, check_name
 from ..evaluation.tasks import TASKS
@@ -286,12 +286,15 @@ def _evaluation(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_set(values: dict[str, Any]) -> None:
-    """Refuse a name that is no field of ``TrainingArguments``."""
+    """Refuse a name that is no field of ``TrainingArguments``, and a text where a field takes numbers alone."""
     from transformers import TrainingArguments
 
-    known = [field.name for field in fields(TrainingArguments)]
-    for key in values:
+    known, hints = [field.name for field in fields(TrainingArguments)], get_type_hints(TrainingArguments)
+    for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"--set {key}: TrainingArguments has no such field{hint}")
+        types = {*(get_args(hints[key]) or (hints[key],))} - {type(None)}
+        if isinstance(value, str) and types <= {int, float, bool}:
+            raise ValueError(f"--set {key}={value}: it takes {'true or false' if types == {bool} else 'a number'}")
