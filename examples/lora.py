@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--merged-dir", help="also save a model whose language model has LoRA merged into it")
     parser.add_argument("--language-model", default="embedded")
-    parser.add_argument("--vision-tower", default="embedded")
+    parser.add_argument("--vision-tower", default="embedded-dinov2")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--target-modules", nargs="+", default=["q_proj", "v_proj"])
     parser.add_argument("--epochs", type=float, default=3)
@@ -31,7 +31,7 @@ def main() -> None:
     dataset = ImageFolder(args.folder)
     lora = {"r": args.rank, "lora_alpha": 2 * args.rank, "target_modules": args.target_modules}
     model, processor = build_model(args.language_model, args.vision_tower, lora=lora, **fastest_setting())
-    arguments = training_arguments(args.output_dir, len(dataset), args.batch_size, args.epochs)
+    arguments = training_arguments(args.output_dir, len(dataset), args.batch_size, args.epochs, model=model)
     facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
     in_lora = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
     print(f"{facts['trained_numbers']:,} parameters trained, {in_lora:,} of them LoRA, saved in {args.output_dir}")

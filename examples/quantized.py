@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("folder", help="images and their metadata.jsonl")
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--language-model", default="embedded")
-    parser.add_argument("--vision-tower", default="embedded")
+    parser.add_argument("--vision-tower", default="embedded-dinov2")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--batch-size", type=int, default=8)
     args = parser.parse_args()
@@ -31,7 +31,7 @@ def main() -> None:
     four_bits = bitsandbytes_config(4, setting["dtype"])
     model, processor = build_model(args.language_model, args.vision_tower, quantization_config=four_bits, **setting)
     print(f"language model in 4 bits: {megabytes(model)}")
-    arguments = training_arguments(args.output_dir, len(dataset), args.batch_size, args.epochs)
+    arguments = training_arguments(args.output_dir, len(dataset), args.batch_size, args.epochs, model=model)
     train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
     del model
 

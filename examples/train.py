@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("folder", help="images and their metadata.jsonl")
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--language-model", default="embedded")
-    parser.add_argument("--vision-tower", default="embedded")
+    parser.add_argument("--vision-tower", default="embedded-dinov2")
     parser.add_argument("--checkpoint", help="an adapter to continue from, with its own bases")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -37,7 +37,7 @@ def main() -> None:
         model, processor = load_checkpoint(args.checkpoint, **fastest_setting())
     else:
         model, processor = build_model(args.language_model, args.vision_tower, **fastest_setting())
-    arguments = training_arguments(args.output_dir, len(dataset), args.batch_size, args.epochs)
+    arguments = training_arguments(args.output_dir, len(dataset), args.batch_size, args.epochs, model=model)
     trainer = build_trainer(model, processor, dataset, arguments)  # a stock Trainer with the collator of this package
     facts = train(trainer, processor, resume=True)
     if trainer.is_world_process_zero():

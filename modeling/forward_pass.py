@@ -274,10 +274,12 @@ class ForwardPass:
             ValueError: labels without a single supervised position, no image token set.
         """
         if labels is not None:
-            require(
-                (labels[:, 1:] != NOT_SUPERVISED).any(),
-                "no position of the batch is supervised: every label is -100; give the samples an answer",
-            )
+            supervised = (labels[:, 1:] != NOT_SUPERVISED).any()
+            if torch.compiler.is_compiling() or not supervised:
+                require(
+                    supervised,
+                    "no position of the batch is supervised: every label is -100; give the samples an answer",
+                )
         embeds = None if memory is None else memory.embeds  # [B, n*m, D]: what the cache holds is in its text already
         kept = None if cache is None else visual_cache_layer(cache)
         memory = self._recall(memory, kept)

@@ -55,7 +55,7 @@ def test_grey_arrays_are_grey_images():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        pytest.param(ARRAY.astype(np.int64), "an array of int64", id="integers"),
+        pytest.param(ARRAY.astype(np.int64) + 256, "an array of int64", id="integers above 255"),
         pytest.param(torch.full((3, 8, 8), -1.0), "outside 0 ... 1", id="normalised"),
         pytest.param(np.zeros((2, 8, 8, 3), dtype=np.uint8), "shape", id="a batch"),
         pytest.param({"url": "x"}, "'bytes' or 'path'", id="a dictionary"),

@@ -14,7 +14,7 @@ import transformers
 from transformers import GenerationConfig, ImageTextToTextPipeline, pipeline
 
 from adem_vl_hf import AdemVLProcessor
-from adem_vl_hf.modeling import processor_options, videos
+from adem_vl_hf.modeling import images, processor_options
 from adem_vl_hf.modeling.images import ImageError
 from adem_vl_hf.modeling.pipeline import AdemVLImageToTextPipeline
 
@@ -177,8 +177,8 @@ def frames_file(frames, beside):
 
 
 def test_ours_opens_each_picture_once(model, processor, paths, monkeypatch):
-    opened, open_image = [], videos.open_image
-    monkeypatch.setattr(videos, "open_image", lambda source: opened.append(source) or open_image(source))
+    opened, open_image = [], images.open_image
+    monkeypatch.setattr(images, "open_image", lambda source: opened.append(source) or open_image(source))
     made = AdemVLImageToTextPipeline(model=model, processor=processor)
     made(paths, **FEW)
     assert opened == paths

@@ -247,7 +247,7 @@ def test_pictures_without_tokens_leave_no_trace_in_the_text(processor, text, see
         ({"videos": [frames(0), grey(0)], "text": ["a", "b"]},
          "sample 1: a video is a list of frames or a path, not one Image"),
         ({"videos": [None, "none.gif"], "text": ["a", "b"]}, r"sample 1: none\.gif: no such image file"),
-        ({"videos": [None, np.zeros((2, 8, 8, 3), np.int64)], "text": ["a", "b"]},
+        ({"videos": [None, np.full((2, 8, 8, 3), 256, np.int64)], "text": ["a", "b"]},
          "sample 1: an array of int64; an image is of uint8"),
         ({"images": [None, frames(0, 9)], "text": ["a", "b"], "suffix": ["x", " "]}, "sample 1: the answer ' ' leaves"),
     ],
