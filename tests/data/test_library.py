@@ -117,6 +117,7 @@ def test_the_command_line_trains_on_every_form(bases, tmp_path, form):
     train(bases, form(tmp_path), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_with_named_columns(bases, tmp_path):
     given = rows()
     given = {"photo_file": given["image"], "description": given["text"]}

@@ -151,6 +151,7 @@ def test_weights_that_are_spread_over_processes_are_refused(bases, tmp_path):
         FeatureCache(tmp_path).attach(model).outputs(model, tiny.pictures(1))
 
 
+@pytest.mark.slow
 def test_the_command_keeps_features(bases, tmp_path, capsys):
     picture_folder(tmp_path / "pictures")
     argv = [
