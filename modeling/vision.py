@@ -159,8 +159,7 @@ def vision_features(
 ) -> BaseModelOutputWithPooling:
     """Run the vision tower and take features from its hidden states.
 
-    The tower of a model stops at the features, unless hidden states or attentions are asked for. ``last_hidden_state``
-    then comes from the last block that ran.
+    The tower of a model stops at the features, unless hidden states or attentions are asked for.
 
     Args:
         tower (nn.Module): A tower of one of the kinds in ``TOWERS``, or an ``OpenClipVisionTower``.
@@ -174,16 +173,17 @@ def vision_features(
     Returns:
         BaseModelOutputWithPooling: The features are in ``pooler_output``, as in Transformers' vision-language models:
         [I, 1+N, C], through the norm behind the last block, the class token first; or [I, k, 1+N, C] for k levels.
-        ``last_hidden_state``, ``hidden_states`` and ``attentions`` are the tower's own, the last two if asked for. An
-        open_clip tower has the features in ``last_hidden_state``, or the last of k levels.
+        ``last_hidden_state`` is the hidden state of the last block that they need, whatever is asked for;
+        ``hidden_states`` and ``attentions`` are the tower's own, if asked for. An open_clip tower has the features in
+        ``last_hidden_state``, or the last of k levels.
     """
     pixel_values = pixel_values.to(device=tower.device, dtype=tower.dtype)
     if isinstance(tower, OpenClipVisionTower):
         return _open_clip_features(tower, pixel_values, layer)
-    config = tower.config
+    config, needed = tower.config, _blocks_before(tower, layer)
     everything = output_hidden_states or config.output_hidden_states
     if not (everything or kwargs.get("output_attentions") or config.output_attentions):
-        _RUNNING.blocks = _blocks_before(tower, layer)
+        _RUNNING.blocks = needed
     try:
         out = tower(pixel_values, output_hidden_states=True, return_dict=True, **kwargs)
     finally:
@@ -194,7 +194,7 @@ def vision_features(
     else:
         features = _normed(tower, row, out.hidden_states[layer])
     return BaseModelOutputWithPooling(
-        last_hidden_state=out.last_hidden_state,
+        last_hidden_state=out.hidden_states[needed],
         pooler_output=features,
         hidden_states=out.hidden_states if everything else None,
         attentions=out.attentions,
