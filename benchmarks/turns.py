@@ -69,18 +69,18 @@ def measure(run: str, folder: Path, steps: int, seed: int, args: argparse.Namesp
     set_seed(seed)
     model, processor = build_model(args.language_model, args.vision_tower, **fastest_setting())
     images = EasyVQA("train")
-    dataset = images if run == TOGETHER else EachTurn(images)
+    alone = EachTurn(images)
+    dataset = images if run == TOGETHER else alone
     arguments = training_arguments(
         folder, len(dataset), args.batch_size, model=model, max_steps=steps, seed=seed, save_steps=60
     )
     facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
     trained = steps - facts.get("resumed_at_step", 0)
-    questions = len(EachTurn(images)) / len(images) if run == TOGETHER else 1  # in a row, on average
     result: dict[str, Any] = {
         "device": measures.device_name(),
         "training": facts,
         "seconds_per_step": facts["seconds"] / max(1, trained),
-        "answers": round(steps * args.batch_size * questions),
+        "answers": round(steps * args.batch_size * len(alone) / len(dataset)),
         "metrics": {},
     }
     test = EachTurn(EasyVQA("test", args.test_size))

@@ -275,7 +275,7 @@ class ForwardPass:
         """
         if labels is not None:
             supervised = (labels[:, 1:] != NOT_SUPERVISED).any()
-            if torch.compiler.is_compiling() or not supervised:
+            if torch.compiler.is_compiling() or not supervised:  # no call of another file in every step
                 require(
                     supervised,
                     "no position of the batch is supervised: every label is -100; give the samples an answer",

@@ -18,7 +18,7 @@ import transformers
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .feature_files import KEY_BYTES, FeatureFiles
+from .feature_files import KEY_BYTES, FeatureFiles, bytes_of
 from .modeling.bases import align_module_device, base_fingerprint
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 
@@ -151,7 +151,7 @@ def _refuse_if_sharded(model: nn.Module) -> None:
 
 
 def _digest(pixels: torch.Tensor) -> bytes:
-    return hashlib.sha256(_bytes_of(pixels)).digest()[:KEY_BYTES]
+    return hashlib.sha256(bytes_of(pixels)).digest()[:KEY_BYTES]
 
 
 def _digest_of_weights(tower: nn.Module) -> str:
@@ -161,9 +161,5 @@ def _digest_of_weights(tower: nn.Module) -> str:
         with align_module_device(module):  # brings what is offloaded
             for own, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
                 digest.update(f"{name}.{own} {tuple(tensor.shape)}".encode())
-                digest.update(_bytes_of(tensor))
+                digest.update(bytes_of(tensor))
     return digest.hexdigest()[:16]
-
-
-def _bytes_of(tensor: torch.Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()  # an array is a buffer, too

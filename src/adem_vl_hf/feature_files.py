@@ -105,7 +105,7 @@ class FeatureFiles:
         with file.open("ab") as features:
             features.truncate(self._written * self._bytes())  # what was cut off by a full disk
             for key, tensor in zip(keys, tensors, strict=True):
-                content = _bytes_of(tensor)
+                content = bytes_of(tensor)
                 features.write(content)
                 entries.append((key, zlib.crc32(content)))
         with _index(file).open("ab") as index:
@@ -177,5 +177,13 @@ def _index(file: Path) -> Path:
     return file.with_suffix(".index")
 
 
-def _bytes_of(tensor: torch.Tensor) -> bytes:
-    return tensor.view(-1).view(torch.uint8).numpy().tobytes()
+def bytes_of(tensor: torch.Tensor) -> Any:
+    """Return the bytes of a tensor.
+
+    Args:
+        tensor (torch.Tensor): The tensor, on any device.
+
+    Returns:
+        Any: An array of uint8, which is a buffer, and shares the memory of a contiguous tensor on the CPU.
+    """
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -333,6 +333,7 @@ def test_turns_of_a_stream_are_trained_alone_and_go_on(tmp_path, used):
     answers = Counter(sample["answer"] for sample in alone)
     assert Counter(answer for *_, answer in whole[: len(alone)]) == answers  # the first pass
     assert len({name for name, *_ in whole[:3]}) == 3
+    assert stream().name == str(files(tmp_path)[2])  # which errors say
     first = stream()
     taken(first, used + 3)  # a DataLoader reads ahead
     second = stream()

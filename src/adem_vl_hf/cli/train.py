@@ -166,7 +166,6 @@ def run(args: argparse.Namespace) -> None:
 
     from ..feature_cache import FeatureCache
     from ..hub.model_card import write_model_card
-    from ..loading import DINOV2
     from ..report import write_report
     from ..training import build_trainer, train, training_arguments
     from ..training_fields import refuse
@@ -197,7 +196,8 @@ def run(args: argparse.Namespace) -> None:
         model, processor, dataset, arguments, args.max_length, eval_dataset=held_out, compute_metrics=metrics,
         callbacks=[EarlyStoppingCallback(args.patience)] if args.patience else None,
     )  # fmt: skip
-    if trainer.is_world_process_zero() and model.config.vision_model_name_or_path == DINOV2 and not args.vision_tower:
+    chosen = None if args.vision_tower or args.from_checkpoint else _tower_for(args.data)
+    if trainer.is_world_process_zero() and chosen == "embedded-dinov2":
         print("adem-vl train: the vision tower is embedded-dinov2, a DINOv2-small. The small CLIP that ships, "
               "--vision-tower embedded, is faster but has only seen pictograms.", file=sys.stderr)  # fmt: skip
     if args.overwrite and trainer.is_world_process_zero():

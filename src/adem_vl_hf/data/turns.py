@@ -74,7 +74,7 @@ class EachTurnOfStream(Stream):
     """
 
     def __init__(self, stream: Stream) -> None:
-        super().__init__(stream.rows, stream.make_sample, stream.seed, stream.buffer)
+        super().__init__(stream.rows, stream.make_sample, stream.seed, stream.buffer, stream.name)
         self._turn: dict[str, Any] = {"sample": 0, "turn": 0, "row": 0}  # where the next iteration begins
         self._begins: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)  # the first sample of a row, and the row
 
