@@ -8,6 +8,7 @@ import argparse
 import at_a_glance
 import compare
 import compiled
+import data_wait
 import defaults
 import efficiency
 import embedded_towers
@@ -31,6 +32,7 @@ SCRIPTS = (
     at_a_glance,
     compare,
     compiled,
+    data_wait,
     defaults,
     efficiency,
     embedded_towers,

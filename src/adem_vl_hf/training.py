@@ -38,6 +38,7 @@ from .recipe import paper_learning_rate, peak_learning_rate
 from .resuming import check_same_settings, newest_complete
 from .training_fields import recorded_fields, refuse, refuse_without_lengths
 from .whole_checkpoints import WholeCheckpoints
+from .workers import LastingWorkers
 
 __all__ = [
     "IN_ORDER",
@@ -59,11 +60,11 @@ IN_ORDER: dict[str, Any] = (
 )
 
 
-class SafeTrainer(StopsWhenBroken, WholeCheckpoints, Trainer):
+class SafeTrainer(LastingWorkers, StopsWhenBroken, WholeCheckpoints, Trainer):
     """The stock ``Trainer``, which saves whole checkpoints or none, and stops at NaN."""
 
 
-class SafeSeq2SeqTrainer(StopsWhenBroken, WholeCheckpoints, Seq2SeqTrainer):
+class SafeSeq2SeqTrainer(LastingWorkers, StopsWhenBroken, WholeCheckpoints, Seq2SeqTrainer):
     """The stock ``Seq2SeqTrainer``, which saves whole checkpoints or none, and stops at NaN."""
 
 

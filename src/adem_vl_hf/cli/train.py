@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import shutil
 import sys
 from dataclasses import fields
@@ -169,8 +170,12 @@ def run(args: argparse.Namespace) -> None:
     from ..report import write_report
     from ..training import build_trainer, train, training_arguments
     from ..training_fields import refuse
+    from ..workers import default_workers
 
-    fields_set = {**_evaluation(args), **dict(args.set)}
+    workers = default_workers(args.streaming)
+    fields_set = {"dataloader_num_workers": workers, **_evaluation(args), **dict(args.set)}
+    if workers:  # a tokenizer whose threads have run says so in each process that is forked later
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _check_set(dict(args.set))
     refuse(fields_set, None if args.from_checkpoint else args.model)
     dataset, held_out = _data(args)

@@ -1,0 +1,87 @@
+"""Chooses how many processes prepare batches while the model trains, and lets them live until the last checkpoint."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a mixin stands before the Trainer that it completes
+    from transformers import Trainer as _Trainer
+else:
+    _Trainer = object
+
+MOST_WORKERS = 4
+SHARED_MEMORY = Path("/dev/shm")  # where batches travel between processes
+ROOM = 2**30  # bytes; a container often has 64 MiB, and what does not fit kills a worker
+
+
+def default_workers(stream: bool = False) -> int:
+    """Choose the number of DataLoader workers of a training.
+
+    There is one for each core that is left beside the training, up to four. There are none with a single core, and
+    where a worker would be a new Python that imports PyTorch first (all systems that do not fork). There are none
+    where little memory can be shared, as in a container.
+
+    Args:
+        stream (bool): Whether the data set is a stream. It has no workers, because they keep its place to themselves,
+            and a resumed run would read it again from its beginning.
+
+    Returns:
+        The number of workers for each process of the training.
+    """
+    forks = multiprocessing.get_start_method() == "fork" and SHARED_MEMORY.is_dir()
+    if stream or not forks or shutil.disk_usage(SHARED_MEMORY).free < ROOM:
+        return 0
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(0, min(cores - 1, MOST_WORKERS))
+
+
+class DeafToTermination:
+    """Starts a worker that SIGTERM does not end. It ends with its trainer, which saves a last checkpoint first.
+
+    A scheduler may send the signal to all processes of a job, and a trainer that lost a worker would end at once.
+
+    Args:
+        start (Callable[[int], None] | None): What else a worker begins with.
+    """
+
+    def __init__(self, start: Callable[[int], None] | None) -> None:
+        self.start = start
+
+    def __call__(self, number: int) -> None:
+        """Begin.
+
+        Args:
+            number (int): The number of the worker.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.start is not None:
+            self.start(number)
+
+
+class LastingWorkers(_Trainer):
+    """A mixin for ``Trainer`` and its subclasses whose workers outlive SIGTERM, as ``SaveOnTermination`` needs."""
+
+    def get_train_dataloader(self) -> Any:
+        """Return the loader of ``Trainer``, whose workers are deaf to SIGTERM."""
+        return _lasting(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the loader of ``Trainer``, whose workers are deaf to SIGTERM.
+
+        Args:
+            *args (Any): As ``Trainer`` takes them.
+            **kwargs (Any): As ``Trainer`` takes them.
+        """
+        return _lasting(super().get_eval_dataloader(*args, **kwargs))
+
+
+def _lasting(loader: Any) -> Any:
+    """Make the workers of a loader deaf to SIGTERM, unless they are so already."""
+    starts = getattr(loader, "base_dataloader", loader)  # what accelerate wraps starts the workers
+    if starts.num_workers and not isinstance(starts.worker_init_fn, DeafToTermination):
+        starts.worker_init_fn = DeafToTermination(starts.worker_init_fn)
+    return loader

@@ -1,0 +1,116 @@
+"""Workers that prepare batches: how many there are by default, and that a scheduler's signal leaves them alive."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import time
+from collections import namedtuple
+
+import pytest
+import tiny
+from closeness import assert_equal
+from training_runs import adapter, picture_folder, samples, trainer
+from transformers import TrainerCallback
+
+from adem_vl_hf import training, workers
+from adem_vl_hf.cli.parser import main
+from adem_vl_hf.training import train
+from adem_vl_hf.whole_checkpoints import checkpoints
+
+pytestmark = pytest.mark.core
+MEBIBYTE = 2**20
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Sets the cores, the processes of a training on this host, the room in shared memory, and how processes start."""
+
+    def make(cores, processes=None, room=1024, start="fork"):
+        usage = namedtuple("usage", "free")(room * MEBIBYTE)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+        monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        monkeypatch.setattr(multiprocessing, "get_start_method", lambda: start)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        if processes:
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "number"),
+    [(1, None, 0), (2, None, 1), (4, None, 3), (64, None, 4), (64, 8, 4), (16, 8, 1), (8, 8, 0), (2, 4, 0)],
+)
+def test_a_worker_for_each_core_beside_the_training(machine, cores, processes, number):
+    machine(cores, processes)
+    assert workers.default_workers() == number
+    assert workers.default_workers(stream=True) == 0
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_no_workers_that_would_import_everything_anew(machine, start):
+    machine(8, start=start)
+    assert workers.default_workers() == 0
+
+
+def test_no_workers_where_little_memory_is_shared(machine, monkeypatch, tmp_path):
+    machine(8, room=64)  # as containers have it
+    assert workers.default_workers() == 0
+    machine(8)
+    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path / "none")  # as on other systems
+    assert workers.default_workers() == 0
+
+
+class SignalsEveryProcess(TrainerCallback):
+    """Sends SIGTERM to the workers and to the training itself, as a scheduler does to all processes of a job."""
+
+    def __init__(self, step):
+        self.step, self.workers = step, []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step + 1 == self.step:
+            self.workers = multiprocessing.active_children()
+            processes = [str(pid) for pid in (*(worker.pid for worker in self.workers), os.getpid())]
+            # from another process: PyTorch lets a worker end in peace if its own trainer signals
+            subprocess.run(["kill", "-TERM", *processes], check=True)
+            time.sleep(0.2)  # a worker that dies has died by then
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="a worker would import everything anew")
+def test_a_signal_to_all_processes_saves_a_last_checkpoint(bases, tmp_path):
+    def run(folder, callbacks=None, **settings):
+        made, processor = trainer(
+            bases, folder, samples(8), max_steps=6, save_strategy="steps", save_steps=9, learning_rate=1e-2,
+            callbacks=callbacks, dataloader_num_workers=1, dataloader_prefetch_factor=1, **settings,
+        )  # fmt: skip
+        train(made, processor, resume=True)
+        return adapter(made.model)
+
+    signals = SignalsEveryProcess(2)
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path / "cut", [signals])
+    assert (ended.value.code, sorted(checkpoints(tmp_path / "cut"))) == (143, [2])
+    (worker,) = signals.workers
+    worker.join(10)
+    assert worker.exitcode == 0  # it ended with the training, and not by the signal
+    assert_equal(run(tmp_path / "cut"), run(tmp_path / "whole", dataloader_persistent_workers=True))
+
+
+@pytest.mark.parametrize(("more", "number"), [([], 1), (["--set", "dataloader_num_workers=0"], 0)], ids=str)
+def test_the_command_line_takes_the_default_and_what_is_set(bases, tmp_path, monkeypatch, more, number):
+    built, streams = [], []
+    picture_folder(tmp_path / "pictures")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setattr(workers, "default_workers", lambda stream: streams.append(stream) or 1)
+
+    def stop(model, processor, data, arguments, *args, **kwargs):
+        built.append(arguments)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(training, "build_trainer", stop)
+    argv = ["train", *tiny.base_flags(bases), "--data", str(tmp_path / "pictures"), "--max-steps", "1",
+            "--projector-dim", "8", "--output-dir", str(tmp_path / "run"), *more]  # fmt: skip
+    assert main(argv) == 2
+    assert ([arguments.dataloader_num_workers for arguments in built], streams) == ([number], [False])
