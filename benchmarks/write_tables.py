@@ -10,6 +10,7 @@ import compare
 import compiled
 import data_wait
 import defaults
+import easy_vqa
 import efficiency
 import embedded_towers
 import feature_cache
@@ -26,6 +27,7 @@ import serving
 import tables
 import tower_styles
 import turns
+import unseen_styles
 import where_it_looks
 
 SCRIPTS = (
@@ -34,6 +36,7 @@ SCRIPTS = (
     compiled,
     data_wait,
     defaults,
+    easy_vqa,
     efficiency,
     embedded_towers,
     feature_cache,
@@ -49,6 +52,7 @@ SCRIPTS = (
     serving,
     tower_styles,
     turns,
+    unseen_styles,
     where_it_looks,
 )
 

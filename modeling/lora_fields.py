@@ -31,6 +31,8 @@ LORA_TYPES: dict[str, Any] = {
     "rank_pattern": dict[str, int] | None,
     "alpha_pattern": dict[str, float] | None,
 }
+# "q_proj,v_proj", as one writes it on a command line: a list, since no layer has a comma in its name
+NAMES_AND_COMMAS = re.compile(r"[\w.]+(\s*,\s*[\w.]+)+")
 MOST = 2**16  # of the rank and of alpha
 WAYS_OF_A_REPEAT = 6  # names of layers have some 60 characters, 2 ** 6
 MOST_WAYS = 20
@@ -80,8 +82,11 @@ def complete_lora(lora: dict | None) -> dict | None:
     for name, least in (("rank_pattern", 1), ("alpha_pattern", 0)):
         check_range(f"lora: {name}", list((done.get(name) or {}).values()), (least, MOST), limit)
     for name in ("target_modules", "exclude_modules"):
-        if isinstance(done.get(name), str):  # a list has names, which are compared as they stand
-            _check_pattern(name, done[name])
+        value = done.get(name)
+        if isinstance(value, str) and NAMES_AND_COMMAS.fullmatch(value):
+            done[name] = [part.strip() for part in value.split(",")]
+        elif isinstance(value, str):  # a list has names, which are compared as they stand
+            _check_pattern(name, value)
     layers = done.get("layers_pattern")
     for name, patterns in (
         ("layers_pattern", [layers] if isinstance(layers, str) else layers or []),

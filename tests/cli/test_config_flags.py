@@ -89,6 +89,15 @@ def test_lora_is_given_as_pairs():
     assert AdemVLConfig(lora=lora).lora["target_modules"] == ["q_proj", "v_proj"]
 
 
+def test_names_of_layers_for_lora_may_be_joined_by_commas():
+    lora = parse("--lora", "target_modules=q_proj,v_proj", "exclude_modules=lm_head, embed.tokens")["lora"]
+    complete = AdemVLConfig(lora=lora).lora
+    assert complete["target_modules"] == ["q_proj", "v_proj"]
+    assert complete["exclude_modules"] == ["lm_head", "embed.tokens"]
+    pattern = r"layers\.(0|1)\..*(q|v)_proj"
+    assert AdemVLConfig(lora={"target_modules": pattern}).lora["target_modules"] == pattern
+
+
 def test_a_repeated_flag_adds_its_values():
     parsed = build_parser().parse_args(["train", "--output-dir", "x", "--set", "a=1", "--set", "b=2", "c=3"])
     assert parsed.set == [("a", 1), ("b", 2), ("c", 3)]

@@ -1,0 +1,111 @@
+"""The benchmarks of what is seen: the tables of easy-VQA and of unseen styles, and which pictures are photographs."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import scripts
+from PIL import Image
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def photographs():
+    return scripts.load("benchmarks/photographs.py")
+
+
+@pytest.fixture
+def stamps(tmp_path, monkeypatch, photographs):
+    """A package with a photograph and a drawing of a fox, a tiger in a folder of drawings, and an owl."""
+    noise = np.random.RandomState(0).randint(0, 256, (60, 40, 4), dtype=np.uint8)
+    noise[..., 3] = 255
+    plain = np.full((60, 60, 4), 200, np.uint8)
+    files = {
+        "animals/fox": (png(noise), "A fox.\nEin Fuchs."),
+        "animals/drawn_fox": (png(plain), "A red fox."),
+        "animals/cartoon/tiger": (png(noise), "A tiger."),
+        "animals/owl": (png(plain), "A snowy owl!"),
+        "animals/unknown": (png(noise), "A zebu."),
+    }
+    tar = tmp_path / "data.tar"
+    with tarfile.open(tar, "w") as archive:
+        for name, (picture, sentence) in files.items():
+            for suffix, content in ((".png", picture), (".txt", sentence.encode())):
+                member = tarfile.TarInfo(f"./usr/share/tuxpaint/stamps/{name}{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+    def dpkg_deb(command, stdout, check):
+        assert command == ["dpkg-deb", "--fsys-tarfile", tmp_path / "package.deb"]
+        stdout.write(tar.read_bytes())
+
+    monkeypatch.setattr(photographs.subprocess, "run", dpkg_deb)
+    return tmp_path / "package.deb"
+
+
+def test_only_photographs_of_things_that_are_drawn_are_asked_about(photographs, stamps):
+    data = photographs.photographs_of_names(stamps)
+    assert {data[i]["answer"] for i in range(len(data))} == {" fox"}
+    assert len(data) == 2
+    assert np.asarray(data[0]["image"]).std() > 5
+
+
+def test_a_sentence_names_the_thing_that_it_ends_with(photographs):
+    names = ["apple", "red apple", "rabbit"]
+    assert photographs.name_in("A ripe, red apple!", names) == "red apple"
+    assert photographs.name_in("A rabbit in the snow.", names) is None
+
+
+def test_another_package_is_refused(photographs, tmp_path, monkeypatch):
+    (tmp_path / f"{photographs.PACKAGE}_1_all.deb").write_bytes(b"another")
+    with pytest.raises(SystemExit, match="another SHA-256"):
+        photographs.fetch(tmp_path)
+
+
+def test_without_apt_the_message_says_where_the_photographs_are(photographs, tmp_path, monkeypatch):
+    def missing(command, **rest):
+        raise FileNotFoundError("apt-get")
+
+    monkeypatch.setattr(photographs.subprocess, "run", missing)
+    with pytest.raises(SystemExit, match=r"tuxpaint-stamps-default .* put its \.deb file into"):
+        photographs.fetch(tmp_path)
+
+
+def test_the_table_of_unseen_styles_waits_for_all_parts(tmp_path, monkeypatch):
+    script = scripts.load("benchmarks/unseen_styles.py")
+    monkeypatch.setattr(script.tables, "RESULTS", tmp_path)
+    answers = {
+        f"{name}, {images}": {"choice": {"share": share, "n": 150}}
+        for name in (*script.STYLES, script.PHOTOGRAPHS)
+        for images, share in (("true", 0.5), ("shuffled", 0.25))
+    }
+    saved = {"training": {"steps": 8, "seed": 0}, "answers": answers}
+    script.tables.save(script.FILE, saved | {"answers": dict(list(answers.items())[:-1])})
+    assert script.sections()["unseen styles"] == script.tables.NOT_MEASURED
+    script.tables.save(script.FILE, saved)
+    lines = script.sections()["unseen styles"].splitlines()
+    assert lines[2] == "| openmoji | 50.0 (150) | 25.0 (150) | | |"
+    assert lines[-3] == "| photographs, never seen | 50.0 (150) | 25.0 (150) | | |"
+    assert lines[-1] == "8 steps of 32, seed 0."
+
+
+@pytest.mark.slow
+def test_easy_vqa_is_trained_by_the_command_line_and_tested(tmp_path, monkeypatch):
+    script = scripts.load("benchmarks/easy_vqa.py")
+    monkeypatch.setattr(script.tables, "RESULTS", tmp_path)
+    arguments = ["--runs", "LoRA", "--steps", "2", "--test-images", "1", "--output-dir", tmp_path / "runs"]
+    scripts.call(script, monkeypatch, *arguments)
+    saved = json.loads((tmp_path / "easy_vqa.json").read_text())
+    (run,) = saved["runs"].values()
+    assert run["training"]["steps"] == 2
+    assert set(run["metrics"]) == {"true", "shuffled"}
+    lines = script.sections()["easy-vqa table"].splitlines()
+    assert lines[2].startswith("| LoRA | 1,538,176 | 2 |")
+    assert lines[3].endswith("| 67.0 | 23.3 | 82.5 |")
