@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--vision-tower", default="embedded")
     parser.add_argument("--lora", action="store_true", help="train LoRA in the language model, too")
-    parser.add_argument("--begin-with", type=Path, help="the folder of an adapter to begin with, such as one without LoRA")
+    parser.add_argument("--begin-with", type=Path, help="the folder of an adapter to begin with")
     parser.add_argument("--export", action="store_true", help="put the result into the package when done")
     args = parser.parse_args()
     keep_freed_memory()
