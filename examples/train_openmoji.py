@@ -1,7 +1,6 @@
 """Train the adapter that ships with the package.
 
     python examples/train_openmoji.py --output-dir runs/openmoji --steps 4500 --export
-    python examples/train_openmoji.py --output-dir runs/openmoji-lora --steps 1600 --lora --begin-with runs/openmoji
 
 After an interruption the same command continues from the last checkpoint.
 
@@ -22,7 +21,7 @@ from adem_vl_hf.embedded.smollm2 import LANGUAGE_MODEL_ID
 from adem_vl_hf.files import write_json
 from adem_vl_hf.hub.model_card import read_record, write_model_card
 from adem_vl_hf.loading import CHECKPOINT
-from adem_vl_hf.openmoji_training import LORA, LORA_LEARNING_RATE, LORA_SHARES, RECIPES, fine_tune
+from adem_vl_hf.openmoji_training import fine_tune
 
 
 def without(names: tuple[str, ...], value: Any) -> Any:
@@ -59,16 +58,10 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("runs/openmoji"))
     parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--vision-tower", default="embedded")
-    parser.add_argument("--lora", action="store_true", help="train LoRA in the language model, too")
-    parser.add_argument("--begin-with", type=Path, help="the folder of an adapter to begin with")
     parser.add_argument("--export", action="store_true", help="put the result into the package when done")
     args = parser.parse_args()
     keep_freed_memory()
-    recipe: dict[str, Any] = {}
-    if args.lora:
-        settings = {**RECIPES["adem_vl"].settings, "lora": LORA}
-        recipe = {"settings": settings, "learning_rate": LORA_LEARNING_RATE, "shares": LORA_SHARES}
-    fine_tune(args.output_dir, args.steps, args.vision_tower, resume=True, begin_with=args.begin_with, **recipe)
+    fine_tune(args.output_dir, args.steps, args.vision_tower, resume=True)
     if args.export:
         export(args.output_dir, CHECKPOINT)
         print(f"exported to {CHECKPOINT}")

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import load_file
 from transformers import set_seed
 
 from .data import OpenMojiMixture, OpenMojiNames, OpenMojiScenes
@@ -47,19 +46,6 @@ RECIPES = {
 BATCH_SIZE = 32
 # A few hundred steps are enough for captions and choices about scenes, but not for all kinds of samples.
 SHORT_SHARES = {("scenes", "caption"): 2, ("scenes", "choice"): 3}
-# LoRA beside the adapter: a frozen language model this small does not carry from a word of a question to its answer
-# whether the image shows it. Learned from the adapter that was trained without LoRA, with more questions.
-LORA = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
-LORA_LEARNING_RATE = 3e-3
-LORA_SHARES = {
-    ("names", "caption"): 3,
-    ("names", "choice"): 2,
-    ("scenes", "caption"): 7,
-    ("scenes", "presence"): 4,
-    ("scenes", "count"): 2,
-    ("scenes", "relation"): 2,
-    ("scenes", "choice"): 2,
-}
 DATA = {
     "names": "OpenMoji names: plain emoji under random rendering (pictures: OpenMoji, CC BY-SA 4.0)",
     "scenes": "OpenMoji scenes: one to four emoji on a coloured canvas, captions and questions from a grammar",
@@ -88,8 +74,6 @@ def fine_tune(
     kind: str = "adem_vl",
     settings: Mapping[str, Any] | None = None,
     save_steps: int = 100,
-    learning_rate: float | None = None,
-    begin_with: Path | None = None,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Train a new adapter on the OpenMoji mixture and save it.
 
@@ -102,37 +86,25 @@ def fine_tune(
         kind (str): The kind of model, a key of ``RECIPES``.
         settings (Mapping[str, Any] | None): Fields of the model's configuration. None means those of the recipe.
         save_steps (int): The number of steps between checkpoints.
-        learning_rate (float | None): The peak learning rate. None means that of the recipe.
-        begin_with (Path | None): The folder of an adapter on the same bases, whose weights are the first. What it does
-            not have, such as LoRA, begins anew. None means that everything does.
 
     Returns:
         The model, the processor and the content of ``training.json``.
-
-    Raises:
-        ValueError: The adapter to begin with has weights that this model does not have.
     """
     set_seed(0)
     settings = RECIPES[kind].settings if settings is None else settings
     model, processor = build_model("embedded", vision_tower, kind, **fastest_setting(), **settings)
-    if begin_with is not None:
-        found = model.load_state_dict(load_file(begin_with / "model.safetensors"), strict=False)
-        if found.unexpected_keys:
-            raise ValueError(f"{begin_with} has weights that this model does not have: {found.unexpected_keys[:3]}")
     dataset = OpenMojiMixture("train", steps * BATCH_SIZE, shares=shares)
     arguments = training_arguments(
         output,
         samples=len(dataset),
         batch_size=BATCH_SIZE,
         max_steps=steps,
-        learning_rate=RECIPES[kind].learning_rate if learning_rate is None else learning_rate,
+        learning_rate=RECIPES[kind].learning_rate,
         max_grad_norm=RECIPES[kind].max_grad_norm,
         save_steps=save_steps,
         **IN_ORDER,
     )
     facts = train(build_trainer(model, processor, dataset, arguments), processor, resume)
-    if begin_with is not None:
-        facts["began_with"] = begin_with.name
     facts["data"] = [text for name, text in DATA.items() if name in {part[0] for part in shares}]
     write_json(output / "training.json", facts)
     return model, processor, facts
