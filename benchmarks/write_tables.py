@@ -23,6 +23,7 @@ import miniature
 import miniature_cost
 import moving
 import quality
+import scene_probe
 import serving
 import tables
 import tower_styles
@@ -49,6 +50,7 @@ SCRIPTS = (
     miniature_cost,
     moving,
     quality,
+    scene_probe,
     serving,
     tower_styles,
     turns,

@@ -96,6 +96,17 @@ def test_the_table_of_unseen_styles_waits_for_all_parts(tmp_path, monkeypatch):
     assert lines[-1] == "8 steps of 32, seed 0."
 
 
+def test_a_probe_of_scenes_counts_both_groups_of_each(tmp_path, monkeypatch):
+    script = scripts.load("benchmarks/scene_probe.py")
+    monkeypatch.setattr(script.tables, "RESULTS", tmp_path)
+    assert script.sections()["scene probe"] == script.tables.NOT_MEASURED
+    scripts.call(script, monkeypatch, "--towers", "embedded", "--learned", "100", "--tested", "20")
+    number = json.loads((tmp_path / "scene_probe.json").read_text())["towers"]["embedded"]["number"]
+    assert number["n"] == 40
+    assert number["share"] > 0.5  # one copy is the commonest by far, and the features tell the others
+    assert script.sections()["scene probe"].endswith("40 groups of 20 test scenes.")
+
+
 @pytest.mark.slow
 def test_easy_vqa_is_trained_by_the_command_line_and_tested(tmp_path, monkeypatch):
     script = scripts.load("benchmarks/easy_vqa.py")
