@@ -83,8 +83,10 @@ def test_the_style_for_the_test_is_never_drawn(pictures):
         assert not noto & {sprite.tobytes() for sprite in (*varied.sprites, *varied.others)}, style
 
 
-def test_it_sees_with_the_adapter_as_the_model_does(bases, tmp_path):
+def test_it_sees_with_the_adapter_as_the_model_does(bases, tmp_path, monkeypatch):
     module = scripts.load("examples/widen_tower.py")
+    # as on a processor that does not multiply bfloat16: the model beside it is in float32
+    monkeypatch.setattr(module, "fastest_setting", lambda: {"dtype": torch.float32, "attn_implementation": "eager"})
     model = tiny.build(bases, vision_feature_layer=-1).eval()
     model.save_pretrained(tmp_path)
     pixels = tiny.pictures(3)
