@@ -23,6 +23,7 @@ import miniature
 import miniature_cost
 import moving
 import quality
+import scaling
 import scene_probe
 import serving
 import tables
@@ -50,6 +51,7 @@ SCRIPTS = (
     miniature_cost,
     moving,
     quality,
+    scaling,
     scene_probe,
     serving,
     tower_styles,
