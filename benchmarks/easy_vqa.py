@@ -93,7 +93,7 @@ def sections() -> dict[str, str]:
         The text by the name of the section.
     """
     saved = tables.load("easy_vqa")
-    return {"easy-vqa table": saved["table"] if saved else tables.NOT_MEASURED}
+    return {"easy vqa table": saved["table"] if saved else tables.NOT_MEASURED}
 
 
 def main() -> None:
