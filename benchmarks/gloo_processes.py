@@ -113,7 +113,7 @@ def bytes_of_ddp(language_model: str, vision_tower: str) -> dict[str, int]:
     return {"trained_numbers": trained, "reduced": sum(seen), "sent": sent}
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path)
@@ -132,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()
