@@ -61,20 +61,19 @@ def fine_tune(folder: Path, steps: int, seed: int) -> dict[str, Any]:
     return train(build_trainer(model, processor, drawings, arguments), processor, resume=True)
 
 
-def answers(checkpoint: Path, data: Dataset, name: str, images: str) -> dict[str, Any]:
+def answers(model: Any, processor: Any, data: Dataset, images: str, output: Path) -> dict[str, Any]:
     """Let the adapter answer.
 
     Args:
-        checkpoint (Path): its folder.
+        model (Any): the model with the adapter.
+        processor (Any): its processor.
         data (Dataset): the test samples.
-        name (str): what they are, in the name of the file of predictions.
         images (str): ``"true"``, or ``"shuffled"`` for those of other samples.
+        output (Path): the file of predictions.
 
     Returns:
         The shares of right answers by what is asked, and the numbers of samples.
     """
-    model, processor = load_checkpoint(checkpoint, **fastest_setting())
-    output = checkpoint / "predictions" / f"{name}-{images}.jsonl"
     result = score("openmoji-names", predict(model, processor, data, output=output, batch_size=20, images=images))  # type: ignore[arg-type]
     found = {kind: share(values["accuracy"], values["n"]) for kind, values in result["questions"].items()}
     if "caption" in result:
@@ -128,11 +127,13 @@ def main() -> None:
     saved = tables.load(FILE) or {}
     if saved.get("training", {}).get("seconds") != training["seconds"]:  # of another training
         saved = {"training": training, "answers": {}}
+    model, processor = load_checkpoint(str(args.output_dir), **fastest_setting())
     data = {style: OpenMojiNames("test", size=TESTED, styles=[style]) for style in (*SEEN, UNSEEN)}
     for name, samples in {**data, PHOTOGRAPHS: photographs}.items():
         for images in ("true", "shuffled"):
             if f"{name}, {images}" not in saved["answers"]:
-                saved["answers"][f"{name}, {images}"] = answers(args.output_dir, samples, name, images)
+                output = args.output_dir / "predictions" / f"{name}-{images}.jsonl"
+                saved["answers"][f"{name}, {images}"] = answers(model, processor, samples, images, output)
                 tables.save(FILE, saved)
     print(sections()["unseen styles"])
 
