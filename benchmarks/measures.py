@@ -138,15 +138,20 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
 
 
-def training_step(model: Any, batch: Mapping[str, torch.Tensor]) -> None:
+def training_step(
+    model: Any, batch: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None = None
+) -> None:
     """One forward and backward pass in training mode.
 
     Args:
         model (Any): the model.
         batch (Mapping[str, torch.Tensor]): its inputs, with labels.
+        optimizer (torch.optim.Optimizer | None): makes its step, too; None = no step.
     """
     _switch(model, True)
     model(**batch).loss.backward()
+    if optimizer is not None:
+        optimizer.step()
     model.zero_grad()
 
 

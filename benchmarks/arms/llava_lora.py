@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration
 
 from adem_vl_hf.embedded.smollm2 import resolve_language_model
-from adem_vl_hf.loading import resolve_vision_tower
+from adem_vl_hf.loading import loading_arguments, resolve_vision_tower
 from adem_vl_hf.modeling.bases import load_language_model, load_vision_tower
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 from adem_vl_hf.modeling.processor_parts import tokenizer_and_image_token
@@ -79,6 +79,7 @@ def assemble(
     inner.vision_tower, inner.language_model = tower.to(device), language_model.get_decoder()
     model.lm_head = language_model.get_output_embeddings()
     model.generation_config = copy.deepcopy(language_model.generation_config)
+    model.is_loaded_in_4bit = getattr(language_model, "is_loaded_in_4bit", False)  # PEFT asks for it
     lora = LoraConfig(
         r=rank,
         lora_alpha=2 * rank if lora_alpha is None else lora_alpha,
@@ -89,15 +90,19 @@ def assemble(
     return get_peft_model(model, lora).eval()
 
 
-def build(language_model, vision_tower, dtype=None, attn_implementation=None, **sizes):
-    """The model and its processor; sizes as of :func:`assemble`."""
+def build(language_model, vision_tower, dtype=None, attn_implementation=None, bits=None, **sizes):
+    """The model and its processor; sizes as of :func:`assemble`.
+
+    Args:
+        bits: 4 loads the language model as QLoRA (arXiv 2305.14314) does, None as it is. On a CPU with AVX512-BF16,
+            bitsandbytes packs 4-bit weights at the first answer for a kernel without a backward: train before that.
+    """
     text, tower = resolve_language_model(str(language_model)), resolve_vision_tower(str(vision_tower))
     arguments = {"dtype": dtype, "attn_implementation": attn_implementation}
     arguments = {name: value for name, value in arguments.items() if value is not None}
     _, image_token_id = tokenizer_and_image_token(text)
-    model = assemble(
-        load_language_model(text, **arguments), load_vision_tower(tower, **arguments), image_token_id, **sizes
-    )
+    language = load_language_model(text, **arguments, **loading_arguments(bits, dtype))
+    model = assemble(language, load_vision_tower(tower, **arguments), image_token_id, **sizes)
     return model, LlavaInputs.from_base_pretrained(text, tower, _Layout(model.config))
 
 
