@@ -98,8 +98,8 @@ def training_arguments(
         The arguments, or ``Seq2SeqTrainingArguments`` with ``predict_with_generate``.
 
     Raises:
-        ValueError: Neither the size of the training set nor the number of steps is known, or a field is refused
-            (``training_fields``).
+        ValueError: Neither the size of the training set nor the number of steps is known, a field is refused
+            (``training_fields``), or several processes were launched and are not connected.
     """
     refuse(overrides, None if model is None else model.config.model_type)
     batch = batch_size * launched_processes() * overrides.get("gradient_accumulation_steps", 1)
@@ -133,7 +133,9 @@ def training_arguments(
     if samples is None:  # each process collates its own part of a stream; batches of one process cannot be cut evenly
         recipe["accelerator_config"] = {"dispatch_batches": False}
     kind = Seq2SeqTrainingArguments if "predict_with_generate" in overrides else TrainingArguments
-    return kind(output_dir=str(output_dir), **{**recipe, **overrides})
+    arguments = kind(output_dir=str(output_dir), **{**recipe, **overrides})
+    _refuse_unconnected(arguments)
+    return arguments
 
 
 def build_trainer(
@@ -196,13 +198,14 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
 
     Raises:
         ValueError: The checkpoint to continue from was trained with other settings of the adapter, or with
-            ``save_only_model=True``.
+            ``save_only_model=True``; or several processes were launched and are not connected.
         FloatingPointError: The loss or a gradient is NaN or infinite. The message names the step and its samples.
         OSError: The disk is full. The checkpoints of before are whole.
         SystemExit: SIGTERM ended the run, and its checkpoint is saved.
     """
     arguments = trainer.args
     output = Path(arguments.output_dir)
+    _refuse_unconnected(arguments)
     checkpoint = newest_complete(trainer) if resume else None
     if checkpoint is not None and isinstance(trainer.model.config, FrozenBasesConfig):
         check_same_settings(trainer.model.config, checkpoint)
@@ -248,6 +251,15 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
         processor.save_pretrained(output)
         write_json(output / "training.json", facts)
     return facts
+
+
+def _refuse_unconnected(arguments: TrainingArguments) -> None:
+    """Refuse processes that do not know of each other: all of them would write the same checkpoints."""
+    if (launched := launched_processes()) > arguments.world_size:
+        raise ValueError(
+            f"{launched} processes were launched, but they are not connected: each would train by itself, and all "
+            f"would write into {arguments.output_dir}; on CPUs set ACCELERATE_USE_CPU=true (see docs/distributed.md)"
+        )
 
 
 def _size(dataset: Any) -> int | None:

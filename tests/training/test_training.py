@@ -56,6 +56,14 @@ def test_the_stock_optimizer_decays_all_but_vectors_and_holds_the_adapter_alone(
     assert made.lr_scheduler.get_last_lr()[0] == pytest.approx(0, abs=1e-9)
 
 
+def test_processes_that_are_launched_but_not_connected_are_refused(bases, tmp_path, monkeypatch):
+    made, processor = trainer(bases, tmp_path, samples(), tiny.build(bases), max_steps=1)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it; on a CPU they connect if they are asked to
+    with pytest.raises(ValueError, match="2 processes were launched, but they are not connected: .*ACCELERATE_USE_CPU"):
+        train(made, processor)
+    assert not list(tmp_path.glob("**/*.safetensors"))
+
+
 @architectures.each()
 def test_training_halves_the_loss_and_leaves_records(bases, arch, tmp_path):
     steps, saves = (300, 140) if arch is architectures.ADEM_VL else (60, 28)  # EVLM learns the four texts faster

@@ -134,6 +134,7 @@ def test_the_recipe_counts_the_samples_of_all_processes(tmp_path, monkeypatch):
     alone = training_arguments(tmp_path, samples=1000, batch_size=16, epochs=20)
     for module in (training, precision):
         monkeypatch.setattr(module, "launched_processes", lambda: 4)
+    monkeypatch.setattr(training.TrainingArguments, "world_size", 4)
     together = training_arguments(tmp_path, samples=1000, batch_size=16, epochs=20)
     assert together.learning_rate == pytest.approx(4 * alone.learning_rate) == pytest.approx(9e-3 * 64 / 256)
     assert (alone.warmup_steps, together.warmup_steps) == (126, 32)

@@ -172,9 +172,9 @@ def run(args: argparse.Namespace) -> None:
     from ..training_fields import refuse
     from ..workers import default_workers
 
-    workers = default_workers(args.streaming)
-    fields_set = {"dataloader_num_workers": workers, **_evaluation(args), **dict(args.set)}
-    if workers:  # a tokenizer whose threads have run says so in each process that is forked later
+    fields_set = {"dataloader_num_workers": default_workers(args.streaming), **_evaluation(args), **dict(args.set)}
+    if fields_set["dataloader_num_workers"]:
+        # a tokenizer whose threads have run says so in each process that is forked later
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _check_set(dict(args.set))
     refuse(fields_set, None if args.from_checkpoint else args.model)
