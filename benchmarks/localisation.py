@@ -26,11 +26,12 @@ from where_it_looks import draw_without, of_two_kinds
 from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.data.openmoji.scenes import captions, plural
 from adem_vl_hf.data.sample import CAPTION_PROMPT
+from adem_vl_hf.embedded.smollm2 import resolve_language_model
 from adem_vl_hf.inspection.answer_pass import pass_over_answer, words_of
 from adem_vl_hf.inspection.contributions import by_place, contributions_in_pass
 from adem_vl_hf.inspection.kept_tokens import kept_in_pass, split_scales
 from adem_vl_hf.inspection.look import look
-from adem_vl_hf.loading import load_checkpoint
+from adem_vl_hf.loading import CHECKPOINT_ON_CLIP, load_checkpoint
 from adem_vl_hf.openmoji_training import fine_tune
 
 SCENES = 200
@@ -141,7 +142,7 @@ def trained_evlm(folder: Path, steps: int) -> tuple[Any, Any]:
         The model and its processor.
     """
     fine_tune(
-        folder, steps, resume=True, shares={("scenes", "caption"): 1}, kind="evlm", settings={"media_tokens": 4},
+        folder, steps, resume=True, shares={("scenes", "caption"): 1}, recipe="evlm", settings={"media_tokens": 4},
         save_steps=20,
     )  # fmt: skip
     return load_checkpoint(str(folder), dtype="float32", attn_implementation="eager")
@@ -165,7 +166,10 @@ def measure(number: int, name: str = "adem_vl", folder: Path = Path("runs/locali
     if name == "evlm":
         (model, processor), measured = trained_evlm(folder, steps), maps_of_evlm
     else:
-        model, processor = load_checkpoint(dtype="float32", attn_implementation="eager")
+        bases = {"text_model_name_or_path": resolve_language_model("embedded")}
+        model, processor = load_checkpoint(
+            str(CHECKPOINT_ON_CLIP), **bases, dtype="float32", attn_implementation="eager"
+        )
         measured = maps_of
     for place, index in enumerate(tqdm(missing, desc="scenes"), start=1):
         scene, *_ = data.scene(index)

@@ -71,7 +71,7 @@ def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
     """
     kind, settings = ARMS[name]
     model, processor, facts = fine_tune(
-        folder, steps, resume=True, shares=SHORT_SHARES, kind=kind, settings=settings, save_steps=20
+        folder, steps, resume=True, shares=SHORT_SHARES, recipe=kind, settings=settings, save_steps=20
     )
     metrics = evaluate_with_controls(model, processor, test_sets(), folder / "predictions")
     return {"training": facts, "image_tokens": model.config.image_tokens, "metrics": metrics}

@@ -4,10 +4,9 @@ python benchmarks/miniature.py --arms "4 media tokens"  # trains the adapter tha
 python benchmarks/moving.py                             # both arms, unless they have a result file
 python benchmarks/write_tables.py                       # puts the tables into docs/results.md
 
-Each arm starts from an adapter for single images (ADEM-VL from the shipped one), gets an embedding for each of 8 frames
-(zero at the start) and trains on clips and on pairs of images. The control is the same clip with its frames in another
-order: there, more than half of the yes-or-no answers right would mean a fault in the evaluation.
-"""
+Each arm starts from an adapter for single images (ADEM-VL from that on the small CLIP), gets an embedding for each of 8
+frames (zero at the start) and trains on clips and on pairs of images. The control is the same clip with its frames in
+another order: there, more than half of the yes-or-no answers right would mean a fault in the evaluation."""
 
 import argparse
 from functools import partial
@@ -24,7 +23,7 @@ from adem_vl_hf.data.openmoji.mixture import OpenMojiMixture
 from adem_vl_hf.evaluation.metrics import is_right
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
-from adem_vl_hf.loading import CHECKPOINT, build_model
+from adem_vl_hf.loading import CHECKPOINT_ON_CLIP, build_model
 from adem_vl_hf.openmoji_training import RECIPES
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
@@ -47,7 +46,8 @@ class Arm(NamedTuple):
     Args:
         kind (str): ``"adem_vl"`` or ``"evlm"``.
         settings (dict[str, Any]): fields of its configuration.
-        start (str | None): the arm of miniature.py whose adapter it starts from; None for the shipped adapter.
+        start (str | None): the arm of miniature.py whose adapter it starts from; None for the adapter that
+            ships on the small CLIP.
         learning_rate (float): the peak.
     """
 
@@ -223,7 +223,7 @@ def main() -> None:
     keep_freed_memory()
     for name in args.arms:
         start, own = ARMS[name].start, tables.file_name(name)
-        start = CHECKPOINT if start is None else args.start_dir / tables.file_name(start)
+        start = CHECKPOINT_ON_CLIP if start is None else args.start_dir / tables.file_name(start)
         run = partial(measure, name, start, args.output_dir / own, args.steps)
         tables.measure_once(f"moving/{own}", args.steps, name, run)
     print("\n\n".join(sections().values()))

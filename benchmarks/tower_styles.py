@@ -25,9 +25,10 @@ from transformers import AutoImageProcessor, CLIPVisionModel
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import EasyVQA, OpenMojiNames, OpenMojiScenes
 from adem_vl_hf.data.openmoji.styles import STYLES
+from adem_vl_hf.embedded.smollm2 import resolve_language_model
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
-from adem_vl_hf.loading import TOWER, load_checkpoint
+from adem_vl_hf.loading import CHECKPOINT_ON_CLIP, TOWER, load_checkpoint
 from adem_vl_hf.training import fastest_setting
 
 UNSEEN = "noto"  # no tower of this package was trained on this style
@@ -39,7 +40,7 @@ SHAPE_IMAGES = 600  # of easy-VQA, to learn from and to test on
 
 
 def answers(tower: Path, style: str, folder: Path) -> dict[str, Any]:
-    """Let the shipped adapter answer about one style.
+    """Let the adapter that ships on the small CLIP answer about one style.
 
     Args:
         tower (Path): the vision tower.
@@ -49,8 +50,10 @@ def answers(tower: Path, style: str, folder: Path) -> dict[str, Any]:
     Returns:
         The shares of right answers by what is asked, and the numbers of samples.
     """
-    other = {} if tower == TOWER else {"vision_model_name_or_path": str(tower)}
-    model, processor = load_checkpoint(**other, **fastest_setting())
+    bases = {"text_model_name_or_path": resolve_language_model("embedded")}
+    if tower != TOWER:
+        bases["vision_model_name_or_path"] = str(tower)
+    model, processor = load_checkpoint(str(CHECKPOINT_ON_CLIP), **bases, **fastest_setting())
     data = {
         "openmoji-names": OpenMojiNames("test", size=NAMES, styles=[style]),
         "openmoji-scenes": OpenMojiScenes("test", size=SCENES, kinds=("caption", "presence", "choice"), styles=[style]),

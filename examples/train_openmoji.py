@@ -1,11 +1,11 @@
 """Train the adapter that ships with the package.
 
-    python examples/train_openmoji.py --output-dir runs/openmoji --steps 4500 --export
+    python examples/train_openmoji.py --output-dir runs/openmoji --steps 4500 --compile --export
 
 After an interruption the same command continues from the last checkpoint.
 
 `--export` writes the result into the package and names its bases so that it loads on any machine: the language model by
-its Hub id (although it was trained on the embedded 4-bit copy), and the vision tower by its place beside the adapter.
+its Hub id (although it was trained on the embedded 4-bit copy), and the vision tower as one that the package brings.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def export(trained: Path, target: Path) -> None:
             if file.suffix in (".json", ".safetensors", ".jinja") and file.name != "metrics.json":
                 shutil.copy(file, new)
         config = json.loads((new / "config.json").read_text(encoding="utf-8"))
-        config |= {"text_model_name_or_path": LANGUAGE_MODEL_ID, "vision_model_name_or_path": "../tower"}
+        config |= {"text_model_name_or_path": LANGUAGE_MODEL_ID}
         # The embedded copy comes from a GGUF file, which rounds embeddings.
         config["text_model_fingerprint"]["gguf"] = True
         write_json(new / "config.json", config)
@@ -57,11 +57,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/openmoji"))
     parser.add_argument("--steps", type=int, default=4500)
-    parser.add_argument("--vision-tower", default="embedded")
+    parser.add_argument("--compile", action="store_true", help="the steps run through torch.compile")
     parser.add_argument("--export", action="store_true", help="put the result into the package when done")
     args = parser.parse_args()
     keep_freed_memory()
-    fine_tune(args.output_dir, args.steps, args.vision_tower, resume=True)
+    fine_tune(args.output_dir, args.steps, "shipped", resume=True, compiled=args.compile)
     if args.export:
         export(args.output_dir, CHECKPOINT)
         print(f"exported to {CHECKPOINT}")

@@ -5,10 +5,10 @@
 The tower as it is, frozen, is the teacher. It sees a layout of the OpenMoji data sets. The student sees the same layout
 in the styles of OpenMoji, Twemoji and Fluent, changed at random (``tower_pictures.py``), and learns to give the
 features that the teacher gives, at the class token and at every patch. So an adapter that was trained on the teacher
-works with the student, too: the shipped adapter's own part of the tower is in place on both sides. Further, a linear
-classifier that was trained on the teacher's features must name the thing from the student's. On pictures of basic
-shapes there is no teacher. Linear heads, which are thrown away, name the shapes and colours from each patch of the last
-two blocks, from the class token and from the mean patch.
+works with the student, too: the own part in the tower of the adapter that ships on it is in place on both sides.
+Further, a linear classifier that was trained on the teacher's features must name the thing from the student's. On
+pictures of basic shapes there is no teacher. Linear heads, which are thrown away, name the shapes and colours from each
+patch of the last two blocks, from the class token and from the mean patch.
 
 After an interruption the same command continues from the last checkpoint; with a smaller ``--steps`` it ends earlier.
 The result is a folder like the teacher's. Its weights are a running mean of the trained ones.
@@ -37,7 +37,7 @@ from adem_vl_hf.data import OpenMojiNames
 from adem_vl_hf.data.openmoji.sprites import openmoji
 from adem_vl_hf.data.openmoji.styles import OPENMOJI
 from adem_vl_hf.files import replacing
-from adem_vl_hf.loading import CHECKPOINT, TOWER
+from adem_vl_hf.loading import CHECKPOINT_ON_CLIP, TOWER
 from adem_vl_hf.modeling.vision import VisionAdapter
 from adem_vl_hf.training import fastest_setting
 
@@ -50,7 +50,7 @@ OWN = 3  # the student sees one layout of so many in OpenMoji's own style, too
 
 
 class Tower(nn.Module):
-    """A CLIP tower with the shipped adapter's bottlenecks beside its MLPs, which can be left out.
+    """A CLIP tower with an adapter's bottlenecks beside its MLPs, which can be left out.
 
     Args:
         folder (Path): The tower.
@@ -241,7 +241,9 @@ def save(student: Tower, weights: dict[str, torch.Tensor], source: Path, folder:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tower", type=Path, default=TOWER, help="the teacher, with which the student begins")
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="the adapter that was trained on it")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=CHECKPOINT_ON_CLIP, help="the adapter that was trained on it"
+    )
     parser.add_argument("--output-dir", type=Path, default=Path("runs/wide"))
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=list(STYLES), help="what the student sees")
     parser.add_argument("--steps", type=int, default=20000)

@@ -27,6 +27,7 @@ from .data.easy_vqa import EasyVQA, text_alone
 from .data.openmoji.sprites import openmoji
 from .data.sample import images_of
 from .data.turns import EachTurn
+from .embedded.dinov2 import embedded_dinov2
 from .embedded.smollm2 import embedded_language_model
 from .evaluation.metrics import is_right
 from .evaluation.predict import evaluate_with_controls, generate_answers
@@ -54,8 +55,8 @@ class Recipe(NamedTuple):
     shown: dict[str, str]
 
 
-# ADEM-VL: the settings of the shipped adapter, but for adapters in the tower, which learn next to nothing in so few
-# steps and take a fifth of the time. EVLM: the settings are the paper's.
+# ADEM-VL: the settings of the adapter that ships on the small CLIP, but for adapters in the tower, which learn next to
+# nothing in so few steps and take a fifth of the time. EVLM: the settings are the paper's.
 RECIPES = {
     "adem_vl": Recipe(
         {"visual_scale": 0.1, "vision_feature_layer": -1, "projector_dim": 512, "vision_adapter_dim": 0},
@@ -79,6 +80,10 @@ CREDITS = {
 }
 SCENES = {"caption": 6, "count": 1, "choice": 1}  # the scenes of the first act by kind
 PARTS = {"language model": "SmolLM2-135M-Instruct (frozen)", "tower": "small CLIP, 96 px (frozen)"}
+SHIPPED_PARTS = {
+    "language model": "SmolLM2-135M-Instruct (frozen, with LoRA beside it)",
+    "tower": "DINOv2-small, 112 px (frozen)",
+}
 
 # what somebody without this package would run; it runs in a process of its own
 RELOAD = """
@@ -164,7 +169,7 @@ def shipped(output: Path) -> Path:
         output / "shipped.html",
         "What the shipped checkpoint sees",
         trainable_parameters=count_trained(model.config),
-        model={"method": PAPERS["adem_vl"].name, **PARTS},
+        model={"method": PAPERS["adem_vl"].name, **SHIPPED_PARTS},
         settings={},
         seconds={},
         metrics={},
@@ -254,6 +259,7 @@ def main(argv: list[str] | None = None) -> None:
     quiet_libraries()
     with stage("downloads and drawings (once)"):
         embedded_language_model()
+        embedded_dinov2()
         openmoji()
         chance = text_alone()
     with stage("act one: the shipped checkpoint describes scenes"):

@@ -1,4 +1,4 @@
-"""What the package brings (two frozen models, a third on request, an adapter on OpenMoji), and how checkpoints load."""
+"""What the package brings (frozen models, two adapters trained on OpenMoji), and how checkpoints load."""
 
 import os
 from collections.abc import Mapping
@@ -34,6 +34,7 @@ MODELS: dict[str, tuple[type[FrozenBasesForConditionalGeneration], type[AdemVLPr
 }
 FOLDER = Path(__file__).parent / "embedded"
 TOWER, CHECKPOINT = FOLDER / "tower", FOLDER / "adapter"
+CHECKPOINT_ON_CLIP = FOLDER / "adapter_on_clip"  # of less skill, on the small CLIP, which nobody has to download
 
 # how checkpoints name what this package brings, so that they load wherever it is installed (by the entry points in
 # pyproject.toml)

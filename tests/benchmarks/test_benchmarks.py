@@ -62,7 +62,7 @@ def test_the_small_tables_are_parts_of_the_large_ones(tmp_path, monkeypatch):
     script = scripts.load("benchmarks/at_a_glance.py")
     large = scripts.load("benchmarks/quality.py").quality_table(tables_of("shipped")["metrics"])
     lines = script.quality_table(tables_of("shipped")["metrics"]).splitlines()
-    assert lines[2] == "| names: four-way choice | 93.2 | 12.4 | 25.0 |"
+    assert lines[2] == "| names: four-way choice | 91.5 | 16.9 | 25.0 |"
     for line in lines[2:]:
         label, own, other, chance = (cell.strip() for cell in line.strip("|").split("|"))
         test_set, measure = label.replace("whole caption, exact", "caption, exact").split(": ")
@@ -142,15 +142,15 @@ def test_the_figures_in_sentences_are_those_of_the_tables():
     readme, page, *_ = (path.read_text(encoding="utf-8") for path in scripts.package("tables").PAGES)
     shipped, demo = tables_of("shipped")["metrics"], tables_of("demo")["training"]
     exact = shipped["openmoji-scenes"]["true"]["caption"]["exact_match"]
-    assert round(1 / exact) == 5
-    assert "one caption in five is exact" in readme
+    assert round(1 / exact) == 2
+    assert "every second caption is exact" in readme
     trained = json.loads((CHECKPOINT / "training.json").read_text())
     assert f"{trained['steps']:,} steps of {trained['batch_size']} samples" in page
     for text in (readme, page):
         assert f"{trained['trained_numbers']:,} trainable parameters" in text
     assert f"The demo trains for {demo['steps']} steps" in page
     presence = [shipped["openmoji-scenes"][image]["questions"]["presence"] for image in ("true", "shuffled")]
-    assert max(part["accuracy"] for part in presence) < presence[0]["chance"]  # "at chance"
+    assert all(abs(part["accuracy"] - part["chance"]) < 0.05 for part in presence)  # "at chance", of 98 questions
     floors = [result for name, result in tables_of("efficiency").items() if name.endswith("/floor")]
     noise = {key: [round(100 * abs(one[key] - 1)) for one in floors] for key in ("step", "token")}
     said = re.search(r"(\d+) to (\d+) % of a step, and up to (\d+) % of a generated\s+token", page)
@@ -158,10 +158,12 @@ def test_the_figures_in_sentences_are_those_of_the_tables():
     looks = tables_of("where_it_looks")
     assert looks["effect"]["own_thing_higher"] > 0.9  # "nearly always"
     assert looks["score"]["highest_place"]["neither"] < 0.05  # "finds things"
-    assert 0.5 < looks["score"]["own_thing_higher"] < 0.7  # "hardly tells which of them"
+    assert 0.7 < looks["score"]["own_thing_higher"] < 0.8  # "in seven of ten cases"
     assert looks["scenes"] == 100
-    named, exact = re.search(r"(\d+) of 100 name one of them, (\d+) are\s+exact", readme).groups()
-    assert (int(named), int(exact)) == tuple(round(100 * looks["captions"][part]) for part in ("a thing", "everything"))
+    named, exact = re.search(r"of 100\s+images .* (\d+) captions name both, and (\d+) are\s+exact", readme).groups()
+    parts = [round(100 * looks["captions"][part]) for part in ("all things", "everything")]
+    assert [int(named), int(exact)] == parts
+    assert [round(part / 25) for part in parts] == [3, 2]  # "three captions of four name both, and half are exact"
 
 
 def test_the_cards_state_what_the_result_files_say(tmp_path):

@@ -42,7 +42,7 @@ def test_boxes_are_around_the_things(localisation):
 def test_it_goes_on_where_it_stopped(localisation, bases, monkeypatch):
     model = tiny.build(bases, visual_token_counts=[16, 4], drop_ratio=0.25).eval()
     loaded = model, AdemVLProcessor.from_base_pretrained(bases / "llama", bases / "clip", model.config)
-    monkeypatch.setattr(localisation, "load_checkpoint", lambda **settings: loaded)
+    monkeypatch.setattr(localisation, "load_checkpoint", lambda name, **settings: loaded)
     monkeypatch.setattr(
         localisation, "MAPS", {name: name for name in ("contribution", "contribution 4", "contribution 2", "kept")}
     )
@@ -71,7 +71,7 @@ def test_an_evlm_is_trained_and_its_levels_are_measured(localisation, bases, tmp
     trained = []
 
     def fine_tune(folder, steps, **settings):
-        trained.append((folder, steps, settings["kind"]))
+        trained.append((folder, steps, settings["recipe"]))
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 

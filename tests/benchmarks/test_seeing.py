@@ -82,18 +82,22 @@ def test_the_table_of_unseen_styles_waits_for_all_parts(tmp_path, monkeypatch):
     script = scripts.load("benchmarks/unseen_styles.py")
     monkeypatch.setattr(script.tables, "RESULTS", tmp_path)
     answers = {
-        f"{name}, {images}": {"choice": {"share": share, "n": 150}}
+        f"{stage}, {name}, {images}": {"choice": {"share": share, "n": 150}}
+        for stage in script.STAGES
         for name in (*script.STYLES, script.PHOTOGRAPHS)
         for images, share in (("true", 0.5), ("shuffled", 0.25))
     }
     saved = {"training": {"steps": 8, "seed": 0}, "answers": answers}
-    script.tables.save(script.FILE, saved | {"answers": dict(list(answers.items())[:-1])})
+    script.tables.save(script.FILE, saved | {"answers": dict(list(answers.items())[1:])})
     assert script.sections()["unseen styles"] == script.tables.NOT_MEASURED
+    script.tables.save(script.FILE, saved | {"answers": dict(list(answers.items())[:-1])})
+    lines = script.sections()["unseen styles"].splitlines()
+    assert lines[2] == "| openmoji | 150 | 50.0 / 25.0 | |"  # not all was asked after the further training
     script.tables.save(script.FILE, saved)
     lines = script.sections()["unseen styles"].splitlines()
-    assert lines[2] == "| openmoji | 50.0 (150) | 25.0 (150) | | |"
-    assert lines[-3] == "| photographs, never seen | 50.0 (150) | 25.0 (150) | | |"
-    assert lines[-1] == "8 steps of 32, seed 0."
+    assert lines[2] == "| openmoji | 150 | 50.0 / 25.0 | 50.0 / 25.0 | | |"
+    assert lines[-3] == "| photographs, never seen | 150 | 50.0 / 25.0 | 50.0 / 25.0 | | |"
+    assert lines[-1] == "8 further steps of 32, seed 0."
 
 
 def test_a_probe_of_scenes_counts_both_groups_of_each(tmp_path, monkeypatch):

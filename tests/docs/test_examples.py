@@ -273,19 +273,19 @@ def test_training_goes_on_from_a_checkpoint_on_the_hub(bases, tmp_path):
 
 def test_an_exported_checkpoint_takes_no_path_along_and_finds_its_tower(bases, tmp_path):
     module = scripts.load("examples/train_openmoji.py")
-    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
+    model, processor = build_model(str(bases / "llama"), "embedded", projector_dim=8)
     trained, shipped = tmp_path / "run", tmp_path / "shipped"
     model.save_pretrained(tiny.perturb(model) and trained)
     processor.save_pretrained(trained)
     for name in ("training_args.bin", "metrics.json", "log.jsonl"):
         (trained / name).write_text("{}")
-    shutil.copytree(bases / "clip", shipped / "tower")
+    shipped.mkdir()
     module.export(trained, shipped / "adapter")
     module.export(trained, shipped / "adapter")  # over an older one
     names = {path.name for path in (shipped / "adapter").iterdir()}
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
     assert not names & {"training_args.bin", "metrics.json", "log.jsonl"}
-    assert {path.name for path in shipped.iterdir()} == {"tower", "adapter"}
+    assert {path.name for path in shipped.iterdir()} == {"adapter"}
     assert "PreTrainedTokenizerFast" in (shipped / "adapter" / "tokenizer_config.json").read_text()
     for path in (shipped / "adapter").glob("*.json"):
         assert str(tmp_path) not in path.read_text()

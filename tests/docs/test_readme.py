@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration, AdemVLProcessor, EvlmConfig
 from adem_vl_hf.cli.parser import build_parser
 from adem_vl_hf.counting import count_adapter_parameters, count_as_published
+from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.modeling.checkpoint import CUSTOM_PIPELINES
 
 ROOT = scripts.ROOT
@@ -46,9 +47,12 @@ def test_the_first_snippet_prints_what_stands_below_it():
     with contextlib.redirect_stdout(printed):
         exec(compile(fences(README, "python")[0], "README.md", "exec"), {})
     found = [line.rstrip() for line in printed.getvalue().splitlines()]
-    assert len(found) == 4
+    assert len(found) == 8
     (stated,) = fences(expected, "text")
     assert found == [line.rstrip() for line in stated.splitlines()]
+    scenes = OpenMojiScenes("test", kinds=("caption",))
+    right = sum(line.split("truth:")[0].strip() in scenes[number]["references"] for number, line in enumerate(found))
+    assert f"{('none', 'one', 'two', 'three')[right]} of these eight" in README
 
 
 def test_the_snippet_for_your_own_model_learns_and_saves(bases, tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ def test_the_story_of_either_model(bases, tmp_path, monkeypatch, capsys, kind, t
     monkeypatch.setattr(demo, "load_checkpoint", load)
     monkeypatch.setattr(demo, "build_model", build)
     monkeypatch.setattr(demo, "embedded_language_model", lambda: None)
+    monkeypatch.setattr(demo, "embedded_dinov2", lambda: None)
     monkeypatch.setattr(demo, "fastest_setting", dict)
     monkeypatch.setattr(demo, "answer_elsewhere", answer_elsewhere)
     monkeypatch.setattr(demo, "SCENES", {"caption": 1, "choice": 1})

@@ -27,12 +27,12 @@ DATASETS: dict[str, type] = {
 }
 # (data set, kind) -> number of blocks in each turn. A caption says most about an image, and a yes or no least.
 SHARES = {
-    ("names", "caption"): 6,
+    ("names", "caption"): 4,
     ("names", "choice"): 1,
     ("scenes", "caption"): 7,
     ("scenes", "presence"): 4,
-    ("scenes", "count"): 1,
-    ("scenes", "relation"): 1,
+    ("scenes", "count"): 2,
+    ("scenes", "relation"): 2,
     ("scenes", "choice"): 2,
 }
 
