@@ -254,7 +254,7 @@ def plot(results: dict[str, dict[str, Any]]) -> None:
             below[side] = max(y, below[side] + 0.07 * most_y)
             axes.annotate(ALTERNATIVES[arm].short, (x, below[side]), xytext=(offset, 0), ha=side, va="center",
                           textcoords="offset points", fontsize=8)  # fmt: skip
-        axes.set(xscale="log", xlim=(1e5, 2 * most_x), ylim=(0, 1.12 * most_y), title=name)
+        axes.set(xscale="log", xlim=(1e5, 2 * most_x), ylim=(0, 1.25 * most_y), title=name)
         axes.set_xlabel("trainable parameters")
         axes.grid(alpha=0.3)
     figure.tight_layout()

@@ -5,6 +5,7 @@ python benchmarks/write_tables.py
 
 import argparse
 
+import alternatives
 import at_a_glance
 import compare
 import compiled
@@ -33,6 +34,7 @@ import unseen_styles
 import where_it_looks
 
 SCRIPTS = (
+    alternatives,
     at_a_glance,
     compare,
     compiled,

@@ -1,5 +1,6 @@
 """What one would run instead: every model at a tiny size has the shape and the inputs that its row is named for."""
 
+import re
 from functools import partial
 
 import pytest
@@ -157,3 +158,14 @@ def test_the_table_of_figures_made_by_hand(script):
     )
     assert made[3].startswith("| Qwen2-VL's shape + LoRA | 36 | 1,234 | 4.0 (0.25) | 3.00 (1.50) | 4.0 (1.10) |")
     assert set(script.sections().values()) == {script.tables.NOT_MEASURED}
+
+
+def test_the_page_has_a_row_and_a_figure_for_each():
+    script = scripts.load("benchmarks/alternatives.py")
+    text = (scripts.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    section = re.search(r"### What one would run instead\n(.*?)\n### ", text, re.S)[1]
+    assert script.sections()["alternatives table"] in section
+    for alternative in script.ALTERNATIVES.values():
+        assert section.count(f"\n| {alternative.label} | ") == 1
+    assert "](figures/alternatives.png)" in section
+    assert (script.FIGURES / "alternatives.png").stat().st_size <= 60_000
