@@ -26,7 +26,6 @@ from where_it_looks import draw_without, of_two_kinds
 from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.data.openmoji.scenes import captions, plural
 from adem_vl_hf.data.sample import CAPTION_PROMPT
-from adem_vl_hf.embedded.smollm2 import resolve_language_model
 from adem_vl_hf.inspection.answer_pass import pass_over_answer, words_of
 from adem_vl_hf.inspection.contributions import by_place, contributions_in_pass
 from adem_vl_hf.inspection.kept_tokens import kept_in_pass, split_scales
@@ -166,10 +165,7 @@ def measure(number: int, name: str = "adem_vl", folder: Path = Path("runs/locali
     if name == "evlm":
         (model, processor), measured = trained_evlm(folder, steps), maps_of_evlm
     else:
-        bases = {"text_model_name_or_path": resolve_language_model("embedded")}
-        model, processor = load_checkpoint(
-            str(CHECKPOINT_ON_CLIP), **bases, dtype="float32", attn_implementation="eager"
-        )
+        model, processor = load_checkpoint(str(CHECKPOINT_ON_CLIP), dtype="float32", attn_implementation="eager")
         measured = maps_of
     for place, index in enumerate(tqdm(missing, desc="scenes"), start=1):
         scene, *_ = data.scene(index)

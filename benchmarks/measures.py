@@ -1,10 +1,12 @@
 """Measure time, operations and memory of functions, in ways that other load on the machine disturbs least."""
 
+import re
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from adem_vl_hf.modeling.fusion import BY_TRITON
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+STATUS = Path("/proc/self/status")  # there on Linux
 SUFFIXES = {"cpu": "", "cuda": "_gpu"}  # of the names of result files
 
 
@@ -134,6 +137,8 @@ def peak_memory() -> int:
     """
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
+    if STATUS.is_file():  # ru_maxrss of a process is at least what its parent's was when it was started
+        return 1024 * int(re.search(r"^VmHWM:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)[1])  # type: ignore[index]
     kilobyte = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
 

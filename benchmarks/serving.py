@@ -10,11 +10,11 @@ its prompt, one of the language model the same prompt; an answer has 16 tokens i
 import argparse
 import base64
 import io
-import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import measures
 import tables
 from local_server import served
 from openai import OpenAI
@@ -100,7 +100,7 @@ def measure(name: str) -> dict[str, Any]:
             return answer.usage.completion_tokens, time.perf_counter() - began
 
         list(pool.map(ask, contents[:AT_ONCE]))
-        before, began = _peak(), time.perf_counter()
+        before, began = measures.peak_memory(), time.perf_counter()
         answers = list(tqdm(pool.map(ask, contents), total=len(contents), desc=name, unit="request"))
         seconds = time.perf_counter() - began
     waited = sorted(second for _, second in answers)
@@ -109,13 +109,8 @@ def measure(name: str) -> dict[str, Any]:
         "whole_answers": sum(tokens == TOKENS for tokens, _ in answers),
         "tokens_per_second": round(sum(tokens for tokens, _ in answers) / seconds, 1),
         "median_wait": round(waited[len(waited) // 2], 2),
-        "grown_mb": round(_peak() - before, 1),
+        "grown_mb": round((measures.peak_memory() - before) / 2**20, 1),
     }
-
-
-def _peak() -> float:
-    """The largest memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def sections() -> dict[str, str]:

@@ -25,7 +25,6 @@ from transformers import AutoImageProcessor, CLIPVisionModel
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import EasyVQA, OpenMojiNames, OpenMojiScenes
 from adem_vl_hf.data.openmoji.styles import STYLES
-from adem_vl_hf.embedded.smollm2 import resolve_language_model
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
 from adem_vl_hf.loading import CHECKPOINT_ON_CLIP, TOWER, load_checkpoint
@@ -50,10 +49,8 @@ def answers(tower: Path, style: str, folder: Path) -> dict[str, Any]:
     Returns:
         The shares of right answers by what is asked, and the numbers of samples.
     """
-    bases = {"text_model_name_or_path": resolve_language_model("embedded")}
-    if tower != TOWER:
-        bases["vision_model_name_or_path"] = str(tower)
-    model, processor = load_checkpoint(str(CHECKPOINT_ON_CLIP), **bases, **fastest_setting())
+    another = {} if tower == TOWER else {"vision_model_name_or_path": str(tower)}
+    model, processor = load_checkpoint(str(CHECKPOINT_ON_CLIP), **another, **fastest_setting())
     data = {
         "openmoji-names": OpenMojiNames("test", size=NAMES, styles=[style]),
         "openmoji-scenes": OpenMojiScenes("test", size=SCENES, kinds=("caption", "presence", "choice"), styles=[style]),

@@ -32,9 +32,10 @@ MODELS: dict[str, tuple[type[FrozenBasesForConditionalGeneration], type[AdemVLPr
     "adem_vl": (AdemVLForConditionalGeneration, AdemVLProcessor),
     "evlm": (EvlmForConditionalGeneration, EvlmProcessor),
 }
-FOLDER = Path(__file__).parent / "embedded"
+FOLDER = Path(__file__).resolve().parent / "embedded"
 TOWER, CHECKPOINT = FOLDER / "tower", FOLDER / "adapter"
 CHECKPOINT_ON_CLIP = FOLDER / "adapter_on_clip"  # of less skill, on the small CLIP, which nobody has to download
+SHIPPED = (CHECKPOINT, CHECKPOINT_ON_CLIP)
 
 # how checkpoints name what this package brings, so that they load wherever it is installed (by the entry points in
 # pyproject.toml)
@@ -113,8 +114,8 @@ def load_checkpoint(
     """Model and processor of a checkpoint, in evaluation mode.
 
     Args:
-        checkpoint (str | None): a folder or a Hub id; None = the adapter that ships with this package, on the embedded
-            bases.
+        checkpoint (str | None): a folder or a Hub id; None = the adapter that ships with this package, ``CHECKPOINT``.
+            Adapters of ``SHIPPED`` stand on the embedded bases.
         token (str | bool | None): the access token for the Hub, of the checkpoint and its bases. It is never saved.
         revision (str | None): commit, tag or branch of the checkpoint; its config says those of the bases.
         subfolder (str | None): the folder inside the folder or repository that holds the checkpoint.
@@ -133,7 +134,7 @@ def load_checkpoint(
         ValueError: the checkpoint belongs to no model of this package, or does not fit its bases.
     """
     name = str(CHECKPOINT if checkpoint is None else checkpoint)
-    if checkpoint is None:
+    if Path(name).resolve() in SHIPPED:  # their configs name the model on the Hub, so that a copy loads anywhere
         kwargs.setdefault("text_model_name_or_path", resolve_language_model("embedded"))
     given = {
         "token": token,

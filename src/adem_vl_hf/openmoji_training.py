@@ -14,7 +14,8 @@ from transformers import set_seed
 from .data import OpenMojiMixture, OpenMojiNames, OpenMojiScenes
 from .data.openmoji.mixture import SHARES, Shares
 from .files import write_json
-from .loading import build_model
+from .loading import build_model, load_checkpoint
+from .precision import launched_processes
 from .training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
 
@@ -67,11 +68,13 @@ RECIPES = {
         vision_tower="embedded-dinov2",
     ),
 }
+RECIPES["shipped, later"] = RECIPES["shipped"]._replace(learning_rate=1.5e-3)  # from the checkpoint of "shipped"
 BATCH_SIZE = 32
 # A few hundred steps are enough for captions and choices about scenes, but not for all kinds of samples.
 SHORT_SHARES = {("scenes", "caption"): 2, ("scenes", "choice"): 3}
 DATA = {
     "names": "OpenMoji names: plain emoji under random rendering (pictures: OpenMoji, CC BY-SA 4.0)",
+    "names in three styles": "the same names as Twemoji (CC BY 4.0) and Fluent (MIT) draw them",
     "scenes": "OpenMoji scenes: one to four emoji on a coloured canvas, captions and questions from a grammar",
 }
 
@@ -98,18 +101,20 @@ def fine_tune(
     settings: Mapping[str, Any] | None = None,
     save_steps: int = 100,
     compiled: bool = False,
+    start: Path | None = None,
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Train a new adapter on the OpenMoji mixture and save it.
+    """Train an adapter on the OpenMoji mixture and save it.
 
     Args:
         output (Path): The output folder.
-        steps (int): The number of training steps of 32 samples.
+        steps (int): The number of training steps of 32 samples, which launched processes share.
         recipe (str): The settings, a key of ``RECIPES``.
         resume (bool): Whether to continue from the last checkpoint in the output folder, if there is one.
         shares (Shares): The shares of the mixture, see ``OpenMojiMixture``.
         settings (Mapping[str, Any] | None): Fields of the model's configuration. None means those of the recipe.
         save_steps (int): The number of steps between checkpoints.
         compiled (bool): Whether the steps run through ``torch.compile``, which takes some minutes before the first.
+        start (Path | None): The checkpoint whose adapter is trained further, on other samples. None means a new one.
 
     Returns:
         The model, the processor and the content of ``training.json``.
@@ -117,12 +122,15 @@ def fine_tune(
     set_seed(0)
     chosen = RECIPES[recipe]
     settings = chosen.settings if settings is None else settings
-    model, processor = build_model("embedded", chosen.vision_tower, chosen.kind, **fastest_setting(), **settings)
-    dataset = OpenMojiMixture("train", steps * BATCH_SIZE, shares=shares)
+    if start is None:
+        model, processor = build_model("embedded", chosen.vision_tower, chosen.kind, **fastest_setting(), **settings)
+    else:
+        model, processor = load_checkpoint(str(start), **fastest_setting())
+    dataset = OpenMojiMixture("train", steps * BATCH_SIZE, seed=int(start is not None), shares=shares)
     arguments = training_arguments(
         output,
         samples=len(dataset),
-        batch_size=BATCH_SIZE,
+        batch_size=BATCH_SIZE // launched_processes(),
         max_steps=steps,
         learning_rate=chosen.learning_rate,
         max_grad_norm=chosen.max_grad_norm,

@@ -1,6 +1,10 @@
 """The benchmarks of time, operations and memory: what they compute is what they say, at tiny sizes."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import scripts
@@ -41,6 +45,15 @@ def test_operations_and_memory_are_counted():
     more = [torch.ones(60_000_000) for _ in range(8)] if measures.peak_memory() < before + held.nbytes / 2 else []
     assert measures.peak_memory() >= before + (0 if more else held.nbytes / 2)
     assert measures.peak_memory() > 100e6
+
+
+def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it():
+    held = bytearray(b"x") * 900_000_000  # more than a process takes that imports torch
+    path = [str(Path(__file__).parents[2] / "benchmarks"), *sys.path]
+    ask = "import measures; print(measures.peak_memory())"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    answer = subprocess.run([sys.executable, "-c", ask], stdout=subprocess.PIPE, check=True, env=environment)
+    assert 0 < int(answer.stdout) < len(held)
 
 
 @pytest.mark.parametrize("backward", [False, True])

@@ -3,7 +3,8 @@
 from collections import Counter
 
 from adem_vl_hf.data import OpenMojiMixture
-from adem_vl_hf.data.openmoji.mixture import BLOCK, SHARES
+from adem_vl_hf.data.openmoji.mixture import BLOCK, LATER_SHARES, SHARES
+from adem_vl_hf.data.openmoji.styles import STYLES
 
 TURN = BLOCK * sum(SHARES.values())
 
@@ -54,3 +55,12 @@ def test_a_mixture_takes_shares_of_its_own():
     mixture = OpenMojiMixture("train", 5 * BLOCK, shares={("scenes", "caption"): 2, ("scenes", "choice"): 3})
     kinds = [mixture[block * BLOCK]["kind"] for block in range(5)]
     assert Counter(kinds) == {"caption": 2, "choice": 3}
+
+
+def test_what_follows_asks_about_other_scenes_in_all_styles_but_the_one_for_tests():
+    first, later = OpenMojiMixture("train", 9), OpenMojiMixture("train", 9, seed=1, shares=LATER_SHARES)
+    shared = set(first.parts) & set(later.parts)
+    assert set(first.parts) - shared == {("names", "choice")}  # asked in three styles later
+    assert not {first.parts[part].seed for part in shared} & {later.parts[part].seed for part in shared}
+    styled = later.parts["names in three styles", "choice"]
+    assert set(styled.styles) == set(STYLES) - {"noto"}

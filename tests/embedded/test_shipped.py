@@ -13,15 +13,12 @@ from adem_vl_hf import AdemVLConfig, AdemVLProcessor
 from adem_vl_hf.counting import count_trained
 from adem_vl_hf.embedded.smollm2 import LANGUAGE_MODEL_ID
 from adem_vl_hf.hub.upload import stage
-from adem_vl_hf.loading import CHECKPOINT, CHECKPOINT_ON_CLIP, DINOV2, FOLDER, TOWER, describe
+from adem_vl_hf.loading import CHECKPOINT, CHECKPOINT_ON_CLIP, DINOV2, FOLDER, SHIPPED, TOWER, describe, load_checkpoint
 from adem_vl_hf.modeling.adapter_adem_vl import AdemVLAdapter
 from adem_vl_hf.modeling.bases import base_fingerprint
 
 TEXT_FILES = {".json", ".jsonl", ".md", ".txt", ".py", ".jinja"}
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work|Users|mnt|data)(?:/|\b)|[A-Za-z]:\\\\")
-
-
-SHIPPED = (CHECKPOINT, CHECKPOINT_ON_CLIP)
 
 
 @pytest.fixture(params=SHIPPED, ids=lambda folder: folder.name)
@@ -93,6 +90,14 @@ def test_its_files_on_the_hub_are_whole(shipped, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     places = [*config["auto_map"].values(), config["custom_pipelines"]["image-to-text"]["impl"]]
     assert all((tmp_path / f"{place.split('.')[0]}.py").is_file() for place in places)
+
+
+def test_a_shipped_folder_loads_without_the_hub_however_it_is_named(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(CHECKPOINT_ON_CLIP.parent)
+    for name in (CHECKPOINT_ON_CLIP.name, str(CHECKPOINT_ON_CLIP)):
+        model, _ = load_checkpoint(name)
+        assert model.config.text_model_name_or_path != LANGUAGE_MODEL_ID
 
 
 def test_the_tower_loads_whole_and_is_the_one_trained_on():

@@ -4,7 +4,8 @@ Sequences of one kind have about the same length. Taken in order, a batch then h
 a third of its tokens would be padding. Taken at random, the samples are the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from torch.utils.data import Dataset
@@ -15,12 +16,15 @@ from .common import DEFAULT_SIZE
 from .names import OpenMojiNames
 from .pairs import OpenMojiPairs
 from .scenes import OpenMojiScenes
+from .styles import OPENMOJI
 
 Shares = Mapping[tuple[str, str], int]
 
 BLOCK = 32  # consecutive samples of one kind
-DATASETS: dict[str, type] = {
+SEEN_STYLES = (OPENMOJI, "twemoji", "fluent")  # Noto's drawings are left for tests
+DATASETS: dict[str, Callable[..., Dataset[Sample]]] = {
     "names": OpenMojiNames,
+    "names in three styles": partial(OpenMojiNames, styles=SEEN_STYLES),
     "scenes": OpenMojiScenes,
     "videos": OpenMojiVideos,
     "pairs": OpenMojiPairs,
@@ -34,6 +38,17 @@ SHARES = {
     ("scenes", "count"): 2,
     ("scenes", "relation"): 2,
     ("scenes", "choice"): 2,
+}
+# What follows once captions of scenes are learned. Only then does presence, which compares the thing asked about with
+# those that are seen, leave the plateau.
+LATER_SHARES = {
+    ("names", "caption"): 6,
+    ("names in three styles", "choice"): 3,
+    ("scenes", "caption"): 6,
+    ("scenes", "presence"): 4,
+    ("scenes", "count"): 2,
+    ("scenes", "relation"): 3,
+    ("scenes", "choice"): 1,
 }
 
 
