@@ -207,7 +207,7 @@ def main() -> None:
             "kilobytes": round(Path(folder, "photographs", "0000.jpg").stat().st_size / 1000),
         }  # fmt: skip
         for source in args.sources:
-            for workers in WORKERS[:1] if source.endswith("streamed") else WORKERS:
+            for workers in WORKERS[:2] if source.endswith("streamed") else WORKERS:
                 run = f"{source}/{workers}"
                 if args.again or run not in saved["runs"]:
                     print(f"=== {run}", flush=True)

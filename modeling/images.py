@@ -148,6 +148,8 @@ def _describe(source: ImageSource) -> str:
         name = str(os.fspath(source))
     elif isinstance(source, bytes):
         name = f"image of {len(source)} bytes"
+    elif isinstance(source, Mapping) and source.get("path"):
+        name = str(source["path"])
     else:
         name = str(getattr(source, "name", None) or f"{type(source).__name__} object")
     return name if len(name) <= 200 else f"{name[:197]}..."  # such as an image in base64 that is given as a path

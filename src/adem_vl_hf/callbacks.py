@@ -154,15 +154,18 @@ class LearningWatch(TrainerCallback):
 class StreamPlace(TrainerCallback):
     """Notes in each checkpoint which samples of a stream were used, so that a resumed run goes on with the next.
 
-    The workers of a ``DataLoader`` keep their places to themselves. With them, nothing is noted, and a resumed run
+    Several workers of a ``DataLoader`` keep their places to themselves. With them, nothing is noted, and a resumed run
     reads the stream from its beginning up to the right sample.
 
     Args:
         stream (Stream | MixedStream): The training set.
+        workers (int): The number of workers that read it.
     """
 
-    def __init__(self, stream: Stream | MixedStream) -> None:
+    def __init__(self, stream: Stream | MixedStream, workers: int) -> None:
         self.stream, self.first, self.first_step = stream, 0, 0
+        if workers == 1:
+            stream.follow_worker()
 
     def resume(self, checkpoint: Path) -> bool:
         """Take the stream to the place that a checkpoint notes.
@@ -202,7 +205,7 @@ class StreamPlace(TrainerCallback):
             args (TrainingArguments): The training arguments.
             state (TrainerState): The state of the training.
         """
-        if not state.is_world_process_zero or args.dataloader_num_workers:
+        if not state.is_world_process_zero or args.dataloader_num_workers > 1:
             return
         per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         used = self.first + (state.global_step - self.first_step) * per_step

@@ -1,7 +1,9 @@
 """Chooses how many processes prepare batches while the model trains, and lets them live until the last checkpoint."""
 
+import atexit
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -26,23 +28,25 @@ def default_workers(stream: bool = False) -> int:
     where little memory can be shared, as in a container.
 
     Args:
-        stream (bool): Whether the data set is a stream. It has no workers, because they keep its place to themselves,
-            and a resumed run would read it again from its beginning.
+        stream (bool): Whether the data set is a stream. It has one worker at most, because several keep their places to
+            themselves, and a resumed run would read it again from its beginning.
 
     Returns:
         The number of workers for each process of the training.
     """
     forks = multiprocessing.get_start_method() == "fork" and SHARED_MEMORY.is_dir()
-    if stream or not forks or shutil.disk_usage(SHARED_MEMORY).free < ROOM:
+    if not forks or shutil.disk_usage(SHARED_MEMORY).free < ROOM:
         return 0
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(0, min(cores - 1, MOST_WORKERS))
+    return max(0, min(cores - 1, 1 if stream else MOST_WORKERS))
 
 
 class DeafToTermination:
     """Starts a worker that SIGTERM does not end. It ends with its trainer, which saves a last checkpoint first.
 
-    A scheduler may send the signal to all processes of a job, and a trainer that lost a worker would end at once.
+    A scheduler may send the signal to all processes of a job, and a trainer that lost a worker would end at once. Only
+    when the trainer's process exits does a worker obey: after an error it may still be there, and ``multiprocessing``
+    would wait for it for ever.
 
     Args:
         start (Callable[[int], None] | None): What else a worker begins with.
@@ -50,6 +54,9 @@ class DeafToTermination:
 
     def __init__(self, start: Callable[[int], None] | None) -> None:
         self.start = start
+        self.exits = multiprocessing.RawValue("b", 0)
+        # this runs before the exit of multiprocessing, which was registered when that was imported
+        atexit.register(setattr, self.exits, "value", 1)
 
     def __call__(self, number: int) -> None:
         """Begin.
@@ -57,9 +64,31 @@ class DeafToTermination:
         Args:
             number (int): The number of the worker.
         """
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._heard)
         if self.start is not None:
             self.start(number)
+
+    def _heard(self, number: int, frame: Any) -> None:
+        """End if the trainer's process exits."""
+        if self.exits.value:
+            os._exit(0)
+
+
+def said_first(error: BaseException) -> str:
+    """Return the message of an error as it was where it was raised.
+
+    Args:
+        error (BaseException): An error, maybe one from a worker. PyTorch puts a traceback before the message of such.
+
+    Returns:
+        The message alone.
+    """
+    text = str(error)
+    if (caught := re.match(r"Caught (\w+) in DataLoader worker process", text)) is None:
+        return text
+    # the traceback ends with the name of the error, at the beginning of a line, and its message
+    raised = list(re.finditer(rf"^(?:\w+\.)*{caught[1]}: ", text, re.MULTILINE))
+    return text[raised[-1].end() :].rstrip() if raised else text
 
 
 class LastingWorkers(_Trainer):

@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import time
 
 import datasets
 import pytest
 from PIL import Image
 from test_library import COLOURS, FORMS, saved_to_disk
+from torch.utils.data import DataLoader
 
 from adem_vl_hf.data import OpenMojiScenes, open_dataset
 from adem_vl_hf.data.mixing import mix
@@ -70,6 +72,28 @@ def test_a_stream_goes_on_at_any_sample(used, shards):
     assert taken(third, 5) == whole[used + 7 : used + 12]
 
 
+@pytest.mark.parametrize("used", [3, 9, 25])
+def test_a_stream_goes_on_from_a_buffer_before_the_right_one(used):
+    whole, second = taken(numbers(10), 40), numbers(10)
+    beginning = numbers(10).state_dict(0)  # all that a process knows whose worker has not told more
+    second.load_state_dict({**beginning, "sample": used})
+    assert taken(second, 10) == whole[used : used + 10]
+
+
+def test_a_worker_tells_where_it_reads():
+    whole, first, second = taken(numbers(10), 40), numbers(10), numbers(10)
+    first.follow_worker()
+    loaded = iter(DataLoader(first, batch_size=None, num_workers=1))
+    assert [next(loaded)["n"] for _ in range(13)] == whole[:13]
+    state, waited = first.state_dict(13), 0
+    while state["first"] < 10 and (waited := waited + 1) < 100:  # its note may come later than its samples
+        time.sleep(0.1)
+        state = first.state_dict(13)
+    assert (state["first"], state["sample"]) == (10, 13)
+    second.load_state_dict(state)
+    assert taken(second, 10) == whole[13:23]
+
+
 def test_a_mixture_of_streams_follows_its_weights_and_goes_on():
     def mixed():
         return mix([numbers(50, first=100), numbers(7)], [3, 1], seed=5)
@@ -102,7 +126,9 @@ def test_what_cannot_be_streamed_says_so(tmp_path):
     folder = saved_to_disk(tmp_path)
     with pytest.raises(ValueError, match="no split 'val'"):
         open_dataset(str(folder), "val", streaming=True)
-    with pytest.raises(ValueError, match="no rows"):
-        next(iter(Stream(numbers(3).rows.filter(lambda row: row["n"] > 5), dict)))
+    empty = Stream(numbers(3).rows.filter(lambda row: row["n"] > 5), dict)
+    for rows in (empty, DataLoader(empty, num_workers=1)):
+        with pytest.raises(ValueError, match="no rows"):
+            next(iter(rows))
     with pytest.raises(ValueError, match="no column 'nothing'"):
         open_dataset(str(folder), columns={"text": "nothing"}, streaming=True)

@@ -59,6 +59,7 @@ def test_grey_arrays_are_grey_images():
         pytest.param(torch.full((3, 8, 8), -1.0), "outside 0 ... 1", id="normalised"),
         pytest.param(np.zeros((2, 8, 8, 3), dtype=np.uint8), "shape", id="a batch"),
         pytest.param({"url": "x"}, "'bytes' or 'path'", id="a dictionary"),
+        pytest.param({"bytes": b"no", "path": "cat.png"}, "^cat.png: not an image", id="a file of a data set"),
         pytest.param("data:image/png;base64,####", "not base64", id="no base64"),
         pytest.param("data:text/html,hello", "a URL", id="another data URL"),
         pytest.param("https://example.org/a.png", "a URL", id="a URL"),

@@ -11,6 +11,7 @@ from training_runs import COLOURS, Interrupted, StopAt, adapter, assert_moved_al
 
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.data import open_dataset
+from adem_vl_hf.data.stream import MixedStream
 from adem_vl_hf.training import build_trainer, train, training_arguments
 
 pytestmark = pytest.mark.core
@@ -37,11 +38,13 @@ class Noting:
         return self.collate(samples)
 
 
-def run(bases, rows, folder, stop=None, resume=False, **settings):
+def run(bases, rows, folder, stop=None, resume=False, mixed=False, **settings):
     torch.manual_seed(0)
     model = tiny.build(bases)
     processor = processor_of(bases, model)
     stream = open_dataset(rows, streaming=True, shuffle_buffer=5)
+    if mixed:
+        stream = MixedStream([stream, open_dataset(rows, streaming=True, seed=1, shuffle_buffer=3)], [1, 2])
     arguments = training_arguments(
         folder, None, 2, max_steps=8, learning_rate=1e-2, use_cpu=True, disable_tqdm=True, save_steps=3, **settings
     )
@@ -69,9 +72,20 @@ def test_a_resumed_stream_goes_on_with_the_next_sample(bases, rows, tmp_path, ac
     assert_moved_alike(resumed, whole, start)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("before", "after"), [(1, 1), pytest.param(1, 0, marks=pytest.mark.slow), (0, 1)])
+def test_a_worker_reads_a_stream_in_order_and_tells_its_place(bases, rows, tmp_path, before, after, mixed):
+    start, whole, _ = run(bases, rows, tmp_path / "whole", mixed=mixed)
+    run(bases, rows, tmp_path / "parts", stop=5, mixed=mixed, dataloader_num_workers=before)
+    place = json.loads((tmp_path / "parts" / "checkpoint-3" / "stream.json").read_text())
+    assert place["sample"] == 6
+    _, resumed, _ = run(bases, rows, tmp_path / "parts", resume=True, mixed=mixed, dataloader_num_workers=after)
+    assert_moved_alike(resumed, whole, start)
+
+
 @pytest.mark.slow
-def test_with_workers_the_stream_is_read_again_up_to_the_sample(bases, rows, tmp_path):
-    settings = {"dataloader_num_workers": 1}
+def test_with_several_workers_the_stream_is_read_again_up_to_the_sample(bases, rows, tmp_path):
+    settings = {"dataloader_num_workers": 2}
     start, whole, _ = run(bases, rows, tmp_path / "whole", **settings)
     run(bases, rows, tmp_path / "parts", stop=5, **settings)
     assert not (tmp_path / "parts" / "checkpoint-3" / "stream.json").exists()

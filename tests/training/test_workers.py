@@ -4,17 +4,21 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections import namedtuple
+from functools import partial
 
 import pytest
 import tiny
 from closeness import assert_equal
 from training_runs import adapter, picture_folder, samples, trainer
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from adem_vl_hf import training, workers
 from adem_vl_hf.cli.parser import main
+from adem_vl_hf.modeling import images
 from adem_vl_hf.training import train
 from adem_vl_hf.whole_checkpoints import checkpoints
 
@@ -46,7 +50,7 @@ def machine(monkeypatch, tmp_path):
 def test_a_worker_for_each_core_beside_the_training(machine, cores, processes, number):
     machine(cores, processes)
     assert workers.default_workers() == number
-    assert workers.default_workers(stream=True) == 0
+    assert workers.default_workers(stream=True) == min(number, 1)
 
 
 @pytest.mark.parametrize("start", ["spawn", "forkserver"])
@@ -96,6 +100,63 @@ def test_a_signal_to_all_processes_saves_a_last_checkpoint(bases, tmp_path):
     worker.join(10)
     assert worker.exitcode == 0  # it ended with the training, and not by the signal
     assert_equal(run(tmp_path / "cut"), run(tmp_path / "whole", dataloader_persistent_workers=True))
+
+
+def raised_in_worker(error):
+    try:
+        next(iter(DataLoader([0], num_workers=1, collate_fn=partial(raised, error))))
+    except Exception as caught:
+        return caught
+
+
+def raised(error, rows):
+    raise error
+
+
+@pytest.mark.parametrize("text", ["cat.png: damaged", "a line\nanother: one", "ValueError: said twice"])
+@pytest.mark.parametrize("kind", [ValueError, images.ImageError, RuntimeError, OSError])
+def test_an_error_of_a_worker_is_said_as_it_was_raised(kind, text):
+    error = raised_in_worker(kind(text))
+    assert "Traceback" in str(error)
+    assert workers.said_first(error) in (text, text.removeprefix("ValueError: "))
+    assert workers.said_first(kind(text)) == text
+
+
+FAILING = """
+import sys
+from pathlib import Path
+from torch.utils.data import get_worker_info
+from transformers import TrainerCallback
+from training_runs import samples, trainer
+from adem_vl_hf.training import train
+
+class Breaks(TrainerCallback):
+    def on_step_end(self, *args, **kwargs):
+        raise RuntimeError("broken")
+
+class Damaged(list):
+    def __getitem__(self, index):
+        if get_worker_info() is None:
+            return super().__getitem__(index)
+        raise RuntimeError("broken")
+
+place, bases, folder = sys.argv[1:]
+data, callbacks = (Damaged(samples()), None) if place == "worker" else (samples(), [Breaks()])
+made, processor = trainer(Path(bases), folder, data, callbacks=callbacks, dataloader_num_workers=1)
+try:
+    train(made, processor)
+except RuntimeError as error:
+    held = error  # and with it the frames of the training, in one of which its workers are
+print("broken" in str(held))
+"""
+
+
+@pytest.mark.parametrize("place", ["worker", "training"])
+def test_a_process_exits_after_an_error_although_its_workers_outlive_sigterm(bases, tmp_path, place):
+    command = [sys.executable, "-c", FAILING, place, str(bases), str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["True"]), done.stderr
 
 
 @pytest.mark.parametrize(("more", "number"), [([], 1), (["--set", "dataloader_num_workers=0"], 0)], ids=str)

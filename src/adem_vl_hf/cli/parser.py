@@ -11,6 +11,7 @@ from .. import __version__
 from ..allocator import keep_freed_memory
 from ..quiet import quiet_libraries
 from ..terminal import escape_messages, say
+from ..workers import said_first
 from . import app, caption, convert, evaluate, info, look, push, serve, train
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT = 0, 1, 2
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        reason = " ".join(str(error).split())
+        reason = " ".join(said_first(error).split())
         if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno in BAD_PATH):
             say(f"adem-vl {args.command}: error: {reason}", sys.stderr)
             return EXIT_BAD_INPUT

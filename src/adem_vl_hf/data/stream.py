@@ -1,6 +1,7 @@
 """Reads a data set as a stream: shuffled by a buffer, repeated for ever, and continued at any sample of it."""
 
 import itertools
+import multiprocessing
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,8 +21,8 @@ class Stream(IterableDataset[Sample]):
     buffer that is refilled row by row, and the stream can go on at the right sample after an interruption: it reads the
     rows of one buffer again, whose order follows from the seed, and none of the rows before.
 
-    All processes of a training read the whole stream, and each decodes and trains its own part of every batch. Several
-    workers of a ``DataLoader`` read different shards.
+    All processes of a training read the whole stream, and each decodes and trains its own part of every batch. One
+    worker of a ``DataLoader`` reads it in the same order as none. Several workers read different shards.
 
     Args:
         rows (Any): The ``datasets.IterableDataset``.
@@ -46,25 +47,26 @@ class Stream(IterableDataset[Sample]):
         self._beginning = rows.state_dict()  # each pass loads it, because the last one has left its end there
         self._start: dict[str, Any] = {"sample": 0, "first": 0, "rows": self._beginning}
         self._buffers: list[tuple[int, dict[str, Any]]] = []  # the first sample of each, and where its rows are
+        self._told: Any = None  # a queue of such buffers, which a worker fills
 
     def __iter__(self) -> Iterator[Sample]:
         number, place = self._start["first"], self._start["rows"]
-        skipped = self._start["sample"] - number  # samples of the first buffer that were given out before
+        skipped = self._start["sample"] - number  # samples that were given out before, mostly of the first buffer
         self._buffers = []
         while True:
             whole = place == self._beginning
             self.rows.load_state_dict(place)
             iterator, read = iter(self.rows), 0
             while taken := self._taken(iterator):
-                self._buffers.append((number, place))
+                self._note(number, place)
                 place = self.rows.state_dict()
                 order = list(range(len(taken)))
                 random.Random(f"{self.seed} {number}").shuffle(order)
                 for offset in range(skipped, len(taken)):
                     yield self.make_sample(taken[order[offset]], number + offset)
-                number, skipped, read = number + len(taken), 0, read + len(taken)
+                number, skipped, read = number + len(taken), max(0, skipped - len(taken)), read + len(taken)
             if whole and not read:
-                if get_worker_info() is not None:  # more workers than shards
+                if (worker := get_worker_info()) is not None and worker.num_workers > 1:  # more than shards, maybe
                     return
                 raise ValueError(f"{self.name} has no rows")
             place = self._beginning
@@ -73,6 +75,18 @@ class Stream(IterableDataset[Sample]):
         """Read the rows of one buffer."""
         with errors_naming(self.name):
             return list(itertools.islice(iterator, self.buffer))
+
+    def follow_worker(self) -> None:
+        """Let the only worker of a ``DataLoader`` tell this process where it reads, so that ``state_dict`` knows it."""
+        self._told = multiprocessing.Queue()
+
+    def _note(self, first: int, place: dict[str, Any]) -> None:
+        """Note where the rows of a buffer are, or tell the process that follows this worker."""
+        if get_worker_info() is None:
+            self._buffers.append((first, place))
+        elif self._told is not None:
+            self._told.cancel_join_thread()  # a worker whose last notes nobody reads has to end all the same
+            self._told.put((first, place))
 
     def state_dict(self, sample: int) -> dict[str, Any]:
         """Describe where the stream stands.
@@ -86,6 +100,11 @@ class Stream(IterableDataset[Sample]):
         Raises:
             ValueError: This process has not read so far, or does not know any more where that sample was.
         """
+        if self._told is not None:
+            # its notes may come later than the samples: a buffer before the right one will do
+            self._buffers = self._buffers or [(self._start["first"], self._start["rows"])]
+            while not self._told.empty():
+                self._buffers.append(self._told.get())
         known = [(first, place) for first, place in self._buffers if first <= sample]
         if sample == self._start["sample"]:
             return self._start
@@ -127,6 +146,11 @@ class MixedStream(IterableDataset[Sample]):
         rng, positions = random.Random(self.seed), range(len(self.streams))
         while True:
             yield rng.choices(positions, self.weights)[0]
+
+    def follow_worker(self) -> None:
+        """Follow a worker as ``Stream.follow_worker`` does."""
+        for stream in self.streams:
+            stream.follow_worker()
 
     def state_dict(self, sample: int) -> dict[str, Any]:
         """Describe where all streams stand.
