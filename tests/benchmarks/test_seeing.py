@@ -3,10 +3,12 @@
 import io
 import json
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scripts
+import torch
 from PIL import Image
 
 
@@ -78,26 +80,37 @@ def test_without_apt_the_message_says_where_the_photographs_are(photographs, tmp
         photographs.fetch(tmp_path)
 
 
-def test_the_table_of_unseen_styles_waits_for_all_parts(tmp_path, monkeypatch):
-    script = scripts.load("benchmarks/unseen_styles.py")
+def test_unseen_styles_are_asked_once_for_each_adapter(tmp_path, monkeypatch):
+    script, asked, adapters = scripts.load("benchmarks/unseen_styles.py"), [], [1.0, 1.0, 2.0]
+
+    class Stopped(Exception):
+        pass
+
+    def answers(model, processor, samples, images, output):
+        if len(asked) == 9:
+            asked.append("stopped")
+            raise Stopped
+        asked.append(images)
+        found = {"choice": script.share(0.5 if images == "true" else 0.25, 150)}
+        return found if isinstance(samples, str) else found | {"caption": script.share(0.125, 160)}
+
+    model = SimpleNamespace(adapter_state_dict=lambda: {"a": torch.tensor(adapters.pop(0))})
     monkeypatch.setattr(script.tables, "RESULTS", tmp_path)
-    answers = {
-        f"{stage}, {name}, {images}": {"choice": {"share": share, "n": 150}}
-        for stage in script.STAGES
-        for name in (*script.STYLES, script.PHOTOGRAPHS)
-        for images, share in (("true", 0.5), ("shuffled", 0.25))
-    }
-    saved = {"training": {"steps": 8, "seed": 0}, "answers": answers}
-    script.tables.save(script.FILE, saved | {"answers": dict(list(answers.items())[1:])})
+    monkeypatch.setattr(script, "load_checkpoint", lambda **_: (model, None))
+    monkeypatch.setattr(script, "fetch", str)
+    monkeypatch.setattr(script, "photographs_of_names", str)
+    monkeypatch.setattr(script, "answers", answers)
+    with pytest.raises(Stopped):
+        scripts.call(script, monkeypatch)
     assert script.sections()["unseen styles"] == script.tables.NOT_MEASURED
-    script.tables.save(script.FILE, saved | {"answers": dict(list(answers.items())[:-1])})
+    scripts.call(script, monkeypatch)
+    assert len(asked) == 10 + 1
     lines = script.sections()["unseen styles"].splitlines()
-    assert lines[2] == "| openmoji | 150 | 50.0 / 25.0 | |"  # not all was asked after the further training
-    script.tables.save(script.FILE, saved)
-    lines = script.sections()["unseen styles"].splitlines()
-    assert lines[2] == "| openmoji | 150 | 50.0 / 25.0 | 50.0 / 25.0 | | |"
-    assert lines[-3] == "| photographs, never seen | 150 | 50.0 / 25.0 | 50.0 / 25.0 | | |"
-    assert lines[-1] == "8 further steps of 32, seed 0."
+    assert lines[2] == "| openmoji | 160 | 50.0 / 25.0 | 12.5 / 12.5 |"
+    assert lines[-2].startswith("| noto, never seen |")
+    assert lines[-1] == "| photographs, never seen | 150 | 50.0 / 25.0 | |"
+    scripts.call(script, monkeypatch)
+    assert len(asked) == 11 + 10
 
 
 def test_a_probe_of_scenes_counts_both_groups_of_each(tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from functools import partial
 import pytest
 import tiny
 from closeness import assert_equal
-from training_runs import adapter, picture_folder, samples, trainer
 from torch.utils.data import DataLoader
+from training_runs import adapter, picture_folder, samples, trainer
 from transformers import TrainerCallback
 
 from adem_vl_hf import training, workers
