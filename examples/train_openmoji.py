@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,18 @@ def without(names: tuple[str, ...], value: Any) -> Any:
     return {key: without(names, inner) for key, inner in value.items() if key not in names}
 
 
-def export(trained: Path, target: Path) -> None:
-    """Copy config, adapter and processor to ``target``, without code and without the paths of this machine."""
+def export(stages: Sequence[Path], target: Path) -> None:
+    """Copy what the last stage trained to ``target``, without code and without the paths of this machine."""
+    trained = stages[-1]
     with tempfile.TemporaryDirectory(dir=target.parent) as beside:
         new = Path(beside) / target.name
         new.mkdir()
         for file in trained.iterdir():
             if file.suffix in (".json", ".safetensors", ".jinja") and file.name != "metrics.json":
                 shutil.copy(file, new)
+        facts = [json.loads((stage / "training.json").read_text(encoding="utf-8")) for stage in stages]
+        sums = {name: sum(one[name] for one in facts) for name in ("samples", "steps", "seconds")}
+        write_json(new / "training.json", facts[-1] | sums)
         config = json.loads((new / "config.json").read_text(encoding="utf-8"))
         config |= {"text_model_name_or_path": LANGUAGE_MODEL_ID}
         # The embedded copy comes from a GGUF file, which rounds embeddings.
@@ -76,7 +81,7 @@ def main() -> None:
         fine_tune(first, args.steps, "shipped", resume=True, compiled=args.compile)
     fine_tune(second, args.later_steps, "shipped, later", True, LATER_SHARES, compiled=args.compile, start=first)
     if args.export:
-        export(second, CHECKPOINT)
+        export([first, second], CHECKPOINT)
         print(f"exported to {CHECKPOINT}")
 
 

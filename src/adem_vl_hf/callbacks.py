@@ -163,7 +163,7 @@ class StreamPlace(TrainerCallback):
     """
 
     def __init__(self, stream: Stream | MixedStream, workers: int) -> None:
-        self.stream, self.first, self.first_step = stream, 0, 0
+        self.stream, self.workers, self.first, self.first_step = stream, workers, 0, 0
         if workers == 1:
             stream.follow_worker()
 
@@ -175,10 +175,18 @@ class StreamPlace(TrainerCallback):
 
         Returns:
             Whether it notes one.
+
+        Raises:
+            ValueError: It was saved by a run on other data, or one whose workers read in another order.
         """
         path = checkpoint / STREAM_FILE
         if not path.is_file():
             return False
+        if self.workers > 1:
+            raise ValueError(
+                f"{checkpoint} was saved by a run that read its stream in order, and {self.workers} workers would read "
+                "it in another; resume with one worker or none (dataloader_num_workers)"
+            )
         state = json.loads(path.read_text(encoding="utf-8"))
         self.first, self.first_step = state["sample"], state["step"]
         self.stream.load_state_dict(state)

@@ -96,11 +96,14 @@ class FeatureFiles:
             logger.warning("%s. The training goes on and keeps no more features.", error)
 
     def _write(self, keys: Sequence[bytes], tensors: torch.Tensor) -> None:
-        if self._shape != tuple(tensors.shape[1:]) or self._dtype != tensors.dtype:
+        about = self.folder / ABOUT  # missing at first, and where somebody has deleted the folder
+        if self._shape != tuple(tensors.shape[1:]) or self._dtype != tensors.dtype or not about.is_file():
             self._begin(tensors)
-        if self._own is None or self._own[0] != os.getpid():  # none yet, or that of the process this one was forked of
+        own = self._own  # none yet, or that of the process this one was forked of, or deleted
+        if own is None or own[0] != os.getpid() or (self._written and not own[1].is_file()):
             name = f"{time.time_ns():020d}-{secrets.token_hex(8)}.features"
             self._own, self._written = (os.getpid(), self.folder / name), 0
+        assert self._own is not None
         file, entries = self._own[1], []
         with file.open("ab") as features:
             features.truncate(self._written * self._bytes())  # what was cut off by a full disk

@@ -91,8 +91,11 @@ def load_config(folder: str | os.PathLike[str], **hub: Any) -> FrozenBasesConfig
 
     Raises:
         OSError: it cannot be reached.
-        ValueError: it is damaged, holds a value that cannot be, or belongs to no model of this package.
+        ValueError: it is missing or damaged, holds a value that cannot be, or belongs to no model of this package.
     """
+    place = Path(folder, hub.get("subfolder") or "")
+    if place.is_dir() and not (place / "config.json").is_file():
+        raise ValueError(f"{place} is no checkpoint, or its config.json is missing; name another, or save it again")
     with errors_naming(f"{folder}/config.json"):
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **by_recorded_name(hub))
     if not isinstance(config, FrozenBasesConfig):

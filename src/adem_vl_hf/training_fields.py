@@ -61,6 +61,13 @@ REFUSALS = (
     _rounds_the_adapter("bf16"),
     _rounds_the_adapter("fp16"),
     Refusal(
+        "gradient_accumulation_steps",
+        lambda get, model_type: (
+            get("gradient_accumulation_steps") is not None and get("gradient_accumulation_steps") < 1
+        ),
+        "a training step has at least one forward pass; give a whole number of at least 1",
+    ),
+    Refusal(
         "use_liger_kernel",
         lambda get, model_type: bool(get("use_liger_kernel")),
         "Liger has no kernels for this model and would change nothing; leave it out (torch_compile=True saves time)",

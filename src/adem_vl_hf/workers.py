@@ -84,6 +84,11 @@ def said_first(error: BaseException) -> str:
         The message alone.
     """
     text = str(error)
+    if re.match(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed|exited)", text):
+        return (
+            f"{text} Maybe memory ran out: with dataloader_num_workers=0 the training prepares its batches itself, and "
+            "resumed it goes on from the last checkpoint."
+        )
     if (caught := re.match(r"Caught (\w+) in DataLoader worker process", text)) is None:
         return text
     # the traceback ends with the name of the error, at the beginning of a line, and its message

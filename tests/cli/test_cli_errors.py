@@ -45,6 +45,7 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
     (folder / "metadata.jsonl").write_text('{"file_name": "red.png", "text": "red"}')
     tiny.build(bases).save_pretrained(trained)
     (tmp_path / "file").write_text("")
+    (tmp_path / "empty.jsonl").write_text("")
     flags = ["--language-model", str(bases / "llama"), "--vision-tower", str(bases / "clip")]
     train = ["train", *flags, "--data", str(folder), "--output-dir", str(tmp_path / "out")]
     cases = {
@@ -77,6 +78,20 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
         "--set seed: use --seed": [*train, "--set", "seed=3"],
         "--set logging_steps=often: it takes a number": [*train, "--set", "logging_steps=often"],
         "--set max_grad_norm=none: it takes a number": [*train, "--set", "max_grad_norm=none"],
+        "--set dataloader_num_workers=1.5: it takes a whole number": [*train, "--set", "dataloader_num_workers=1.5"],
+        "gradient_accumulation_steps: a training step has at least one": [
+            *train,
+            "--set",
+            "gradient_accumulation_steps=0",
+        ],
+        "the weight 0.01 leaves nothing of a data set of 1; give at least 1": [*train, "--weights", "0.01"],
+        "--from-checkpoint runs/of/nobody: there is no such file or folder": [
+            *train,
+            "--from-checkpoint",
+            "runs/of/nobody",
+        ],
+        "empty.jsonl: it has no rows": [*train, "--data", str(tmp_path / "empty.jsonl")],
+        f"{tmp_path} is no checkpoint, or its config.json is missing": ["info", str(tmp_path)],
         "no.jsonl": ["evaluate", "--task", "caption", "--predictions", str(tmp_path / "no.jsonl")],
         str(tmp_path / "nothing"): ["info", str(tmp_path / "nothing")],
         str(tmp_path / "none"): ["caption", str(folder / "red.png"), "--checkpoint", str(tmp_path / "none")],
@@ -105,6 +120,7 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
         (["train", "--output-dir", "x", "--learning-rate", "nan"], "--learning-rate: 'nan' is not a number above 0"),
         (["train", "--output-dir", "x", "--learning-rate", "0"], "--learning-rate: '0' is not a number above 0"),
         (["train", "--output-dir", "x", "--epochs", "0"], "--epochs: '0' is not a number above 0"),
+        (["train", "--output-dir", "x", "--max-steps", "0"], "--max-steps: '0' is not a whole number of at least 1"),
         (["train", "--output-dir", "x", "--dtype", "int8"], "int8"),
         (["train", "--output-dir", "x", "--set", "save_steps"], "'save_steps' is not KEY=VALUE"),
         (["train", "--output-dir", "x", "--use-cls-token", "maybe"], "'maybe' is neither true nor false"),

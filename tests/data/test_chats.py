@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor, AutoTokenizer, EvalPrediction, Trainer, TrainingArguments
 
 from adem_vl_hf import AdemVLProcessor
@@ -344,6 +345,12 @@ def test_turns_of_a_stream_are_trained_alone_and_go_on(tmp_path, used):
     assert taken(third, 3) == whole[used + 1 : used + 4]
     with pytest.raises(ValueError, match="does not know where its turn 100 was read"):
         stream().state_dict(100)
+    followed, after_worker = stream(), stream()
+    followed.follow_worker()
+    loaded = iter(DataLoader(followed, batch_size=None, num_workers=1))
+    assert [next(loaded)["answer"] for _ in range(used + 1)] == [answer for *_, answer in whole[: used + 1]]
+    after_worker.load_state_dict(json.loads(json.dumps(followed.state_dict(used))))  # whatever it has told by now
+    assert taken(after_worker, 4) == whole[used : used + 4]
 
 
 def test_counting_turns_opens_no_image(tmp_path, monkeypatch):

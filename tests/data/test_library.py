@@ -144,6 +144,12 @@ def test_what_cannot_be_read_says_so(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="a.parquet: the library datasets cannot read it"):
         open_dataset(str(tmp_path / "a.parquet"))
+    (tmp_path / "b.jsonl").write_text('{"text": "a cat"}\n{"text": "a d')
+    with pytest.raises(ValueError, match="b.jsonl: the library datasets cannot read it .*JSON parse error"):
+        open_dataset(str(tmp_path / "b.jsonl"))
+    datasets.Dataset.from_dict({"text": []}).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="c.parquet.* has no rows"):
+        open_dataset(str(tmp_path / "c.parquet"))
     with pytest.raises(ValueError, match="no such path, and not found on the Hub"):
         open_dataset("nobody/nothing-of-the-kind")
 

@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader
 from adem_vl_hf.data import OpenMojiScenes, open_dataset
 from adem_vl_hf.data.mixing import mix
 from adem_vl_hf.data.stream import Stream
+from adem_vl_hf.data.turns import EachTurnOfStream
 
 
-def numbers(count, buffer=4, seed=0, shards=1, first=0):
+def numbers(count, buffer=4, seed=0, shards=1, first=0, name="numbers"):
     rows = datasets.Dataset.from_dict({"n": range(first, first + count)}).to_iterable_dataset(num_shards=shards)
-    return Stream(rows, lambda row, position: {"id": str(position), "n": row["n"]}, seed, buffer)
+    return Stream(rows, lambda row, position: {"id": str(position), "n": row["n"]}, seed, buffer, name)
 
 
 def taken(stream, number):
@@ -70,6 +71,35 @@ def test_a_stream_goes_on_at_any_sample(used, shards):
     third = numbers(10, shards=shards)
     third.load_state_dict(state)
     assert taken(third, 5) == whole[used + 7 : used + 12]
+
+
+def test_a_sample_has_the_number_of_its_row_in_every_pass():
+    stream = numbers(10)
+    assert all(sample["id"] == str(sample["n"]) for sample in itertools.islice(iter(stream), 25))
+    again = numbers(10)
+    again.load_state_dict(json.loads(json.dumps(stream.state_dict(17))))
+    assert all(sample["id"] == str(sample["n"]) for sample in itertools.islice(iter(again), 25))
+
+
+def test_the_state_of_other_data_is_refused(tmp_path):
+    two = mix([numbers(5, name="a"), numbers(5, name="b")])
+    for stream, other in (
+        (numbers(5, name="a"), numbers(5, name="b")),
+        (numbers(5, name="a"), two),
+        (two, numbers(5, name="a")),
+        (two, mix([numbers(5, name="a"), numbers(5, name="b"), numbers(5, name="c")])),
+        (EachTurnOfStream(numbers(5, name="a")), numbers(5, name="a")),
+        (numbers(5, name="a"), EachTurnOfStream(numbers(5, name="a"))),
+    ):
+        with pytest.raises(ValueError, match="this run reads a.*, and the checkpoint was saved by .* the same data"):
+            stream.load_state_dict(json.loads(json.dumps(other.state_dict(0))))
+    numbers(5, name="data/a").load_state_dict(numbers(5, name=str(tmp_path / "a")).state_dict(0))  # it was moved
+
+
+def test_two_streams_have_enough_parts_for_their_workers_or_say_so():
+    streams = mix([numbers(8, shards=2), numbers(8, shards=1, name="whole")])
+    with pytest.raises(ValueError, match="whole is in fewer parts than there are workers; take one worker at most"):
+        list(itertools.islice(DataLoader(streams, batch_size=None, num_workers=2), 9))
 
 
 @pytest.mark.parametrize("used", [3, 9, 25])

@@ -297,8 +297,17 @@ def test_an_exported_checkpoint_takes_no_path_along_and_finds_its_tower(bases, t
     for name in ("training_args.bin", "metrics.json", "log.jsonl"):
         (trained / name).write_text("{}")
     shipped.mkdir()
-    module.export(trained, shipped / "adapter")
-    module.export(trained, shipped / "adapter")  # over an older one
+    before = tmp_path / "before"
+    before.mkdir()
+    for stage, facts in (
+        (before, {"samples": 8, "steps": 2, "seconds": 0.5}),
+        (trained, {"samples": 4, "steps": 1, "seconds": 1}),
+    ):
+        (stage / "training.json").write_text(json.dumps(facts))
+    module.export([before, trained], shipped / "adapter")
+    module.export([before, trained], shipped / "adapter")  # over an older one
+    facts = json.loads((shipped / "adapter" / "training.json").read_text())
+    assert facts == {"samples": 12, "steps": 3, "seconds": 1.5}
     names = {path.name for path in (shipped / "adapter").iterdir()}
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
     assert not names & {"training_args.bin", "metrics.json", "log.jsonl"}

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import shutil
 from types import SimpleNamespace
 
 import architectures
@@ -198,6 +199,18 @@ def test_a_damaged_file_is_named_and_its_features_are_made_again(damage, tmp_pat
     found = FeatureFiles(tmp_path, {}).find(KEYS)
     assert all(torch.equal(found[key], tensor) for key, tensor in zip(KEYS, TENSORS, strict=True))
     assert not caplog.records
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_made_again(tmp_path):
+    files = FeatureFiles(tmp_path / "kept", {})
+    files.keep(KEYS[:2], TENSORS[:2])
+    shutil.rmtree(tmp_path / "kept")
+    files.keep(KEYS[2:], TENSORS[2:])
+    for reader in (files, FeatureFiles(tmp_path / "kept", {})):
+        found = reader.find(KEYS)
+        assert {key: tensor.tolist() for key, tensor in found.items()} == {
+            key: tensor.tolist() for key, tensor in zip(KEYS[2:], TENSORS[2:], strict=True)
+        }
 
 
 def test_a_process_that_dies_loses_no_more_than_what_it_was_writing(tmp_path, caplog):

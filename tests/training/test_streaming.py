@@ -38,12 +38,12 @@ class Noting:
         return self.collate(samples)
 
 
-def run(bases, rows, folder, stop=None, resume=False, mixed=False, **settings):
+def run(bases, rows, folder, stop=None, resume=False, kind="rows", **settings):
     torch.manual_seed(0)
     model = tiny.build(bases)
     processor = processor_of(bases, model)
-    stream = open_dataset(rows, streaming=True, shuffle_buffer=5)
-    if mixed:
+    stream = open_dataset(rows, streaming=True, shuffle_buffer=5, each_turn_alone=kind == "turns")
+    if kind == "mixed":
         stream = MixedStream([stream, open_dataset(rows, streaming=True, seed=1, shuffle_buffer=3)], [1, 2])
     arguments = training_arguments(
         folder, None, 2, max_steps=8, learning_rate=1e-2, use_cpu=True, disable_tqdm=True, save_steps=3, **settings
@@ -72,15 +72,17 @@ def test_a_resumed_stream_goes_on_with_the_next_sample(bases, rows, tmp_path, ac
     assert_moved_alike(resumed, whole, start)
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("kind", ["rows", "turns", "mixed"])
 @pytest.mark.parametrize(("before", "after"), [(1, 1), pytest.param(1, 0, marks=pytest.mark.slow), (0, 1)])
-def test_a_worker_reads_a_stream_in_order_and_tells_its_place(bases, rows, tmp_path, before, after, mixed):
-    start, whole, _ = run(bases, rows, tmp_path / "whole", mixed=mixed)
-    run(bases, rows, tmp_path / "parts", stop=5, mixed=mixed, dataloader_num_workers=before)
+def test_a_worker_reads_a_stream_in_order_and_tells_its_place(bases, rows, tmp_path, before, after, kind):
+    start, whole, _ = run(bases, rows, tmp_path / "whole", kind=kind)
+    run(bases, rows, tmp_path / "parts", stop=5, kind=kind, dataloader_num_workers=before)
     place = json.loads((tmp_path / "parts" / "checkpoint-3" / "stream.json").read_text())
     assert place["sample"] == 6
-    _, resumed, _ = run(bases, rows, tmp_path / "parts", resume=True, mixed=mixed, dataloader_num_workers=after)
+    _, resumed, _ = run(bases, rows, tmp_path / "parts", resume=True, kind=kind, dataloader_num_workers=after)
     assert_moved_alike(resumed, whole, start)
+    with pytest.raises(ValueError, match="2 workers would read it in another; resume with one worker or none"):
+        run(bases, rows, tmp_path / "parts", resume=True, kind=kind, dataloader_num_workers=2)
 
 
 @pytest.mark.slow

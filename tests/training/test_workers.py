@@ -122,6 +122,13 @@ def test_an_error_of_a_worker_is_said_as_it_was_raised(kind, text):
     assert workers.said_first(kind(text)) == text
 
 
+@pytest.mark.parametrize("how", ["(pid 7) is killed by signal: Killed. ", "(pid(s) 7, 8) exited unexpectedly"])
+def test_a_worker_that_was_killed_says_what_to_do(how):
+    said = workers.said_first(RuntimeError(f"DataLoader worker {how}"))
+    assert said.startswith("DataLoader worker (pid")
+    assert "Maybe memory ran out: with dataloader_num_workers=0" in said
+
+
 FAILING = """
 import sys
 from pathlib import Path

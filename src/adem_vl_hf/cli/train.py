@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train-size", type=positive, help="number of samples drawn from the OpenMoji data sets")
     parser.add_argument("--output-dir", type=Path, required=True, help="where checkpoints and the adapter go")
     parser.add_argument("--epochs", type=positive_number, default=1.0)
-    parser.add_argument("--max-steps", type=int, default=-1, help="stop after so many steps")
+    parser.add_argument("--max-steps", type=positive, default=-1, help="stop after so many steps")
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--recipe", choices=("fitted", "paper"), default="fitted",
                         help="fitted: settings that suit the sizes of the models; paper: the authors', for 7B "
@@ -138,6 +138,7 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--weights {args.weights}: give a number above 0 for each of --data {' '.join(args.data)}")
     if args.streaming and args.max_steps <= 0:
         raise ValueError("--streaming needs --max-steps: a stream has no length, so that nobody knows its epochs")
+    check_there("--from-checkpoint", args.from_checkpoint)
     if args.from_checkpoint and (given := [*config_fields(args, args.model)]):
         raise ValueError(f"--from-checkpoint brings {given[0]}; leave the flag out, or train a new adapter")
     check_there("--image-folder", args.image_folder and Path(args.image_folder))
@@ -291,7 +292,7 @@ def _evaluation(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_set(values: dict[str, Any]) -> None:
-    """Refuse a name that is no field of ``TrainingArguments``, and a text where a field takes numbers alone."""
+    """Refuse a name that is no field of ``TrainingArguments``, and what is not the kind of number that one takes."""
     from transformers import TrainingArguments
 
     known, hints = [field.name for field in fields(TrainingArguments)], get_type_hints(TrainingArguments)
@@ -303,3 +304,5 @@ def _check_set(values: dict[str, Any]) -> None:
         types = {*(get_args(hints[key]) or (hints[key],))} - {type(None)}
         if isinstance(value, str) and types <= {int, float, bool}:
             raise ValueError(f"--set {key}={value}: it takes {'true or false' if types == {bool} else 'a number'}")
+        if isinstance(value, float) and types == {int}:
+            raise ValueError(f"--set {key}={value}: it takes a whole number")

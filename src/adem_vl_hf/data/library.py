@@ -247,7 +247,11 @@ def _load(name: str, split: str, streaming: bool) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # its own, pyarrow's, and those of the readers of each format
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
+            raise ValueError(f"{name}: it has no rows") from error
+        # what datasets says of a damaged file is the same for all, and what the file's reader said is the cause
+        said = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+        reason = next(iter(str(said).strip().splitlines()), type(said).__name__)
         where = "the library datasets cannot read it" if path.exists() else "no such path, and not found on the Hub"
         raise ValueError(f"{name}: {where} ({reason})") from error
     if isinstance(found, dict):

@@ -22,6 +22,9 @@ def mix(parts: Sequence[Dataset[Sample]], weights: Sequence[float] = (), seed: i
 
     Returns:
         The mixture. A single data set without a weight is returned as it is.
+
+    Raises:
+        ValueError: A weight leaves none of the samples of its data set.
     """
     weights = list(weights) or [1.0] * len(parts)
     if isinstance(parts[0], Stream):
@@ -36,4 +39,8 @@ def _weighted(part: Any, weight: float, seed: int) -> Dataset[Sample]:
     """Repeat a data set so many times, the rest of the number as a random part of it."""
     indices = list(range(len(part)))
     rest = random.Random(seed).sample(indices, round(weight % 1 * len(part)))
+    if not rest and weight < 1:
+        raise ValueError(
+            f"the weight {weight} leaves nothing of a data set of {len(part)}; give at least {1 / len(part):.2g}"
+        )
     return Subset(part, indices * int(weight) + sorted(rest))

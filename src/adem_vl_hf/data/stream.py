@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -45,12 +46,13 @@ class Stream(IterableDataset[Sample]):
     ) -> None:
         self.rows, self.make_sample, self.seed, self.buffer, self.name = rows, make_sample, seed, buffer, name
         self._beginning = rows.state_dict()  # each pass loads it, because the last one has left its end there
-        self._start: dict[str, Any] = {"sample": 0, "first": 0, "rows": self._beginning}
-        self._buffers: list[tuple[int, dict[str, Any]]] = []  # the first sample of each, and where its rows are
+        self._start: dict[str, Any] = {"sample": 0, "first": 0, "row": 0, "rows": self._beginning, "name": name}
+        # of each the first sample, its first row in this pass, and where its rows are
+        self._buffers: list[tuple[int, int, dict[str, Any]]] = []
         self._told: Any = None  # a queue of such buffers, which a worker fills
 
     def __iter__(self) -> Iterator[Sample]:
-        number, place = self._start["first"], self._start["rows"]
+        number, place, row = self._start["first"], self._start["rows"], self._start["row"]
         skipped = self._start["sample"] - number  # samples that were given out before, mostly of the first buffer
         self._buffers = []
         while True:
@@ -58,18 +60,19 @@ class Stream(IterableDataset[Sample]):
             self.rows.load_state_dict(place)
             iterator, read = iter(self.rows), 0
             while taken := self._taken(iterator):
-                self._note(number, place)
+                self._note((number, row, place))
                 place = self.rows.state_dict()
                 order = list(range(len(taken)))
                 random.Random(f"{self.seed} {number}").shuffle(order)
                 for offset in range(skipped, len(taken)):
-                    yield self.make_sample(taken[order[offset]], number + offset)
-                number, skipped, read = number + len(taken), max(0, skipped - len(taken)), read + len(taken)
+                    yield self.make_sample(taken[order[offset]], row + order[offset])
+                number, row, read = number + len(taken), row + len(taken), read + len(taken)
+                skipped = max(0, skipped - len(taken))
             if whole and not read:
                 if (worker := get_worker_info()) is not None and worker.num_workers > 1:  # more than shards, maybe
                     return
                 raise ValueError(f"{self.name} has no rows")
-            place = self._beginning
+            place, row = self._beginning, 0
 
     def _taken(self, iterator: Iterator[Any]) -> list[Any]:
         """Read the rows of one buffer."""
@@ -80,13 +83,12 @@ class Stream(IterableDataset[Sample]):
         """Let the only worker of a ``DataLoader`` tell this process where it reads, so that ``state_dict`` knows it."""
         self._told = multiprocessing.Queue()
 
-    def _note(self, first: int, place: dict[str, Any]) -> None:
+    def _note(self, buffer: tuple[int, int, dict[str, Any]]) -> None:
         """Note where the rows of a buffer are, or tell the process that follows this worker."""
         if get_worker_info() is None:
-            self._buffers.append((first, place))
-        elif self._told is not None:
-            self._told.cancel_join_thread()  # a worker whose last notes nobody reads has to end all the same
-            self._told.put((first, place))
+            self._buffers.append(buffer)
+        else:
+            tell(self._told, buffer)
 
     def state_dict(self, sample: int) -> dict[str, Any]:
         """Describe where the stream stands.
@@ -102,25 +104,65 @@ class Stream(IterableDataset[Sample]):
         """
         if self._told is not None:
             # its notes may come later than the samples: a buffer before the right one will do
-            self._buffers = self._buffers or [(self._start["first"], self._start["rows"])]
-            while not self._told.empty():
-                self._buffers.append(self._told.get())
-        known = [(first, place) for first, place in self._buffers if first <= sample]
+            self._buffers = self._buffers or [(self._start["first"], self._start["row"], self._start["rows"])]
+            self._buffers += heard(self._told)
+        known = [buffer for buffer in self._buffers if buffer[0] <= sample]
         if sample == self._start["sample"]:
             return self._start
         if not known:
             raise ValueError(f"the stream does not know where its sample {sample} was read")
         self._buffers = self._buffers[len(known) - 1 :]  # nobody asks for earlier ones
-        first, place = known[-1]
-        return {"sample": sample, "first": first, "rows": place}
+        first, row, place = known[-1]
+        return {"sample": sample, "first": first, "row": row, "rows": place, "name": self.name}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state when the stream is iterated next.
 
         Args:
             state (dict[str, Any]): What ``state_dict`` returned.
+
+        Raises:
+            ValueError: It is the state of other data.
         """
+        if "rows" not in state or Path(state["name"]).name != Path(self.name).name:  # a folder may have been moved
+            raise ValueError(_of_others([self], state))
         self._start = state
+
+
+def tell(followers: Any, note: Any) -> None:
+    """Tell the process that follows this worker something.
+
+    Args:
+        followers (Any): The queue of notes, or None where nobody follows.
+        note (Any): What to tell.
+    """
+    if followers is not None:
+        followers.cancel_join_thread()  # a worker whose last notes nobody reads has to end all the same
+        followers.put(note)
+
+
+def heard(told: Any) -> list[Any]:
+    """Take what a worker has told by now.
+
+    Args:
+        told (Any): The queue of notes, or None where no worker is followed.
+
+    Returns:
+        The notes, in their order.
+    """
+    notes = []
+    while told is not None and not told.empty():
+        notes.append(told.get())
+    return notes
+
+
+def _of_others(streams: Sequence[Stream], state: dict[str, Any]) -> str:
+    """Say that a state is that of other data."""
+    known = [one.get("rows_used", one).get("name", "?") for one in state.get("streams", [state])]
+    return (
+        f"this run reads {' and '.join(stream.name for stream in streams)}, and the checkpoint was saved by one that "
+        f"read {' and '.join(known)}; resume with the same data, or begin another run with that checkpoint's adapter"
+    )
 
 
 class MixedStream(IterableDataset[Sample]):
@@ -139,7 +181,13 @@ class MixedStream(IterableDataset[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         iterators = [iter(stream) for stream in self.streams]
         for chosen in itertools.islice(self._choices(), self._first, None):
-            yield next(iterators[chosen])
+            sample = next(iterators[chosen], None)
+            if sample is None:  # in a worker that has none of its shards
+                raise ValueError(
+                    f"{self.streams[chosen].name} is in fewer parts than there are workers; "
+                    "take one worker at most (dataloader_num_workers)"
+                )
+            yield sample
 
     def _choices(self) -> Iterator[int]:
         """Yield the stream of each sample from the first on."""
@@ -173,7 +221,12 @@ class MixedStream(IterableDataset[Sample]):
 
         Args:
             state (dict[str, Any]): What ``state_dict`` returned.
+
+        Raises:
+            ValueError: It is the state of other data.
         """
+        if len(state.get("streams", ())) != len(self.streams):
+            raise ValueError(_of_others(self.streams, state))
         self._first = state["sample"]
         for stream, own in zip(self.streams, state["streams"], strict=True):
             stream.load_state_dict(own)

@@ -1,14 +1,15 @@
 """Turns by themselves: a sample of each, for the authors' way of training and for evaluation; and their images."""
 
+import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from ..modeling.chat_rows import INSTRUCTION_PROMPT
 from .sample import Chat, Sample, continuation, without_marks
-from .stream import Stream
+from .stream import Stream, heard, tell
 
 REMEMBERED = 100_000  # rows of a stream whose first turns are known; far more than a DataLoader reads ahead
 Context = Literal["none", "history"]
@@ -77,16 +78,25 @@ class EachTurnOfStream(Stream):
         super().__init__(stream.rows, stream.make_sample, stream.seed, stream.buffer, stream.name)
         self._turn: dict[str, Any] = {"sample": 0, "turn": 0, "row": 0}  # where the next iteration begins
         self._begins: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)  # the first sample of a row, and the row
+        self._told_turns: Any = None  # a queue of the same, which a worker fills
 
     def __iter__(self) -> Iterator[Sample]:
         skipped, first_row = self._turn["turn"], self._turn["row"]
         number = self._turn["sample"] - skipped
         self._begins.clear()
         for row, sample in enumerate(super().__iter__(), start=first_row):
-            self._begins.append((number, row))
+            if get_worker_info() is None:
+                self._begins.append((number, row))
+            else:
+                tell(self._told_turns, (number, row))
             turns = each_turn(sample)
             yield from turns[skipped:]
-            number, skipped = number + len(turns), 0
+            number, skipped = number + len(turns), max(0, skipped - len(turns))
+
+    def follow_worker(self) -> None:
+        """Follow a worker as ``Stream.follow_worker`` does."""
+        super().follow_worker()
+        self._told_turns = multiprocessing.Queue()
 
     def state_dict(self, sample: int) -> dict[str, Any]:
         """Describe where the stream stands.
@@ -102,6 +112,10 @@ class EachTurnOfStream(Stream):
         """
         if sample == self._turn["sample"]:
             return {"rows_used": super().state_dict(self._turn["row"]), **self._turn}
+        if self._told_turns is not None:
+            if not self._begins:
+                self._begins.append((self._turn["sample"] - self._turn["turn"], self._turn["row"]))
+            self._begins.extend(heard(self._told_turns))
         while len(self._begins) > 1 and self._begins[1][0] <= sample:  # nobody asks for earlier ones
             self._begins.popleft()
         if not self._begins or self._begins[0][0] > sample:
@@ -115,8 +129,8 @@ class EachTurnOfStream(Stream):
         Args:
             state (dict[str, Any]): What ``state_dict`` returned.
         """
+        super().load_state_dict(state.get("rows_used", {"name": state.get("name", "?")}))
         self._turn = {name: state[name] for name in ("sample", "turn", "row")}
-        super().load_state_dict(state["rows_used"])
 
 
 def count_turns(sample: Sample) -> int:
