@@ -163,7 +163,10 @@ def table(saved: dict[str, Any]) -> str:
         The table, and how it was measured.
     """
     rows = []
-    for name, one in saved["runs"].items():
+    found = {
+        name: one for source in SOURCES for name, one in sorted(saved["runs"].items()) if name.startswith(f"{source}/")
+    }
+    for name, one in found.items():
         source, workers = name.split("/")
         is_default = int(workers) == saved["default"][source]
         cells = [f"{workers}, the default" if is_default else workers, f"{100 * one['share']:.1f}"]

@@ -23,6 +23,7 @@ REFUSED = {
     "fp16": ({"fp16": True}, "no effect in training on a CPU; use bf16=True"),
     "bf16_full_eval": ({"bf16_full_eval": True}, "would round the trained adapter to bfloat16.*dtype=torch.bfloat16"),
     "fp16_full_eval": ({"fp16_full_eval": True}, "would round the trained adapter to float16.*dtype=torch.float16"),
+    "gradient_accumulation_steps": ({"gradient_accumulation_steps": 0}, "at least one forward pass; give a whole"),
     "use_liger_kernel": ({"use_liger_kernel": True}, "would change nothing; leave it out"),
     "label_smoothing_factor": ({"label_smoothing_factor": 0.1, **SEQ2SEQ}, "off by one position; leave one"),
     "hub_token": ({"hub_token": "hf_secret"}, "training_args.bin of every checkpoint.*HF_TOKEN"),
