@@ -1,6 +1,6 @@
 """The time of a training step and of a generated token with `torch.compile`, over that without it.
 
-python benchmarks/compiled.py          # SmolLM2: half an hour on two CPU cores, most of which is compiling
+python benchmarks/compiled.py          # SmolLM2: twelve minutes on two CPU cores with AMX, most of which is compiling
 python benchmarks/write_tables.py      # puts the table into docs/results.md
 
 Measured are ADEM-VL, the language model alone and the vision tower alone, which take turns in one process. Each figure
