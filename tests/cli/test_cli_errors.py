@@ -9,7 +9,7 @@ import tiny
 from new_process import run_python
 from PIL import Image
 
-from adem_vl_hf.cli import info
+from adem_vl_hf.cli import info, train
 from adem_vl_hf.cli.parser import build_parser, main
 
 COMMANDS = {
@@ -136,6 +136,21 @@ def test_bad_usage_is_exit_code_2(argv, words, capsys):
         main(argv)
     assert done.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_an_interrupted_training_says_what_it_goes_on_from(tmp_path, monkeypatch, capsys):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "run", interrupt)
+    argv = ["train", "--output-dir", str(tmp_path), "--resume"]
+    assert main(argv) == 1
+    for step in (40, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert main(argv) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "adem-vl train: interrupted, before a checkpoint was saved"
+    assert lines[1] == "adem-vl train: interrupted; --resume goes on from checkpoint-100"
 
 
 @pytest.mark.parametrize(

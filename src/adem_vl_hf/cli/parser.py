@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         _prepare()
         command.run(args)
     except KeyboardInterrupt:
-        say(f"adem-vl {args.command}: interrupted", sys.stderr)
+        what_is_left = train.what_is_left(args) if command is train else ""
+        say(f"adem-vl {args.command}: interrupted{what_is_left}", sys.stderr)
         return EXIT_FAILED
     except Exception as error:
         if args.debug:

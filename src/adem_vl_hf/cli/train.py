@@ -218,6 +218,21 @@ def run(args: argparse.Namespace) -> None:
               f"{report} shows the run")  # fmt: skip
 
 
+def what_is_left(args: argparse.Namespace) -> str:
+    """Say what an interrupted run goes on from.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+
+    Returns:
+        The rest of the sentence that says that it was interrupted.
+    """
+    from ..whole_checkpoints import checkpoints
+
+    newest = next(iter(checkpoints(args.output_dir)), None)
+    return ", before a checkpoint was saved" if newest is None else f"; --resume goes on from checkpoint-{newest}"
+
+
 def _tower_for(data: list[str]) -> str:
     """Choose the vision tower where none is named: the one that ships has only seen OpenMoji."""
     return "embedded" if all(name.startswith("openmoji") for name in data) else "embedded-dinov2"
