@@ -160,12 +160,13 @@ class StreamPlace(TrainerCallback):
     Args:
         stream (Stream | MixedStream): The training set.
         workers (int): The number of workers that read it.
+        context (str | None): How they start, as ``multiprocessing`` names it. None means its default.
     """
 
-    def __init__(self, stream: Stream | MixedStream, workers: int) -> None:
+    def __init__(self, stream: Stream | MixedStream, workers: int, context: str | None = None) -> None:
         self.stream, self.workers, self.first, self.first_step = stream, workers, 0, 0
         if workers == 1:
-            stream.follow_worker()
+            stream.follow_worker(context)
 
     def resume(self, checkpoint: Path) -> bool:
         """Take the stream to the place that a checkpoint notes.

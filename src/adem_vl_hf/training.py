@@ -210,7 +210,8 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     if checkpoint is not None and isinstance(trainer.model.config, FrozenBasesConfig):
         check_same_settings(trainer.model.config, checkpoint)
     if isinstance(trainer.train_dataset, (Stream, MixedStream)):
-        place = StreamPlace(trainer.train_dataset, arguments.dataloader_num_workers)
+        context = getattr(arguments, "dataloader_multiprocessing_context", None)  # not in all versions of Transformers
+        place = StreamPlace(trainer.train_dataset, arguments.dataloader_num_workers, context)
         if checkpoint is not None:
             arguments.ignore_data_skip = place.resume(checkpoint)
         trainer.add_callback(place)

@@ -18,7 +18,11 @@ from adem_vl_hf.data.turns import EachTurnOfStream
 
 def numbers(count, buffer=4, seed=0, shards=1, first=0, name="numbers"):
     rows = datasets.Dataset.from_dict({"n": range(first, first + count)}).to_iterable_dataset(num_shards=shards)
-    return Stream(rows, lambda row, position: {"id": str(position), "n": row["n"]}, seed, buffer, name)
+    return Stream(rows, numbered, seed, buffer, name)
+
+
+def numbered(row, position):
+    return {"id": str(position), "n": row["n"]}
 
 
 def taken(stream, number):
@@ -110,10 +114,11 @@ def test_a_stream_goes_on_from_a_buffer_before_the_right_one(used):
     assert taken(second, 10) == whole[used : used + 10]
 
 
-def test_a_worker_tells_where_it_reads():
+@pytest.mark.parametrize("context", [None, "spawn"])
+def test_a_worker_tells_where_it_reads(context):
     whole, first, second = taken(numbers(10), 40), numbers(10), numbers(10)
-    first.follow_worker()
-    loaded = iter(DataLoader(first, batch_size=None, num_workers=1))
+    first.follow_worker(context)
+    loaded = iter(DataLoader(first, batch_size=None, num_workers=1, multiprocessing_context=context))
     assert [next(loaded)["n"] for _ in range(13)] == whole[:13]
     state, waited = first.state_dict(13), 0
     while state["first"] < 10 and (waited := waited + 1) < 100:  # its note may come later than its samples

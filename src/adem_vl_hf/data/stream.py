@@ -27,7 +27,7 @@ class Stream(IterableDataset[Sample]):
 
     Args:
         rows (Any): The ``datasets.IterableDataset``.
-        make_sample (Callable[[Mapping[str, Any], int], Sample]): Makes a sample of a row and its number in the stream.
+        make_sample (Callable[[Mapping[str, Any], int], Sample]): Makes a sample of a row and its number in the data.
         seed (int): The seed of the order.
         buffer (int): The number of rows that are shuffled together. 1 keeps their order.
         name (str): Names the data set in errors.
@@ -79,9 +79,13 @@ class Stream(IterableDataset[Sample]):
         with errors_naming(self.name):
             return list(itertools.islice(iterator, self.buffer))
 
-    def follow_worker(self) -> None:
-        """Let the only worker of a ``DataLoader`` tell this process where it reads, so that ``state_dict`` knows it."""
-        self._told = multiprocessing.Queue()
+    def follow_worker(self, context: str | None = None) -> None:
+        """Let the only worker of a ``DataLoader`` tell this process where it reads, so that ``state_dict`` knows it.
+
+        Args:
+            context (str | None): How the worker starts, as ``multiprocessing`` names it. None means its default.
+        """
+        self._told = multiprocessing.get_context(context).Queue()
 
     def _note(self, buffer: tuple[int, int, dict[str, Any]]) -> None:
         """Note where the rows of a buffer are, or tell the process that follows this worker."""
@@ -124,9 +128,9 @@ class Stream(IterableDataset[Sample]):
         Raises:
             ValueError: It is the state of other data.
         """
-        if "rows" not in state or Path(state["name"]).name != Path(self.name).name:  # a folder may have been moved
-            raise ValueError(_of_others([self], state))
-        self._start = state
+        if "rows" not in state or Path(state.get("name", self.name)).name != Path(self.name).name:
+            raise ValueError(_of_others([self], state))  # a folder that has been moved keeps its own name
+        self._start = {"row": 0, **state}  # which the states of older versions lack
 
 
 def tell(followers: Any, note: Any) -> None:
@@ -195,10 +199,14 @@ class MixedStream(IterableDataset[Sample]):
         while True:
             yield rng.choices(positions, self.weights)[0]
 
-    def follow_worker(self) -> None:
-        """Follow a worker as ``Stream.follow_worker`` does."""
+    def follow_worker(self, context: str | None = None) -> None:
+        """Follow a worker as ``Stream.follow_worker`` does.
+
+        Args:
+            context (str | None): As there.
+        """
         for stream in self.streams:
-            stream.follow_worker()
+            stream.follow_worker(context)
 
     def state_dict(self, sample: int) -> dict[str, Any]:
         """Describe where all streams stand.

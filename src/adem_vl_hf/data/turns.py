@@ -93,10 +93,14 @@ class EachTurnOfStream(Stream):
             yield from turns[skipped:]
             number, skipped = number + len(turns), max(0, skipped - len(turns))
 
-    def follow_worker(self) -> None:
-        """Follow a worker as ``Stream.follow_worker`` does."""
-        super().follow_worker()
-        self._told_turns = multiprocessing.Queue()
+    def follow_worker(self, context: str | None = None) -> None:
+        """Follow a worker as ``Stream.follow_worker`` does.
+
+        Args:
+            context (str | None): As there.
+        """
+        super().follow_worker(context)
+        self._told_turns = multiprocessing.get_context(context).Queue()
 
     def state_dict(self, sample: int) -> dict[str, Any]:
         """Describe where the stream stands.
