@@ -8,6 +8,7 @@ of 2 megapixels with a little grain, as JPEG, so that a file is as large as that
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -163,13 +164,12 @@ def table(saved: dict[str, Any]) -> str:
         The table, and how it was measured.
     """
     rows = []
-    found = {
-        name: one for source in SOURCES for name, one in sorted(saved["runs"].items()) if name.startswith(f"{source}/")
-    }
-    for name, one in found.items():
-        source, workers = name.split("/")
-        is_default = int(workers) == saved["default"][source]
-        cells = [f"{workers}, the default" if is_default else workers, f"{100 * one['share']:.1f}"]
+    for source, workers in itertools.product(SOURCES, WORKERS):
+        one = saved["runs"].get(f"{source}/{workers}")
+        if one is None:
+            continue
+        default = ", the default" if workers == saved["default"][source] else ""
+        cells = [f"{workers}{default}", f"{100 * one['share']:.1f}"]
         rows.append([source, *cells, *(f"{one[key]:.2f}" for key in ("step", "first_batch"))])
     head = ["data", "workers", "of a step waiting, %", "step, s", "until the first batch, s"]
     note = (

@@ -69,13 +69,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/openmoji"))
     parser.add_argument("--steps", type=int, default=4000, help="of the first stage, of 32 samples")
-    parser.add_argument("--later-steps", type=int, default=5500, help="of the second stage, of 32 samples")
+    parser.add_argument("--later-steps", type=int, default=5300, help="of the second stage, of 32 samples")
     parser.add_argument("--compile", action="store_true", help="the steps run through torch.compile")
     parser.add_argument("--export", action="store_true", help="put the result into the package when done")
     args = parser.parse_args()
     keep_freed_memory()
-    # DDP would cut the graph of a step so that it sends some gradients early; those of this adapter are soon sent
-    torch._dynamo.config.optimize_ddp = False
+    if args.compile:
+        # DDP would cut the graph of a step so that it sends some gradients early; those of this adapter are soon sent
+        torch._dynamo.config.optimize_ddp = False
     first, second = args.output_dir / "first", args.output_dir / "second"
     if not (first / "training.json").is_file():
         fine_tune(first, args.steps, "shipped", resume=True, compiled=args.compile)

@@ -1,7 +1,6 @@
 """Reads a data set as a stream: shuffled by a buffer, repeated for ever, and continued at any sample of it."""
 
 import itertools
-import multiprocessing
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..modeling.reading import errors_naming
 from .sample import Sample
+from .stream_notes import StreamNotes
 
 BUFFER = 1000  # rows; a row holds its images as compressed files, of some 100 kB each
 
@@ -47,20 +47,18 @@ class Stream(IterableDataset[Sample]):
         self.rows, self.make_sample, self.seed, self.buffer, self.name = rows, make_sample, seed, buffer, name
         self._beginning = rows.state_dict()  # each pass loads it, because the last one has left its end there
         self._start: dict[str, Any] = {"sample": 0, "first": 0, "row": 0, "rows": self._beginning, "name": name}
-        # of each the first sample, its first row in this pass, and where its rows are
-        self._buffers: list[tuple[int, int, dict[str, Any]]] = []
-        self._told: Any = None  # a queue of such buffers, which a worker fills
+        self._buffers = StreamNotes()  # of each the first sample, its first row in this pass, and where its rows are
 
     def __iter__(self) -> Iterator[Sample]:
         number, place, row = self._start["first"], self._start["rows"], self._start["row"]
         skipped = self._start["sample"] - number  # samples that were given out before, mostly of the first buffer
-        self._buffers = []
+        self._buffers.clear()
         while True:
             whole = place == self._beginning
             self.rows.load_state_dict(place)
             iterator, read = iter(self.rows), 0
             while taken := self._taken(iterator):
-                self._note((number, row, place))
+                self._buffers.add(number, row, place)
                 place = self.rows.state_dict()
                 order = list(range(len(taken)))
                 random.Random(f"{self.seed} {number}").shuffle(order)
@@ -85,14 +83,7 @@ class Stream(IterableDataset[Sample]):
         Args:
             context (str | None): How the worker starts, as ``multiprocessing`` names it. None means its default.
         """
-        self._told = multiprocessing.get_context(context).Queue()
-
-    def _note(self, buffer: tuple[int, int, dict[str, Any]]) -> None:
-        """Note where the rows of a buffer are, or tell the process that follows this worker."""
-        if get_worker_info() is None:
-            self._buffers.append(buffer)
-        else:
-            tell(self._told, buffer)
+        self._buffers.follow_worker(context)
 
     def state_dict(self, sample: int) -> dict[str, Any]:
         """Describe where the stream stands.
@@ -106,17 +97,13 @@ class Stream(IterableDataset[Sample]):
         Raises:
             ValueError: This process has not read so far, or does not know any more where that sample was.
         """
-        if self._told is not None:
-            # its notes may come later than the samples: a buffer before the right one will do
-            self._buffers = self._buffers or [(self._start["first"], self._start["row"], self._start["rows"])]
-            self._buffers += heard(self._told)
-        known = [buffer for buffer in self._buffers if buffer[0] <= sample]
         if sample == self._start["sample"]:
             return self._start
-        if not known:
+        # a buffer before the right one will do
+        note = self._buffers.latest(sample, self._start["first"], self._start["row"], self._start["rows"])
+        if note is None:
             raise ValueError(f"the stream does not know where its sample {sample} was read")
-        self._buffers = self._buffers[len(known) - 1 :]  # nobody asks for earlier ones
-        first, row, place = known[-1]
+        first, row, place = note
         return {"sample": sample, "first": first, "row": row, "rows": place, "name": self.name}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,33 +118,6 @@ class Stream(IterableDataset[Sample]):
         if "rows" not in state or Path(state.get("name", self.name)).name != Path(self.name).name:
             raise ValueError(_of_others([self], state))  # a folder that has been moved keeps its own name
         self._start = {"row": 0, **state}  # which the states of older versions lack
-
-
-def tell(followers: Any, note: Any) -> None:
-    """Tell the process that follows this worker something.
-
-    Args:
-        followers (Any): The queue of notes, or None where nobody follows.
-        note (Any): What to tell.
-    """
-    if followers is not None:
-        followers.cancel_join_thread()  # a worker whose last notes nobody reads has to end all the same
-        followers.put(note)
-
-
-def heard(told: Any) -> list[Any]:
-    """Take what a worker has told by now.
-
-    Args:
-        told (Any): The queue of notes, or None where no worker is followed.
-
-    Returns:
-        The notes, in their order.
-    """
-    notes = []
-    while told is not None and not told.empty():
-        notes.append(told.get())
-    return notes
 
 
 def _of_others(streams: Sequence[Stream], state: dict[str, Any]) -> str:

@@ -1,15 +1,14 @@
 """Turns by themselves: a sample of each, for the authors' way of training and for evaluation; and their images."""
 
-import multiprocessing
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from ..modeling.chat_rows import INSTRUCTION_PROMPT
 from .sample import Chat, Sample, continuation, without_marks
-from .stream import Stream, heard, tell
+from .stream import Stream
+from .stream_notes import StreamNotes
 
 REMEMBERED = 100_000  # rows of a stream whose first turns are known; far more than a DataLoader reads ahead
 Context = Literal["none", "history"]
@@ -77,18 +76,14 @@ class EachTurnOfStream(Stream):
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream.rows, stream.make_sample, stream.seed, stream.buffer, stream.name)
         self._turn: dict[str, Any] = {"sample": 0, "turn": 0, "row": 0}  # where the next iteration begins
-        self._begins: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)  # the first sample of a row, and the row
-        self._told_turns: Any = None  # a queue of the same, which a worker fills
+        self._begins = StreamNotes(REMEMBERED)  # the first sample of a row, and the row
 
     def __iter__(self) -> Iterator[Sample]:
         skipped, first_row = self._turn["turn"], self._turn["row"]
         number = self._turn["sample"] - skipped
         self._begins.clear()
         for row, sample in enumerate(super().__iter__(), start=first_row):
-            if get_worker_info() is None:
-                self._begins.append((number, row))
-            else:
-                tell(self._told_turns, (number, row))
+            self._begins.add(number, row)
             turns = each_turn(sample)
             yield from turns[skipped:]
             number, skipped = number + len(turns), max(0, skipped - len(turns))
@@ -100,7 +95,7 @@ class EachTurnOfStream(Stream):
             context (str | None): As there.
         """
         super().follow_worker(context)
-        self._told_turns = multiprocessing.get_context(context).Queue()
+        self._begins.follow_worker(context)
 
     def state_dict(self, sample: int) -> dict[str, Any]:
         """Describe where the stream stands.
@@ -116,15 +111,10 @@ class EachTurnOfStream(Stream):
         """
         if sample == self._turn["sample"]:
             return {"rows_used": super().state_dict(self._turn["row"]), **self._turn}
-        if self._told_turns is not None:
-            if not self._begins:
-                self._begins.append((self._turn["sample"] - self._turn["turn"], self._turn["row"]))
-            self._begins.extend(heard(self._told_turns))
-        while len(self._begins) > 1 and self._begins[1][0] <= sample:  # nobody asks for earlier ones
-            self._begins.popleft()
-        if not self._begins or self._begins[0][0] > sample:
+        note = self._begins.latest(sample, self._turn["sample"] - self._turn["turn"], self._turn["row"])
+        if note is None:
             raise ValueError(f"the stream does not know where its turn {sample} was read")
-        first, row = self._begins[0]
+        first, row = note
         return {"rows_used": super().state_dict(row), "sample": sample, "turn": sample - first, "row": row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
