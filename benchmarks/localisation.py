@@ -24,7 +24,8 @@ from tqdm import tqdm
 from where_it_looks import draw_without, of_two_kinds
 
 from adem_vl_hf.data import OpenMojiScenes
-from adem_vl_hf.data.openmoji.scenes import captions, plural
+from adem_vl_hf.data.openmoji.scenes import captions
+from adem_vl_hf.data.openmoji.things import plural
 from adem_vl_hf.data.sample import CAPTION_PROMPT
 from adem_vl_hf.inspection.answer_pass import pass_over_answer, words_of
 from adem_vl_hf.inspection.contributions import by_place, contributions_in_pass

@@ -23,7 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from adem_vl_hf.data import OpenMojiScenes
-from adem_vl_hf.data.openmoji.scenes import THINGS, captions, draw_scene, plural
+from adem_vl_hf.data.openmoji.scenes import captions, draw_scene
+from adem_vl_hf.data.openmoji.things import THINGS, plural
 from adem_vl_hf.data.sample import CAPTION_PROMPT
 from adem_vl_hf.inspection import kept_visual_tokens
 from adem_vl_hf.inspection.answer_pass import pass_over_answer, words_of

@@ -2,8 +2,8 @@
 
     python examples/train_openmoji.py --output-dir runs/openmoji --compile --export
 
-It learns in two stages: first mostly captions, and then all kinds of questions, names and styles of drawing. After an
-interruption the same command continues from the last checkpoint. On a CPU with two cores, two processes with a thread
+It learns in three stages: first mostly captions, then all kinds of questions, names and styles of drawing, and last
+what still goes wrong, with more things. After an interruption the same command continues from the last checkpoint. On a CPU with two cores, two processes with a thread
 each take the least time:
 
     ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 examples/train_openmoji.py --compile
@@ -24,12 +24,19 @@ from typing import Any
 import torch
 
 from adem_vl_hf.allocator import keep_freed_memory
-from adem_vl_hf.data.openmoji.mixture import LATER_SHARES
+from adem_vl_hf.data.openmoji.mixture import LAST_SHARES, LATER_SHARES, SHARES
 from adem_vl_hf.embedded.smollm2 import LANGUAGE_MODEL_ID
 from adem_vl_hf.files import write_json
 from adem_vl_hf.hub.model_card import read_record, write_model_card
 from adem_vl_hf.loading import CHECKPOINT
 from adem_vl_hf.openmoji_training import fine_tune
+
+# The folder, recipe, shares and number of steps of each stage, which goes on from the one before
+STAGES = (
+    ("first", "shipped", SHARES, 4000),
+    ("second", "shipped, later", LATER_SHARES, 5300),
+    ("third", "shipped, last", LAST_SHARES, 4200),
+)
 
 
 def without(names: tuple[str, ...], value: Any) -> Any:
@@ -68,8 +75,13 @@ def export(stages: Sequence[Path], target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/openmoji"))
-    parser.add_argument("--steps", type=int, default=4000, help="of the first stage, of 32 samples")
-    parser.add_argument("--later-steps", type=int, default=5300, help="of the second stage, of 32 samples")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs=len(STAGES),
+        default=[steps for *_, steps in STAGES],
+        help="number of steps of each stage, of 32 samples",
+    )
     parser.add_argument("--compile", action="store_true", help="the steps run through torch.compile")
     parser.add_argument("--export", action="store_true", help="put the result into the package when done")
     args = parser.parse_args()
@@ -77,12 +89,13 @@ def main() -> None:
     if args.compile:
         # DDP would cut the graph of a step so that it sends some gradients early; those of this adapter are soon sent
         torch._dynamo.config.optimize_ddp = False
-    first, second = args.output_dir / "first", args.output_dir / "second"
-    if not (first / "training.json").is_file():
-        fine_tune(first, args.steps, "shipped", resume=True, compiled=args.compile)
-    fine_tune(second, args.later_steps, "shipped, later", True, LATER_SHARES, compiled=args.compile, start=first)
+    folders = [args.output_dir / name for name, *_ in STAGES]
+    for stage, ((_, recipe, shares, _), steps) in enumerate(zip(STAGES, args.steps, strict=True)):
+        if not (folders[stage] / "training.json").is_file():
+            start = folders[stage - 1] if stage else None
+            fine_tune(folders[stage], steps, recipe, True, shares, compiled=args.compile, start=start, seed=stage)
     if args.export:
-        export([first, second], CHECKPOINT)
+        export(folders, CHECKPOINT)
         print(f"exported to {CHECKPOINT}")
 
 

@@ -35,7 +35,6 @@ from adem_vl_hf.data.openmoji.scenes import (
     NUMBERS,
     PAIR_NUMBERS,
     RELATIONS,
-    THINGS,
     Group,
     OpenMojiScenes,
     Scene,
@@ -44,6 +43,7 @@ from adem_vl_hf.data.openmoji.scenes import (
     is_held_out,
     random_scene,
 )
+from adem_vl_hf.data.openmoji.things import THINGS
 from adem_vl_hf.files import replacing
 from adem_vl_hf.modeling.open_clip_tower import open_clip_vision_config
 

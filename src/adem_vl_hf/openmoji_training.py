@@ -68,7 +68,9 @@ RECIPES = {
         vision_tower="embedded-dinov2",
     ),
 }
-RECIPES["shipped, later"] = RECIPES["shipped"]._replace(learning_rate=1.5e-3)  # from the checkpoint of "shipped"
+# from the checkpoint of the stage before
+RECIPES["shipped, later"] = RECIPES["shipped"]._replace(learning_rate=1.5e-3)
+RECIPES["shipped, last"] = RECIPES["shipped"]._replace(learning_rate=1.2e-3)
 BATCH_SIZE = 32
 # A few hundred steps are enough for captions and choices about scenes, but not for all kinds of samples.
 SHORT_SHARES = {("scenes", "caption"): 2, ("scenes", "choice"): 3}
@@ -76,6 +78,7 @@ DATA = {
     "names": "OpenMoji names: plain emoji under random rendering (pictures: OpenMoji, CC BY-SA 4.0)",
     "names in three styles": "the same names as Twemoji (CC BY 4.0) and Fluent (MIT) draw them",
     "scenes": "OpenMoji scenes: one to four emoji on a coloured canvas, captions and questions from a grammar",
+    "scenes of more things in three styles": "such scenes of 382 things, as all three draw them",
 }
 
 
@@ -102,6 +105,7 @@ def fine_tune(
     save_steps: int = 100,
     compiled: bool = False,
     start: Path | None = None,
+    seed: int = 0,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Train an adapter on the OpenMoji mixture and save it.
 
@@ -114,7 +118,8 @@ def fine_tune(
         settings (Mapping[str, Any] | None): Fields of the model's configuration. None means those of the recipe.
         save_steps (int): The number of steps between checkpoints.
         compiled (bool): Whether the steps run through ``torch.compile``, which takes some minutes before the first.
-        start (Path | None): The checkpoint whose adapter is trained further, on other samples. None means a new one.
+        start (Path | None): The checkpoint whose adapter is trained further. None means a new one.
+        seed (int): The seed of the samples. Training that goes on from a checkpoint takes one of its own.
 
     Returns:
         The model, the processor and the content of ``training.json``.
@@ -126,7 +131,7 @@ def fine_tune(
         model, processor = build_model("embedded", chosen.vision_tower, chosen.kind, **fastest_setting(), **settings)
     else:
         model, processor = load_checkpoint(str(start), **fastest_setting())
-    dataset = OpenMojiMixture("train", steps * BATCH_SIZE, seed=int(start is not None), shares=shares)
+    dataset = OpenMojiMixture("train", steps * BATCH_SIZE, seed=seed, shares=shares)
     arguments = training_arguments(
         output,
         samples=len(dataset),

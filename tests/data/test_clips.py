@@ -23,7 +23,7 @@ from adem_vl_hf.data.openmoji.clips import (
     opposite,
 )
 from adem_vl_hf.data.openmoji.drawing import CANVAS, COLOURS
-from adem_vl_hf.data.openmoji.scenes import THINGS, singular
+from adem_vl_hf.data.openmoji.things import THINGS, singular
 
 CAPTION = re.compile(r"an? ([a-z]+) (.+) on an? ([a-z]+) background")
 EVENTS = {words[0]: event for event, words in WORDS.items()}

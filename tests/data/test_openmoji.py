@@ -9,7 +9,7 @@ from PIL import Image
 
 from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes, open_dataset
 from adem_vl_hf.data.openmoji import sprites as pictograms
-from adem_vl_hf.data.openmoji.scenes import THINGS
+from adem_vl_hf.data.openmoji.things import THINGS
 from adem_vl_hf.data.openmoji.sprites import GROUPS, MAX_WORDS, SPRITE_SIZE, openmoji
 
 BOTH = [OpenMojiNames, OpenMojiScenes]

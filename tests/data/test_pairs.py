@@ -10,7 +10,8 @@ import pytest
 from adem_vl_hf.data import OpenMojiPairs, open_dataset
 from adem_vl_hf.data.openmoji.drawing import COLOURS
 from adem_vl_hf.data.openmoji.pairs import LAYOUT, Pair, ask, draw_pair, is_held_out, swapped
-from adem_vl_hf.data.openmoji.scenes import NUMBERS, THINGS, Group, phrase, plural
+from adem_vl_hf.data.openmoji.scenes import NUMBERS, Group, phrase
+from adem_vl_hf.data.openmoji.things import THINGS, plural
 
 SIDES = ("the first", "the second")
 

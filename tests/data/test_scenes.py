@@ -14,15 +14,13 @@ from adem_vl_hf.data.openmoji.scenes import (
     NUMBERS,
     PAIR_NUMBERS,
     RELATIONS,
-    THINGS,
     Group,
     Scene,
     ask,
     captions,
     draw_scene,
-    plural,
-    singular,
 )
+from adem_vl_hf.data.openmoji.things import THINGS, plural, singular
 
 NUMBER = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4}
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}

@@ -7,7 +7,7 @@ import pytest
 
 from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes
 from adem_vl_hf.data.openmoji import styles
-from adem_vl_hf.data.openmoji.scenes import THINGS, draw_scene
+from adem_vl_hf.data.openmoji.scenes import draw_scene
 from adem_vl_hf.data.openmoji.sprites import openmoji
 from adem_vl_hf.data.openmoji.styles import STYLES, sprites_in
 

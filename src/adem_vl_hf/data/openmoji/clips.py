@@ -22,9 +22,10 @@ from torch.utils.data import Dataset
 from ..sample import Sample
 from .common import DEFAULT_SIZE, check_arguments, text_fields
 from .drawing import CANVAS, COLOURS, canvas, place_whole
-from .scenes import THINGS, Group, singular
+from .scenes import Group
 from .scenes import is_held_out as is_pair_held_out
 from .sprites import sprites_of
+from .things import THINGS, singular
 
 # family -> (event, its opposite); the frames of the second are those of the first, played backwards
 FAMILIES = {

@@ -18,9 +18,10 @@ from torch.utils.data import Dataset
 from ..sample import Sample
 from .common import DEFAULT_SIZE, check_arguments, text_fields
 from .drawing import COLOURS
-from .scenes import NUMBERS, THINGS, Group, Scene, draw_scene, phrase, plural
+from .scenes import NUMBERS, Group, Scene, draw_scene, phrase
 from .scenes import is_held_out as is_pair_held_out
 from .sprites import sprites_of
+from .things import THINGS, plural
 
 KINDS = ("caption", "same", "more", "which")
 LAYOUT = "First picture: <image>\nSecond picture: <image>\n"

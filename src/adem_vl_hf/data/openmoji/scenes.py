@@ -21,23 +21,8 @@ from .common import CHOICES, DEFAULT_SIZE, check_arguments, choice_prompt, text_
 from .drawing import CANVAS, COLOURS, canvas, place
 from .sprites import sprites_of
 from .styles import OPENMOJI, check_styles, choose_style, sprites_in
+from .things import EVERY_THING, THINGS, plural, singular
 
-# a hundred things that look unlike one another and can be counted
-THINGS = (
-    "wolf fox cat lion tiger horse zebra cow pig camel giraffe elephant mouse rabbit bear koala panda penguin duck "
-    "owl swan frog crocodile turtle snake whale dolphin shark octopus snail butterfly ant spider rose sunflower tulip "
-    "cactus mushroom banana pineapple strawberry lemon watermelon pear tomato carrot potato onion avocado coconut "
-    "pretzel hamburger pizza taco sandwich cookie doughnut lollipop croissant teapot bus ambulance taxi tractor "
-    "motorcycle bicycle airplane helicopter rocket sailboat canoe locomotive house castle church tent balloon trophy "
-    "basketball kite guitar violin trumpet drum camera television laptop telephone candle pencil hammer key bomb "
-    "umbrella crown bell chair toilet door star"
-).split()
-# where a plural is more than the name and an "s"
-IRREGULAR = {
-    "wolf": "wolves", "fox": "foxes", "mouse": "mice", "octopus": "octopuses", "butterfly": "butterflies",
-    "cactus": "cactuses", "strawberry": "strawberries", "tomato": "tomatoes", "potato": "potatoes",
-    "sandwich": "sandwiches", "bus": "buses", "church": "churches", "trophy": "trophies",
-}  # fmt: skip
 NUMBERS = (1, 2, 3, 4)
 NUMBER_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 PAIR_NUMBERS = ((1, 1),) * 5 + ((1, 2), (2, 1)) * 2 + ((2, 2), (1, 3), (3, 1))
@@ -52,7 +37,7 @@ class Group:
     """Describes several copies of one thing.
 
     Args:
-        thing (int): The thing, as its position in ``THINGS``.
+        thing (int): The thing, as its position in ``EVERY_THING``, which begins with ``THINGS``.
         number (int): The number of copies, one of ``NUMBERS``.
     """
 
@@ -62,7 +47,7 @@ class Group:
     @property
     def name(self) -> str:
         """Return the name of the thing."""
-        return THINGS[self.thing]
+        return EVERY_THING[self.thing]
 
 
 @dataclass(frozen=True)
@@ -98,12 +83,13 @@ def is_held_out(groups: Sequence[Group]) -> bool:
     return crc32(pair.encode()) % 100 < HELD_OUT_PAIRS
 
 
-def random_scene(rng: random.Random, split: str) -> Scene:
+def random_scene(rng: random.Random, split: str, things: int = len(THINGS)) -> Scene:
     """Make random scenes, three in ten with a single group, until one belongs to a split.
 
     Args:
         rng (random.Random): The source of the choice.
         split (str): "train" or "test".
+        things (int): How many of ``EVERY_THING`` a scene may show.
 
     Returns:
         The scene.
@@ -111,9 +97,9 @@ def random_scene(rng: random.Random, split: str) -> Scene:
     while True:
         colour = rng.choice(list(COLOURS))
         if rng.random() < 0.3:
-            scene = Scene((Group(rng.randrange(len(THINGS)), rng.choice(NUMBERS)),), None, colour)
+            scene = Scene((Group(rng.randrange(things), rng.choice(NUMBERS)),), None, colour)
         else:
-            first, second = rng.sample(range(len(THINGS)), 2)
+            first, second = rng.sample(range(things), 2)
             numbers = rng.choice(PAIR_NUMBERS)
             groups = (Group(first, numbers[0]), Group(second, numbers[1]))
             scene = Scene(groups, rng.choice(list(RELATIONS)), colour)
@@ -165,30 +151,6 @@ def _line(number: int, size: float, rng: random.Random) -> list[float]:
     return [middle + gap * (i - (number - 1) / 2) for i in range(number)]
 
 
-def plural(name: str) -> str:
-    """Return the plural of a name: "foxes".
-
-    Args:
-        name (str): The name of a thing.
-
-    Returns:
-        Its plural.
-    """
-    return IRREGULAR.get(name, f"{name}s")
-
-
-def singular(name: str) -> str:
-    """Return a name with its indefinite article: "a fox".
-
-    Args:
-        name (str): The name of a thing or of a colour.
-
-    Returns:
-        "a" or "an" and the name.
-    """
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
 def phrase(group: Group) -> str:
     """Name a group with its number: "a fox", "three foxes".
 
@@ -219,13 +181,14 @@ def captions(scene: Scene) -> list[str]:
     ]
 
 
-def ask(scene: Scene, kind: str, rng: random.Random) -> dict[str, Any]:
+def ask(scene: Scene, kind: str, rng: random.Random, things: int = len(THINGS)) -> dict[str, Any]:
     """Make the texts of a sample about a scene.
 
     Args:
         scene (Scene): The scene. The kind "relation" needs one with two groups.
         kind (str): One of ``KINDS``.
         rng (random.Random): The source of what is asked.
+        things (int): How many of ``EVERY_THING`` may be asked about.
 
     Returns:
         The fields ``prompt``, ``answer`` and ``references``, for the kind "choice" also ``choices``.
@@ -239,8 +202,8 @@ def ask(scene: Scene, kind: str, rng: random.Random) -> dict[str, Any]:
         return text_fields(CAPTION_PROMPT, rng.choice(references), references)
     if kind == "presence":
         answer = rng.random() < 0.5
-        thing = rng.choice(sorted(present)) if answer else _absent(present, rng, 1)[0]
-        return text_fields(f"Is there {singular(THINGS[thing])}?", "yes" if answer else "no")
+        thing = rng.choice(sorted(present)) if answer else _absent(present, rng, 1, things)[0]
+        return text_fields(f"Is there {singular(EVERY_THING[thing])}?", "yes" if answer else "no")
     if kind == "count":
         group = rng.choice(scene.groups)
         return text_fields(f"How many {plural(group.name)} are there?", NUMBER_WORDS[group.number])
@@ -252,16 +215,16 @@ def ask(scene: Scene, kind: str, rng: random.Random) -> dict[str, Any]:
         verb = "is" if scene.groups[one].number == 1 else "are"
         return text_fields(f"Where {verb} the {names[0]}, seen from the {names[1]}?", DIRECTIONS[relation])
     if kind == "choice":
-        answer_name = THINGS[rng.choice(sorted(present))]
-        choices = [THINGS[i] for i in _absent(present, rng, CHOICES - 1)]
+        answer_name = EVERY_THING[rng.choice(sorted(present))]
+        choices = [EVERY_THING[i] for i in _absent(present, rng, CHOICES - 1, things)]
         choices.insert(rng.randrange(CHOICES), answer_name)
         return text_fields(choice_prompt(choices), answer_name, choices=choices)
     raise ValueError(f"unknown kind {kind!r}; the scenes data set has {list(KINDS)}")
 
 
-def _absent(present: set[int], rng: random.Random, number: int) -> list[int]:
+def _absent(present: set[int], rng: random.Random, number: int, things: int) -> list[int]:
     """Choose some things that a scene does not show."""
-    drawn = rng.sample(range(len(THINGS)), number + len(present))
+    drawn = rng.sample(range(things), number + len(present))
     return [thing for thing in drawn if thing not in present][:number]
 
 
@@ -279,6 +242,7 @@ class OpenMojiScenes(Dataset[Sample]):
             that there may be fewer where the kinds have no more.
         styles (Sequence[str]): The styles of the drawings, from ``STYLES`` in ``data.openmoji.styles``. Each scene is
             drawn in one of them, and is otherwise the same in any.
+        more_things (bool): Whether the scenes also show ``MORE_THINGS``.
 
     Raises:
         ValueError: An argument has none of these values.
@@ -293,6 +257,7 @@ class OpenMojiScenes(Dataset[Sample]):
         kinds: Sequence[str] | None = None,
         turns: int = 1,
         styles: Sequence[str] = (OPENMOJI,),
+        more_things: bool = False,
     ) -> None:
         if turns < 1:
             raise ValueError(f"turns must be at least 1, got {turns}")
@@ -301,7 +266,9 @@ class OpenMojiScenes(Dataset[Sample]):
         check_arguments("scenes", split, size, self.kinds, KINDS)
         check_styles(styles)
         self.split, self.size, self.seed, self.styles = split, size, seed, tuple(styles)
-        self.sprites_by_style = {style: sprites_of(THINGS, sprites_in(style)) for style in self.styles}
+        shown = EVERY_THING if more_things else THINGS
+        self.things = len(shown)
+        self.sprites_by_style = {style: sprites_of(shown, sprites_in(style)) for style in self.styles}
         self.sprites = self.sprites_by_style[self.styles[0]]
 
     def __len__(self) -> int:
@@ -323,9 +290,9 @@ class OpenMojiScenes(Dataset[Sample]):
             raise IndexError(index)
         rng = random.Random(f"scenes-{self.seed}-{self.split}-{index}")
         kind = rng.choice(self.kinds)
-        scene = random_scene(rng, self.split)
+        scene = random_scene(rng, self.split, self.things)
         while kind == "relation" and scene.relation is None:
-            scene = random_scene(rng, self.split)
+            scene = random_scene(rng, self.split, self.things)
         return scene, kind, rng
 
     def number_of_turns(self, index: int) -> int:
@@ -347,7 +314,7 @@ class OpenMojiScenes(Dataset[Sample]):
         rng = random.Random(f"scenes-questions-{self.seed}-{self.split}-{index}")
         found: dict[str, Question] = {}
         for _ in range(20 * self.turns):
-            question = Question(kind=kind, **ask(scene, kind, rng))  # type: ignore[typeddict-item]
+            question = Question(kind=kind, **ask(scene, kind, rng, self.things))  # type: ignore[typeddict-item]
             found.setdefault(question["prompt"], question)
             if len(found) == self.turns:
                 break
@@ -360,6 +327,7 @@ class OpenMojiScenes(Dataset[Sample]):
         image = draw_scene(scene, self.sprites_by_style[style], rng)
         name = f"scenes-{self.split}-{index}"
         if self.turns == 1:
-            return Sample(id=name, image=image, kind=kind, **ask(scene, kind, rng))  # type: ignore[typeddict-item]
+            texts = ask(scene, kind, rng, self.things)
+            return Sample(id=name, image=image, kind=kind, **texts)  # type: ignore[typeddict-item]
         questions = self._questions(index, scene, kind)
         return Sample(id=name, image=image, turns=questions, **questions[-1])
