@@ -3,8 +3,8 @@
     python examples/train_openmoji.py --output-dir runs/openmoji --compile --export
 
 It learns in three stages: first mostly captions, then all kinds of questions, names and styles of drawing, and last
-what still goes wrong, with more things. After an interruption the same command continues from the last checkpoint. On a CPU with two cores, two processes with a thread
-each take the least time:
+what still goes wrong, with more things. After an interruption the same command continues from the last checkpoint. On a
+CPU with two cores, two processes with a thread each take the least time:
 
     ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 examples/train_openmoji.py --compile
 

@@ -139,7 +139,9 @@ class AdemVLProcessor(ProcessorMixin):
         folder = Path(name, kwargs.get("subfolder") or "")
         finish_save(folder)  # of a process that died
         check_saved(folder)
-        with errors_naming(f"the processor in {name}", "fetch or save its tokenizer and processor files again"):
+        lacks = folder.is_dir() and not (folder / "tokenizer.json").is_file()  # an older tokenizer has other files
+        what = f"the processor in {name}{', which has no tokenizer.json' if lacks else ''}"
+        with errors_naming(what, "fetch or save its tokenizer and processor files again"):
             found = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
             processor = found[0] if isinstance(found, tuple) else found
             try_processor(processor, name)

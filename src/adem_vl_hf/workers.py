@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +54,7 @@ class DeafToTermination:
     """
 
     def __init__(self, start: Callable[[int], None] | None) -> None:
-        self.start = start
-        self.exits = multiprocessing.RawValue("b", 0)
-        # this runs before the exit of multiprocessing, which was registered when that was imported
-        atexit.register(setattr, self.exits, "value", 1)
+        self.start, self.exits = start, _exits()
 
     def __call__(self, number: int) -> None:
         """Begin.
@@ -72,6 +70,15 @@ class DeafToTermination:
         """End if the trainer's process exits."""
         if self.exits.value:
             os._exit(0)
+
+
+@cache
+def _exits() -> Any:
+    """Return a byte that workers share with their trainer's process, and that is 1 once that exits."""
+    value = multiprocessing.RawValue("b", 0)
+    # this runs before the exit of multiprocessing, which was registered when that was imported
+    atexit.register(setattr, value, "value", 1)
+    return value
 
 
 def said_first(error: BaseException) -> str:

@@ -63,11 +63,30 @@ def test_the_best_checkpoint_by_loss(run, tmp_path):
         (["--eval-data", ".", "--best", "cider"], "--best cider needs --eval-task"),
         (["--weights", "1", "2"], "give a number above 0 for each of --data"),
         (["--set", "report_to=wandb"], "use --report-to"),
+        (
+            ["--report-to", "tensorbord"],
+            "--report-to tensorbord: Transformers reports to no such service; did you mean tensorboard?",
+        ),
+        (
+            ["--report-to", "none", "paper"],
+            "--report-to paper: Transformers reports to no such service; there are none, all, ",
+        ),
     ],
 )
 def test_flags_that_need_others_say_so(run, capsys, flags, message):
     assert run(*flags)[0] == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_broken_image_in_the_held_out_data_is_found_before_the_training(run, tmp_path, capsys):
+    broken = sorted((tmp_path / "pictures").glob("*.png"))[-1]
+    (tmp_path / "held out").mkdir()
+    for path in (tmp_path / "pictures").iterdir():
+        (tmp_path / "held out" / path.name).write_bytes(path.read_bytes()[: 60 if path == broken else None])
+    code, folder = run("--eval-data", str(tmp_path / "held out"))
+    assert code != 0
+    assert broken.name in capsys.readouterr().err
+    assert not folder.exists()
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@
 from collections import Counter
 
 from adem_vl_hf.data import OpenMojiMixture
-from adem_vl_hf.data.openmoji.mixture import BLOCK, LATER_SHARES, SHARES
+from adem_vl_hf.data.openmoji.mixture import BLOCK, LAST_SHARES, LATER_SHARES, SEEN_STYLES, SHARES
 from adem_vl_hf.data.openmoji.styles import STYLES
+from adem_vl_hf.data.openmoji.things import EVERY_THING
 
 TURN = BLOCK * sum(SHARES.values())
 
@@ -64,3 +65,15 @@ def test_what_follows_asks_about_other_scenes_in_all_styles_but_the_one_for_test
     assert not {first.parts[part].seed for part in shared} & {later.parts[part].seed for part in shared}
     styled = later.parts["names in three styles", "choice"]
     assert set(styled.styles) == set(STYLES) - {"noto"}
+
+
+def test_what_comes_last_shows_more_things_on_drawings_of_its_own():
+    mixtures = [
+        OpenMojiMixture("train", 9, seed=seed, shares=shares)
+        for seed, shares in enumerate((SHARES, LATER_SHARES, LAST_SHARES))
+    ]
+    seeds = [part.seed for mixture in mixtures for part in mixture.parts.values()]
+    assert len(set(seeds)) == len(seeds)
+    more = [part for (name, _), part in mixtures[2].parts.items() if "more things" in name]
+    assert {part.things for part in more} == {len(EVERY_THING)}
+    assert {part.styles for part in more} == {SEEN_STYLES}

@@ -9,8 +9,8 @@ from PIL import Image
 
 from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes, open_dataset
 from adem_vl_hf.data.openmoji import sprites as pictograms
-from adem_vl_hf.data.openmoji.things import THINGS
 from adem_vl_hf.data.openmoji.sprites import GROUPS, MAX_WORDS, SPRITE_SIZE, openmoji
+from adem_vl_hf.data.openmoji.things import EVERY_THING, THINGS
 
 BOTH = [OpenMojiNames, OpenMojiScenes]
 
@@ -31,7 +31,8 @@ def test_the_things_and_their_names():
     assert all(1 <= len(name.split()) <= MAX_WORDS for name in names)
     assert {thing.group for thing in things} == set(GROUPS)
     assert len(THINGS) == len(set(THINGS)) == 100
-    assert set(THINGS) <= set(names)
+    assert len(EVERY_THING) == len(set(EVERY_THING)) == 382  # as training.json says
+    assert set(THINGS) < set(EVERY_THING) <= set(names)
 
 
 def test_no_two_pictures_are_equal_not_even_on_white():

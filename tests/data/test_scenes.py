@@ -20,7 +20,7 @@ from adem_vl_hf.data.openmoji.scenes import (
     captions,
     draw_scene,
 )
-from adem_vl_hf.data.openmoji.things import THINGS, plural, singular
+from adem_vl_hf.data.openmoji.things import EVERY_THING, THINGS, plural, singular
 
 NUMBER = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4}
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -97,6 +97,23 @@ def test_articles_and_plurals():
     assert [name for name in endings if plural(name) == f"{name}s"] == ["avocado", "taco"]
     assert len({plural(name) for name in THINGS}) == 100
     assert not {plural(name) for name in THINGS} & set(THINGS)
+    others = {"compass": "compasses", "battery": "batteries", "turkey": "turkeys", "goose": "geese", "radio": "radios",
+              "volcano": "volcanoes", "toothbrush": "toothbrushes", "wine glass": "wine glasses"}  # fmt: skip
+    assert {name: plural(name) for name in others} == others
+    assert len({plural(name) for name in EVERY_THING} | set(EVERY_THING)) == 2 * len(EVERY_THING)
+
+
+def test_more_things_are_shown_and_asked_about_and_what_is_held_out_stays_so():
+    data = OpenMojiScenes("train", size=4000, more_things=True)
+    found = [data.scene(i)[0] for i in range(4000)]
+    shown = Counter(group.thing for scene in found for group in scene.groups)
+    assert set(shown) == set(range(len(EVERY_THING)))
+    assert not {combination(scene) for scene in found} & {combination(scene) for scene in scenes("test", 1500)}
+    choices = OpenMojiScenes("train", size=300, kinds=("choice",), more_things=True)
+    asked_about = {name for i in range(300) for name in choices[i]["choices"]}
+    assert len(asked_about - set(THINGS)) > len(asked_about & set(THINGS)) > 0
+    # without them nothing but the hundred comes up, whose samples are what they were
+    assert set(OpenMojiScenes("train", size=1).sprites) == set(THINGS)
 
 
 def test_a_caption_sample_has_both_captions_as_references():

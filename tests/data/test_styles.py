@@ -10,6 +10,7 @@ from adem_vl_hf.data.openmoji import styles
 from adem_vl_hf.data.openmoji.scenes import draw_scene
 from adem_vl_hf.data.openmoji.sprites import openmoji
 from adem_vl_hf.data.openmoji.styles import STYLES, sprites_in
+from adem_vl_hf.data.openmoji.things import THINGS
 
 BOTH = [OpenMojiNames, OpenMojiScenes]
 

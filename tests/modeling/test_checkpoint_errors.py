@@ -137,6 +137,15 @@ def test_a_checkpoint_without_its_processor_is_named(arch, saved):
         arch.processor_class.from_pretrained(saved)
 
 
+def test_a_processor_without_its_tokenizer_is_named(bases, arch, model, tmp_path):
+    arch.processor(bases, model).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(
+        ValueError, match=rf"^the processor in {re.escape(str(tmp_path))}, which has no tokenizer\.json"
+    ):
+        arch.processor_class.from_pretrained(tmp_path)
+
+
 def test_saving_to_a_file_is_refused(model, tmp_path):
     (tmp_path / "file").write_text("here")
     with pytest.raises(ValueError, match="cannot save to .*file: it is a file; name a folder"):

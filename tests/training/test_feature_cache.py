@@ -222,14 +222,25 @@ def test_a_process_that_dies_loses_no_more_than_what_it_was_writing(tmp_path, ca
     assert not caplog.records
 
 
-def test_what_says_the_shape_is_made_again(tmp_path, caplog):
+@pytest.mark.parametrize("noted", ["{", '{"shape": [-1, 2], "dtype": "float32"}', '{"shape": [2], "dtype": "nn"}'])
+def test_what_says_the_shape_is_made_again(noted, tmp_path, caplog):
     kept(tmp_path)
-    (tmp_path / "features.json").write_text("{")
+    (tmp_path / "features.json").write_text(noted)
     files = FeatureFiles(tmp_path, {})
     assert files.find(KEYS) == {}
     assert str(tmp_path / "features.json") in caplog.text
     files.keep(KEYS[:1], TENSORS[:1])
     assert len(FeatureFiles(tmp_path, {}).find(KEYS)) == 4
+
+
+def test_a_shape_that_no_memory_could_hold_is_damage_as_any(tmp_path, caplog):
+    path = kept(tmp_path)
+    (tmp_path / "features.json").write_text('{"shape": [1000000000, 1000000000], "dtype": "float32"}')
+    files = FeatureFiles(tmp_path, {})
+    assert files.find(KEYS) == {}
+    assert f"{path} is cut off" in caplog.text
+    files.keep(KEYS[:1], TENSORS[:1])
+    assert torch.equal(FeatureFiles(tmp_path, {}).find(KEYS)[KEYS[0]], TENSORS[0])
 
 
 def test_a_full_disk_is_named_and_the_training_goes_on(tmp_path, caplog, monkeypatch):

@@ -5,6 +5,7 @@ import difflib
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -178,8 +179,11 @@ def run(args: argparse.Namespace) -> None:
         # a tokenizer whose threads have run says so in each process that is forked later
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _check_set(dict(args.set))
+    _check_report_to(args.report_to or ())
     refuse(fields_set, None if args.from_checkpoint else args.model)
     dataset, held_out = _data(args)
+    if held_out is not None and not args.eval_task:  # whose references are read below
+        _read_all(held_out)
     set_seed(args.seed)
     model, processor = _model(args)
     if args.cache_features:
@@ -253,6 +257,14 @@ def _data(args: argparse.Namespace) -> tuple[Any, Any]:
     return mix(parts, args.weights, args.seed), mix(held_out) if held_out else None
 
 
+def _read_all(held_out: Any) -> None:
+    """Read the held-out data once, so that a broken image is found now and not after hours, at the first evaluation."""
+    from tqdm import tqdm
+
+    for index in tqdm(range(len(held_out)), "reading --eval-data", delay=2):
+        held_out[index]
+
+
 def _model(args: argparse.Namespace) -> tuple[Any, Any]:
     """Load the checkpoint to begin with, or build a model with a fresh adapter."""
     from ..loading import build_model, load_checkpoint, loading_arguments
@@ -304,6 +316,18 @@ def _evaluation(args: argparse.Namespace) -> dict[str, Any]:
             fields |= {"save_strategy": "steps", "save_steps": steps, "load_best_model_at_end": True}
             fields |= {"metric_for_best_model": args.best, "greater_is_better": args.best != "loss"}
     return fields
+
+
+def _check_report_to(names: Sequence[str]) -> None:
+    """Refuse a name that is none of the services that Transformers reports to."""
+    from transformers.integrations import INTEGRATION_TO_CALLBACK
+
+    known = ["none", "all", *INTEGRATION_TO_CALLBACK]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ValueError(f"--report-to {name}: Transformers reports to no such service; {hint}")
 
 
 def _check_set(values: dict[str, Any]) -> None:
