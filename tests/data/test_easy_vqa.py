@@ -34,6 +34,15 @@ def test_an_image_comes_with_all_of_its_questions(small):
     assert pickle.loads(pickle.dumps(data))[1]["turns"] == data[1]["turns"]
 
 
+def test_kinds_of_questions_are_kept_alone_and_images_keep_their_numbers(small):
+    kept = {kind: EachTurn(EasyVQA("test", kinds=(kind,))) for kind in easy_vqa.KINDS}
+    assert [kept["what"][i]["id"] for i in range(len(kept["what"]))] == ["1/0"]
+    assert [kept["yes or no"][i]["id"] for i in range(len(kept["yes or no"]))] == ["0/0", "1/0"]
+    for wrong in ((), "what", ("why",)):
+        with pytest.raises(ValueError, match=r"kinds must be one or more of \['what', 'yes or no'\]"):
+            EasyVQA("test", kinds=wrong)
+
+
 def test_it_is_opened_by_its_name(small):
     assert len(open_dataset("easy-vqa")) == 3
     assert len(open_dataset("easy-vqa", "train", size=1)) == 1

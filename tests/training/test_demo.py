@@ -18,8 +18,9 @@ def test_the_story_of_either_model(bases, tmp_path, monkeypatch, capsys, kind, t
         model = tiny.build(bases)
         return model, AdemVLProcessor.from_base_pretrained(bases / "llama", bases / "clip", model.config)
 
-    def build(kind, **settings):
-        model, processor = build_model(str(bases / "llama"), str(bases / "clip"), kind)
+    def build(language_model, vision_tower, kind, **settings):
+        frozen = {name: value for name, value in settings.items() if name == "vision_adapter_dim"}
+        model, processor = build_model(str(bases / "llama"), str(bases / "clip"), kind, **frozen)
         return tiny.perturb(model, std=0.1), processor
 
     def answer_elsewhere(folder, samples):
@@ -47,6 +48,7 @@ def test_the_story_of_either_model(bases, tmp_path, monkeypatch, capsys, kind, t
     assert 'href="index.html"' in first
     assert "OpenMoji" in first
     assert json.loads((output / "training.json").read_text())["steps"] == 1
+    assert not (output / "features").exists()
     metrics = json.loads((output / "metrics.json").read_text())
     assert set(metrics["easy-vqa"]) == {"true", "shuffled", "none"}
     assert metrics["easy-vqa"]["true"]["questions"]["all"]["n"] == 3

@@ -10,7 +10,7 @@ import os
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -31,6 +31,7 @@ PACKAGE = Wheel(
 )
 YES_OR_NO = "yes or no"
 WHAT = "what"  # what shape, what colour
+KINDS = (WHAT, YES_OR_NO)
 
 
 class EasyVQA(Dataset[Sample]):
@@ -42,19 +43,24 @@ class EasyVQA(Dataset[Sample]):
     Args:
         split (str): "train" or "test".
         size (int | None): The number of images, from the first on. None means all.
+        kinds (Sequence[str]): The kinds of questions that are kept. An image without such a question is left out.
 
     Raises:
-        ValueError: There is no such split, or the size is below 1.
+        ValueError: There is no such split or kind, or the size is below 1.
         RuntimeError: The package could not be downloaded, or is not the expected file.
     """
 
-    def __init__(self, split: str = "train", size: int | None = None) -> None:
+    def __init__(self, split: str = "train", size: int | None = None, kinds: Sequence[str] = KINDS) -> None:
         if split not in ("train", "test"):
             raise ValueError(f"easy-vqa has the splits 'train' and 'test', not {split!r}")
         if size is not None and size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
+        if isinstance(kinds, str) or not kinds or set(kinds) - set(KINDS):
+            raise ValueError(f"kinds must be one or more of {list(KINDS)}, got {kinds!r}")
         questions, images = _read(easy_vqa_wheel(), split)
-        self.questions, self.images = questions[:size], images[:size]
+        asked = [[one for one in of_image if _kind(one[1]) in kinds] for of_image in questions[:size]]
+        self.numbers = [number for number, of_image in enumerate(asked) if of_image]
+        self.questions, self.images = ([of_all[i] for i in self.numbers] for of_all in (asked, images))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,7 +79,7 @@ class EasyVQA(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         turns = [_question(asked, answer) for asked, answer in self.questions[index]]
         with Image.open(BytesIO(self.images[index])) as image:
-            return Sample(id=str(index), image=image.convert("RGB"), turns=turns, **turns[-1])
+            return Sample(id=str(self.numbers[index]), image=image.convert("RGB"), turns=turns, **turns[-1])
 
 
 def text_alone() -> dict[str, float]:
