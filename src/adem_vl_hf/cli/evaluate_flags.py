@@ -67,7 +67,7 @@ def check_flags_of_data(args: argparse.Namespace, defaults: argparse.Namespace, 
 
     is_whole = isinstance(dataset, Alpaca | Conversations | MME)
     is_whole = is_whole or (isinstance(dataset, ImageFolder) and dataset.folder == Path(args.data))
-    if args.split is not None and is_whole:
+    if args.split not in (None, "train") and is_whole:  # the one split of a file is called train by datasets, too
         raise ValueError(f"--split {args.split}: {args.data} has no splits and is taken whole; leave the flag out")
     is_scienceqa = isinstance(dataset, ScienceQA | HubScienceQA)
     if args.columns and (is_scienceqa or isinstance(dataset, CocoCaptions | Alpaca | MME)):
