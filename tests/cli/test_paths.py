@@ -11,7 +11,7 @@ from PIL import Image
 from adem_vl_hf.cli.arguments import check_output, check_there
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.cli.train import _tower_for
-from adem_vl_hf.loading import CHECKPOINT, describe
+from adem_vl_hf.loading import CHECKPOINT, describe, load_config
 
 
 def test_a_mistyped_folder_is_no_hub_id(tmp_path, monkeypatch):
@@ -86,3 +86,16 @@ def test_a_page_replaces_nothing_but_pages(tmp_path, capsys):
         assert main(["look", str(image), "-o", str(output)]) == 2
         assert "is there already and no page" in capsys.readouterr().err
         assert output.read_bytes() == before
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4)).save("a.png")
+    with pytest.raises(ValueError, match=r"a\.png is a file, and a checkpoint is a folder"):
+        load_config("a.png")
+    with pytest.raises(ValueError, match="the checkpoint has an empty name"):
+        load_config("")
+    for name in ("nope", "some/nope"):
+        with pytest.raises(OSError, match=f"^{name}: no such folder here, and not loaded from the Hub: "):
+            load_config(name)
