@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image
 
 from adem_vl_hf.cli.arguments import check_output, check_there
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.cli.train import _tower_for
+from adem_vl_hf.hub.repo_id import check_repo_id
 from adem_vl_hf.loading import CHECKPOINT, describe, load_config
 
 
@@ -99,3 +101,20 @@ def test_what_is_no_checkpoint_is_named(tmp_path, monkeypatch):
     for name in ("nope", "some/nope"):
         with pytest.raises(OSError, match=f"^{name}: no such folder here, and not loaded from the Hub: "):
             load_config(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bad name!!", "a/b/c", "https://x.org/a", "", "a/", "/a", "-a/b", "a/b.", "a--b", "a..b", "a/b.git", "a" * 97],
+)
+def test_a_bad_name_of_a_repository_is_refused_before_anything_is_made(name, tmp_path, capsys):
+    with pytest.raises(HFValidationError):
+        validate_repo_id(name)
+    assert main(["push", str(tmp_path), "--", name]) == 2
+    assert f"{name!r} can be no repository of the Hub: give you/name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a", "you/my-adapter", "Y_o.u/v1.0_x", "a" * 96])
+def test_a_good_name_of_a_repository_is_taken(name):
+    validate_repo_id(name)
+    check_repo_id(name)
