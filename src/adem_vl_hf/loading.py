@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from .embedded.dinov2 import embedded_dinov2
 from .embedded.smollm2 import EMBEDDED_NAMES, LANGUAGE_MODEL_ID, resolve_language_model
 from .modeling.arguments import all_hub_arguments, hub_arguments_of
 from .modeling.base_sizes import read_base_config
-from .modeling.bases import kind_of_tower
+from .modeling.bases import check_base, kind_of_tower, locate_base
 from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
@@ -25,6 +26,7 @@ from .modeling.one_save import naming_full_disk
 from .modeling.processing_adem_vl import AdemVLProcessor
 from .modeling.processing_evlm import EvlmProcessor
 from .modeling.processor_parts import image_side
+from .modeling.quantization import split_gguf
 from .modeling.reading import errors_naming
 from .modeling.towers import tower_config
 
@@ -93,11 +95,21 @@ def load_config(folder: str | os.PathLike[str], **hub: Any) -> FrozenBasesConfig
         OSError: it cannot be reached.
         ValueError: it is missing or damaged, holds a value that cannot be, or belongs to no model of this package.
     """
+    if not str(folder).strip():
+        raise ValueError("the checkpoint has an empty name; give a folder or the id of a repository on the Hub")
     place = Path(folder, hub.get("subfolder") or "")
+    if place.is_file():
+        raise ValueError(f"{place} is a file, and a checkpoint is a folder; name the folder with its config.json")
     if place.is_dir() and not (place / "config.json").is_file():
         raise ValueError(f"{place} is no checkpoint, or its config.json is missing; name another, or save it again")
-    with errors_naming(f"{folder}/config.json"):
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **by_recorded_name(hub))
+    try:
+        with errors_naming(f"{folder}/config.json"):
+            config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **by_recorded_name(hub))
+    except OSError as error:
+        cause = error.__cause__ or error
+        if Path(folder).exists() or getattr(cause, "errno", None) is not None:  # such as a full disk
+            raise
+        raise OSError(f"{folder}: no such folder here, and not loaded from the Hub: {cause}") from error
     if not isinstance(config, FrozenBasesConfig):
         raise ValueError(f"{folder} holds a {config.model_type!r}; this package has {' and '.join(MODELS)}")
     return config
@@ -258,9 +270,11 @@ def describe(checkpoint: str | None = None, **fields: Any) -> dict[str, Any]:
         dict[str, Any]: the facts by name.
 
     Raises:
-        ValueError: the checkpoint belongs to no model of this package.
+        ValueError: the checkpoint belongs to no model of this package, or a base that replaces one of its own is not
+            there or of another shape.
     """
     config = load_config(CHECKPOINT if checkpoint is None else checkpoint, **fields)
+    _check_moved(str(checkpoint or CHECKPOINT), config, fields)
     bases = [f"{base}_{part}" for base in ("text_model", "vision_model") for part in ("name_or_path", "revision")]
     text, vision = config.text_config, config.vision_config
     return {
@@ -272,6 +286,26 @@ def describe(checkpoint: str | None = None, **fields: Any) -> dict[str, Any]:
         "trained_numbers": count_trained(config),
         **_weights_of(CHECKPOINT if checkpoint is None else Path(checkpoint)),
     }
+
+
+def _check_moved(checkpoint: str, config: FrozenBasesConfig, fields: Mapping[str, Any]) -> None:
+    """Look at the configurations of bases that replace those of a checkpoint; it was trained on others of one shape."""
+    for kind, base, saved in (
+        ("language model", "text_model", config.text_config),
+        ("vision tower", "vision_model", config.vision_config),
+    ):
+        name = fields.get(f"{base}_name_or_path")
+        if name is None or (base == "vision_model" and config.vision_backend != "transformers"):
+            continue
+        resolve = resolve_language_model if base == "text_model" else resolve_vision_tower
+        path = locate_base(resolve(name), checkpoint)
+        where, file = split_gguf(path) if base == "text_model" else (path, None)
+        try:
+            given = AutoConfig.from_pretrained(where, trust_remote_code=False, **({"gguf_file": file} if file else {}))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the {kind} {name!r} could not be loaded: {error}") from error
+        given = tower_config(given) if base == "vision_model" else given
+        check_base(kind, checkpoint, saved, None, SimpleNamespace(config=given))  # type: ignore[arg-type]  # no weights
 
 
 def _weights_of(folder: Path) -> dict[str, str]:

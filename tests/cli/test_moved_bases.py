@@ -46,6 +46,24 @@ def test_commands_take_bases_from_elsewhere(moved, bases, capsys):
     assert json.loads(capsys.readouterr().out)["text_model_name_or_path"] == str(bases / "llama")
 
 
+def test_info_looks_at_bases_from_elsewhere(moved, bases, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for flag, kind, name in (
+        ("--language-model", "language model", "llama"),
+        ("--vision-tower", "vision tower", "clip"),
+    ):
+        other = tmp_path / name
+        shutil.copytree(bases / name, other)
+        config = json.loads((other / "config.json").read_text())
+        (config.get("vision_config") or config)["num_hidden_layers"] += 1
+        (other / "config.json").write_text(json.dumps(config))
+        for base, words in (("no/pe", "could not be loaded"), (other, "num_hidden_layers")):
+            assert main(["info", str(moved), flag, str(base)]) == 2
+            said = capsys.readouterr().err
+            assert kind in said
+            assert words in said
+
+
 def test_a_push_names_the_bases_for_others(moved, tmp_path):
     with serve_hub() as hub:
         done = run_client(

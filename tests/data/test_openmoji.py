@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes, open_dataset
+from adem_vl_hf.data.dataset_names import check_name
 from adem_vl_hf.data.openmoji import sprites as pictograms
 from adem_vl_hf.data.openmoji.sprites import GROUPS, MAX_WORDS, SPRITE_SIZE, openmoji
 from adem_vl_hf.data.openmoji.things import EVERY_THING, THINGS
@@ -158,8 +159,24 @@ def test_datasets_by_name(tmp_path):
         open_dataset("openmoji", size=0)
     with pytest.raises(ValueError, match="no data set 'emoji': give openmoji"):
         open_dataset("emoji")
-    with pytest.raises(ValueError, match="no data set '.*a folder or file that datasets reads"):
+    with pytest.raises(ValueError, match="the folder is empty; give .*a folder or file that datasets reads"):
         open_dataset(str(tmp_path))
+    for name, words in (
+        ("a.xyz", r"is a file of no format that data sets have \(\.xyz\)"),
+        ("", "such as a.xyz, are of no known format"),
+    ):
+        (tmp_path / "a.xyz").write_text("a")
+        with pytest.raises(ValueError, match=words):
+            open_dataset(str(tmp_path / name))
+    with pytest.raises(ValueError, match="an empty name"):
+        open_dataset("")
+    for name, words in (
+        (" ", "an empty name"),
+        ("", "an empty name"),
+        ("https://x.org/a.csv", "a URL; download it first"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_name(name)
 
 
 def cut(path):

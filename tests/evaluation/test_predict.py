@@ -133,6 +133,51 @@ def test_a_file_of_something_else_is_not_gone_on_with(run):
         run([{**Colours(9)[i], "id": f"t{i}"} for i in range(9)])
 
 
+class Named(Model):
+    """Answers as the other, with an adapter to tell it by."""
+
+    def __init__(self, weight: float, fail_at: int | None = None) -> None:
+        super().__init__(fail_at)
+        self.tensors = {"adapter.weight": torch.tensor([weight])}
+
+    def state_dict(self):
+        return self.tensors
+
+    def adapter_state_dict(self):
+        return self.tensors
+
+
+def test_a_file_of_another_model_or_length_is_not_gone_on_with(run, tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        run(Colours(7), Named(1.0, fail_at=1))
+    with pytest.raises(ValueError, match=r"p\.jsonl holds predictions of another model or checkpoint; remove the file"):
+        run(Colours(7), Named(2.0))
+    with pytest.raises(ValueError, match="of at most 5 new tokens, not 6; remove the file"):
+        run(Colours(7), Named(1.0), max_new_tokens=6)
+    model = Named(1.0)
+    run(Colours(7), model)
+    assert model.calls == [3, 1]
+
+
+def test_a_file_of_other_pictures_or_prompts_is_not_gone_on_with(run):
+    samples = [Colours(4)[index] for index in range(4)]
+    run(samples)
+    for field, other in (("image", Image.new("RGB", (4, 4), "red")), ("prompt", "y")):
+        with pytest.raises(ValueError, match="sample 's2' was made for another question or other images"):
+            run([*samples[:2], samples[2] | {field: other}, samples[3]])
+
+
+def test_a_file_that_does_not_note_what_made_it_goes_on_with_a_warning(run, tmp_path: Path, caplog):
+    rows = run(Colours(4), Named(1.0))
+    assert not caplog.records
+    for row in rows[:2]:
+        del row["made_with"]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    assert [row["prediction"] for row in run(Colours(4), Named(2.0))] == list("0123")
+    (record,) = caplog.records
+    assert "p.jsonl: 2 of its predictions do not note which model made them" in record.message
+
+
 def test_choices_are_written(run, tmp_path: Path):
     rows = run([{**Colours(1)[0], "kind": "choice", "choices": ["grey", "blue"]}])
     assert rows[0]["choices"] == ["grey", "blue"]

@@ -339,7 +339,7 @@ def test_what_cannot_be_pushed_is_refused_before_the_hub_is_asked(tmp_path):
         push(tmp_path, "acme/adem")
     (tmp_path / "config.json").touch()
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ValueError, match="has no processor: save one there, or give processor="):
+    with pytest.raises(ValueError, match="has no processor: save one there by processor.save_pretrained"):
         push(tmp_path, "acme/adem")
     with pytest.raises(ValueError, match=r"give its processor too \(processor="):
         push(torch.nn.Linear(1, 1), "acme/adem")

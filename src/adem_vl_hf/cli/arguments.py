@@ -3,9 +3,14 @@
 import argparse
 import json
 import math
+import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+URL = re.compile(r"(?i)([a-z][a-z0-9+.-]+:/|data:)/?")  # of two letters or more: one is a disk
+MOST_SHOWN = 200  # characters of a URL
 
 
 class Several(argparse.Action):
@@ -164,10 +169,16 @@ def check_there(what: str, name: str | Path | None) -> None:
         name (str | Path | None): The path, the Hub id, or None where none was given.
 
     Raises:
-        ValueError: The path leads to no file and no folder.
+        ValueError: The name is empty or a URL, or the path leads to no file and no folder.
     """
     if name is None:
         return
+    if not str(name).strip():
+        raise ValueError(f"{what} has an empty name; give one")
+    if found := URL.match(str(name)):  # a path has one of its slashes left
+        url = f"{found[1]}{'/' * found[1].endswith('/')}{str(name)[found.end() :]}"[:MOST_SHOWN]
+        remedy = "" if isinstance(name, Path) else "; or, of a repository of the Hub, give its id, you/name"
+        raise ValueError(f"{what} {url}: a URL; download it first and give the path of the file{remedy}")
     path = Path(name)
     if path.exists():
         return
@@ -178,3 +189,29 @@ def check_there(what: str, name: str | Path | None) -> None:
     if beside:
         (nearest,) = get_close_matches(path.name, beside, n=1, cutoff=0) or beside[:1]
         raise ValueError(f"{what} {name}: there is no such folder; did you mean {path.parent / nearest}?")
+
+
+def check_output(flag: str, path: Path | None) -> None:
+    """Refuse a file that cannot be written, before hours of computing for it. Folders that it lacks can be made.
+
+    Args:
+        flag (str): The flag that names it, for the error.
+        path (Path | None): The file, or None where none was given.
+
+    Raises:
+        ValueError: It is a folder, or in a file, or nobody may write there.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder; name a file in it")
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ValueError(f"{flag} {path}: {folder} is a file, not a folder; name another place")
+    closed = [place for place in (path, folder) if place.exists() and not os.access(place, os.W_OK)]
+    if closed:
+        raise ValueError(
+            f"{flag} {path}: {closed[0]} may not be written to; name another place or change its permissions"
+        )

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..terminal import say
-from .arguments import add_bases, check_there
+from .arguments import add_bases, check_output, check_there
 from .config_flags import add_config_flags, config_fields
 
 TEXT = "Turn the authors' released adapter file (.pth) into a checkpoint of this package."
@@ -33,6 +33,7 @@ def check(args: argparse.Namespace) -> None:
     """
     if not args.official.is_file():
         raise ValueError(f"{args.official} is no file; give the authors' checkpoint-<epoch>.pth")
+    check_output("the folder of", args.output_dir / "config.json")
     check_there("the language model", args.language_model)
     check_there("the vision tower", args.vision_tower)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from ..evaluation.tasks import TASKS
 from ..terminal import say
 from .arguments import Several, add_columns, add_scienceqa, check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load
+from .evaluate_flags import check_flags, check_flags_of_data
 
 TEXT = "Measure a trained adapter on a test set, or score a file of predictions."
+SPLIT = "test"
 DEFAULT_SIZE = 1000  # samples of a drawn test set
 
 
@@ -34,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--data", "--data-dir", dest="data", help="to predict on, for tasks without data of their own")
     add_columns(parser)
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", help=f"of data that have splits (default: {SPLIT})")
     add_scienceqa(parser)
     parser.add_argument(
         "--size", type=positive, help="number of test samples of the OpenMoji data sets, or of images of easy-vqa"
@@ -63,6 +66,7 @@ def check(args: argparse.Namespace) -> None:
     check_checkpoint(args)
     check_there("--include-path", args.include_path)
     if args.harness:
+        check_flags(args, _defaults())
         return
     if args.task not in TASKS:
         raise ValueError(f"--task {args.task!r} is not one of {', '.join(TASKS)}")
@@ -74,6 +78,28 @@ def check(args: argparse.Namespace) -> None:
     check_there("--problems", args.problems)
     if (data := _data(args)) is not None:
         check_name(data)
+    check_flags(args, _defaults())
+
+
+def what_is_left(args: argparse.Namespace) -> str:
+    """Say what an interrupted evaluation goes on from.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+
+    Returns:
+        The rest of the sentence that says that it was interrupted.
+    """
+    if args.output is None:
+        return "" if args.predictions else "; with --output, the same command would go on where it stopped"
+    return f"; the same command goes on from {args.output}" if args.output.exists() else ", before its first prediction"
+
+
+def _defaults() -> argparse.Namespace:
+    """Return the values of flags that are not given."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(["--task", ""])
 
 
 def _data(args: argparse.Namespace) -> str | None:
@@ -103,27 +129,40 @@ def run(args: argparse.Namespace) -> None:
         # the default of openmoji-names is every name once
         drawn = args.task in DRAWN and args.task != "openmoji-names"
         size = DEFAULT_SIZE if args.size is None and drawn else args.size
-        dataset = open_dataset(
-            data, args.split, size, prompt_format=args.prompt_format, use_captions=args.use_captions,
-            columns=dict(args.columns),
-        )  # fmt: skip
+        try:
+            dataset = open_dataset(
+                data, args.split or SPLIT, size, prompt_format=args.prompt_format, use_captions=args.use_captions,
+                columns=dict(args.columns),
+            )  # fmt: skip
+        except ValueError as error:
+            if others := re.search(r"no split '.*'; (?:it has|choose one of) ([\w.-]+)", str(error)):
+                raise ValueError(f"{error}; name one by --split {others[1]}") from error
+            raise
+        check_flags_of_data(args, _defaults(), dataset)
         if hasattr(dataset, "number_of_turns"):  # rows with several turns: each is asked
             dataset = EachTurn(dataset, "history")
     problems = args.problems or (getattr(dataset, "problems", None) if args.task == "scienceqa" else None)
-    scores = score(args.task, args.predictions or _predictions(args, dataset), problems)
+    scores = score(args.task, args.predictions or _predictions(args, dataset, problems), problems)
     if processes().is_main_process:
         say(json.dumps(scores) if args.json else format_scores(scores))
 
 
-def _predictions(args: argparse.Namespace, dataset: Any) -> list[Any]:
+def _predictions(args: argparse.Namespace, dataset: Any, problems: Any) -> list[Any]:
     """The rows that the checkpoint's model makes of a data set, kept in --output; of mme the result files, too."""
     from ..data import MME
     from ..evaluation.mme import write_mme_results
-    from ..evaluation.predict import predict
+    from ..evaluation.predict import predict, prediction_row
     from ..evaluation.predictions import processes
+    from ..evaluation.scienceqa import scienceqa_scores
 
     if args.task == "mme" and not isinstance(dataset, MME):
         raise ValueError(f"--task mme: {args.data} is not MME; give the folder that holds existence, count and so on")
+    if args.task == "scienceqa" and len(dataset):
+        try:
+            scienceqa_scores([prediction_row(dataset[0], "")], problems)
+        except ValueError as error:  # said before hours of predictions that nobody could score
+            raise ValueError(f"--task scienceqa: {args.data} is not ScienceQA, whose questions have choices, or not "
+                             f"that of --problems ({error}); give another --data or --task") from error  # fmt: skip
     state = processes()
     if state.num_processes > 1 and args.output is None:
         raise ValueError("several processes write one file of predictions; name it by --output")

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ..terminal import say
-from .arguments import check_there, positive
+from .arguments import check_output, check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
 
 TEXT = "Write a page that shows, word by word, where in a picture the answer of a trained adapter comes from."
+PAGES = (".html", ".htm")  # what a page may replace
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,10 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--output {args.output} is a folder; name the page in it, such as {args.output / 'look.html'}"
         )
+    check_output("--output", args.output)
+    is_input = any(args.output.exists() and args.output.samefile(path) for path in args.images)
+    if is_input or (args.output.exists() and args.output.suffix.lower() not in PAGES):
+        raise ValueError(f"--output {args.output} is there already and no page; name a file that ends with .html")
     check_checkpoint(args)
 
 

@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         _prepare()
         command.run(args)
     except KeyboardInterrupt:
-        what_is_left = train.what_is_left(args) if command is train else ""
-        say(f"adem-vl {args.command}: interrupted{what_is_left}", sys.stderr)
+        left = command.what_is_left(args) if hasattr(command, "what_is_left") else ""
+        say(f"adem-vl {args.command}: interrupted{left}", sys.stderr)
         return EXIT_FAILED
     except Exception as error:
         if args.debug:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..hub.repo_id import check_repo_id
 from ..terminal import say
 from .arguments import check_there
 from .checkpoint import add_moved_bases, moved_bases
@@ -33,8 +34,9 @@ def check(args: argparse.Namespace) -> None:
         args (argparse.Namespace): The parsed arguments.
 
     Raises:
-        ValueError: There is no such folder.
+        ValueError: There is no such folder, or the name can be no repository's.
     """
+    check_repo_id(args.repo_id)
     check_there("the checkpoint", args.checkpoint)
 
 

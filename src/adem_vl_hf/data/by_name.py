@@ -85,6 +85,8 @@ def open_dataset(
     Raises:
         ValueError: The name is none of these, or a data set that cannot be streamed.
     """
+    if not name.strip():  # which would be the folder where the command runs
+        raise unknown_dataset(name)
     if streaming:
         stream = _open_stream(name, split, seed, columns, shuffle_buffer, image_folder)
         return EachTurnOfStream(stream) if each_turn_alone else stream

@@ -8,6 +8,12 @@ NAMED = (*DRAWN, "easy-vqa")  # data sets that this package opens by their names
 SCIENCEQA_ID = re.compile(r"[\w.-]+/ScienceQA")  # on the Hub it has a layout of its own
 HUB_ID = re.compile(r"(?P<path>\w[\w.-]*/[\w.-]+)(:(?P<config>[\w.-]+))?")  # user/set or user/set:config
 
+FORMATS = (
+    "a folder or file that datasets reads (images, parquet, CSV, JSON, webdataset, save_to_disk), the folder of a "
+    "benchmark (ScienceQA, COCO, MME), a .json file of conversations or instructions, or the id of a data set on the "
+    "Hub, user/set"
+)
+
 
 def check_name(name: str) -> None:
     """Refuse a name that can be no data set. What is in a file or folder shows when it is opened.
@@ -18,7 +24,7 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: There is no such data set.
     """
-    if name not in NAMED and not HUB_ID.fullmatch(name) and not Path(name).exists():
+    if not name.strip() or (name not in NAMED and not HUB_ID.fullmatch(name) and not Path(name).exists()):
         raise unknown_dataset(name)
 
 
@@ -26,13 +32,22 @@ def unknown_dataset(name: str) -> ValueError:
     """Describe what a data set can be.
 
     Args:
-        name (str): A name that is none.
+        name (str): A name that is none, of something that is not there or of files that nothing here reads.
 
     Returns:
         The error to raise.
     """
-    return ValueError(
-        f"no data set {name!r}: give {', '.join(NAMED)}, a folder or file that datasets reads (images, parquet, CSV, "
-        "JSON, webdataset, save_to_disk), the folder of a benchmark (ScienceQA, COCO, MME), a .json file of "
-        "conversations or instructions, or the id of a data set on the Hub, user/set"
-    )
+    path, known = Path(name), f"give {', '.join(NAMED)}, {FORMATS}"
+    if not name.strip():
+        return ValueError(f"a data set has an empty name; {known}")
+    if "://" in name:
+        return ValueError(
+            f"no data set {name[:200]!r}: a URL; download it first and give the path of the file or folder"
+        )
+    if path.is_file():
+        return ValueError(f"{name} is a file of no format that data sets have ({path.suffix or 'no ending'}); {known}")
+    if path.is_dir():
+        file = next((file for file in path.rglob("*") if file.is_file()), None)
+        what = "the folder is empty" if file is None else f"its files, such as {file.name}, are of no known format"
+        return ValueError(f"{name}: {what}; {known}")
+    return ValueError(f"no data set {name!r}: {known}")

@@ -247,6 +247,8 @@ def _load(name: str, split: str, streaming: bool) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # its own, pyarrow's, and those of the readers of each format
+        if path.is_dir() and isinstance(error, datasets.exceptions.DataFilesNotFoundError):
+            return None
         if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
             raise ValueError(f"{name}: it has no rows") from error
         # what datasets says of a damaged file is the same for all, and what the file's reader said is the cause

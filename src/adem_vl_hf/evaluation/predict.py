@@ -1,5 +1,6 @@
 """Runs a model over a data set: greedy answers in batches, written to a prediction file as they come."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,14 @@ from accelerate.utils import gather_object
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..data.sample import Chat, Sample, Shown, processor_arguments, without_marks
+from ..data.sample import Chat, Sample, Shown, images_of, opened, processor_arguments, without_marks
 from ..files import write_text
 from .image_conditions import ImageCondition, choose_images, conditions_of, donors_of
+from .made_with import REMEDY, asked_digest, check_made_with, model_digest
 from .predictions import Prediction, PredictionFile, line_of, part_of, processes, read_predictions, take_in_parts
 from .score import score
+
+logger = logging.getLogger("adem_vl_hf")
 
 
 def predict(
@@ -33,9 +37,10 @@ def predict(
     Of a sample with several turns, the last one is asked: of a chat with the true turns before it, of several questions
     alone. ``EachTurn(dataset, "history")`` makes a sample of each turn.
 
-    If ``output`` already has predictions for this data set, only the missing ones are made. Give every model a file of
-    its own. With several processes (torchrun, ``accelerate launch``) each process answers its share of the batches.
-    Together they write the one file, and all of them return its rows.
+    If ``output`` already has predictions of this model for this data set, only the missing ones are made. Each row
+    notes what made it, so that every model needs a file of its own. With several processes (torchrun, ``accelerate
+    launch``) each process answers its share of the batches. Together they write the one file, and all of them return
+    its rows.
 
     Args:
         model (Any): A model with ``generate``. It is in evaluation mode during the call and then as it was.
@@ -55,8 +60,8 @@ def predict(
 
     Raises:
         ValueError: An argument is not valid, two samples have one id, there are fewer than two images to shuffle, a
-            sample lacks what ``images`` needs, or ``output`` has predictions of other samples or under another
-            condition.
+            sample lacks what ``images`` needs, or ``output`` has predictions of another model or other samples, with
+            another ``max_new_tokens`` or under another condition.
     """
     if batch_size < 1 or max_new_tokens < 1:
         raise ValueError(f"batch_size {batch_size} and max_new_tokens {max_new_tokens}: both must be at least 1")
@@ -70,6 +75,13 @@ def predict(
     state.wait_for_everyone()
     before = _read(output) if output.exists() else {}
     _check_output(output, before, dataset, size)
+    made_with = {"model": model_digest(model), "max_new_tokens": max_new_tokens}
+    unknown = check_made_with(output, before.values(), made_with)
+    if unknown and state.is_main_process:
+        logger.warning(
+            f"{output}: {unknown} of its predictions do not note which model made them, as those of earlier versions; "
+            "they are kept as they are"
+        )
     path = output if state.num_processes == 1 else part_of(output, state.process_index)
     starts = range(batch_size * state.process_index, size, batch_size * state.num_processes)
     indices: dict[str, int] = {}  # the index of every sample of this process by its id
@@ -79,6 +91,8 @@ def predict(
         file.rows |= before
         for start in starts:
             batch = [(index, dataset[index]) for index in range(start, min(start + batch_size, size))]
+            if images != "none":
+                batch = [(index, _opened(sample)) for index, sample in batch]
             for index, sample in batch:
                 if sample["id"] in indices:
                     raise ValueError(f"two samples have the id {sample['id']!r}; predictions are kept by id")
@@ -89,7 +103,9 @@ def predict(
                 prompts = [asked(sample, with_marks=images != "none") for _, sample in todo]
                 answers = generate_answers(model, processor, rows, prompts, max_new_tokens)
                 for (_, sample), answer in zip(todo, answers, strict=True):
-                    file.append(prediction_row(sample, answer, images))
+                    row = prediction_row(sample, answer, images)
+                    row["made_with"] = made_with | {"asked": _asked(sample, images)}
+                    file.append(row)
             bar.update(len(batch))
     if state.num_processes == 1:
         return [file.rows[sample_id] for sample_id in indices]
@@ -147,12 +163,26 @@ def _is_done(sample: Sample, file: PredictionFile, images: ImageCondition) -> bo
     if row is None:
         return False
     expected = prediction_row(sample, "", images)
-    if any(row.get(key) != expected.get(key) for key in ("kind", "references", "choices", "images")):
+    is_same = all(row.get(key) == expected.get(key) for key in ("kind", "references", "choices", "images"))
+    if not is_same or ("made_with" in row and row["made_with"].get("asked") != _asked(sample, images)):
         raise ValueError(
             f"{file.path}: the prediction of sample {sample['id']!r} was made for another question or other images; "
-            "remove the file or choose another one"
+            f"{REMEDY}"
         )
     return True
+
+
+def _opened(sample: Sample) -> Sample:
+    """Return a sample with images that are open, so that they are compared and shown without being opened twice."""
+    shown = opened(images_of(sample), sample["id"])
+    if shown.field is None:
+        return sample
+    return sample | {shown.field: shown.images[0] if shown.field == "image" else list(shown.images)}  # type: ignore[return-value]
+
+
+def _asked(sample: Sample, images: ImageCondition) -> str:
+    """Name what a sample asks and shows. Another sample's images, which it may be shown, are in the other's name."""
+    return asked_digest(asked(sample, with_marks=images != "none"), Shown() if images == "none" else images_of(sample))
 
 
 @torch.inference_mode()

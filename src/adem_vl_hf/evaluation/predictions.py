@@ -33,6 +33,8 @@ class Prediction(TypedDict):
         references (list[str]): Every true answer.
         choices (NotRequired[list[str]]): The possible answers, for questions with few of them.
         images (NotRequired[str]): The image condition, if the model was not shown the sample's own images.
+        made_with (NotRequired[dict[str, Any]]): What made it: ``model``, ``max_new_tokens`` and ``asked``, a digest of
+            the prompt and its images. Earlier versions did not write it.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Prediction(TypedDict):
     references: list[str]
     choices: NotRequired[list[str]]
     images: NotRequired[str]
+    made_with: NotRequired[dict[str, Any]]
 
 
 def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
@@ -143,6 +146,10 @@ def _add(rows: dict[str, Prediction], line: bytes, path: Path, number: int) -> N
         value = row.get(key, [] if key == "choices" else None)
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             raise ValueError(f'{where}: "{key}" is {shown(value)}; give a list of texts')
+    if not isinstance(row.get("made_with", {}), dict):
+        raise ValueError(
+            f'{where}: "made_with" is {shown(row["made_with"])}; remove it where nobody knows what made it'
+        )
     rows[row["id"]] = row  # type: ignore[assignment]  # checked above
 
 

@@ -29,6 +29,7 @@ from ..modeling.processing_adem_vl import AdemVLProcessor
 from ..modeling.processor_parts import PROCESSOR_FILES
 from ..report import SAMPLES, draw_loss, read_samples
 from .model_card import CURVE, Metrics, checkpoint_bases, count_adapter_parameters, read_record, write_model_card
+from .repo_id import check_repo_id
 
 PUBLISHED = 6  # sample answers in a card
 
@@ -79,11 +80,12 @@ def push(
 
     Raises:
         OSError: The disk of the temporary folder is full.
-        ValueError: The checkpoint or its processor is missing, or it has more than an adapter.
+        ValueError: The name can be none, the checkpoint or its processor is missing, or it has more than an adapter.
 
     Warns:
         UserWarning: A base is named by a local folder, which nobody else can load.
     """
+    check_repo_id(repo_id)
     temporary = tempfile.TemporaryDirectory(prefix="adem-vl-push-")
     with temporary as folder, naming_full_disk(Path(folder), written=Path(folder)):
         staged = Path(folder)
@@ -135,7 +137,7 @@ def stage(
             if not (source / name).is_file():
                 raise ValueError(f"{source} has no {name}: {_remedy(source)}")
         if processor is None and not any((source / name).is_file() for name in PROCESSOR_FILES):
-            raise ValueError(f"{source} has no processor: save one there, or give processor=...")
+            raise ValueError(f"{source} has no processor: save one there by processor.save_pretrained")
         # The processor is loaded and saved again, because only it knows which files of the folder belong to it.
         config = load_config(source)
         (processor or MODELS[config.model_type][1].from_pretrained(source)).save_pretrained(target)
@@ -172,8 +174,8 @@ def _warn_of_local_bases(folder: Path) -> None:
         if base.is_local:
             warnings.warn(
                 f"config.{base.field} is a local folder ({base.path_or_id}): nobody else can load this {base.role} by "
-                f"that name, and config.json publishes it. Give its Hub id, by push(bases={{'{base.field}': ...}}) or "
-                f"on the command line by {NO_FLAG[base.field]}.",
+                f"that name, and config.json publishes it. Give its Hub id, by {NO_FLAG[base.field]} on the "
+                f"command line or bases={{'{base.field}': ...}} in Python.",
                 stacklevel=3,
             )
 

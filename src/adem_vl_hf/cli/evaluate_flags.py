@@ -1,0 +1,92 @@
+"""Flags of ``adem-vl evaluate`` that its other flags or its data leave without effect, each of which is refused."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..data.dataset_names import NAMED
+from .arguments import check_output
+
+ALWAYS = {"command", "debug", "task", "harness", "json"}
+OF_HARNESS = {"tasks", "include_path", "checkpoint", "size", "batch_size", "output"}
+OF_SCORING = {"predictions"}
+OF_SCIENCEQA = {"problems", "data", "split"}  # of its scoring: the problems may be in the data
+
+
+def check_flags(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
+    """Refuse flags that would have no effect, and files that are none.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+        defaults (argparse.Namespace): The values of all flags that are not given.
+
+    Raises:
+        ValueError: There is such a flag. The message names it.
+    """
+    given = _given(args, defaults)
+    if args.harness:
+        _refuse(given - OF_HARNESS, args, f"has no effect on --harness {args.harness}")
+        return
+    _refuse(given & {"tasks", "include_path"}, args, "belongs to --harness")
+    if args.task != "scienceqa":
+        _refuse(given & {"problems"}, args, "belongs to --task scienceqa")
+    if args.predictions:
+        used = OF_SCORING | (OF_SCIENCEQA if args.task == "scienceqa" else set())
+        _refuse(given - used, args, "has no effect on predictions that --predictions gives")
+    elif args.task in NAMED and args.data != args.task:
+        _refuse(given & {"data"}, args, f"has no effect on --task {args.task}, which has data of its own")
+    if args.task in NAMED:
+        _refuse(given & {"columns", "prompt_format", "use_captions"}, args, f"has no effect on --task {args.task}")
+    elif args.data not in NAMED:
+        _refuse(given & {"size"}, args, f"is for {', '.join(NAMED)}, and other data are taken whole")
+    if args.split is not None and not args.split.strip():
+        raise ValueError("--split is empty; name a split, such as test, or leave it out")
+    for flag, path in (("--predictions", args.predictions), ("--problems", args.problems)):
+        if path is not None and path.is_dir() and not (args.task == "mme" and flag == "--predictions"):
+            raise ValueError(f"{flag} {path} is a folder; name a file in it")
+    check_output("--output", args.output)
+    check_output("--result-files", args.result_files and args.result_files / "existence.txt")
+
+
+def check_flags_of_data(args: argparse.Namespace, defaults: argparse.Namespace, dataset: Any) -> None:
+    """Refuse flags that have no effect on a data set.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+        defaults (argparse.Namespace): The values of all flags that are not given.
+        dataset (Any): The data set that they opened.
+
+    Raises:
+        ValueError: There is such a flag. The message names it.
+    """
+    from ..data.coco import CocoCaptions
+    from ..data.image_folder import ImageFolder
+    from ..data.instructions import Alpaca, Conversations
+    from ..data.mme import MME
+    from ..data.scienceqa import HubScienceQA, ScienceQA
+
+    is_whole = isinstance(dataset, Alpaca | Conversations | MME)
+    is_whole = is_whole or (isinstance(dataset, ImageFolder) and dataset.folder == Path(args.data))
+    if args.split not in (None, "train") and is_whole:  # the one split of a file is called train by datasets, too
+        raise ValueError(f"--split {args.split}: {args.data} has no splits and is taken whole; leave the flag out")
+    is_scienceqa = isinstance(dataset, ScienceQA | HubScienceQA)
+    if args.columns and (is_scienceqa or isinstance(dataset, CocoCaptions | Alpaca | MME)):
+        raise ValueError(f"--columns has no effect on {args.data}, whose format names its columns; leave it out")
+    if not is_scienceqa:
+        _refuse(
+            _given(args, defaults) & {"prompt_format", "use_captions"},
+            args,
+            f"is of ScienceQA, and {args.data or args.task} is not ScienceQA",
+        )
+
+
+def _given(args: argparse.Namespace, defaults: argparse.Namespace) -> set[str]:
+    """Name the flags that are given with another value than their default, but for those that always have an effect."""
+    return {name for name, value in vars(args).items() if value != getattr(defaults, name, value)} - ALWAYS
+
+
+def _refuse(names: set[str], args: argparse.Namespace, why: str) -> None:
+    """Refuse the first of some flags, if there is one."""
+    for name in sorted(names):
+        flag = f"--load-in-{args.bits}bit" if name == "bits" else f"--{name.replace('_', '-')}"
+        raise ValueError(f"{flag} {why}; leave it out")
