@@ -35,7 +35,35 @@ def test_a_port_in_use_is_named_before_anything_is_loaded(capsys):
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["serve", "--port", str(port)]) == 2
-    assert f"cannot listen on 127.0.0.1, port {port} (Address already in use)" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1, port {port} (Address already in use); name another --port" in error
+
+
+@pytest.mark.parametrize("port", ["70000", "65536", "-1", "x", "9" * 5000, "\u0663"])
+def test_a_port_that_is_none_is_a_usage_error(port, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--port", port])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "argument --port: " in error
+    assert "is not a port, which is a whole number from 0 to 65535" in error
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("no.such.host.invalid", "--host no.such.host.invalid cannot be found ("),
+        ("a..b", "--host a..b cannot be found ("),
+        ("", "--host is empty; "),
+        ("192.0.2.1", "cannot listen on 192.0.2.1, port 8000 ("),  # kept for documentation: no machine has it
+    ],
+)
+def test_a_host_that_is_none_is_named(host, why, capsys):
+    assert main(["serve", "--host", host]) == 2
+    error = capsys.readouterr().err
+    assert why in error
+    assert "name an address of this machine, such as 127.0.0.1" in error
+    assert "--port" not in error
 
 
 class Terminal:
