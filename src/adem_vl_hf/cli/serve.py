@@ -3,9 +3,9 @@
 import argparse
 import errno
 import socket
+from contextlib import suppress
 from importlib.util import find_spec
 
-from ..terminal import say
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
 
 TEXT = "Serve a trained adapter over HTTP, with OpenAI's chat completions, by the server of Transformers."
@@ -79,13 +79,12 @@ def run(args: argparse.Namespace) -> None:
     Args:
         args (argparse.Namespace): The parsed arguments.
     """
-    import uvicorn
-
+    from ..serving.running import Running
     from ..serving.server import make_app
 
     say_what_ships(args)
     model, processor = load(args)
     name = args.checkpoint or SHIPPED
     app = make_app(name, model.eval(), processor, args.plain or processor.prompt is not None)
-    say(f"serving {name} at http://{args.host}:{args.port}/v1")
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
+    with suppress(KeyboardInterrupt):  # the usual end of a server, after which it has said so
+        Running(app, name, args.host, args.port).run()

@@ -7,25 +7,29 @@ from the library's own parts, and ``check_library`` says what is missing if a la
 
 import json
 from collections.abc import AsyncIterator
+from threading import Event
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from jinja2 import TemplateError
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin, StoppingCriteriaList
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
-from transformers.cli.serving.utils import GenerationState, Modality
+from transformers.cli.serving.utils import GenerateManager, GenerationState, Modality
 
 from ..data.turns import latest_shown
 from .answers import Answer, cut_stream
 from .refusals import add_refusals
 from .requests import checked, open_images, read_object, shortened
+from .stopping import Leaving, OneAtATime
 
 ROUTES = ("/v1/chat/completions", "/v1/models", "/load_model", "/health")  # `transformers chat` asks for all of them
 # what this file replaces in the library
 REPLACED = {
+    GenerateManager: ("async_submit",),
+    GenerationState: ("get_manager",),
     ModelManager: ("_load_model", "_load_processor", "process_model_name", "get_model_modality"),
     ChatCompletionHandler: (
         "handle_request", "get_processor_inputs_from_messages", "_build_generation_config", "_streaming",
@@ -154,7 +158,17 @@ class ServedProcessor:
 
 
 class Chat(ChatCompletionHandler):
-    """Answers requests for chat completions; images come in the requests themselves."""
+    """Answers a request for a chat completion; images come in the request itself.
+
+    Args:
+        model_manager (OneModel): Holds the model.
+        generation_state (OneAtATime): Generates.
+        leaving (Leaving): Ends the generation when nobody waits for it.
+    """
+
+    def __init__(self, model_manager: OneModel, generation_state: OneAtATime, leaving: Leaving) -> None:
+        super().__init__(model_manager, generation_state)
+        self.leaving = leaving
 
     async def handle_request(self, body: dict[str, Any], request_id: str) -> Response:
         """Answer a request.
@@ -167,7 +181,7 @@ class Chat(ChatCompletionHandler):
             The answer, whole or streamed.
 
         Raises:
-            HTTPException: The request cannot be answered (status 400).
+            HTTPException: The request cannot be answered (status 400), or the server stops (503).
         """
         known = frozenset(getattr(self._valid_params_class, "__mutable_keys__", body))
         body = checked(body, known, self.model_manager.model.config.get_text_config().vocab_size)
@@ -212,14 +226,18 @@ class Chat(ChatCompletionHandler):
     def _streaming(
         self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any, **kwargs: Any
     ) -> Any:
+        inputs = {**inputs, "stopping_criteria": StoppingCriteriaList([self.leaving])}
         response = super()._streaming(request_id, model, processor, model_id, inputs, gen_config, **kwargs)
-        response.body_iterator = cut_stream(response.body_iterator, gen_config.stop_strings or [])
+        events = self.leaving.until_stopping(response.body_iterator)
+        response.body_iterator = cut_stream(events, gen_config.stop_strings or [])
         return response
 
     async def _non_streaming(
         self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any, **kwargs: Any
     ) -> Any:
+        inputs = {**inputs, "stopping_criteria": StoppingCriteriaList([self.leaving])}
         response = await super()._non_streaming(request_id, model, processor, model_id, inputs, gen_config, **kwargs)
+        self.leaving.refuse_if_stopping()
         found, answer = json.loads(bytes(response.body)), Answer(gen_config.stop_strings or [])
         message = found["choices"][0]["message"]
         message["content"] = answer.feed(message.get("content") or "") + answer.end()
@@ -238,13 +256,14 @@ def make_app(name: str, model: PreTrainedModel, processor: ProcessorMixin, plain
         plain (bool): Whether the last message of the user is the prompt as it stands (``ServedProcessor``).
 
     Returns:
-        The application, for any ASGI server. It has the routes of ``ROUTES`` alone.
+        The application, for any ASGI server. It has the routes of ``ROUTES`` alone. Whoever stops it sets the event
+        ``app.state.stopping`` first, so that generations end.
     """
     check_library()
-    manager, state = OneModel(name, model, ServedProcessor(processor, plain)), GenerationState()
+    manager, state = OneModel(name, model, ServedProcessor(processor, plain)), OneAtATime()
     unused: Any = None
-    chat = Chat(model_manager=manager, generation_state=state)
-    app = build_server(manager, chat, unused, unused, unused, unused, generation_state=state)
+    app = build_server(manager, unused, unused, unused, unused, unused, generation_state=state)
+    app.state.stopping = Event()
     # the library's own routes for these two answer what is no object, and another model, with tracebacks
     own = ("/v1/chat/completions", "/load_model")
     kept = [path for path in ROUTES if path not in own]
@@ -252,7 +271,10 @@ def make_app(name: str, model: PreTrainedModel, processor: ProcessorMixin, plain
 
     @app.post(own[0])
     async def answer(request: Request) -> Response:
-        return await chat.handle_request(await read_object(request), request.state.request_id)
+        body, leaving = await read_object(request), Leaving(app.state.stopping)
+        leaving.refuse_if_stopping()
+        chat = Chat(manager, state, leaving)
+        return await leaving.watch(chat.handle_request(body, request.state.request_id), request)
 
     @app.post(own[1])
     async def load_model(request: Request) -> Response:
