@@ -30,7 +30,7 @@ ROUTES = ("/v1/chat/completions", "/v1/models", "/load_model", "/health")  # `tr
 REPLACED = {
     GenerateManager: ("async_submit",),
     GenerationState: ("get_manager",),
-    ModelManager: ("_load_model", "_load_processor", "process_model_name", "get_model_modality"),
+    ModelManager: ("_load_model", "_load_processor", "process_model_name", "get_model_modality", "shutdown"),
     ChatCompletionHandler: (
         "handle_request", "get_processor_inputs_from_messages", "_build_generation_config", "_streaming",
         "_non_streaming",
@@ -72,6 +72,9 @@ class OneModel(ModelManager):
         if model_id_and_revision != self.force_model:
             raise ValueError(f"this server has {self.force_model} alone")
         return self.processor
+
+    def shutdown(self) -> None:
+        """Leave the model where it is: the process ends, and the library's garbage collection would hold that up."""
 
     @staticmethod
     def process_model_name(model_id: str) -> str:
