@@ -190,7 +190,7 @@ def test_a_signal_ends_the_process_within_seconds(bases, tmp_path, number, code)
         time.sleep(3)
         assert not any(one.done() for one in asked)
         client.process.send_signal(number)
-        assert client.process.wait(timeout=60) == code
+        assert client.process.wait(timeout=30) == code
         reasons = [str(one.exception()) for one in asked]
     assert all("the server is stopping; ask again when it runs" in reason for reason in reasons)
     assert "adem-vl serve: stopping; answers that are not finished are refused" in client.errors
