@@ -4,10 +4,12 @@ import os
 import pty
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import openai
@@ -35,7 +37,35 @@ def test_a_port_in_use_is_named_before_anything_is_loaded(capsys):
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["serve", "--port", str(port)]) == 2
-    assert f"cannot listen on 127.0.0.1, port {port} (Address already in use)" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1, port {port} (Address already in use); name another --port" in error
+
+
+@pytest.mark.parametrize("port", ["70000", "65536", "-1", "x", "9" * 5000, "\u0663"])
+def test_a_port_that_is_none_is_a_usage_error(port, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--port", port])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "argument --port: " in error
+    assert "is not a port, which is a whole number from 0 to 65535" in error
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("no.such.host.invalid", "--host no.such.host.invalid cannot be found ("),
+        ("a..b", "--host a..b cannot be found ("),
+        ("", "--host is empty; "),
+        ("192.0.2.1", "cannot listen on 192.0.2.1, port 8000 ("),  # kept for documentation: no machine has it
+    ],
+)
+def test_a_host_that_is_none_is_named(host, why, capsys):
+    assert main(["serve", "--host", host]) == 2
+    error = capsys.readouterr().err
+    assert why in error
+    assert "name an address of this machine, such as 127.0.0.1" in error
+    assert "--port" not in error
 
 
 class Terminal:
@@ -90,10 +120,12 @@ def serving(folder):
                 assert running.poll() is None, running.stderr.read()
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
+        client.process = running
         yield client
     finally:
         running.terminate()
-    assert f"serving {folder} at http://127.0.0.1:{port}/v1" in running.communicate(timeout=60)[0]
+    out, client.errors = running.communicate(timeout=60)
+    assert f"serving {folder} at http://127.0.0.1:{port}/v1" in out
 
 
 @pytest.mark.slow
@@ -135,3 +167,31 @@ def test_the_command_serves_a_checkpoint_until_it_is_told_to_stop(bases, tmp_pat
         terminal.wait_for("<somebody>:")
         terminal.type("!exit")
         assert terminal.process.wait(timeout=60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_ends_the_process_within_seconds(bases, tmp_path, number, code):
+    """Some requests are being answered and some are waiting."""
+    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
+    model.generation_config.update(eos_token_id=None)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+
+    def ask(client, stream):
+        messages = [{"role": "user", "content": "Hello"}]
+        answer = client.chat.completions.create(
+            model=str(tmp_path), messages=messages, max_tokens=2**20, stream=stream, timeout=120
+        )
+        return list(answer)
+
+    with serving(tmp_path) as client, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask, client, stream) for stream in (True, False, False, True)]
+        time.sleep(3)
+        assert not any(one.done() for one in asked)
+        client.process.send_signal(number)
+        assert client.process.wait(timeout=30) == code
+        reasons = [str(one.exception()) for one in asked]
+    assert all("the server is stopping; ask again when it runs" in reason for reason in reasons)
+    assert "adem-vl serve: stopping; answers that are not finished are refused" in client.errors
+    assert "Traceback" not in client.errors

@@ -15,7 +15,7 @@ from architectures import ADEM_VL, EVLM
 from openai import OpenAI
 
 manager = pytest.importorskip("transformers.cli.serving.model_manager", reason="older versions have another server")
-from adem_vl_hf.serving import server  # noqa: E402 - which needs it
+from adem_vl_hf.serving import refusals, server  # noqa: E402 - which need it
 
 pytestmark = pytest.mark.parametrize(
     "arch", [ADEM_VL, pytest.param(EVLM, marks=pytest.mark.slow)], ids=str, indirect=True, scope="module"
@@ -143,13 +143,17 @@ def test_many_at_once_get_what_each_gets_alone(client):
         ("file:///etc/passwd", "not a data: URL"),
         ("/etc/passwd", "not a data: URL"),
         ("data:image/png;base64,AAAA", "not an image that Pillow can read"),
-        ("data:image/png;base64,!", "data:image/png;base64"),
+        ("data:image/png;base64,!", "image 1 of message 1: not base64"),
+        ("data:", "image 1 of message 1: 'data:' is no image in base64; send the image as data:image/png;base64"),
+        (f"data:image/png;base64,{'A' * 5000}", "image 1 of message 1: not an image that Pillow can read"),
+        (None, "image_url of part 1 of message 1 is None, which is not a data: URL"),
     ],
 )
 def test_images_come_in_the_request(client, url, why):
     image = {"type": "image_url", "image_url": {"url": url}}
-    with pytest.raises(openai.BadRequestError, match=why):
+    with pytest.raises(openai.BadRequestError, match=why) as refused:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": [image]}])
+    assert len(refused.value.body["message"]) < 200
 
 
 @pytest.mark.parametrize(
@@ -159,7 +163,7 @@ def test_images_come_in_the_request(client, url, why):
         ({"max_tokens": -1}, "max_tokens is -1; give a whole number from 1"),
         ({"temperature": -1}, "temperature is -1; give a number from 0 to 100"),
         ({"extra_body": {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}}, "may not set chat_template"),
-        ({"extra_body": {"generation_config": "{"}}, "cannot be answered: Expecting"),
+        ({"extra_body": {"generation_config": "{"}}, r"generation_config is '{'; give a text with"),
         ({"stop": 5}, "stop is 5"),
         ({"messages": ["hi"]}, "not a list of objects"),
         ({"tools": [{"type": "function", "function": {"name": "x"}}]}, "calls none"),
@@ -175,6 +179,21 @@ def test_what_cannot_be_answered_is_refused(client, wrong, why):
     assert said(client, "Hello")  # the next one is answered
 
 
+def test_whole_numbers_of_logit_bias_are_taken(client):
+    biased = said(client, "Hello", logit_bias={"5": 1})
+    assert said(client, "Hello", logit_bias={"5": 1.0}) == biased
+    assert said(client, "Hello", logit_bias={}) == said(client, "Hello")
+
+
+def test_an_option_of_the_library_that_fails_is_named(client):
+    for wrong in ('{"num_beams": "x"}', '{"do_sample": true, "top_k": []}', '{"num_return_sequences": 2}'):
+        with pytest.raises(openai.BadRequestError, match="leave out generation_config"):
+            said(client, "Hello", extra_body={"generation_config": wrong})
+    if not client.plain:
+        with pytest.raises(openai.BadRequestError, match="leave out chat_template_kwargs"):
+            said(client, "Hello", extra_body={"chat_template_kwargs": {"images_kwargs": 3}})
+
+
 def test_half_an_emoji_is_refused_as_any_other_name(client):
     body = b'{"model": "x\\ud83d", "messages": [{"role": "user", "content": "a"}]}'
     headers = {"content-type": "application/json"}
@@ -184,7 +203,7 @@ def test_half_an_emoji_is_refused_as_any_other_name(client):
 
 
 def test_a_request_that_is_too_large_is_refused(client, monkeypatch):
-    monkeypatch.setattr(server, "MAX_BODY", 1000)
+    monkeypatch.setattr(refusals, "MAX_BODY", 1000)
     with pytest.raises(openai.APIStatusError, match="at most 1000 bytes") as refused:
         said(client, "x" * 1000)
     assert refused.value.status_code == 413

@@ -1,11 +1,11 @@
 """``adem-vl serve``: a checkpoint behind an address that OpenAI's clients can ask."""
 
 import argparse
+import errno
 import socket
+from contextlib import suppress
 from importlib.util import find_spec
 
-from ..terminal import say
-from .arguments import positive
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
 
 TEXT = "Serve a trained adapter over HTTP, with OpenAI's chat completions, by the server of Transformers."
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     address = "address to listen on (default: %(default)s, for this machine alone; there is no login)"
     parser.add_argument("--host", default="127.0.0.1", help=address)
-    parser.add_argument("--port", type=positive, default=8000, help="default: %(default)s")
+    parser.add_argument("--port", type=_port, default=8000, help="0 means any free one (default: %(default)s)")
     parser.add_argument("--plain", action="store_true",
                         help="the last message of the user is the prompt as it stands, as captions and questions "
                         "are trained (default: if the checkpoint names its prompt; otherwise a chat)")  # fmt: skip
@@ -43,16 +43,34 @@ def check(args: argparse.Namespace) -> None:
     if find_spec("transformers.cli") is None or find_spec("transformers.cli.serving") is None:
         raise ValueError("adem-vl serve needs the server of a newer Transformers: pip install 'transformers>=5.24'")
     check_checkpoint(args)
-    family, kind, protocol, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
+    _check_address(args.host, args.port)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, which is a whole number from 0 to 65535")
+    return int(text)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, by the flag that is wrong, before anything is loaded."""
+    remedy = "name an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+    if not host:
+        raise ValueError(f"--host is empty; {remedy}")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:  # names that are too long or have an empty part are no Unicode
+        reason = getattr(error, "strerror", None) or "no name of a host"
+        raise ValueError(f"--host {host} cannot be found ({reason}); {remedy}") from error
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:
             reason = error.strerror or error
-            raise ValueError(
-                f"cannot listen on {args.host}, port {args.port} ({reason}); name another --port"
-            ) from error
+            of_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            wrong = "name another --port" if of_port else f"--host is wrong: {remedy}"
+            raise ValueError(f"cannot listen on {host}, port {port} ({reason}); {wrong}") from error
 
 
 def run(args: argparse.Namespace) -> None:
@@ -61,13 +79,12 @@ def run(args: argparse.Namespace) -> None:
     Args:
         args (argparse.Namespace): The parsed arguments.
     """
-    import uvicorn
-
+    from ..serving.running import Running
     from ..serving.server import make_app
 
     say_what_ships(args)
     model, processor = load(args)
     name = args.checkpoint or SHIPPED
     app = make_app(name, model.eval(), processor, args.plain or processor.prompt is not None)
-    say(f"serving {name} at http://{args.host}:{args.port}/v1")
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
+    with suppress(KeyboardInterrupt):  # the usual end of a server, after which it has said so
+        Running(app, name, args.host, args.port).run()

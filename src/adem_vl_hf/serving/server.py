@@ -6,32 +6,31 @@ from the library's own parts, and ``check_library`` says what is missing if a la
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from inspect import signature
+from collections.abc import AsyncIterator
+from threading import Event
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import JSONResponse
-from transformers import PreTrainedModel, ProcessorMixin
+from fastapi.responses import JSONResponse, StreamingResponse
+from jinja2 import TemplateError
+from transformers import PreTrainedModel, ProcessorMixin, StoppingCriteriaList
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
-from transformers.cli.serving.utils import GenerationState, Modality
+from transformers.cli.serving.utils import GenerateManager, GenerationState, Modality
 
 from ..data.turns import latest_shown
-from ..terminal import printable
 from .answers import Answer, cut_stream
+from .refusals import add_refusals
+from .requests import checked, open_images, read_object, shortened
+from .stopping import Leaving, OneAtATime
 
-MAX_BODY = 64 * 2**20  # bytes of a request: a dozen photographs in base64
 ROUTES = ("/v1/chat/completions", "/v1/models", "/load_model", "/health")  # `transformers chat` asks for all of them
-# fields of a request by name: the type, the least and the greatest value
-NUMBERS: dict[str, tuple[type, float, float]] = {
-    "max_tokens": (int, 1, 2**20), "max_completion_tokens": (int, 1, 2**20), "seed": (int, 0, 2**63 - 1),
-    "temperature": (float, 0, 100), "top_p": (float, 0, 1), "frequency_penalty": (float, -0.9, 2),
-}  # fmt: skip
 # what this file replaces in the library
 REPLACED = {
-    ModelManager: ("_load_model", "_load_processor", "process_model_name", "get_model_modality"),
+    GenerateManager: ("async_submit",),
+    GenerationState: ("get_manager",),
+    ModelManager: ("_load_model", "_load_processor", "process_model_name", "get_model_modality", "shutdown"),
     ChatCompletionHandler: (
         "handle_request", "get_processor_inputs_from_messages", "_build_generation_config", "_streaming",
         "_non_streaming",
@@ -73,6 +72,9 @@ class OneModel(ModelManager):
         if model_id_and_revision != self.force_model:
             raise ValueError(f"this server has {self.force_model} alone")
         return self.processor
+
+    def shutdown(self) -> None:
+        """Leave the model where it is: the process ends, and the library's garbage collection would hold that up."""
 
     @staticmethod
     def process_model_name(model_id: str) -> str:
@@ -154,12 +156,22 @@ class ServedProcessor:
             return self.processor.apply_chat_template(messages, **kwargs)
         users = [message["content"] for message in messages if message["role"] == "user"]
         prompt = "".join(part["text"] for part in users[-1] if part["type"] == "text")
-        shown = ([part["url"] for part in content if part["type"] == "image"] for content in reversed(users))
+        shown = ([part["image"] for part in content if part["type"] == "image"] for content in reversed(users))
         return self.processor(images=latest_shown(shown), text=[prompt or self.processor.default_prompt])
 
 
 class Chat(ChatCompletionHandler):
-    """Answers requests for chat completions; images come in the requests themselves."""
+    """Answers a request for a chat completion; images come in the request itself.
+
+    Args:
+        model_manager (OneModel): Holds the model.
+        generation_state (OneAtATime): Generates.
+        leaving (Leaving): Ends the generation when nobody waits for it.
+    """
+
+    def __init__(self, model_manager: OneModel, generation_state: OneAtATime, leaving: Leaving) -> None:
+        super().__init__(model_manager, generation_state)
+        self.leaving = leaving
 
     async def handle_request(self, body: dict[str, Any], request_id: str) -> Response:
         """Answer a request.
@@ -172,46 +184,39 @@ class Chat(ChatCompletionHandler):
             The answer, whole or streamed.
 
         Raises:
-            HTTPException: The request cannot be answered (status 400).
+            HTTPException: The request cannot be answered (status 400), or the server stops (503).
         """
-        _check(body)
-        given = body.get("chat_template_kwargs") or {}
-        own = sorted(set(given) & set(signature(ProcessorMixin.apply_chat_template).parameters))
-        if own:
-            raise HTTPException(400, f"chat_template_kwargs may not set {', '.join(own)}")
+        known = frozenset(getattr(self._valid_params_class, "__mutable_keys__", body))
+        body = checked(body, known, self.model_manager.model.config.get_text_config().vocab_size)
+        options = [name for name in ("chat_template_kwargs", "generation_config") if body.get(name)]
         try:
             return await super().handle_request(body, request_id)
-        except (ValueError, TypeError, KeyError, OSError) as error:
-            raise HTTPException(400, f"the request cannot be answered: {error}") from error
+        except HTTPException:
+            raise
+        except Exception as error:
+            # with an option of the library, anything may come of what a request says
+            if not (options or isinstance(error, ValueError | TypeError | KeyError | OSError | TemplateError)):
+                raise
+            remedy = f"leave out {' and '.join(options)}" if options else "check its messages"
+            raise HTTPException(
+                400, f"the request cannot be answered ({shortened(str(error), 300)}); {remedy}"
+            ) from error
 
     @staticmethod
     def get_processor_inputs_from_messages(messages: list[dict[str, Any]], modality: Modality) -> list[dict[str, Any]]:
         """Turn the messages of a request into a chat of Transformers.
 
         Args:
-            messages (list[dict[str, Any]]): The messages, as OpenAI's protocol describes them.
+            messages (list[dict[str, Any]]): The messages, as ``checked`` lets them pass.
             modality (Modality): What the model takes.
 
         Returns:
             The chat.
 
         Raises:
-            ValueError: No message is the user's, a part is neither a text nor an image, or an image is not in the
-                request. No file of this machine and nothing of the network is opened for a request.
+            HTTPException: An image cannot be used (status 400).
         """
-        if not any(message["role"] == "user" for message in messages):
-            raise ValueError("messages has none with the role 'user'")
-        for message in messages:
-            content = message.get("content")
-            for part in content if isinstance(content, list) else []:
-                kind = part.get("type")
-                if kind not in ("text", "image_url"):
-                    raise ValueError(f"a part of a message is of the type {kind!r}; use 'text' or 'image_url'")
-                image = part.get("image_url") if kind == "image_url" else None
-                url = image.get("url") if isinstance(image, Mapping) else image
-                if kind == "image_url" and not str(url).startswith("data:"):
-                    raise ValueError("image_url is not a data: URL; send the image as data:image/png;base64,...")
-        return ChatCompletionHandler.get_processor_inputs_from_messages(messages, modality)
+        return open_images(ChatCompletionHandler.get_processor_inputs_from_messages(messages, modality))
 
     def _build_generation_config(self, body: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         config = super()._build_generation_config(body, *args, **kwargs)
@@ -224,42 +229,22 @@ class Chat(ChatCompletionHandler):
     def _streaming(
         self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any, **kwargs: Any
     ) -> Any:
+        inputs = {**inputs, "stopping_criteria": StoppingCriteriaList([self.leaving])}
         response = super()._streaming(request_id, model, processor, model_id, inputs, gen_config, **kwargs)
-        response.body_iterator = cut_stream(response.body_iterator, gen_config.stop_strings or [])
+        events = self.leaving.until_stopping(response.body_iterator)
+        response.body_iterator = cut_stream(events, gen_config.stop_strings or [])
         return response
 
     async def _non_streaming(
         self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any, **kwargs: Any
     ) -> Any:
+        inputs = {**inputs, "stopping_criteria": StoppingCriteriaList([self.leaving])}
         response = await super()._non_streaming(request_id, model, processor, model_id, inputs, gen_config, **kwargs)
+        self.leaving.refuse_if_stopping()
         found, answer = json.loads(bytes(response.body)), Answer(gen_config.stop_strings or [])
         message = found["choices"][0]["message"]
         message["content"] = answer.feed(message.get("content") or "") + answer.end()
         return JSONResponse(found)
-
-
-def _check(body: dict[str, Any]) -> None:
-    """Refuse a request with an impossible value, by the name of its field."""
-    for name, (kind, least, most) in NUMBERS.items():
-        value = body.get(name)
-        fits = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-        if value is not None and not (fits and least <= value <= most):
-            number = "a whole number" if kind is int else "a number"
-            raise HTTPException(400, f"{name} is {value!r}; give {number} from {least} to {most}")
-    messages, stop = body.get("messages"), body.get("stop")
-    if not (isinstance(messages, list) and all(isinstance(one, dict) and "role" in one for one in messages)):
-        raise HTTPException(400, "messages is not a list of objects with a role and a content")
-    texts = stop if isinstance(stop, list) else [] if stop is None else [stop]
-    if not all(isinstance(text, str) for text in texts):
-        raise HTTPException(400, f"stop is {stop!r}; give a text or a list of texts")
-    if body.get("tools"):
-        raise HTTPException(400, "tools: this model calls none")
-
-
-def _refusal(message: str, status: int) -> JSONResponse:
-    """Say in the form of OpenAI's protocol why a request is not answered."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": printable(message), "type": kind, "code": status}}, status)
 
 
 def make_app(name: str, model: PreTrainedModel, processor: ProcessorMixin, plain: bool) -> FastAPI:
@@ -274,24 +259,42 @@ def make_app(name: str, model: PreTrainedModel, processor: ProcessorMixin, plain
         plain (bool): Whether the last message of the user is the prompt as it stands (``ServedProcessor``).
 
     Returns:
-        The application, for any ASGI server. It has the routes of ``ROUTES`` alone.
+        The application, for any ASGI server. It has the routes of ``ROUTES`` alone. Whoever stops it sets the event
+        ``app.state.stopping`` first, so that generations end.
     """
     check_library()
-    manager, state = OneModel(name, model, ServedProcessor(processor, plain)), GenerationState()
+    manager, state = OneModel(name, model, ServedProcessor(processor, plain)), OneAtATime()
     unused: Any = None
-    chat = Chat(model_manager=manager, generation_state=state)
-    app = build_server(manager, chat, unused, unused, unused, unused, generation_state=state)
-    app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
+    app = build_server(manager, unused, unused, unused, unused, unused, generation_state=state)
+    app.state.stopping = Event()
+    # the library's own routes for these two answer what is no object, and another model, with tracebacks
+    own = ("/v1/chat/completions", "/load_model")
+    kept = [path for path in ROUTES if path not in own]
+    app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) in kept]
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        return _refusal(error.detail, error.status_code)
+    @app.post(own[0])
+    async def answer(request: Request) -> Response:
+        body, leaving = await read_object(request), Leaving(app.state.stopping)
+        leaving.refuse_if_stopping()
+        chat = Chat(manager, state, leaving)
+        return await leaving.watch(chat.handle_request(body, request.state.request_id), request)
 
-    @app.middleware("http")
-    async def limit_size(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        length = request.headers.get("content-length")
-        if request.method == "POST" and (length is None or not length.isdigit() or int(length) > MAX_BODY):
-            return _refusal(f"send a request with a content-length of at most {MAX_BODY} bytes", 413)
-        return await call_next(request)
+    @app.post(own[1])
+    async def load_model(request: Request) -> Response:
+        asked = (await read_object(request)).get("model")
+        if not isinstance(asked, str):
+            raise HTTPException(400, f"model is {shortened(asked)}; give the name {name!r}")
+        return StreamingResponse(_loaded(name, asked), media_type="text/event-stream")
 
+    add_refusals(app, ROUTES)
     return app
+
+
+async def _loaded(name: str, asked: str) -> AsyncIterator[str]:
+    """Say that the model is there, or that another one is not, as the library says it where it loads models."""
+    state = (
+        {"status": "ready", "cached": True}
+        if asked == name
+        else {"status": "error", "message": f"this server has {name} alone"}
+    )
+    yield f"data: {json.dumps({**state, 'model': asked})}\n\n"

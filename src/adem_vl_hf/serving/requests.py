@@ -1,0 +1,221 @@
+"""Checks requests for chat completions: what is impossible is refused by the name of its field, with the remedy."""
+
+import json
+from collections.abc import Iterator
+from inspect import signature
+from typing import Any
+
+from fastapi import HTTPException, Request
+from PIL import Image
+from transformers import ProcessorMixin
+
+from ..modeling.image_forms import plain_form
+from ..modeling.images import open_image
+
+# fields of a request by name: the type, the least and the greatest value
+NUMBERS: dict[str, tuple[type, float, float]] = {
+    "max_tokens": (int, 1, 2**20), "max_completion_tokens": (int, 1, 2**20), "seed": (int, 0, 2**63 - 1),
+    "temperature": (float, 0, 100), "top_p": (float, 0, 1), "frequency_penalty": (float, -0.9, 2),
+}  # fmt: skip
+ROLES = ("system", "developer", "user", "assistant", "tool")
+IMAGE_REMEDY = "send the image as data:image/png;base64,..."
+SHOWN = 40  # characters of a value in an error
+
+
+def shortened(value: Any, most: int = SHOWN) -> str:
+    """Write a value of a request for an error, which nobody reads if it repeats a photograph.
+
+    Args:
+        value (Any): The value. A text is written with quotation marks.
+        most (int): How many characters of it are shown.
+
+    Returns:
+        The text.
+    """
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """Read the body of a request.
+
+    Args:
+        request (Request): The request.
+
+    Returns:
+        The JSON object in it.
+
+    Raises:
+        HTTPException: It is of another content type (status 415), no JSON or no object (status 400).
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # a page in a browser may send the other types to a server of this machine without asking it first
+    if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):
+        said = f"is {shortened(kind)}" if kind else "is missing"
+        raise HTTPException(415, f"the content-type {said}; send a JSON object as application/json")
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "damaged"
+        raise HTTPException(400, f"the body is not JSON in UTF-8 ({reason}); send a JSON object") from error
+    if not isinstance(body, dict):
+        raise HTTPException(400, "the body is not a JSON object; send one with the fields model and messages")
+    return body
+
+
+def checked(body: dict[str, Any], known: frozenset[str], vocabulary: int) -> dict[str, Any]:
+    """Refuse a request with an impossible value, by the name of its field.
+
+    Args:
+        body (dict[str, Any]): The request.
+        known (frozenset[str]): The names of all fields of the protocol.
+        vocabulary (int): The number of tokens that the model knows.
+
+    Returns:
+        The request without the fields that are null, and with the numbers of ``logit_bias`` as floating point.
+
+    Raises:
+        HTTPException: A value is impossible (status 400).
+    """
+    unknown = ", ".join(shortened(name) for name in sorted(set(body) - known)[:5])
+    _refuse_if(unknown, f"unknown fields: {unknown}; leave them out")
+    body = {name: value for name, value in body.items() if value is not None}
+    for name, (kind, least, most) in NUMBERS.items():
+        fits = name not in body or (_is_number(body[name], kind) and least <= body[name] <= most)
+        number = "a whole number" if kind is int else "a number"
+        _refuse_if(not fits, f"{name} is {shortened(body.get(name))}; give {number} from {least} to {most}")
+    stream, stop, model = body.get("stream", False), body.get("stop", []), body.get("model", "")
+    _refuse_if(not isinstance(stream, bool), f"stream is {shortened(stream)}; give true or false")
+    _refuse_if(not isinstance(model, str), f"model is {shortened(model)}; give a name that /v1/models lists")
+    texts = stop if isinstance(stop, list) else [stop]
+    _refuse_if(not all(map(_is_text, texts)), f"stop is {shortened(stop)}; give a text or a list of texts")
+    _refuse_if(body.get("tools"), "tools: this model calls none; leave them out")
+    _check_options(body)
+    if "logit_bias" in body:
+        body["logit_bias"] = _checked_bias(body["logit_bias"], vocabulary)
+    body = body if body.get("logit_bias") else {name: body[name] for name in body if name != "logit_bias"}
+    _check_messages(body.get("messages"))
+    return body
+
+
+def open_images(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Open the images of a chat, which are in it as ``data:`` URLs.
+
+    Args:
+        messages (list[dict[str, Any]]): The chat, as Transformers holds it.
+
+    Returns:
+        The chat with the images.
+
+    Raises:
+        HTTPException: One cannot be used (status 400).
+    """
+    opened = []
+    for number, message in enumerate(messages, 1):
+        images, parts = 0, []
+        for part in message["content"]:
+            images += part["type"] == "image"
+            name = f"image {images} of message {number}"
+            parts.append({"type": "image", "image": _opened(part["url"], name)} if part["type"] == "image" else part)
+        opened.append({**message, "content": parts})
+    return opened
+
+
+def _opened(url: str, name: str) -> Image.Image:
+    """Open an image under a name that is shorter than itself."""
+    try:
+        data = plain_form(url)
+    except ValueError as error:
+        raise HTTPException(400, f"{name}: {error}; {IMAGE_REMEDY}") from error
+    _refuse_if(not isinstance(data, bytes), f"{name}: {shortened(url)} is no image in base64; {IMAGE_REMEDY}")
+    try:
+        return open_image(data)
+    except ValueError as error:
+        raise HTTPException(400, f"{name}: {str(error).removeprefix(f'image of {len(data)} bytes: ')}") from error
+
+
+def _refuse_if(wrong: Any, message: str) -> None:
+    if wrong:
+        raise HTTPException(400, message)
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether something is a text that can be tokenised: JSON can hold half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _check_options(body: dict[str, Any]) -> None:
+    """Refuse options of the library that are of another type, or that set what the server sets."""
+    given, config = body.get("chat_template_kwargs", {}), body.get("generation_config", "{}")
+    _refuse_if(not isinstance(given, dict), f"chat_template_kwargs is {shortened(given)}; give an object")
+    own = ", ".join(sorted(set(given) & set(signature(ProcessorMixin.apply_chat_template).parameters)))
+    _refuse_if(own, f"chat_template_kwargs may not set {own}; leave it out")
+    try:
+        is_object = isinstance(config, str) and isinstance(json.loads(config), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    _refuse_if(not is_object, f"generation_config is {shortened(config)}; give a text with a JSON object in it")
+
+
+def _checked_bias(given: Any, vocabulary: int) -> dict[str, float]:
+    _refuse_if(
+        not isinstance(given, dict), f"logit_bias is {shortened(given)}; give an object of token ids and numbers"
+    )
+    for token, bias in given.items():
+        is_token = token.isascii() and token.isdecimal() and len(token) < 10 and int(token) < vocabulary
+        _refuse_if(not is_token, f"logit_bias has {shortened(token)}; give token ids from 0 to {vocabulary - 1}")
+        fits = _is_number(bias, float) and -100 <= bias <= 100
+        _refuse_if(not fits, f"logit_bias of token {token} is {shortened(bias)}; give a number from -100 to 100")
+    return {token: float(bias) for token, bias in given.items()}
+
+
+def _check_messages(messages: Any) -> None:
+    is_list = isinstance(messages, list) and all(isinstance(one, dict) for one in messages)
+    _refuse_if(not is_list, "messages is not a list of objects with a role and a content; give one")
+    for number, message in enumerate(messages, 1):
+        where, role = f"message {number}", message.get("role")
+        _refuse_if(role not in ROLES, f"the role of {where} is {shortened(role)}; give one of {', '.join(ROLES)}")
+        for name in ("tool_calls", "function_call"):
+            _refuse_if(message.get(name), f"{name} of {where}: this model calls none; leave it out")
+        content = message.get("content")
+        _refuse_if(content is None, f"{where} has no content; give a text or a list of parts")
+        fits = isinstance(content, str | list)
+        _refuse_if(not fits, f"the content of {where} is {shortened(content)}; give a text or a list of parts")
+        for part, value in enumerate([content] if isinstance(content, str) else content, 1):
+            if isinstance(content, str):
+                _refuse_if(not _is_text(value), f"the content of {where} has half of a surrogate pair; remove it")
+            else:
+                _check_part(value, f"part {part} of {where}")
+    users = [message for message in messages if message["role"] == "user"]
+    _refuse_if(not users, "messages has none with the role 'user'; add one")
+    has_image = any(part["type"] == "image_url" for message in users for part in _parts(message))
+    has_text = any(part.get("text") for part in _parts(users[-1]))
+    _refuse_if(not has_text and not has_image, "the last message of the user has neither a text nor an image; add one")
+
+
+def _parts(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    content = message["content"]
+    yield from [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _check_part(part: Any, where: str) -> None:
+    is_object = isinstance(part, dict)
+    _refuse_if(not is_object, f"{where} is {shortened(part)}; give an object with the type 'text' or 'image_url'")
+    kind = part.get("type")
+    _refuse_if(
+        kind not in ("text", "image_url"), f"{where} is of the type {shortened(kind)}; use 'text' or 'image_url'"
+    )
+    if kind == "text":
+        text = part.get("text")
+        _refuse_if(text is None, f"{where} has no text; give it the field 'text'")
+        _refuse_if(not _is_text(text), f"the text of {where} is {shortened(text)}; give a text")
+        return
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
+    # no file of this machine and nothing of the network is opened for a request
+    is_data = isinstance(url, str) and url.startswith("data:")
+    _refuse_if(not is_data, f"image_url of {where} is {shortened(url)}, which is not a data: URL; {IMAGE_REMEDY}")

@@ -1,0 +1,135 @@
+"""What the server does not answer is refused in OpenAI's form, by the name of the field, without a traceback."""
+
+import json
+import logging
+import socket
+
+import httpx2
+import pytest
+import scripts
+from architectures import ADEM_VL
+
+pytest.importorskip("transformers.cli.serving.model_manager", reason="older versions have another server")
+from adem_vl_hf.serving import server
+
+pytestmark = pytest.mark.parametrize("arch", [ADEM_VL], ids=str, indirect=True, scope="module")
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def address(arch, bases, model):
+    app = server.make_app("tiny", model, arch.processor(bases, model), True)
+    with scripts.package("local_server").served(app) as address:
+        yield address.removesuffix("/v1")
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog):
+    """No refusal leaves a traceback or what was sent in the log."""
+    names = ("uvicorn.error", "transformers", "asyncio")
+    for name in names:
+        logging.getLogger(name).addHandler(caplog.handler)
+    yield
+    for name in names:
+        logging.getLogger(name).removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if record.exc_info or "rawbytes" in record.getMessage()]
+
+
+def refusal(reply, status):
+    assert reply.status_code == status, reply.text
+    error = reply.json()["error"]
+    assert (set(reply.json()), error["type"], error["code"]) == ({"error"}, "invalid_request_error", status)
+    assert len(error["message"]) < 300
+    return error["message"]
+
+
+def user(content):
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "body", "status", "why"),
+    [
+        (CHAT, "multipart/form-data; boundary=x", b"--x\r\n\xff\xd8rawbytes\r\n--x--", 415, "as application/json"),
+        (CHAT, "text/plain", b'{"a": "rawbytes"}', 415, "the content-type is 'text/plain'; send a JSON object"),
+        (CHAT, None, b"{}", 415, "the content-type is missing"),
+        (CHAT, "application/json", b'{"rawbytes": ', 400, "not JSON in UTF-8 (Expecting value at character 13)"),
+        (CHAT, "application/json", b'{"rawbytes": "\xff"}', 400, "not JSON in UTF-8"),
+        (CHAT, "application/json", b"[" * 100_000, 400, "not JSON in UTF-8"),
+        (CHAT, "application/json", b'["rawbytes"]', 400, "the body is not a JSON object"),
+        (CHAT, "application/json", b"", 400, "send a JSON object"),
+        ("/load_model", "application/json", b"{}", 400, "model is None; give the name 'tiny'"),
+        ("/load_model", "application/json", b'{"model": 3}', 400, "model is 3"),
+        ("/load_model", "application/json", b"3", 400, "not a JSON object"),
+        ("/v1/nothing", "application/json", b"{}", 404, "there is no /v1/nothing; there are /v1/chat/completions, "),
+        ("/health", "application/json", b"{}", 405, "/health does not take POST; use GET"),
+    ],
+)
+def test_a_body_that_is_no_request(address, path, kind, body, status, why):
+    headers = {"content-type": kind} if kind else {}
+    assert why in refusal(httpx2.post(f"{address}{path}", content=body, headers=headers), status)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (user(["hi"]), "part 1 of message 1 is 'hi'; give an object"),
+        (user([{"type": "text"}]), "part 1 of message 1 has no text; give it the field 'text'"),
+        (user([{"type": "text", "text": None}]), "part 1 of message 1 has no text"),
+        (user([{"type": "text", "text": 3}]), "the text of part 1 of message 1 is 3"),
+        (user([{"text": "hi"}]), "part 1 of message 1 is of the type None"),
+        (user([{"type": "image_url"}]), "image_url of part 1 of message 1 is None"),
+        (user([{"type": "image_url", "image_url": {"url": 3}}]), "image_url of part 1 of message 1 is 3"),
+        (user({"type": "text", "text": "hi"}), "the content of message 1 is {'type': 'text', 'text': 'hi'}; give"),
+        (user(3), "the content of message 1 is 3; give a text or a list of parts"),
+        (user(None), "message 1 has no content"),
+        ({"messages": [{"role": "user"}]}, "message 1 has no content; give a text"),
+        (user(""), "neither a text nor an image"),
+        (user([]), "neither a text nor an image"),
+        (user("\ud83d"), "the content of message 1 has half of a surrogate pair"),
+        (user([{"type": "text", "text": "\ud83d"}]), "the text of part 1 of message 1"),
+        ({"messages": None}, "messages is not a list"),
+        ({"messages": {}}, "messages is not a list"),
+        ({"messages": [{"content": "hi"}]}, "the role of message 1 is None; give one of"),
+        ({"messages": [{"role": ["user"], "content": "hi"}]}, "the role of message 1 is ['user']"),
+        ({"messages": [{"role": "user", "content": "a", "tool_calls": 3}]}, "tool_calls of message 1"),
+        ({"chat_template_kwargs": 3}, "chat_template_kwargs is 3; give an object"),
+        ({"generation_config": 3}, "generation_config is 3; give a text"),
+        ({"generation_config": "[]"}, "generation_config is '[]'"),
+        ({"logit_bias": 3}, "logit_bias is 3; give an object"),
+        ({"logit_bias": {"x": 1}}, "logit_bias has 'x'; give token ids from 0"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias has '999999'; give token ids from 0"),
+        ({"logit_bias": {"5": "1"}}, "logit_bias of token 5 is '1'; give a number"),
+        ({"logit_bias": {"5": True}}, "logit_bias of token 5 is True"),
+        ({"stop": [None]}, "stop is [None]; give a text"),
+        ({"stream": "yes"}, "stream is 'yes'; give true or false"),
+        ({"model": ["tiny"]}, "model is ['tiny']; give a name"),
+        ({"max_tokens": "9" * 500}, "max_tokens is '999"),
+        ({"seed": 0.5}, "seed is 0.5; give a whole number"),
+        ({"no_such_field": 1}, "unknown fields: 'no_such_field'; leave them out"),
+    ],
+)
+def test_a_field_that_cannot_be_used_is_named(address, body, why):
+    content = json.dumps({**user("Hi"), "max_tokens": 1, **body})
+    for stream in ({}, {"stream": True}):
+        if "stream" not in body:
+            content = json.dumps({**json.loads(content), **stream})
+        reply = httpx2.post(f"{address}{CHAT}", content=content, headers={"content-type": "application/json"})
+        assert why in refusal(reply, 400)
+
+
+def test_fields_that_are_null_count_as_left_out(address):
+    names = ("stop", "stream", "tools", "chat_template_kwargs", "generation_config", "logit_bias", "seed", "model")
+    reply = httpx2.post(f"{address}{CHAT}", json={**user("Hi"), "max_tokens": 1, **dict.fromkeys(names)})
+    assert reply.status_code == 200
+
+
+def test_a_body_without_a_length_and_another_method(address):
+    in_chunks = httpx2.post(f"{address}{CHAT}", content=iter([b"{}"]), headers={"content-type": "application/json"})
+    assert "send its body in one piece and not in chunks" in refusal(in_chunks, 411)
+    assert "does not take GET; use POST" in refusal(httpx2.get(f"{address}{CHAT}"), 405)
+    assert "there is no /docs" in refusal(httpx2.get(f"{address}/docs"), 404)
+    host, _, port = address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {'9' * 30}\r\n\r\n".encode())
+        assert connection.recv(100).startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
