@@ -74,14 +74,18 @@ def from_array(array: np.ndarray | torch.Tensor) -> Image.Image:
         values = values[..., 0]  # [H, W]
     if not (values.ndim == 2 or (values.ndim == 3 and values.shape[-1] in (3, 4))):
         raise ValueError(f"an array of shape {tuple(array.shape)}; an image is [H, W, 3] or [3, H, W]")
+    if not values.size:
+        raise ValueError(f"an array of shape {tuple(array.shape)}, which has no pixels")
     if np.issubdtype(values.dtype, np.floating):
-        if not (values.size and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ValueError("an array of floating point outside 0 ... 1; give uint8, or undo its normalisation")
         values = np.rint(values * 255).astype(np.uint8)
     if values.dtype == np.bool_:
         values = values.astype(np.uint8) * 255
     # lists of numbers, such as rows of ``datasets`` without a type of their own, become arrays of 32 or 64 bits
-    if values.dtype in (np.int32, np.int64) and values.size and values.min() >= 0 and values.max() <= 255:
+    if values.dtype in (np.int32, np.int64):
+        if values.min() < 0 or values.max() > 255:
+            raise ValueError(f"an array of {values.dtype} outside 0 ... 255; give uint8")
         values = values.astype(np.uint8)
     if values.dtype != np.uint8:
         raise ValueError(f"an array of {values.dtype}; an image is of uint8, or of floating point from 0 to 1")

@@ -46,7 +46,7 @@ from .processor_parts import (
     try_processor,
 )
 from .reading import errors_naming
-from .row_layout import NO_TEXT, Passage, Row, RowLayout
+from .row_layout import NO_TEXT, Passage, Row, RowLayout, rows_of_text
 from .videos import Video, pair_with_rows, pixel_inputs
 
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
@@ -314,13 +314,11 @@ class AdemVLProcessor(ProcessorMixin):
         Raises:
             ValueError: The numbers of texts, images, videos or answers differ, images do not fit the marks, the frames
                 of a video have several sizes, an answer is empty, or a row is longer than ``max_length``; the message
-                names the row. Or an option is given twice.
+                names the row. Or an option is given twice or misspelt.
             ImageError: An image cannot be used. The message names its path.
         """
         options, image_options, video_options = sort_options(kwargs, self.tokenizer, self.image_processor)
-        if text is None:
-            raise ValueError("text is missing: give one prompt per image")
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = rows_of_text(text)
         answers: list[Any] = [suffix] if isinstance(suffix, str) else list(suffix or [])
         answers = [None] * len(texts) if suffix is None else answers
         if len(answers) != len(texts):

@@ -1,5 +1,6 @@
 """Sorts the options of a processor's call into those of the text, of the image processor and of videos."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ TEXT_DEFAULTS: dict[str, Any] = {
 # an attention mask, and offsets always count in the text as given.
 WITHOUT_EFFECT = {"truncation", "return_attention_mask", "return_text_replacement_offsets", "verbose"}
 VIDEO_OPTIONS = {"num_frames", "fps"}  # fps is refused, by name
+POSITIONAL = ("images", "text", "suffix", "videos")
+ALIKE = 0.82  # of difflib: "image" and "images", "max_lenght" and "max_length", and not "truncation_side"
 GROUPS = ("text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")  # each a dict of options
 
 
@@ -30,7 +33,8 @@ def sort_options(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Sort the keyword arguments of a call into options of the text, of the image processor and of videos.
 
-    A name that none of the three knows is left out with a warning, as in Transformers' own processors.
+    A name that none of the three knows is left out with a warning, as in Transformers' own processors, unless it is
+    nearly one that the processor takes: ``image`` for ``images`` would make a row without its image.
 
     Args:
         given (Mapping[str, Any]): The keyword arguments, flat or in ``text_kwargs``, ``images_kwargs``,
@@ -45,7 +49,7 @@ def sort_options(
         processor, then those given for videos.
 
     Raises:
-        ValueError: An option is given twice, or ``sanitize_control_tokens`` or ``fps`` is given.
+        ValueError: An option is given twice or misspelt, or ``sanitize_control_tokens`` or ``fps`` is given.
     """
     flat = {name: value for name, value in given.items() if name not in (*GROUPS, "common_kwargs")}
     flat = {**(given.get("common_kwargs") or {}), **flat}
@@ -68,9 +72,10 @@ def sort_options(
             if name in flat and name not in (given.get("common_kwargs") or {}):
                 raise ValueError(f"{name} is given twice, in {group} and as an argument of its own; give it once")
         options.update({name: value for name, value in {**flat, **nested}.items() if name in known})
-        _warn_of(set(nested) - known - WITHOUT_EFFECT)
+        _pass_over(set(nested) - known - WITHOUT_EFFECT, known)
     given_values = {name for name, value in flat.items() if value is not None}  # pipelines give None for no audio
-    _warn_of(given_values - set(TEXT_DEFAULTS) - known_to_images - VIDEO_OPTIONS - WITHOUT_EFFECT)
+    all_known = {*TEXT_DEFAULTS, *known_to_images, *VIDEO_OPTIONS}
+    _pass_over(given_values - all_known - WITHOUT_EFFECT, {*all_known, *POSITIONAL, *GROUPS})
     if videos.pop("fps", None) is not None:
         raise ValueError("fps: frames are chosen by their number; give num_frames")
     if given.get("sanitize_control_tokens"):
@@ -88,6 +93,9 @@ def _names_of(image_processor: BaseImageProcessor) -> set[str]:
     return set(getattr(getattr(image_processor, "valid_kwargs", None), "__annotations__", ()))
 
 
-def _warn_of(names: set[str]) -> None:
+def _pass_over(names: set[str], known: set[str]) -> None:
+    """Warn of names that are ignored, and refuse those that are nearly a known one."""
     for name in sorted(names):
+        if near := difflib.get_close_matches(name, sorted(known), 1, ALIKE):
+            raise ValueError(f"{name} is not an argument of this processor; did you mean {near[0]}?")
         logger.warning_once(f"{name} is not an argument of this processor and is ignored")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,9 +18,35 @@ from .labels import NOT_SUPERVISED
 from .videos import VIDEO_MARK
 
 PREFIX_WITH_IMAGE, PREFIX_WITHOUT_IMAGE = "Image: ", "Image: N/A"
+ONE_A_ROW = "give a prompt, a list of prompts or a chat for each row"
 NO_TEXT = (0, 0)  # offsets of a token that no character of the text stands for
 
 Token = tuple[int, tuple[int, int] | None]  # its id, and the characters that it stands for if the tokenizer knows them
+
+
+def rows_of_text(text: Any) -> list[Any]:
+    """List the texts of a call of the processor.
+
+    Args:
+        text (Any): One prompt or a sequence of rows, each a prompt, a list of prompts or a chat.
+
+    Returns:
+        list[Any]: The rows.
+
+    Raises:
+        ValueError: It is missing or something else, or one of its rows is.
+    """
+    if text is None:
+        raise ValueError("text is missing: give one prompt per image")
+    if isinstance(text, str):
+        return [text]
+    if isinstance(text, bytes) or not hasattr(text, "__iter__"):
+        raise ValueError(f"text is {text!r}; {ONE_A_ROW}")
+    rows = list(text)
+    for number, row in enumerate(rows):
+        if isinstance(row, bytes) or not hasattr(row, "__len__"):
+            raise ValueError(f"sample {number}: its text is {row!r}; {ONE_A_ROW}")
+    return rows
 
 
 @dataclass

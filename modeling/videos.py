@@ -157,9 +157,12 @@ def pair_with_rows(
     """
     images_by_row, videos_by_row = _images_by_row(images, rows), _videos_by_row(videos, rows)
     if not len(images_by_row) == len(videos_by_row) == rows:
+        given = [("texts", rows)]
+        given += [("images", len(images_by_row))] if images is not None else []
+        given += [("videos", len(videos_by_row))] if videos is not None else []
+        said = " and ".join(f"{number} {name[: -1 if number == 1 else None]}" for name, number in given)
         raise ValueError(
-            f"{rows} texts, {len(images_by_row)} images and {len(videos_by_row)} videos do not pair up; give one entry "
-            "of each per row (a list for several images, None for a row without)"
+            f"{said} do not pair up; give one entry of each per row (a list for several, None for a row without)"
         )
     opened_videos = [
         [_open_frames(row, video, num_frames) for video in of_row] for row, of_row in enumerate(videos_by_row)

@@ -86,8 +86,8 @@ RECIPES = {
 }
 # Small batches learn more from as many questions, and "what" says more about an image than yes or no, of which there
 # are three times as many.
-BATCH_SIZE, STEPS, TEST_IMAGES = 12, 240, 16
-IMAGES, YES_OR_NO_KEPT = 800, 0.18  # of 4,000; of the questions about these images
+BATCH_SIZE, STEPS, TEST_IMAGES = 12, 180, 16
+IMAGES, YES_OR_NO_KEPT = 600, 0.18  # of 4,000; of the questions about these images
 CREDITS = {
     "shipped": ["Pictures: OpenMoji (openmoji.org), CC BY-SA 4.0", "Names: Unicode CLDR"],
     "easy-vqa": ["Images and questions: easy-VQA by Victor Zhou, MIT licence"],

@@ -60,7 +60,8 @@ class EasyVQA(Dataset[Sample]):
         questions, images = _read(easy_vqa_wheel(), split)
         asked = [[one for one in of_image if _kind(one[1]) in kinds] for of_image in questions[:size]]
         self.numbers = [number for number, of_image in enumerate(asked) if of_image]
-        self.questions, self.images = ([of_all[i] for i in self.numbers] for of_all in (asked, images))
+        self.questions = [asked[number] for number in self.numbers]
+        self.images = [images[number] for number in self.numbers]
 
     def __len__(self) -> int:
         return len(self.images)
