@@ -85,7 +85,7 @@ def from_array(array: np.ndarray | torch.Tensor) -> Image.Image:
     # lists of numbers, such as rows of ``datasets`` without a type of their own, become arrays of 32 or 64 bits
     if values.dtype in (np.int32, np.int64):
         if values.min() < 0 or values.max() > 255:
-            raise ValueError(f"an array of {values.dtype} outside 0 ... 255; give uint8")
+            raise ValueError(f"an array of {values.dtype} outside 0 ... 255; an image is of uint8")
         values = values.astype(np.uint8)
     if values.dtype != np.uint8:
         raise ValueError(f"an array of {values.dtype}; an image is of uint8, or of floating point from 0 to 1")

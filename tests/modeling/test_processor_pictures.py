@@ -248,7 +248,7 @@ def test_pictures_without_tokens_leave_no_trace_in_the_text(processor, text, see
          "sample 1: a video is a list of frames or a path, not one Image"),
         ({"videos": [None, "none.gif"], "text": ["a", "b"]}, r"sample 1: none\.gif: no such image file"),
         ({"videos": [None, np.full((2, 8, 8, 3), 256, np.int64)], "text": ["a", "b"]},
-         "sample 1: an array of int64 outside 0 ... 255; give uint8"),
+         "sample 1: an array of int64 outside 0 ... 255; an image is of uint8"),
         ({"images": [grey(0)], "text": ["a", "b"], "videos": [None] * 3},
          "2 texts and 1 image and 3 videos do not pair up"),
         ({"images": [None, np.zeros((0, 0, 3))], "text": ["a", "b"]},
