@@ -15,7 +15,6 @@ from playwright.sync_api import sync_playwright
 from adem_vl_hf.app.answers import Answers
 from adem_vl_hf.app.page import EXAMPLES, serve
 from adem_vl_hf.loading import load_checkpoint
-from adem_vl_hf.training import fastest_setting
 
 FILE = Path(__file__).parent / "figures" / "app.png"
 WORD = "turtle"  # of the answer to the first example image
@@ -27,7 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=7865)
     port = parser.parse_args().port
-    page = serve(Answers(*load_checkpoint(**fastest_setting()), 20), "adem-vl app", "127.0.0.1", port, wait=False)
+    checkpoint = load_checkpoint(dtype="float32")  # as in README's ten lines, so that any processor takes the same one
+    page = serve(Answers(*checkpoint, 20), "adem-vl app", "127.0.0.1", port, wait=False)
     with sync_playwright() as driver:
         program = shutil.which(os.environ.get("CHROMIUM", "chromium"))
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
