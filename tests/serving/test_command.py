@@ -41,10 +41,11 @@ def test_a_port_in_use_is_named_before_anything_is_loaded(capsys):
     assert f"cannot listen on 127.0.0.1, port {port} (Address already in use); name another --port" in error
 
 
+@pytest.mark.parametrize("command", ["serve", "app"])
 @pytest.mark.parametrize("port", ["70000", "65536", "-1", "x", "9" * 5000, "\u0663"])
-def test_a_port_that_is_none_is_a_usage_error(port, capsys):
+def test_a_port_that_is_none_is_a_usage_error(command, port, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["serve", "--port", port])
+        main([command, "--port", port])
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert "argument --port: " in error

@@ -3,7 +3,7 @@
 import argparse
 from importlib.util import find_spec
 
-from .arguments import positive
+from .arguments import port, positive
 from .checkpoint import ONLY_PICTOGRAMS, add_checkpoint, check_checkpoint, load, say_what_ships
 
 TEXT = "Serve a web page on this machine: chat about pictures and videos, and see where the words come from."
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1",
                         help="address to listen at (default: 127.0.0.1, this machine alone; whoever reaches another "
                              "address may use the page)")  # fmt: skip
-    parser.add_argument("--port", type=positive, default=7860)
+    parser.add_argument("--port", type=port, default=7860, help="default: %(default)s")
     parser.add_argument("--max-new-tokens", type=positive, default=128)
 
 

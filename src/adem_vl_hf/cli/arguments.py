@@ -79,6 +79,23 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """Read the number of a port.
+
+    Args:
+        text (str): The argument.
+
+    Returns:
+        The number.
+
+    Raises:
+        ArgumentTypeError: It is no whole number from 0 to 65535.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, which is a whole number from 0 to 65535")
+    return int(text)
+
+
 def positive_number(text: str) -> float:
     """Read a number above 0.
 

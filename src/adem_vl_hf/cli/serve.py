@@ -6,6 +6,7 @@ import socket
 from contextlib import suppress
 from importlib.util import find_spec
 
+from .arguments import port
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
 
 TEXT = "Serve a trained adapter over HTTP, with OpenAI's chat completions, by the server of Transformers."
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     address = "address to listen on (default: %(default)s, for this machine alone; there is no login)"
     parser.add_argument("--host", default="127.0.0.1", help=address)
-    parser.add_argument("--port", type=_port, default=8000, help="0 means any free one (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=8000, help="0 means any free one (default: %(default)s)")
     parser.add_argument("--plain", action="store_true",
                         help="the last message of the user is the prompt as it stands, as captions and questions "
                         "are trained (default: if the checkpoint names its prompt; otherwise a chat)")  # fmt: skip
@@ -44,12 +45,6 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("adem-vl serve needs the server of a newer Transformers: pip install 'transformers>=5.24'")
     check_checkpoint(args)
     _check_address(args.host, args.port)
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) < 2**16):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, which is a whole number from 0 to 65535")
-    return int(text)
 
 
 def _check_address(host: str, port: int) -> None:
