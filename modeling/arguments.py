@@ -163,6 +163,20 @@ def hub_arguments_of(base: str, given: Mapping[str, Any], names: Iterable[str] =
     return found
 
 
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Find the known name that an unknown one is most like.
+
+    Args:
+        name (str): the unknown name.
+        known (Iterable[str]): the names that there are.
+        cutoff (float): how similar it has to be, from 0 to 1.
+
+    Returns:
+        The name; None where none is so similar.
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), 1, cutoff)), None)
+
+
 def hint(name: str, known: Iterable[str], remedies: Mapping[str, str] = REMEDIES, cutoff: float = 0.6) -> str | None:
     """What to write in place of an unknown name.
 
@@ -177,8 +191,8 @@ def hint(name: str, known: Iterable[str], remedies: Mapping[str, str] = REMEDIES
     """
     if name in remedies:
         return remedies[name]
-    near = difflib.get_close_matches(name, list(known), 1, cutoff)
-    return f"did you mean {near[0]!r}?" if near else None
+    near = nearest(name, known, cutoff)
+    return None if near is None else f"did you mean {near!r}?"
 
 
 def refuse_unknown(

@@ -1,12 +1,13 @@
 """Sorts the options of a processor's call into those of the text, of the image processor and of videos."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
+
+from .arguments import nearest
 
 logger = logging.get_logger(__name__)
 
@@ -24,7 +25,7 @@ TEXT_DEFAULTS: dict[str, Any] = {
 WITHOUT_EFFECT = {"truncation", "return_attention_mask", "return_text_replacement_offsets", "verbose"}
 VIDEO_OPTIONS = {"num_frames", "fps"}  # fps is refused, by name
 POSITIONAL = ("images", "text", "suffix", "videos")
-ALIKE = 0.82  # of difflib: "image" and "images", "max_lenght" and "max_length", and not "truncation_side"
+ALIKE = 0.82  # of ``nearest``: "image" and "images", "max_lenght" and "max_length", and not "truncation_side"
 GROUPS = ("text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")  # each a dict of options
 
 
@@ -96,6 +97,6 @@ def _names_of(image_processor: BaseImageProcessor) -> set[str]:
 def _pass_over(names: set[str], known: set[str]) -> None:
     """Warn of names that are ignored, and refuse those that are nearly a known one."""
     for name in sorted(names):
-        if near := difflib.get_close_matches(name, sorted(known), 1, ALIKE):
-            raise ValueError(f"{name} is not an argument of this processor; did you mean {near[0]}?")
+        if near := nearest(name, sorted(known), ALIKE):
+            raise ValueError(f"{name} is not an argument of this processor; did you mean {near}?")
         logger.warning_once(f"{name} is not an argument of this processor and is ignored")

@@ -68,7 +68,7 @@ class Recipe(NamedTuple):
 # the towers, so that their features are computed once for each image.
 RECIPES = {
     "adem_vl": Recipe(
-        "embedded-dinov2",
+        SHIPPED.vision_tower,
         {**SHIPPED.settings, "lora": None},
         learning_rate=2e-3,
         shown={

@@ -137,7 +137,7 @@ def test_every_row_is_measured_once_and_drawn(script, monkeypatch, capsys):
         assert all(value > 0 for part in ("seconds", "rates") for value in one[part].values())
         numbers = 4 * one["trained_numbers"]  # in float32
         assert numbers < one["adapter_bytes"] < numbers + 30_000
-        assert one["memory"] > one["empty"] - 2**20 > 0  # Linux counts pages roughly: a peak may seem to shrink by some
+        assert one["memory"] >= one["empty"] > 0
     assert saved["smolvlm_lora"]["tokens"] == lora["tokens"] + 64 - tiny.GRID**2
     drawn = (script.FIGURES / "alternatives.png").read_bytes()
     script.plot(saved)

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..data.dataset_names import DRAWN, NAMED, check_name
+from ..data.dataset_names import DRAWN, NAMED, NoSuchSplit, check_name
 from ..evaluation.tasks import TASKS
 from ..terminal import say
 from .arguments import Several, add_columns, add_scienceqa, check_there, positive
@@ -134,10 +133,10 @@ def run(args: argparse.Namespace) -> None:
                 data, args.split or SPLIT, size, prompt_format=args.prompt_format, use_captions=args.use_captions,
                 columns=dict(args.columns),
             )  # fmt: skip
-        except ValueError as error:
-            if others := re.search(r"no split '.*'; (?:it has|choose one of) ([\w.-]+)", str(error)):
-                raise ValueError(f"{error}; name one by --split {others[1]}") from error
-            raise
+        except NoSuchSplit as error:
+            if not error.splits:
+                raise
+            raise ValueError(f"{error}; name one by --split {error.splits[0]}") from error
         check_flags_of_data(args, _defaults(), dataset)
         if hasattr(dataset, "number_of_turns"):  # rows with several turns: each is asked
             dataset = EachTurn(dataset, "history")

@@ -1,7 +1,6 @@
 """``adem-vl train``: a small adapter for two frozen models."""
 
 import argparse
-import difflib
 import os
 import shutil
 import sys
@@ -322,11 +321,13 @@ def _check_report_to(names: Sequence[str]) -> None:
     """Refuse a name that is none of the services that Transformers reports to."""
     from transformers.integrations import INTEGRATION_TO_CALLBACK
 
+    from ..modeling.arguments import nearest
+
     known = ["none", "all", *INTEGRATION_TO_CALLBACK]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            near = nearest(name, known)
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
             raise ValueError(f"--report-to {name}: Transformers reports to no such service; {hint}")
 
 
@@ -334,11 +335,13 @@ def _check_set(values: dict[str, Any]) -> None:
     """Refuse a name that is no field of ``TrainingArguments``, and what is not the kind of number that one takes."""
     from transformers import TrainingArguments
 
+    from ..modeling.arguments import nearest
+
     known, hints = [field.name for field in fields(TrainingArguments)], get_type_hints(TrainingArguments)
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = nearest(key, known)
+            hint = f"; did you mean {near}?" if near else ""
             raise ValueError(f"--set {key}: TrainingArguments has no such field{hint}")
         types = {*(get_args(hints[key]) or (hints[key],))} - {type(None)}
         if isinstance(value, str) and types <= {int, float, bool}:

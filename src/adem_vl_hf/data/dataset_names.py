@@ -1,18 +1,31 @@
 """The names by which ``open_dataset`` opens data sets. They are checked here without importing the data sets."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 DRAWN = ("openmoji", "openmoji-names", "openmoji-scenes", "openmoji-videos", "openmoji-pairs")
 NAMED = (*DRAWN, "easy-vqa")  # data sets that this package opens by their names alone
 SCIENCEQA_ID = re.compile(r"[\w.-]+/ScienceQA")  # on the Hub it has a layout of its own
 HUB_ID = re.compile(r"(?P<path>\w[\w.-]*/[\w.-]+)(:(?P<config>[\w.-]+))?")  # user/set or user/set:config
-
 FORMATS = (
     "a folder or file that datasets reads (images, parquet, CSV, JSON, webdataset, save_to_disk), the folder of a "
     "benchmark (ScienceQA, COCO, MME), a .json file of conversations or instructions, or the id of a data set on the "
     "Hub, user/set"
 )
+
+
+class NoSuchSplit(ValueError):
+    """Says that a data set has no split of a name.
+
+    Args:
+        message (str): The sentence.
+        splits (Iterable[str]): The names of the splits that it has.
+    """
+
+    def __init__(self, message: str, splits: Iterable[str]) -> None:
+        super().__init__(message)
+        self.splits = list(splits)
 
 
 def check_name(name: str) -> None:

@@ -11,7 +11,7 @@ from ..modeling.field_values import shown
 from ..modeling.reading import errors_naming
 from .cells import class_names, with_class_names
 from .columns import sample_of
-from .dataset_names import HUB_ID
+from .dataset_names import HUB_ID, NoSuchSplit
 from .media import ImageError, holds_image, resolve_image
 from .sample import FIELDS, Sample
 from .stream import BUFFER, Stream
@@ -258,6 +258,6 @@ def _load(name: str, split: str, streaming: bool) -> Any:
         raise ValueError(f"{name}: {where} ({reason})") from error
     if isinstance(found, dict):
         if split not in found and not (split == "train" and len(found) == 1):
-            raise ValueError(f"{name}: no split {split!r}; it has {', '.join(found)}")
+            raise NoSuchSplit(f"{name}: no split {split!r}; it has {', '.join(found)}", found)
         found = found[split] if split in found else next(iter(found.values()))
     return found.to_iterable_dataset() if streaming and isinstance(found, datasets.Dataset) else found

@@ -30,6 +30,7 @@ from ..files import replacing, write_text
 from ..json_files import read_object
 from ..modeling.field_values import fits, shown
 from ..modeling.reading import errors_naming
+from .dataset_names import NoSuchSplit
 from .media import ImageError, open_image, resolve_image
 from .sample import Sample, continuation
 
@@ -154,8 +155,8 @@ class ScienceQA(Dataset[Sample]):
         self.prompt_format = prompt_format
         splits = read_object(self.folder / "pid_splits.json")
         if split not in splits:
-            raise ValueError(
-                f"{self.folder / 'pid_splits.json'}: no split {split!r}; choose one of {', '.join(splits)}"
+            raise NoSuchSplit(
+                f"{self.folder / 'pid_splits.json'}: no split {split!r}; choose one of {', '.join(splits)}", splits
             )
         path = self.folder / "problems.json"
         problems = read_object(path)

@@ -61,7 +61,7 @@ def plural(name: str) -> str:
     """
     if name in IRREGULAR:
         return IRREGULAR[name]
-    if name.endswith("y") and name[-2] not in "aeou":
+    if name.endswith("y") and name[-2] not in "aeiou":
         return f"{name[:-1]}ies"
     return f"{name}es" if name.endswith(("s", "x", "ch", "sh")) else f"{name}s"
 
