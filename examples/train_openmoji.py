@@ -2,9 +2,11 @@
 
     python examples/train_openmoji.py --output-dir runs/openmoji --compile --export
 
-It learns in three stages: first mostly captions, then all kinds of questions, names and styles of drawing, and last
-what still goes wrong, with more things. After an interruption the same command continues from the last checkpoint. On a
-CPU with two cores, two processes with a thread each take the least time:
+It learns in six stages: first mostly captions, then all kinds of questions, names and styles of drawing, then what
+still goes wrong, with more things, then which of two things stands where, from six things and
+from forty, and last everything once more. After an
+interruption the same command continues from the last checkpoint. On a CPU with two cores, two processes with a thread
+each take the least time:
 
     ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 examples/train_openmoji.py --compile
 
@@ -24,7 +26,14 @@ from typing import Any
 import torch
 
 from adem_vl_hf.allocator import keep_freed_memory
-from adem_vl_hf.data.openmoji.mixture import LAST_SHARES, LATER_SHARES, SHARES
+from adem_vl_hf.data.openmoji.mixture import (
+    FINAL_SHARES,
+    LAST_SHARES,
+    LATER_SHARES,
+    MORE_PLACES_SHARES,
+    PLACE_SHARES,
+    SHARES,
+)
 from adem_vl_hf.embedded.smollm2 import LANGUAGE_MODEL_ID
 from adem_vl_hf.files import write_json
 from adem_vl_hf.hub.model_card import read_record, write_model_card
@@ -36,6 +45,9 @@ STAGES = (
     ("first", "shipped", SHARES, 4000),
     ("second", "shipped, later", LATER_SHARES, 5300),
     ("third", "shipped, last", LAST_SHARES, 4200),
+    ("fourth", "shipped, later", PLACE_SHARES, 160),
+    ("fifth", "shipped, later", MORE_PLACES_SHARES, 240),
+    ("sixth", "shipped, last", FINAL_SHARES, 3400),
 )
 
 

@@ -104,12 +104,12 @@ def test_articles_and_plurals():
 
 
 def test_more_things_are_shown_and_asked_about_and_what_is_held_out_stays_so():
-    data = OpenMojiScenes("train", size=4000, more_things=True)
+    data = OpenMojiScenes("train", size=4000, things=len(EVERY_THING))
     found = [data.scene(i)[0] for i in range(4000)]
     shown = Counter(group.thing for scene in found for group in scene.groups)
     assert set(shown) == set(range(len(EVERY_THING)))
     assert not {combination(scene) for scene in found} & {combination(scene) for scene in scenes("test", 1500)}
-    choices = OpenMojiScenes("train", size=300, kinds=("choice",), more_things=True)
+    choices = OpenMojiScenes("train", size=300, kinds=("choice",), things=len(EVERY_THING))
     asked_about = {name for i in range(300) for name in choices[i]["choices"]}
     assert len(asked_about - set(THINGS)) > len(asked_about & set(THINGS)) > 0
     # without them nothing but the hundred comes up, whose samples are what they were

@@ -26,8 +26,10 @@ from .things import EVERY_THING, THINGS, plural, singular
 NUMBERS = (1, 2, 3, 4)
 NUMBER_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 PAIR_NUMBERS = ((1, 1),) * 5 + ((1, 2), (2, 1)) * 2 + ((2, 2), (1, 3), (3, 1))
+ALIKE_NUMBERS = ((1, 1),) * 5 + ((2, 2),)
 RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 DIRECTIONS = {"left of": "left", "right of": "right", "above": "above", "below": "below"}  # relation -> answer
+FEWEST_THINGS = 6  # a choice shows two and names three others; both splits have pairs and single groups of them
 HELD_OUT_PAIRS = 15  # per cent of the unordered pairs of things
 KINDS = ("caption", "presence", "count", "relation", "choice")
 
@@ -83,13 +85,14 @@ def is_held_out(groups: Sequence[Group]) -> bool:
     return crc32(pair.encode()) % 100 < HELD_OUT_PAIRS
 
 
-def random_scene(rng: random.Random, split: str, things: int = len(THINGS)) -> Scene:
+def random_scene(rng: random.Random, split: str, things: int = len(THINGS), alike: bool = False) -> Scene:
     """Make random scenes, three in ten with a single group, until one belongs to a split.
 
     Args:
         rng (random.Random): The source of the choice.
         split (str): "train" or "test".
         things (int): How many of ``EVERY_THING`` a scene may show.
+        alike (bool): Whether two groups have the same number of copies.
 
     Returns:
         The scene.
@@ -100,7 +103,7 @@ def random_scene(rng: random.Random, split: str, things: int = len(THINGS)) -> S
             scene = Scene((Group(rng.randrange(things), rng.choice(NUMBERS)),), None, colour)
         else:
             first, second = rng.sample(range(things), 2)
-            numbers = rng.choice(PAIR_NUMBERS)
+            numbers = rng.choice(ALIKE_NUMBERS if alike else PAIR_NUMBERS)
             groups = (Group(first, numbers[0]), Group(second, numbers[1]))
             scene = Scene(groups, rng.choice(list(RELATIONS)), colour)
         if is_held_out(scene.groups) == (split == "test"):
@@ -242,7 +245,10 @@ class OpenMojiScenes(Dataset[Sample]):
             that there may be fewer where the kinds have no more.
         styles (Sequence[str]): The styles of the drawings, from ``STYLES`` in ``data.openmoji.styles``. Each scene is
             drawn in one of them, and is otherwise the same in any.
-        more_things (bool): Whether the scenes also show ``MORE_THINGS``.
+        things (int): How many things the scenes show: the first of ``EVERY_THING``. Which thing stands where is
+            learned from a few much sooner than from many.
+        alike (bool): Whether two groups in a scene have the same number of copies, so that no number in a question
+            tells which of them it asks about.
 
     Raises:
         ValueError: An argument has none of these values.
@@ -257,17 +263,20 @@ class OpenMojiScenes(Dataset[Sample]):
         kinds: Sequence[str] | None = None,
         turns: int = 1,
         styles: Sequence[str] = (OPENMOJI,),
-        more_things: bool = False,
+        things: int = len(THINGS),
+        alike: bool = False,
     ) -> None:
         if turns < 1:
             raise ValueError(f"turns must be at least 1, got {turns}")
+        if not FEWEST_THINGS <= things <= len(EVERY_THING):
+            raise ValueError(f"things must be {FEWEST_THINGS} to {len(EVERY_THING)}, got {things}")
         self.turns = turns
         self.kinds = tuple(kinds or KINDS)
         check_arguments("scenes", split, size, self.kinds, KINDS)
         check_styles(styles)
         self.split, self.size, self.seed, self.styles = split, size, seed, tuple(styles)
-        shown = EVERY_THING if more_things else THINGS
-        self.things = len(shown)
+        self.things, self.alike = things, alike
+        shown = EVERY_THING[: max(things, len(THINGS))]
         self.sprites_by_style = {style: sprites_of(shown, sprites_in(style)) for style in self.styles}
         self.sprites = self.sprites_by_style[self.styles[0]]
 
@@ -290,9 +299,9 @@ class OpenMojiScenes(Dataset[Sample]):
             raise IndexError(index)
         rng = random.Random(f"scenes-{self.seed}-{self.split}-{index}")
         kind = rng.choice(self.kinds)
-        scene = random_scene(rng, self.split, self.things)
+        scene = random_scene(rng, self.split, self.things, self.alike)
         while kind == "relation" and scene.relation is None:
-            scene = random_scene(rng, self.split, self.things)
+            scene = random_scene(rng, self.split, self.things, self.alike)
         return scene, kind, rng
 
     def number_of_turns(self, index: int) -> int:
