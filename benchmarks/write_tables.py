@@ -31,6 +31,7 @@ import tables
 import tower_styles
 import turns
 import unseen_styles
+import which_is_where
 import where_it_looks
 
 SCRIPTS = (
@@ -59,6 +60,7 @@ SCRIPTS = (
     tower_styles,
     turns,
     unseen_styles,
+    which_is_where,
     where_it_looks,
 )
 

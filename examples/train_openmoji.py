@@ -2,11 +2,10 @@
 
     python examples/train_openmoji.py --output-dir runs/openmoji --compile --export
 
-It learns in six stages: first mostly captions, then all kinds of questions, names and styles of drawing, then what
-still goes wrong, with more things, then which of two things stands where, from six things and
-from forty, and last everything once more. After an
-interruption the same command continues from the last checkpoint. On a CPU with two cores, two processes with a thread
-each take the least time:
+It learns in six stages: first mostly captions; then all kinds of questions, names and styles of drawing; then what
+still goes wrong, with more things; then which of two things stands where, among six things and among forty; and last
+everything once more. After an interruption the same command continues from the last checkpoint. On a CPU with two
+cores, two processes with a thread each take the least time:
 
     ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 examples/train_openmoji.py --compile
 
@@ -45,7 +44,7 @@ STAGES = (
     ("first", "shipped", SHARES, 4000),
     ("second", "shipped, later", LATER_SHARES, 5300),
     ("third", "shipped, last", LAST_SHARES, 4200),
-    ("fourth", "shipped, later", PLACE_SHARES, 160),
+    ("fourth", "shipped, later", PLACE_SHARES, 280),
     ("fifth", "shipped, later", MORE_PLACES_SHARES, 240),
     ("sixth", "shipped, last", FINAL_SHARES, 3400),
 )

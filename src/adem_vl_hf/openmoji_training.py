@@ -78,7 +78,9 @@ DATA = {
     "names": "OpenMoji names: plain emoji under random rendering (pictures: OpenMoji, CC BY-SA 4.0)",
     "names in three styles": "the same names as Twemoji (CC BY 4.0) and Fluent (MIT) draw them",
     "scenes": "OpenMoji scenes: one to four emoji on a coloured canvas, captions and questions from a grammar",
-    "alike scenes": "scenes in which the numbers do not tell two groups apart",
+    "alike scenes": "scenes in which no number tells two groups apart",
+    "alike scenes of six things": "scenes of six things, in which no number tells two groups apart",
+    "alike scenes of forty things": "scenes of forty things, in which no number tells two groups apart",
     "scenes of more things in three styles": "such scenes of 382 things, as all three draw them",
 }
 

@@ -137,3 +137,36 @@ def test_easy_vqa_is_trained_by_the_command_line_and_tested(tmp_path, monkeypatc
     lines = script.sections()["easy vqa table"].splitlines()
     assert lines[2].startswith("| LoRA | 800,128 | 2 |")
     assert lines[3].endswith("| 67.0 | 23.3 | 82.5 |")
+
+
+def test_places_are_asked_by_numbers_and_once_for_each_adapter(tmp_path, monkeypatch):
+    script, asked = scripts.load("benchmarks/which_is_where.py"), []
+
+    def answers(model, processor, samples, images, output):
+        asked.append(len(samples))
+        return {"relation": {"share": 0.75 if images == "true" else 0.25, "n": len(samples)}}
+
+    def load(checkpoint, **_):
+        return SimpleNamespace(adapter_state_dict=lambda: {"a": torch.tensor(1.0 if checkpoint else 2.0)}), None
+
+    monkeypatch.setattr(script.tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(script, "load_checkpoint", load)
+    monkeypatch.setattr(script, "answers", answers)
+    scripts.call(script, monkeypatch)
+    assert script.sections()["which is where"] == script.tables.NOT_MEASURED
+    scripts.call(script, monkeypatch, "--before", "folder")
+    assert len(asked) == 2 * 2 * 2
+    assert sum(asked) == 2 * 2 * script.TESTED
+    lines = script.sections()["which is where"].splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| different", "| the same"]
+    assert all(line.endswith("| 75.0 / 25.0 | 75.0 / 25.0 |") for line in lines[2:])
+
+
+def test_groups_of_the_same_number_are_told_from_others():
+    script = scripts.load("benchmarks/which_is_where.py")
+    data = script.OpenMojiScenes("test", size=60, kinds=("relation",))
+    found = script.by_numbers(data)
+    assert sorted(i for part in found.values() for i in part.indices) == list(range(60))
+    for numbers, part in found.items():
+        pairs = [tuple(group.number for group in data.scene(i)[0].groups) for i in part.indices]
+        assert pairs and all((one == other) == (numbers == "the same") for one, other in pairs)

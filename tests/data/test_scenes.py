@@ -116,6 +116,26 @@ def test_more_things_are_shown_and_asked_about_and_what_is_held_out_stays_so():
     assert set(OpenMojiScenes("train", size=1).sprites) == set(THINGS)
 
 
+def test_few_things_are_shown_and_asked_about_and_what_is_held_out_stays_so():
+    data = OpenMojiScenes("train", size=500, things=6)
+    found = [data.scene(i)[0] for i in range(500)]
+    assert {group.thing for scene in found for group in scene.groups} == set(range(6))
+    choices = [sample["choices"] for sample in (data[i] for i in range(60)) if sample["kind"] == "choice"]
+    assert choices and all(set(named) <= set(THINGS[:6]) for named in choices)
+    tested = OpenMojiScenes("test", size=50, things=6)
+    assert not {combination(scene) for scene in found} & {combination(tested.scene(i)[0]) for i in range(50)}
+    for things in (5, len(EVERY_THING) + 1):
+        with pytest.raises(ValueError, match=f"things must be 6 to 382, got {things}"):
+            OpenMojiScenes(things=things)
+
+
+def test_no_number_tells_alike_groups_apart():
+    data = OpenMojiScenes("train", size=300, kinds=("relation",), alike=True)
+    numbers = Counter(tuple(group.number for group in data.scene(i)[0].groups) for i in range(300))
+    assert set(numbers) == {(1, 1), (2, 2)}
+    assert data[0]["prompt"].count(" the ") == 2
+
+
 def test_a_caption_sample_has_both_captions_as_references():
     data = OpenMojiScenes("test", size=30, kinds=("caption",))
     said = set()
