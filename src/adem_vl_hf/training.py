@@ -251,6 +251,7 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     if trainer.is_world_process_zero():
         processor.save_pretrained(output)
         write_json(output / "training.json", facts)
+    trainer.accelerator.wait_for_everyone()  # a process that goes on from here finds what the first one saved
     return facts
 
 
