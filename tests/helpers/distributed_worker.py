@@ -8,9 +8,11 @@ other families, and by EVLM on the Llama.
 
 import json
 import sys
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import architectures
 import families
@@ -21,6 +23,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from training_runs import PLAIN, Interrupted, StopAt, blocks, processor_of
 
+from adem_vl_hf import AdemVLProcessor
 from adem_vl_hf.training import IN_ORDER, build_trainer, train, training_arguments
 
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
@@ -56,11 +59,23 @@ def others(bases: Path, output: Path, batch_size: int, models=None, **settings) 
         run(bases / family, output / name, batch_size, model, **ONE_STEP, **settings)
 
 
+def slowly(save):
+    """A disk so slow that the process that saves nothing is ahead, if it does not wait."""
+
+    def wait_and_save(*args, **kwargs):
+        time.sleep(1)
+        return save(*args, **kwargs)
+
+    return wait_and_save
+
+
 def ddp(bases: Path, output: Path) -> None:
     others(bases, output, 2)
     bases = bases / "llama"
-    trainer = run(bases, output / "plain", 2)
-    facts = {"wrapped": type(trainer.model_wrapped).__name__, "world": trainer.args.world_size}
+    with patch.object(AdemVLProcessor, "save_pretrained", slowly(AdemVLProcessor.save_pretrained)):
+        trainer = run(bases, output / "plain", 2)
+    saved = (output / "plain" / "training.json").is_file()
+    facts = {"wrapped": type(trainer.model_wrapped).__name__, "world": trainer.args.world_size, "saved": saved}
     arguments = [output / "pictures", "--output-dir", output / "example", "--epochs", 1, "--batch-size", 2]
     arguments += ["--language-model", bases / "llama", "--vision-tower", bases / "clip"]
     sys.argv = ["train.py", *map(str, arguments)]

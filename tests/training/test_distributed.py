@@ -101,7 +101,7 @@ def test_two_processes_train_as_one_does(all_bases, alone, tmp_path):
     """Of each batch one process has all the pictures and the other none, and the answers differ in length."""
     picture_folder(tmp_path / "pictures", 4)
     printed = launch("ddp.yaml", distributed_worker.__file__, "ddp", all_bases, tmp_path, **ON_CPU)
-    assert facts_of(tmp_path) == [{"wrapped": "DistributedDataParallel", "world": 2}] * 2
+    assert facts_of(tmp_path) == [{"wrapped": "DistributedDataParallel", "world": 2, "saved": True}] * 2
     assert_same_others(tmp_path, alone)
     together, alone = tmp_path / "plain", alone / "llama"
     fresh, moved = tiny.build(all_bases / "llama").adapter_state_dict(), load_file(alone / "model.safetensors")

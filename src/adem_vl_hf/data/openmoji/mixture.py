@@ -70,8 +70,8 @@ LAST_SHARES = {
     ("scenes of more things in three styles", "relation"): 1,
 }
 # Which thing stands where. Two groups of different numbers can be told apart by their numbers, and so they were: of two
-# single things the adapter told the places by chance. It learns to tell six things apart by what they are, in a hundred
-# steps; then many follow soon. From a hundred things alone it has not begun to after three hundred steps.
+# single things the adapter told the places by chance. Six things it learns to tell apart by what they are, in about a
+# hundred steps; then many follow soon. From a hundred things at once it had not begun to after 160 steps.
 PLACE_SHARES = {("alike scenes of six things", "relation"): 1}
 MORE_PLACES_SHARES = {("alike scenes of forty things", "relation"): 1}
 # Everything once more, with places of things that no number tells apart
