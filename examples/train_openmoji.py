@@ -46,7 +46,7 @@ STAGES = (
     ("third", "shipped, last", LAST_SHARES, 4200),
     ("fourth", "shipped, later", PLACE_SHARES, 280),
     ("fifth", "shipped, later", MORE_PLACES_SHARES, 240),
-    ("sixth", "shipped, last", FINAL_SHARES, 3400),
+    ("sixth", "shipped, last", FINAL_SHARES, 3000),
 )
 
 
