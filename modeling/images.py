@@ -23,6 +23,9 @@ from .image_forms import plain_form
 
 ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray | torch.Tensor | Mapping[str, Any]
 IMAGE_MARK = "<image>"  # says in a text where an image stands
+VIDEO_SUFFIXES = {
+    ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp", ".ts",
+}  # fmt: skip
 CAPTION_PROMPT = "a picture of"  # the prompt for captions in the authors' code
 
 # by EXIF orientation (EXIF 2.32, tag 0x0112): the transposition that turns the stored pixels upright; 1 needs none
@@ -167,6 +170,10 @@ def _open(source: str | os.PathLike[str] | bytes | IO[bytes], name: str) -> Imag
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(_too_large(name, f"{error} That is")) from error
     except UnidentifiedImageError as error:
+        if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
+            raise ImageError(
+                f"{name}: a video, where an image is read; give it as a video (videos=..., on the command line --video)"
+            ) from error
         raise ImageError(
             f"{name}: not an image that Pillow can read, or its header is damaged or says 0 pixels; "
             "export it as PNG or JPEG"

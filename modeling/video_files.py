@@ -9,11 +9,8 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from .images import ImageError, check_size, most_pixels, open_image
+from .images import VIDEO_SUFFIXES, ImageError, check_size, most_pixels, open_image
 
-VIDEO_SUFFIXES = {
-    ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp", ".ts",
-}  # fmt: skip
 MOST_FRAMES = 2**18  # of a video, more than two hours of it
 # times the pixels of an image: what may be decoded of an animated image, whose frames depend on all before them
 ANIMATION_SHARE = 32

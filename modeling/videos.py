@@ -21,7 +21,7 @@ from transformers import BaseImageProcessor
 
 from .image_forms import from_array
 from .images import ImageError, ImageSource, check_size, ready_image
-from .video_files import VIDEO_SUFFIXES, of_one_size, open_animation, open_video_file, sampled_indices
+from .video_files import of_one_size, open_animation, open_video_file, sampled_indices
 
 VideoSource = str | os.PathLike[str] | Sequence[ImageSource]
 VIDEO_MARK = "<video>"  # says in a text where the frames of a video stand

@@ -132,6 +132,18 @@ def test_captions_are_one_line_per_picture(trained, folder, capsys):
     output_of(capsys, "caption", *pictures, *flags, "--num-beams", "2", "--prompt", "a photo of")
 
 
+def test_an_animated_image_is_said_to_be_seen_by_its_first_frame(trained, tmp_path, capsys):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
+    moving, still = tmp_path / "moving.gif", tmp_path / "still.gif"
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
+    frames[0].save(still)
+    for path, said in ((moving, 1), (still, 0)):
+        main([*map(str, ("caption", path, "--checkpoint", trained, "--max-new-tokens", "3"))])
+        printed = capsys.readouterr()
+        assert printed.out.startswith(f"{path}: ")
+        assert printed.err.count(f"adem-vl caption: {path} is animated, and its first frame is taken") == said
+
+
 def test_evaluation_prints_one_object_and_scores_its_own_file_alike(trained, folder, tmp_path, capsys):
     flags = ["--checkpoint", trained, "--data", folder, "--max-new-tokens", "4", "--output", tmp_path / "p.jsonl"]
     scores = json.loads(output_of(capsys, "evaluate", "--task", "caption", *flags, "--json"))

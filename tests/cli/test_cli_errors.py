@@ -46,6 +46,7 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
     tiny.build(bases).save_pretrained(trained)
     (tmp_path / "file").write_text("")
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "film.MP4").write_bytes(b"\0\0\0\x20ftypisom" + b"\0" * 64)
     flags = ["--language-model", str(bases / "llama"), "--vision-tower", str(bases / "clip")]
     train = ["train", *flags, "--data", str(folder), "--output-dir", str(tmp_path / "out")]
     cases = {
@@ -65,6 +66,12 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
         ],
         "clip.gif": ["caption", "--video", "clip.gif", "--checkpoint", str(trained)],
         "nowhere.png": ["caption", "nowhere.png", "--checkpoint", str(trained)],
+        "film.MP4: a video, where an image is read; give it as a video": [
+            "caption",
+            str(tmp_path / "film.MP4"),
+            "--checkpoint",
+            str(trained),
+        ],
         "metadata.jsonl": ["caption", str(folder / "metadata.jsonl"), "--checkpoint", str(trained)],
         "no data set 'nowhere'": [*train, "--data", "nowhere"],
         "language model": [*train, "--language-model", str(tmp_path / "nowhere")],

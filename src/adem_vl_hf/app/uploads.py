@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..modeling.images import ImageError, open_image
-from ..modeling.videos import VIDEO_SUFFIXES, open_video
+from ..modeling.images import VIDEO_SUFFIXES, ImageError, open_image
+from ..modeling.videos import open_video
 
 MEGABYTES = 20  # of one file
 FILES = 8  # of one turn

@@ -8,6 +8,7 @@ from typing import Any
 from ..terminal import say
 from .arguments import Several, check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
+from .pictures import open_pictures
 
 TEXT = "Describe pictures or videos, or answer a question about them, with a trained adapter."
 
@@ -60,12 +61,13 @@ def run(args: argparse.Namespace) -> None:
     """
     from ..data.media import open_video
     from ..evaluation.predict import generate_texts
-    from ..modeling.images import IMAGE_MARK, open_image
+    from ..modeling.images import IMAGE_MARK
     from ..modeling.videos import VIDEO_MARK
 
     # before the model loads: a damaged file should fail at once
+    images = open_pictures("caption", args.images, "give it after --video for all of them")
     opened: list[tuple[str, str, dict[str, Any]]] = [
-        *(("image", path, {"images": [open_image(path)]}) for path in args.images),
+        *(("image", path, {"images": [image]}) for path, image in zip(args.images, images, strict=True)),
         *(("video", path, {"videos": [open_video(path, args.frames)]}) for path in args.video),
     ]
     say_what_ships(args)

@@ -7,6 +7,7 @@ from typing import Any
 from ..terminal import say
 from .arguments import check_output, check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
+from .pictures import open_pictures
 
 TEXT = "Write a page that shows, word by word, where in a picture the answer of a trained adapter comes from."
 PAGES = (".html", ".htm")  # what a page may replace
@@ -60,10 +61,10 @@ def run(args: argparse.Namespace) -> None:
     """
     from ..inspection.look import look
     from ..inspection.look_page import write_look_page
-    from ..modeling.images import IMAGE_MARK, open_image
+    from ..modeling.images import IMAGE_MARK
 
     # before the model loads: a damaged file should fail at once
-    images = [open_image(path) for path in args.images]
+    images = open_pictures("look", args.images, "save another one as PNG to look at it")
     say_what_ships(args)
     model, processor = load(args, with_gradients=True)
     prompt = processor.default_prompt if args.prompt is None else args.prompt
