@@ -20,7 +20,7 @@ from PIL import Image
 from transformers import BaseImageProcessor
 
 from .image_forms import from_array
-from .images import ImageError, ImageSource, check_size, ready_image
+from .images import VIDEO_SUFFIXES, ImageError, ImageSource, check_size, ready_image
 from .video_files import of_one_size, open_animation, open_video_file, sampled_indices
 
 VideoSource = str | os.PathLike[str] | Sequence[ImageSource]

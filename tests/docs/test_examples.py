@@ -275,7 +275,7 @@ def test_the_shipped_adapter_is_trained_in_stages_of_which_none_comes_twice(base
     module = scripts.load("examples/train_openmoji.py")
     fresh = partial(build_model, str(bases / "llama"), "embedded", projector_dim=8)
     monkeypatch.setattr(openmoji_training, "build_model", lambda *_, **__: fresh())
-    command = ["train_openmoji.py", "--output-dir", str(tmp_path), "--steps", "1", "2", "3", "1", "1", "1"]
+    command = ["train_openmoji.py", "--output-dir", str(tmp_path), "--steps", "1", "2", "3", "2", "2", "2"]
     monkeypatch.setattr("sys.argv", command)
     module.main()
     stages = [name for name, *_ in module.STAGES]
