@@ -97,7 +97,9 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/which_is_where"), help="where predictions go")
-    parser.add_argument("--before", help="the folder of the adapter of before; default: its answers are left as they are")
+    parser.add_argument(
+        "--before", help="the folder of the adapter of before; default: its answers are left as they are"
+    )
     args = parser.parse_args()
     keep_freed_memory()
     if args.before:

@@ -31,8 +31,8 @@ import tables
 import tower_styles
 import turns
 import unseen_styles
-import which_is_where
 import where_it_looks
+import which_is_where
 
 SCRIPTS = (
     alternatives,

@@ -169,4 +169,5 @@ def test_groups_of_the_same_number_are_told_from_others():
     assert sorted(i for part in found.values() for i in part.indices) == list(range(60))
     for numbers, part in found.items():
         pairs = [tuple(group.number for group in data.scene(i)[0].groups) for i in part.indices]
-        assert pairs and all((one == other) == (numbers == "the same") for one, other in pairs)
+        assert pairs
+        assert all((one == other) == (numbers == "the same") for one, other in pairs)

@@ -121,7 +121,8 @@ def test_few_things_are_shown_and_asked_about_and_what_is_held_out_stays_so():
     found = [data.scene(i)[0] for i in range(500)]
     assert {group.thing for scene in found for group in scene.groups} == set(range(6))
     choices = [sample["choices"] for sample in (data[i] for i in range(60)) if sample["kind"] == "choice"]
-    assert choices and all(set(named) <= set(THINGS[:6]) for named in choices)
+    assert choices
+    assert all(set(named) <= set(THINGS[:6]) for named in choices)
     tested = OpenMojiScenes("test", size=50, things=6)
     assert not {combination(scene) for scene in found} & {combination(tested.scene(i)[0]) for i in range(50)}
     for things in (5, len(EVERY_THING) + 1):
