@@ -8,8 +8,8 @@ from .arguments import add_bits, check_there
 
 DEFAULT = "(default: the adapter that ships with this package)"
 ONLY_PICTOGRAMS = (
-    "The checkpoint that ships with this package has only seen pictograms (OpenMoji): what it says about a photograph "
-    "means nothing."
+    "The checkpoint that ships with this package has only seen pictograms (such as OpenMoji's): do not rely on what it "
+    "says about a photograph."
 )
 
 BASES = {"--language-model": "language model", "--vision-tower": "vision tower"}
