@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOu
 
 from .image_inputs import ImageRows, merge_image_embeds, require
 from .labels import NOT_SUPERVISED
+from .supervised_loss import mean_loss, takes
 from .vision import vision_features
 from .visual_memory import CACHE, VisualCacheLayer, VisualMemory, visual_cache_layer
 
@@ -334,11 +335,14 @@ class ForwardPass:
     def _supervised_loss(self, hidden_states, labels, **kwargs):
         """Cross-entropy with the LM head run on supervised positions alone: the answer is a small part of a row.
 
-        A graph that ``torch.compile`` traces runs it on all positions, since their number may not depend on the labels.
+        A graph that ``torch.compile`` traces does so by an operator; what that does not take runs on all positions.
         """
         targets, hidden_states = labels[:, 1:].to(hidden_states.device), hidden_states[:, :-1]
         if torch.compiler.is_compiling():
             targets, hidden_states = targets.flatten(), hidden_states.flatten(0, 1)
+            head = self.language_model.get_output_embeddings()
+            if takes(head, self.loss_function, hidden_states, kwargs):
+                return mean_loss(hidden_states, head.weight, targets, kwargs.get("num_items_in_batch"))
         else:
             supervised = targets != NOT_SUPERVISED  # [B, T-1]
             targets, hidden_states = targets[supervised], hidden_states[supervised]

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .quantization import split_gguf  # noqa: F401
     from .reading import errors_naming  # noqa: F401
     from .row_layout import RowLayout  # noqa: F401
+    from .supervised_loss import supervised_loss  # noqa: F401
     from .towers import find_tower  # noqa: F401
     from .trained_in_base import LoraMixin  # noqa: F401
     from .video_files import open_animation  # noqa: F401

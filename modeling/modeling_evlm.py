@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .quantization import split_gguf  # noqa: F401
     from .reading import errors_naming  # noqa: F401
     from .row_layout import RowLayout  # noqa: F401
+    from .supervised_loss import supervised_loss  # noqa: F401
     from .towers import find_tower  # noqa: F401
     from .video_files import open_animation  # noqa: F401
     from .videos import open_video  # noqa: F401
