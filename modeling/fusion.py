@@ -161,6 +161,6 @@ def memory_for_one_position(memory: VisualMemory) -> VisualMemory:
         The same memory, in float32 where it is in 16 bits on a CPU.
     """
     key, value = memory.key, memory.value
-    if key.device.type == "cpu" and key.dtype.itemsize == 2 and not _is_traced():
+    if key.device.type == "cpu" and key.dtype.itemsize == 2:
         return memory._replace(key=key.float(), value=value.float())
     return memory

@@ -127,6 +127,12 @@ def test_a_single_position_reads_the_memory_in_32_bits(dtype):
     assert_close(fused, exact.to(dtype))
 
 
+def test_a_compiled_step_of_decoding_reads_it_in_32_bits_too():
+    read = torch.compile(memory_for_one_position, backend="eager", fullgraph=True)
+    memory = read(VisualMemory(*torch.randn(2, 1, 10, 8).bfloat16()))
+    assert [part.dtype for part in memory[:2]] == [torch.float32] * 2
+
+
 def test_only_a_pass_of_one_position_reads_another_copy(model):
     memory = VisualMemory(*torch.randn(2, 1, 10, tiny.TEXT_WIDTH).bfloat16())
     one, two = (model.for_layers(memory, torch.ones(1, n, dtype=torch.long), None, None)[0] for n in (1, 2))
