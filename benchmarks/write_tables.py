@@ -32,6 +32,7 @@ import tower_styles
 import turns
 import unseen_styles
 import where_it_looks
+import which_is_where
 
 SCRIPTS = (
     alternatives,
@@ -59,6 +60,7 @@ SCRIPTS = (
     tower_styles,
     turns,
     unseen_styles,
+    which_is_where,
     where_it_looks,
 )
 
