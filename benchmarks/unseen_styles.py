@@ -52,6 +52,19 @@ def answers(model: Any, processor: Any, data: Dataset, images: str, output: Path
     return found
 
 
+def cell(own: dict[str, Any], other: dict[str, Any]) -> str:
+    """Write right answers in per cent, with the own image / with another.
+
+    Args:
+        own (dict[str, Any]): the share with the own image, as ``share`` makes it.
+        other (dict[str, Any]): the share with another image.
+
+    Returns:
+        The text.
+    """
+    return " / ".join(f"{100 * found['share']:.1f}" for found in (own, other))
+
+
 def table(saved: dict[str, Any]) -> str:
     """A row for each kind of picture.
 
@@ -64,10 +77,7 @@ def table(saved: dict[str, Any]) -> str:
     rows = []
     for name in PICTURES:
         own, other = (saved["answers"][f"{name}, {images}"] for images in IMAGES)
-        cells = [
-            " / ".join(f"{100 * found[kind]['share']:.1f}" for found in (own, other)) if kind in own else ""
-            for kind in ("choice", "caption")
-        ]
+        cells = [cell(own[kind], other[kind]) if kind in own else "" for kind in ("choice", "caption")]
         number = max(found["n"] for found in own.values())
         rows.append([name if name in SEEN_STYLES else f"{name}, never seen", str(number), *cells])
     return tables.markdown(["pictures", "n", "one of four names, %", "the name, exactly, %"], rows)

@@ -15,7 +15,7 @@ from typing import Any
 import tables
 from quality import digest
 from torch.utils.data import Subset
-from unseen_styles import IMAGES, answers
+from unseen_styles import IMAGES, answers, cell
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiScenes
@@ -77,8 +77,7 @@ def table(saved: dict[str, Any]) -> str:
     rows = []
     for numbers in NUMBERS:
         found = [[saved[adapter]["answers"][f"{numbers}, {images}"] for images in IMAGES] for adapter in ADAPTERS]
-        cells = [" / ".join(f"{100 * one['share']:.1f}" for one in pair) for pair in found]
-        rows.append([numbers, str(found[0][0]["n"]), *cells])
+        rows.append([numbers, str(found[0][0]["n"]), *(cell(*pair) for pair in found)])
     return tables.markdown(["numbers of the two groups", "n", "before, %", "as shipped, %"], rows)
 
 

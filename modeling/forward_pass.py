@@ -337,16 +337,16 @@ class ForwardPass:
 
         A graph that ``torch.compile`` traces does so by an operator; what that does not take runs on all positions.
         """
+        head = self.language_model.get_output_embeddings()
         targets, hidden_states = labels[:, 1:].to(hidden_states.device), hidden_states[:, :-1]
         if torch.compiler.is_compiling():
             targets, hidden_states = targets.flatten(), hidden_states.flatten(0, 1)
-            head = self.language_model.get_output_embeddings()
             if takes(head, self.loss_function, hidden_states, kwargs):
                 return mean_loss(hidden_states, head.weight, targets, kwargs.get("num_items_in_batch"))
         else:
             supervised = targets != NOT_SUPERVISED  # [B, T-1]
             targets, hidden_states = targets[supervised], hidden_states[supervised]
-        logits = self.language_model.get_output_embeddings()(hidden_states)  # [positions, vocabulary]
+        logits = head(hidden_states)  # [positions, vocabulary]
         vocab_size = self.config.text_config.vocab_size
         return self.loss_function(logits=logits, labels=None, vocab_size=vocab_size, shift_labels=targets, **kwargs)
 

@@ -276,8 +276,7 @@ class OpenMojiScenes(Dataset[Sample]):
         check_styles(styles)
         self.split, self.size, self.seed, self.styles = split, size, seed, tuple(styles)
         self.things, self.alike = things, alike
-        shown = EVERY_THING[: max(things, len(THINGS))]
-        self.sprites_by_style = {style: sprites_of(shown, sprites_in(style)) for style in self.styles}
+        self.sprites_by_style = {style: sprites_of(EVERY_THING[:things], sprites_in(style)) for style in self.styles}
         self.sprites = self.sprites_by_style[self.styles[0]]
 
     def __len__(self) -> int:
