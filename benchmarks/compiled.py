@@ -1,6 +1,7 @@
 """The time of a training step and of a generated token with `torch.compile`, over that without it.
 
 python benchmarks/compiled.py          # SmolLM2: twelve minutes on two CPU cores with AMX, most of which is compiling
+python benchmarks/compiled.py --again  # the same after a change of the code, also of what has a result
 python benchmarks/write_tables.py      # puts the table into docs/results.md
 
 Measured are ADEM-VL, the language model alone and the vision tower alone, which take turns in one process. Each figure

@@ -312,11 +312,22 @@ def one_dtype(given: Mapping[str, Any]) -> torch.dtype | str | None:
         The dtype, or None where none was given.
 
     Raises:
-        TypeError: the two say different things.
+        TypeError: the two say different things, or one is no floating-point dtype.
     """
     dtype, older = given.get("dtype"), given.get("torch_dtype")
+    for one in (dtype, older):
+        if one is not None and not _is_dtype(one):
+            raise ArgumentError(
+                f"dtype={one!r} is no floating-point dtype; give torch.float32, torch.bfloat16 or torch.float16, one of "
+                "their names, or 'auto'"
+            )
     if dtype is None or older is None:
         return older if dtype is None else dtype
     if str(dtype).removeprefix("torch.") != str(older).removeprefix("torch."):
         raise ArgumentError(f"dtype={dtype} and torch_dtype={older} are two names of one argument; give dtype alone")
     return dtype
+
+
+def _is_dtype(given: Any) -> bool:
+    found = getattr(torch, given, None) if isinstance(given, str) else given
+    return given == "auto" or (isinstance(found, torch.dtype) and found.is_floating_point)

@@ -242,6 +242,9 @@ def test_one_dtype_under_two_names(bases, arch, saved, whole):
         assert load(dtype="bfloat16", torch_dtype=torch.bfloat16).language_model.dtype == torch.bfloat16
         with pytest.raises(TypeError, match="two names of one argument; give dtype alone"):
             load(dtype="bfloat16", torch_dtype="float16")
+        for wrong in ("bf16", "int8", torch.int64, 16):
+            with pytest.raises(TypeError, match="is no floating-point dtype; give torch.float32, "):
+                load(dtype=wrong)
     assert arch.config_class(torch_dtype="float16").dtype == arch.config_class(dtype="float16").dtype == torch.float16
     assert arch.config_class.from_pretrained(saved, torch_dtype="float16").dtype == torch.float16
     with pytest.raises(TypeError, match="two names of one argument"):
