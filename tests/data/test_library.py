@@ -154,7 +154,11 @@ def test_what_cannot_be_read_says_so(tmp_path):
         open_dataset("nobody/nothing-of-the-kind")
 
 
+RED = Image.new("RGB", (16, 16), "red")
 OPTIONS = "which?\nOptions: (A) cat (B) dog\nAnswer:"
+NUMBERS = "which?\nOptions: (A) 2 (B) 3 (C) 4\nAnswer:"
+LABELLED = {"text": ["cat", "dog"], "label": ["1", "2"]}
+HOUND = ["dog", "hound"]
 VQA = [{"answer": "two", "answer_id": 1}, {"answer": "2"}, {"answer": "two"}]
 
 
@@ -179,6 +183,16 @@ VQA = [{"answer": "two", "answer_id": 1}, {"answer": "2"}, {"answer": "two"}]
         ({"question": "how many?", "answers": {"answer": ["two", "two", "2"]}}, "how many?", " two", ["two", "2"]),
         ({"question": "which?", "choices": ["cat", "dog"], "answer": 1}, OPTIONS, " dog", ["dog"]),
         ({"question": "which?", "options": ["cat", "dog"], "answer": "(B)"}, OPTIONS, " dog", ["dog"]),
+        ({"question": "which?", "options": ["cat", "dog"], "answer": "b"}, OPTIONS, " dog", ["dog"]),
+        ({"question": "which?", "options": "['cat', 'dog']", "answer": 1}, OPTIONS, " dog", ["dog"]),
+        ({"question": "which?", "options": {"A": "cat", "B": "dog"}, "answer": "B"}, OPTIONS, " dog", ["dog"]),
+        ({"question": "which?", "options": LABELLED, "answer": "2"}, OPTIONS, " dog", ["dog"]),
+        ({"question": "which?", "options": ["cat", "dog"], "answer": "neither"}, OPTIONS, " neither", ["neither"]),
+        ({"question": "which?", "options": [], "answer": "dog"}, "which?", " dog", ["dog"]),
+        ({"question": "which?", "options": [2, 3, 4], "answer": 0}, NUMBERS, " 2", ["2"]),
+        ({"question": "which?", "options": list(range(50, 90)), "answer": 30}, "which?", " 80", ["80"]),
+        ({"question": "which?", "answer": "dog", "kind": "animal", "references": ["hound"]}, "which?", " dog", HOUND),
+        ({"prompt": "which?", "answer": "dog", "kind": "animal"}, "which?", " dog", ["dog"]),
         ({"query": "how many?", "response": "two"}, "how many?", " two", ["two"]),
         ({"instruction": "Translate.", "input": "cat", "output": "Katze"}, "Translate.\ncat", " Katze", ["Katze"]),
         ({"instruction": "Which?", "inputs": "", "outputs": "cat"}, "Which?", " cat", ["cat"]),
@@ -188,6 +202,24 @@ def test_columns_are_recognised(row, prompt, answer, references):
     sample = sample_of({"image": None, **row}, 7)
     assert (sample["prompt"], sample["answer"], sample["references"]) == (prompt, answer, references)
     assert (sample["id"], sample["image"]) == ("7", None)
+
+
+def test_a_kind_and_references_do_not_make_a_sample_of_a_row(tmp_path):
+    """Only all fields of a sample and no column of another name do: else its image and the space would be lost."""
+    row = {"picture": RED, "prompt": "which colour?", "answer": "red", "kind": "colour"}
+    for given in (row, row | {"references": ["crimson"]}):
+        sample = sample_of(given, 0)
+        assert (sample["image"], sample["answer"], sample["kind"]) == (RED, " red", "colour")
+    assert sample["references"] == ["red", "crimson"]
+    assert sample_of({**row, "picture": None, "photo_file": RED}, 0, {"image": "photo_file"})["image"] is RED
+    of_question = {"image": RED, "question": "which?", "answer": "red", "kind": "colour", "references": ["crimson"]}
+    assert sample_of(of_question, 0)["kind"] == "colour"
+    sample = {"id": "a", "image": RED, "prompt": "which?", "answer": "red", "references": ["red"], "kind": "colour"}
+    assert sample_of(sample | {"choices": ["red", "blue"]}, 0) == sample | {"choices": ["red", "blue"]}
+    RED.save(tmp_path / "red.png")
+    (tmp_path / "rows.csv").write_text("picture,prompt,answer,kind\nred.png,which colour?,red,colour\n")
+    read = open_dataset(str(tmp_path / "rows.csv"))[0]
+    assert (read["image"], read["answer"]) == (tmp_path / "red.png", " red")
 
 
 def test_unknown_columns_are_listed_with_the_known_ones():
@@ -203,6 +235,8 @@ def test_unknown_columns_are_listed_with_the_known_ones():
         ({"question": "how many?", "answer": True}, "its answer is True; it must be a text"),
         ({"question": "how many?", "answer": float("nan")}, "its answer is nan; it must be a text"),
         ({"question": "which?", "answer": 2, "choices": ["a", "b"]}, "its answer is 2, and its choices are numbered"),
+        ({"question": "which?", "answer": "C", "choices": ["a", "b"]}, r"its answer is C, .* 0 to 1 \(A to B\)"),
+        ({"question": "which?", "answer": "C", "choices": "a or b"}, "its choices are 'a or b'; they must be a list"),
         ({"label": 3}, "its text is 3; if that is a class, write its name"),
         ({"text": None}, r"its text is empty \(None\)"),
     ],
@@ -212,7 +246,6 @@ def test_what_is_no_text_says_why(row, words):
         sample_of({"image": None, **row}, 0)
 
 
-RED = Image.new("RGB", (16, 16), "red")
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,20 @@ def test_conversations_stream(tmp_path):
     assert (tmp_path / "a.png") == first["image"]
 
 
+def test_a_folder_of_images_streams_as_it_is_read(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    lines = [
+        {"prompt": "How many?", "answer": "two", "kind": "count", "references": ["2"], "choices": ["two", "one"]},
+        {"text": "a dog", "captions": ["a hound"]},
+        {"question": "What?", "answer": "a dog", "kind": "thing", "references": ["a hound"]},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps({"file_name": "a.png", **line}) + "\n" for line in lines))
+    whole, stream = open_dataset(str(tmp_path)), open_dataset(str(tmp_path), streaming=True, shuffle_buffer=1)
+    for expected, sample in zip([whole[0], whole[1], whole[2]], stream, strict=False):
+        assert sample.pop("image")["path"] == str(tmp_path / "a.png")
+        assert sample | {"id": "", "image": None} == expected | {"id": "", "image": None}
+
+
 def test_a_stream_shuffles_within_its_buffer_and_goes_on_for_ever():
     found = taken(numbers(10), 20)
     assert sorted(found[:4]) == [0, 1, 2, 3]

@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 
 from .coco import FILE as COCO_FILE
 from .coco import CocoCaptions
+from .columns import sample_of
 from .dataset_names import DRAWN, NAMED, SCIENCEQA_ID, unknown_dataset
 from .easy_vqa import EasyVQA
-from .image_folder import ImageFolder
+from .image_folder import ImageFolder, sample_of_line
 from .instructions import Alpaca, Conversations
 from .library import open_library_dataset, open_library_stream
 from .mme import MME
@@ -124,7 +125,8 @@ def _open_stream(
     if name in NAMED or (layout is not None and layout.func not in (ImageFolder, Conversations)):
         kind = "drawn on demand" if name in DRAWN else "it has a reader of its own"
         raise ValueError(f"{name} cannot be streamed ({kind}); leave --streaming out")
-    found = open_library_stream(name, split, columns, seed, shuffle_buffer, image_folder)
+    read = sample_of_line if layout is not None and layout.func is ImageFolder else sample_of
+    found = open_library_stream(name, split, columns, seed, shuffle_buffer, image_folder, read)
     if found is None:
         raise unknown_dataset(name)
     return found

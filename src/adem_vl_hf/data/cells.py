@@ -1,8 +1,9 @@
 """Reads the values of a row's columns, which the formats of ``datasets``, pandas and JSON write in many ways."""
 
+import ast
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,47 @@ from ..modeling.image_forms import DATA_URL
 TEXT_KEYS = ("answer", "raw", "caption", "text", "sentence")
 IMAGE_NAME = re.compile(r"[^\n]{1,500}\.(jpe?g|png|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
 MOST_OPTIONS = 26  # those that a letter can name
+
+
+class Options(list[str]):
+    """Holds the choices of a question, and finds the one that an answer names.
+
+    Args:
+        texts (Iterable[str]): The choices.
+        labels (Iterable[Any]): What names each in the data, if they have labels of their own.
+    """
+
+    def __init__(self, texts: Iterable[str], labels: Iterable[Any] = ()) -> None:
+        super().__init__(texts)
+        self.labels = [str(label) for label in labels]
+
+    def named_by(self, answer: str) -> str:
+        """Find the choice that an answer names by its label, its number (from 0) or its letter.
+
+        Args:
+            answer (str): The answer, which is none of the choices itself.
+
+        Returns:
+            The choice; the answer itself if it names none, as a sentence does.
+
+        Raises:
+            ValueError: The answer is a number or a letter, and there are not so many choices.
+        """
+        bare = answer.strip()
+        if bare in self.labels:
+            return self[self.labels.index(bare)]
+        if re.fullmatch(r"\(?[A-Za-z][).]?", bare):
+            place = ord(bare.strip("().").upper()) - ord("A")
+        elif re.fullmatch(r"-?[0-9]{1,9}", bare):
+            place = int(bare)
+        else:
+            return answer
+        if not 0 <= place < len(self):
+            raise ValueError(
+                f"its answer is {bare}, and its choices are numbered from 0 to {len(self) - 1} (A to "
+                f"{chr(ord('A') + min(len(self), MOST_OPTIONS) - 1)})"
+            )
+        return self[place]
 
 
 def as_list(value: Any) -> list[Any]:
@@ -60,13 +102,13 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, (list, tuple, Mapping)) or (isinstance(value, np.ndarray) and value.dtype.kind in "OUS")
 
 
-def answers_of(said: Any, options: list[str] | None = None, is_caption: bool = False) -> list[str]:
+def answers_of(said: Any, options: Options | None = None, is_caption: bool = False) -> list[str]:
     """Read an answer or several.
 
     Args:
         said (Any): A text, a number, a list of them, or VQA's list of ``{"answer": ...}``. Of a list, what is empty is
             left out.
-        options (list[str] | None): The choices, of which the answer may be the number (from 0) or the letter.
+        options (Options | None): The choices, of which the answer may be the label, the number (from 0) or the letter.
         is_caption (bool): Whether it is the text of an image, which no number can be.
 
     Returns:
@@ -93,42 +135,50 @@ def _text_of(entry: Mapping[str, Any]) -> Any:
     return next((entry[key] for key in TEXT_KEYS if entry.get(key) is not None), None)
 
 
-def _written(value: Any, options: list[str] | None) -> str | None:
+def _written(value: Any, options: Options | None) -> str | None:
     """Write an answer as a text, or return None for what is neither a text nor a number."""
     if isinstance(value, str):
-        if options and value not in options and (place := _place(value.strip())) is not None:
-            return options[place] if place < len(options) else value
-        return str(value)
+        return str(value) if options is None or value in options else options.named_by(str(value))
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         return None
     if not math.isfinite(value):
         return None  # what pandas has where a cell is empty
-    if options and value == int(value):
-        if not 0 <= value < len(options):
-            raise ValueError(f"its answer is {value}, and its choices are numbered from 0 to {len(options) - 1}")
-        return options[int(value)]
-    return str(int(value)) if value == int(value) else str(float(value))
+    number = str(int(value)) if value == int(value) else str(float(value))
+    return number if options is None or value != int(value) else options.named_by(number)
 
 
-def _place(answer: str) -> int | None:
-    """Return the number of the choice that an answer names by a letter or a number, or None."""
-    if re.fullmatch(r"\(?[A-Z][).]?", answer):
-        return ord(answer.strip("().")) - ord("A")
-    return int(answer) if re.fullmatch(r"[0-9]{1,2}", answer) else None
-
-
-def chosen(choices: Any) -> list[str] | None:
+def chosen(choices: Any) -> Options | None:
     """Read the choices of a question.
 
     Args:
-        choices (Any): The value of the column.
+        choices (Any): The value of the column: a list of texts or numbers, the same written into a text as CSV has it,
+            or a dictionary with the choices by their labels, or with the lists ``text`` and ``label``.
 
     Returns:
-        The choices, or None if there are no two or more texts.
+        The choices, or None if there are none.
+
+    Raises:
+        ValueError: It is something else.
     """
-    values = list(choices.values()) if isinstance(choices, Mapping) else choices
-    is_texts = isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
-    return [str(value) for value in values] if is_texts and 2 <= len(values) <= MOST_OPTIONS else None
+    values, labels = choices, []
+    if isinstance(values, str) and values.strip():
+        try:
+            values = ast.literal_eval(values.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            values = choices
+    if isinstance(values, Mapping):
+        if isinstance(values.get("text"), (list, tuple)):
+            values, labels = values["text"], list(values.get("label") or [])
+        else:
+            values, labels = list(values.values()), list(values)
+    if values is None or (isinstance(values, (str, list, tuple)) and not values):
+        return None
+    texts = [_written(value, None) for value in values] if isinstance(values, (list, tuple)) else [None]
+    if None in texts or (labels and len(labels) != len(texts)):
+        raise ValueError(
+            f"its choices are {shown(choices)}; they must be a list of texts. Correct them, or remove that column"
+        )
+    return Options(texts, labels)
 
 
 def with_options(prompt: str, options: list[str] | None) -> str:
@@ -139,9 +189,10 @@ def with_options(prompt: str, options: list[str] | None) -> str:
         options (list[str] | None): Its choices.
 
     Returns:
-        The question with a line of the lettered choices, or the question alone if it has none.
+        The question with a line of the lettered choices, or the question alone if it has none, or more than there are
+        letters.
     """
-    if not options:
+    if not options or len(options) > MOST_OPTIONS:
         return prompt
     lettered = " ".join(f"({chr(ord('A') + number)}) {text}" for number, text in enumerate(options))
     return f"{prompt.rstrip()}\nOptions: {lettered}\nAnswer:"

@@ -29,8 +29,12 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation", "texts"),
     "system": ("system",),
     "history": ("history",),
+    "references": ("references",),
+    "kind": ("kind",),
     "id": ("id", "__key__"),
 }  # fmt: skip
+# what a sample of this package never has, whatever else a row with all its fields may have
+FOREIGN = {name for names in SPELLINGS.values() for name in names} - Sample.__annotations__.keys()
 
 SPEAKERS = ("user", "assistant")
 
@@ -51,8 +55,9 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
     them; several questions, a list, with as many answers; or a prompt with a completion or answer. Of several answers
     to one question, the commonest is trained and all are references. A question with choices shows them, and its answer
     may be the number (from 0) or the letter of one. A question with a system prompt or a history is a chat. An answer
-    gets the space that separates it from its prompt, unless it begins with one. A sample of this package, which has a
-    prompt, an answer and a ``kind``, stays as it is.
+    gets the space that separates it from its prompt, unless it begins with one. ``references`` are further true
+    answers, and ``kind`` is the name under which the answers to a question or a prompt are counted. A sample of this
+    package, which has a prompt, an answer, references and a kind, stays as it is.
 
     Args:
         row (Mapping[str, Any]): The row.
@@ -70,10 +75,10 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"sample {position} is {shown(row)}; a row is a dictionary of columns, as datasets give it")
-    if {"kind", "prompt", "answer"} <= row.keys():
-        for key, hint in (("kind", str), ("prompt", str), ("answer", str), ("references", list[str] | None)):
-            if not fits(row.get(key), hint):
-                raise ValueError(f"sample {row.get('id', position)}: its {key} is {shown(row.get(key))}, no text")
+    if not columns and _is_sample(row):
+        for key, hint in (("kind", str), ("prompt", str), ("answer", str), ("references", list[str])):
+            if not fits(row[key], hint):
+                raise ValueError(f"sample {row.get('id', position)}: its {key} is {shown(row[key])}, no text")
         return row | {"id": str(row.get("id", position))}  # type: ignore[operator,return-value]
     places = _places(row, position, columns or {})
     found = {role: None if place is None else without_arrays(row[place], role) for role, place in places.items()}
@@ -86,6 +91,13 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
     if all(sample.get(field) is None for field in ("image", "images", "video")):
         _check_unseen(name, row, columns or {})
     return sample
+
+
+def _is_sample(row: Mapping[str, Any]) -> bool:
+    """Tell a sample of this package from the row of a table that has some columns of the same names."""
+    if any(row.get(key) is None for key in ("kind", "prompt", "answer", "references")):
+        return False
+    return not any(str(name).lower() in FOREIGN and value is not None for name, value in row.items())
 
 
 def _places(row: Mapping[str, Any], position: int, columns: Mapping[str, str]) -> dict[str, str | None]:
@@ -211,7 +223,7 @@ def _question_sample(name: str, found: Mapping[str, Any]) -> Sample | None:
             raise ValueError(f"sample {name}: {len(prompt)} questions and {count} answers; give one answer for each")
         turns = [_question(name, *pair) for pair in zip(prompt, said, strict=True)]
     else:
-        turns = [_question(name, prompt, said, found["choices"])]
+        turns = [_question(name, prompt, said, found["choices"], found["references"], found["kind"])]
     sample = Sample(id=name, image=None, **turns[-1])
     if len(turns) > 1:
         sample["turns"] = turns
@@ -237,14 +249,17 @@ def _asked(found: Mapping[str, Any]) -> tuple[Any, Any] | None:
     return None
 
 
-def _question(name: str, prompt: Any, said: Any, choices: Any = None) -> Question:
+def _question(
+    name: str, prompt: Any, said: Any, choices: Any = None, references: Any = None, kind: Any = None
+) -> Question:
     """Make a question of a prompt and the answers to it."""
     if not fits(prompt, str):
         raise ValueError(f"sample {name}: its question is {shown(prompt)}; it must be a text")
     is_caption = prompt == CAPTION_PROMPT
-    options = None if is_caption else chosen(choices)
     try:
+        options = None if is_caption else chosen(choices)
         texts = answers_of(said, options, is_caption)
+        further = [] if references is None else answers_of(references)
     except ValueError as error:
         raise ValueError(f"sample {name}: {error}") from error
     answer = Counter(texts).most_common(1)[0][0]
@@ -252,11 +267,11 @@ def _question(name: str, prompt: Any, said: Any, choices: Any = None) -> Questio
     question = Question(
         prompt=prompt,
         answer=answer if answer[:1].isspace() or not answer.strip() else continuation(prompt, answer),
-        references=list(dict.fromkeys(text.strip() for text in texts)),
-        kind="caption" if is_caption else "question",
+        references=list(dict.fromkeys(text.strip() for text in [*texts, *further])),
+        kind="caption" if is_caption else "question" if kind is None else str(kind),
     )
     if options and answer in options:
-        question["choices"] = options
+        question["choices"] = list(options)
     return question
 
 

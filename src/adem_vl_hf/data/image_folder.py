@@ -78,8 +78,7 @@ class ImageFolder(Dataset[Sample]):
                 resolve_image(self.folder, file_name)
             name = f"{file_name}:{number}" if file_name in seen else file_name
             seen.add(file_name)
-            has_other_text = ANSWERING & entry.keys() and not {"text", "answer"} & entry.keys()
-            if columns or ASKING & entry.keys() or has_other_text:
+            if _is_a_row(entry, columns):
                 self._samples.append(_any_sample(entry, name, where, columns))
             else:
                 self._samples.append(_sample(entry, name, prompt, where))
@@ -94,6 +93,33 @@ class ImageFolder(Dataset[Sample]):
         sample = copy.deepcopy(self._samples[index])
         sample["image"] = open_image(resolve_image(self.folder, self._files[index]))
         return sample
+
+
+def _is_a_row(entry: Mapping[str, Any], columns: Mapping[str, str] | None) -> bool:
+    """Say whether a line is read like a row of any other data set."""
+    has_other_text = ANSWERING & entry.keys() and not {"text", "answer"} & entry.keys()
+    return bool(columns or ASKING & entry.keys() or has_other_text)
+
+
+def sample_of_line(row: Mapping[str, Any], position: int, columns: Mapping[str, str] | None = None) -> Sample:
+    """Make a sample of a line of ``metadata.jsonl`` as the library ``datasets`` streams it, as ``ImageFolder`` does.
+
+    Args:
+        row (Mapping[str, Any]): The line, with the image in place of its file's name, and None for what it lacks.
+        position (int): Its number.
+        columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
+
+    Returns:
+        The sample. Its image is not opened.
+
+    Raises:
+        ValueError: The line cannot be used.
+    """
+    entry = {key: value for key, value in row.items() if value is not None}
+    if _is_a_row(entry, columns):
+        return sample_of(row, position, columns)
+    image = entry.pop("image", None)
+    return _sample(entry, str(position), CAPTION_PROMPT, f"sample {position}") | {"image": image}  # type: ignore[return-value]
 
 
 def _any_sample(entry: dict[str, Any], name: str, where: str, columns: Mapping[str, str] | None) -> Sample:

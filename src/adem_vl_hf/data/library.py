@@ -1,6 +1,6 @@
 """Opens whatever Hugging Face ``datasets`` reads: folders, files and ids of the Hub, whose rows become samples."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .turns import count_turns
 BUILDERS = {
     ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".tar": "webdataset",
 }  # fmt: skip
+ReadRow = Callable[[Mapping[str, Any], int, Mapping[str, str] | None], Sample]
 
 
 class RowReader:
@@ -31,10 +32,17 @@ class RowReader:
         folder (Path | None): Where the images are that a column names by their paths. None means that the rows hold
             the images themselves.
         columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
+        read (ReadRow): Makes a sample of a row, its number and the names of its columns; its images are not found yet.
     """
 
-    def __init__(self, rows: Any, folder: Path | None = None, columns: Mapping[str, str] | None = None) -> None:
-        self.folder, self.columns = folder, columns
+    def __init__(
+        self,
+        rows: Any,
+        folder: Path | None = None,
+        columns: Mapping[str, str] | None = None,
+        read: ReadRow = sample_of,
+    ) -> None:
+        self.folder, self.columns, self.read = folder, columns, read
         self.classes = class_names(rows.features)
 
     def __call__(self, row: Mapping[str, Any], position: int) -> Sample:
@@ -52,7 +60,7 @@ class RowReader:
         """
         row = with_class_names(row, self.classes)
         with errors_naming(f"sample {row.get('id') or position}"):
-            sample = sample_of(row, position, self.columns)
+            sample = self.read(row, position, self.columns)
             for field in FIELDS:
                 if sample.get(field) is not None:
                     sample[field] = self._placed(sample[field])  # type: ignore[literal-required]
@@ -162,6 +170,7 @@ def open_library_stream(
     seed: int = 0,
     buffer: int = BUFFER,
     image_folder: str | None = None,
+    read: ReadRow = sample_of,
 ) -> Stream | None:
     """Open a data set as a stream, of which no more is read than is used.
 
@@ -172,6 +181,7 @@ def open_library_stream(
         seed (int): The seed of the order.
         buffer (int): The number of rows that are shuffled together.
         image_folder (str | None): The folder that the names of images are relative to. None means that of the data.
+        read (ReadRow): Makes a sample of a row, as for ``RowReader``.
 
     Returns:
         Stream | None: The stream, or None if the name is none of these.
@@ -185,7 +195,7 @@ def open_library_stream(
         return None
     with errors_naming(name):
         rows = with_files(rows)  # the buffer holds compressed files; the collator opens them
-        make_sample = RowReader(rows, _folder(name, image_folder), columns)
+        make_sample = RowReader(rows, _folder(name, image_folder), columns, read)
         for row in rows.take(1):
             make_sample(row, 0)  # an unknown column is said before a model is loaded
         return Stream(rows, make_sample, seed, buffer, name)
