@@ -254,10 +254,13 @@ class FrozenBasesConfig(PreTrainedConfig):
 
         Raises:
             TypeError: an override that is no field, where nobody asks for what is left over.
+            ValueError: it is the configuration of another model.
         """
         name = kwargs.get("name_or_path")  # which AutoConfig gives; it has read the file without asking this class
         if name is not None and finish_save(name):
             config_dict = super().get_config_dict(name)[0]
+        if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+            raise ValueError(f"it describes a {kind!r} model, and {cls.__name__} a {cls.model_type!r}; use AutoModel")
         own = {name: kwargs.pop(name) for name in cls.field_names if name in kwargs and name not in cls.sub_configs}
         for base in ("text_model_name_or_path", "vision_model_name_or_path"):
             # what a user gives is meant from here, and what a checkpoint says from the checkpoint

@@ -21,6 +21,7 @@ from .inspection.page import GalleryItem, write_page
 from .json_files import read_entries, read_jsonl
 from .papers import PAPERS
 
+REPORT = "report.html"
 SHOWN = 12  # sample answers
 SAMPLES = "samples"  # the folder of them, beside the report
 GREY = "#808590"  # readable on white and on black
@@ -57,7 +58,7 @@ def write_report(
     gallery = _gallery(model, processor, samples)
     _keep_samples(folder / SAMPLES, gallery)
     return write_page(
-        folder / "report.html",
+        folder / REPORT,
         f"{PAPERS[config.model_type].name}: {folder.resolve().name}",
         kind=config.model_type,
         trainable_parameters=facts["trained_numbers"],

@@ -58,6 +58,7 @@ WARMUP = 0.1  # the share of all steps: 2 of 20 epochs on ScienceQA
 IN_ORDER: dict[str, Any] = (
     {"train_sampling_strategy": "sequential"} if hasattr(TrainingArguments, "train_sampling_strategy") else {}
 )
+FEWEST_BETWEEN_SAVES = 20  # steps
 
 
 class SafeTrainer(LastingWorkers, StopsWhenBroken, WholeCheckpoints, Trainer):
@@ -130,6 +131,8 @@ def training_arguments(
     }
     if model is not None and not isinstance(model.config, AdemVLConfig):
         recipe["max_grad_norm"] = 1.0  # EVLM's gradients jump while its gates open
+    if not overrides.get("load_best_model_at_end"):  # whose checkpoints are saved when it is evaluated
+        recipe["save_steps"] = max(FEWEST_BETWEEN_SAVES, min(500, steps // 10))  # 500 is the library's own default
     if samples is None:  # each process collates its own part of a stream; batches of one process cannot be cut evenly
         recipe["accelerator_config"] = {"dispatch_batches": False}
     kind = Seq2SeqTrainingArguments if "predict_with_generate" in overrides else TrainingArguments

@@ -35,5 +35,9 @@ def test_what_cannot_be_used_is_named_without_its_folder(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=f"^{name}: .*{reason}") as raised:
             uploads.open_files([str(tmp_path / name)])
         assert str(tmp_path) not in str(raised.value)
+    monkeypatch.setattr(uploads, "PIXELS", 2_000_000)
+    Image.new("1", (2000, 1001)).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match="^large.png: too many pixels; send an image of at most 2 million$"):
+        uploads.open_files([str(tmp_path / "large.png")])
     with pytest.raises(ValueError, match="9 files at once; send at most 8"):
         uploads.open_files(["x.png"] * 9)

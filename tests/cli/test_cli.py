@@ -1,6 +1,7 @@
 """``adem-vl``: every command in process, on tiny bases: what it prints and what it leaves."""
 
 import json
+import shutil
 
 import golden_files
 import pytest
@@ -59,6 +60,28 @@ def test_a_used_folder_is_refused_and_overwritten_when_asked(bases, folder, tmp_
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert set(steps) == {1}
+
+
+def test_a_run_that_goes_on_with_other_data_says_so_and_its_card_names_both(bases, folder, tmp_path, capsys):
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(folder, other)
+
+    def train(data, steps, *more):
+        argv = ["train", *tiny.base_flags(bases), "--data", str(data), "--output-dir", str(run), "--batch-size", "2",
+                "--max-steps", str(steps), "--projector-dim", "8", "--set", "use_cpu=true", "save_steps=1"]  # fmt: skip
+        assert main([*argv, *more]) == 0
+        return capsys.readouterr()
+
+    train(folder, 1)
+    before = (run / "README.md").read_text()
+    assert "nothing was left to do: the run in" in train(other, 1, "--resume").out
+    assert (run / "README.md").read_text() == before
+    said = train(other, 2, "--resume").err
+    assert f"the run was trained on {folder} until now, and goes on with {other}" in said
+    card = (run / "README.md").read_text()
+    assert f"- {folder.name}\n" in card
+    assert "- other\n" in card
+    assert "until now" not in train(other, 3, "--resume").err
 
 
 def test_a_run_begins_with_a_trained_adapter_and_evaluates(trained, folder, tmp_path, capsys):

@@ -102,6 +102,7 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
         "no.jsonl": ["evaluate", "--task", "caption", "--predictions", str(tmp_path / "no.jsonl")],
         str(tmp_path / "nothing"): ["info", str(tmp_path / "nothing")],
         str(tmp_path / "none"): ["caption", str(folder / "red.png"), "--checkpoint", str(tmp_path / "none")],
+        f"{folder} holds files already (": ["convert", str(folder / "red.png"), str(folder), *flags],
         "no.pth is no file": ["convert", str(tmp_path / "no.pth"), str(tmp_path / "out"), *flags],
     }
     argument = json.dumps(list(cases.values()))

@@ -112,6 +112,7 @@ def test_samples_are_independent_and_pictures_are_opened_late(folder):
         ({"file_name": "a.png", "text": "x", "prompt": ["p"]}, '"prompt" is'),
         ({"file_name": "a.png", "text": "x", "captions": "y"}, "\"captions\" is 'y'; it must be a list"),
         ({"file_name": "a.png", "text": "x", "references": [""]}, '"references" is'),
+        ({"file_name": "a.png", "text": "x", "video": "a.gif"}, "it shows more than the image of its file_name"),
         ({"file_name": "a.png", "text": "x", "choices": ["y", "z"]}, 'the answer "x" is not among "choices"'),
     ],
 )

@@ -227,6 +227,8 @@ def test_unknown_columns_are_listed_with_the_known_ones():
         sample_of({"image": None, "labels": 3}, 0)
     with pytest.raises(ValueError, match="no column 'txet' but"):
         sample_of({"image": None, "description": "a cat"}, 0, {"text": "txet"})
+    with pytest.raises(ValueError, match="sample 0 has the column 'data' alone, a list of rows: save that list"):
+        sample_of({"data": [{"image": None, "text": "a cat"}]}, 0)
 
 
 @pytest.mark.parametrize(
@@ -238,14 +240,16 @@ def test_unknown_columns_are_listed_with_the_known_ones():
         ({"question": "which?", "answer": "C", "choices": ["a", "b"]}, r"its answer is C, .* 0 to 1 \(A to B\)"),
         ({"question": "which?", "answer": "C", "choices": "a or b"}, "its choices are 'a or b'; they must be a list"),
         ({"label": 3}, "its text is 3; if that is a class, write its name"),
+        (
+            {"image": [RED], "images": [RED], "text": "two"},
+            "several images in two columns; put all of them into images",
+        ),
         ({"text": None}, r"its text is empty \(None\)"),
     ],
 )
 def test_what_is_no_text_says_why(row, words):
     with pytest.raises(ValueError, match=words):
         sample_of({"image": None, **row}, 0)
-
-
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,14 @@ def rewrite(folder, change):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def test_the_class_of_the_other_model_is_named(arch, saved):
+    (other,) = (one for one in architectures.BOTH if one is not arch)
+    said = f"config.json.*it describes a '{arch.model_type}' model, and {other.config_class.__name__} a"
+    for load in (other.model_class.from_pretrained, other.config_class.from_pretrained):
+        with pytest.raises(ValueError, match=said if load is other.model_class.from_pretrained else said[14:]):
+            load(saved)
+
+
 # a tensor of each adapter
 SOME = {"adem_vl": "adapter.value_embedding", "evlm": "adapter.cross_attention.1.q_proj.weight"}
 

@@ -17,7 +17,7 @@ import pytest
 import tiny
 from app_client import free_port
 
-from adem_vl_hf.cli import serve
+from adem_vl_hf.cli import app, serve
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.loading import build_model
 
@@ -31,12 +31,14 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys):
     assert "pip install 'transformers>=5.24'" in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_named_before_anything_is_loaded(capsys):
+@pytest.mark.parametrize("command", ["serve", "app"])
+def test_a_port_in_use_is_named_before_anything_is_loaded(command, capsys, monkeypatch):
+    monkeypatch.setattr(app, "find_spec", lambda name: object())  # its package is of another extra
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert main(["serve", "--port", str(port)]) == 2
+        assert main([command, "--port", str(port)]) == 2
     error = capsys.readouterr().err
     assert f"cannot listen on 127.0.0.1, port {port} (Address already in use); name another --port" in error
 

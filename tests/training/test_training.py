@@ -32,6 +32,12 @@ def test_the_defaults_are_the_papers(tmp_path):
     assert (own.learning_rate, own.weight_decay, own.warmup_steps, own.max_steps) == (1e-3, 0.5, 5, 50)
 
 
+@pytest.mark.parametrize(("steps", "between"), [(5, 20), (75, 20), (400, 40), (100_000, 500)])
+def test_a_tenth_of_a_run_is_lost_at_most(tmp_path, steps, between):
+    assert training_arguments(tmp_path, samples=None, max_steps=steps, use_cpu=True).save_steps == between
+    assert training_arguments(tmp_path, samples=None, max_steps=steps, save_steps=7, use_cpu=True).save_steps == 7
+
+
 @architectures.each()
 def test_the_stock_optimizer_decays_all_but_vectors_and_holds_the_adapter_alone(bases, arch, tmp_path):
     made, _ = trainer(bases, tmp_path, samples(), arch.build(bases), max_steps=100, learning_rate=0.1)

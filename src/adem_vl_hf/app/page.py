@@ -18,6 +18,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 
 from ..inspection.look_page import look_page
+from ..modeling.images import SHARE_OF_LIMIT
 from .answers import Answers, Turn
 from .uploads import FRAMES, MEGABYTES, PIXELS, SUFFIXES, open_files
 
@@ -138,7 +139,7 @@ def serve(answers: Answers, title: str, host: str, port: int, note: str | None =
     Returns:
         The ``gradio.Blocks`` that is served, whose ``close`` ends the server.
     """
-    Image.MAX_IMAGE_PIXELS = PIXELS
+    Image.MAX_IMAGE_PIXELS = int(PIXELS / SHARE_OF_LIMIT)
     page = build_page(answers, title, note).queue(max_size=WAITING, api_open=False)
     page.launch(
         server_name=host,

@@ -3,7 +3,7 @@
 import argparse
 from importlib.util import find_spec
 
-from .arguments import port, positive
+from .arguments import check_address, port, positive
 from .checkpoint import ONLY_PICTOGRAMS, add_checkpoint, check_checkpoint, load, say_what_ships
 
 TEXT = "Serve a web page on this machine: chat about pictures and videos, and see where the words come from."
@@ -30,10 +30,11 @@ def check(args: argparse.Namespace) -> None:
         args (argparse.Namespace): The parsed arguments.
 
     Raises:
-        ValueError: Gradio is not installed, or a path is wrong.
+        ValueError: Gradio is not installed, the address cannot be listened on, or a path is wrong.
     """
     if find_spec("gradio") is None:
         raise ValueError("the page needs the package gradio: pip install 'adem-vl-hf[app]'")
+    check_address(args.host, args.port)
     check_checkpoint(args)
 
 

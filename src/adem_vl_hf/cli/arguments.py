@@ -1,10 +1,12 @@
 """Kinds of values and groups of flags that several commands have, and checks of paths that load nothing."""
 
 import argparse
+import errno
 import json
 import math
 import os
 import re
+import socket
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -232,3 +234,32 @@ def check_output(flag: str, path: Path | None) -> None:
         raise ValueError(
             f"{flag} {path}: {closed[0]} may not be written to; name another place or change its permissions"
         )
+
+
+def check_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, by the flag that is wrong.
+
+    Args:
+        host (str): The value of ``--host``.
+        port (int): The value of ``--port``.
+
+    Raises:
+        ValueError: There is no such address, or it is taken.
+    """
+    remedy = "name an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+    if not host:
+        raise ValueError(f"--host is empty; {remedy}")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:  # names that are too long or have an empty part are no Unicode
+        reason = getattr(error, "strerror", None) or "no name of a host"
+        raise ValueError(f"--host {host} cannot be found ({reason}); {remedy}") from error
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            reason = error.strerror or error
+            of_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            wrong = "name another --port" if of_port else f"--host is wrong: {remedy}"
+            raise ValueError(f"cannot listen on {host}, port {port} ({reason}); {wrong}") from error

@@ -33,6 +33,8 @@ def check(args: argparse.Namespace) -> None:
     """
     if not args.official.is_file():
         raise ValueError(f"{args.official} is no file; give the authors' checkpoint-<epoch>.pth")
+    if args.output_dir.is_dir() and (held := sorted(args.output_dir.iterdir())):
+        raise ValueError(f"{args.output_dir} holds files already ({held[0].name}): name another folder, or empty it")
     check_output("the folder of", args.output_dir / "config.json")
     check_there("the language model", args.language_model)
     check_there("the vision tower", args.vision_tower)

@@ -1,12 +1,10 @@
 """``adem-vl serve``: a checkpoint behind an address that OpenAI's clients can ask."""
 
 import argparse
-import errno
-import socket
 from contextlib import suppress
 from importlib.util import find_spec
 
-from .arguments import port
+from .arguments import check_address, port
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
 
 TEXT = "Serve a trained adapter over HTTP, with OpenAI's chat completions, by the server of Transformers."
@@ -44,28 +42,7 @@ def check(args: argparse.Namespace) -> None:
     if find_spec("transformers.cli") is None or find_spec("transformers.cli.serving") is None:
         raise ValueError("adem-vl serve needs the server of a newer Transformers: pip install 'transformers>=5.24'")
     check_checkpoint(args)
-    _check_address(args.host, args.port)
-
-
-def _check_address(host: str, port: int) -> None:
-    """Refuse an address that cannot be listened on, by the flag that is wrong, before anything is loaded."""
-    remedy = "name an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
-    if not host:
-        raise ValueError(f"--host is empty; {remedy}")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:  # names that are too long or have an empty part are no Unicode
-        reason = getattr(error, "strerror", None) or "no name of a host"
-        raise ValueError(f"--host {host} cannot be found ({reason}); {remedy}") from error
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            reason = error.strerror or error
-            of_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
-            wrong = "name another --port" if of_port else f"--host is wrong: {remedy}"
-            raise ValueError(f"cannot listen on {host}, port {port} ({reason}); {wrong}") from error
+    check_address(args.host, args.port)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ from .checkpoint import moved_bases
 from .config_flags import add_config_flags, config_fields
 
 TEXT = "Train a small adapter so that a language model you have understands images."
+DATA_FILE = "data.json"  # in the output folder: the names of the data that the run is trained on
 ANSWER_LENGTH = 32  # tokens of an answer to a held-out sample
 # fields of TrainingArguments that have a flag of their own; the flag also sets fields that depend on them
 FLAG_OF_FIELD = {
@@ -153,7 +154,7 @@ def _files_of_a_run(folder: Path) -> list[Path]:
     """List what an earlier run has left in its output folder."""
     return [
         path
-        for name in ("checkpoint-*", "_checkpoint-*", "log.jsonl", "training.json")
+        for name in ("checkpoint-*", "_checkpoint-*", "log.jsonl", DATA_FILE, "training.json")
         for path in sorted(folder.glob(name))
     ]
 
@@ -167,10 +168,12 @@ def run(args: argparse.Namespace) -> None:
     from transformers import EarlyStoppingCallback, set_seed
 
     from ..feature_cache import FeatureCache
+    from ..files import write_json
     from ..hub.model_card import write_model_card
-    from ..report import write_report
+    from ..report import REPORT, write_report
     from ..training import build_trainer, train, training_arguments
     from ..training_fields import refuse
+    from ..whole_checkpoints import checkpoints
     from ..workers import default_workers
 
     fields_set = {"dataloader_num_workers": default_workers(args.streaming), **_evaluation(args), **dict(args.set)}
@@ -212,13 +215,39 @@ def run(args: argparse.Namespace) -> None:
     if args.overwrite and trainer.is_world_process_zero():
         for path in _files_of_a_run(args.output_dir):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    is_first = trainer.is_world_process_zero()
+    began_at = next(iter(checkpoints(args.output_dir)), 0) if args.resume else 0
+    before, data = _note_data(args) if is_first else ([], [])
     facts = train(trainer, processor, args.resume)
-    if trainer.is_world_process_zero():
-        write_model_card(args.output_dir, data=args.data)
-        samples = dataset if held_out is None else held_out
-        report = write_report(args.output_dir, trainer.model, processor, samples, facts, sys.argv, args.data)
-        print(f"trained {facts['trained_numbers']:,} parameters in {facts['seconds']} s; saved in {args.output_dir}; "
-              f"{report} shows the run")  # fmt: skip
+    if not is_first:
+        return
+    if began_at == trainer.state.global_step and (args.output_dir / REPORT).is_file():
+        write_json(args.output_dir / DATA_FILE, {"data": before or data})
+        print(f"nothing was left to do: the run in {args.output_dir} had ended at step {began_at}; a larger "
+              "--max-steps or --epochs goes on with it")  # fmt: skip
+        return
+    write_model_card(args.output_dir, data=data)
+    samples = dataset if held_out is None else held_out
+    report = write_report(args.output_dir, trainer.model, processor, samples, facts, sys.argv, data)
+    print(f"trained {facts['trained_numbers']:,} parameters in {facts['seconds']} s; saved in {args.output_dir}; "
+          f"{report} shows the run")  # fmt: skip
+
+
+def _note_data(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Note in the output folder what the run is trained on, and say if that changes; return what it was and what it is."""
+    from ..files import write_json
+    from ..json_files import read_object
+
+    path = args.output_dir / DATA_FILE
+    before = read_object(path, "remove it").get("data") if args.resume and path.is_file() else None
+    before = [str(name) for name in before] if isinstance(before, list) else []
+    data = list(dict.fromkeys([*before, *args.data]))
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"data": data})
+    if before and before != data:
+        print(f"adem-vl train: the run was trained on {', '.join(before)} until now, and goes on with "
+              f"{', '.join(args.data)}", file=sys.stderr)  # fmt: skip
+    return before, data
 
 
 def what_is_left(args: argparse.Namespace) -> str:

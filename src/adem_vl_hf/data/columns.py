@@ -121,6 +121,8 @@ def _no_text(name: str, row: Mapping[str, Any], found: Mapping[str, Any]) -> str
     texts = [column for column in row if str(column).lower() in {known for role in roles for known in SPELLINGS[role]}]
     if texts and all(row[column] is None for column in texts):
         return f"sample {name}: its {' and its '.join(texts)} is empty (None), so it would train nothing; remove it"
+    if len(row) == 1 and any(as_list(value) and isinstance(as_list(value)[0], Mapping) for value in row.values()):
+        return f"sample {name} has the column {next(iter(row))!r} alone, a list of rows: save that list as the table"
     known = "; ".join(f"{role}: {', '.join(names)}" for role, names in SPELLINGS.items())
     if found["messages"] is not None:
         known += f" (its chat {shown(found['messages'])} is no list of messages with a role and a content)"
@@ -227,6 +229,8 @@ def _question_sample(name: str, found: Mapping[str, Any]) -> Sample | None:
     sample = Sample(id=name, image=None, **turns[-1])
     if len(turns) > 1:
         sample["turns"] = turns
+    if isinstance(found["image"], (list, tuple)) and found["images"] is not None:
+        raise ValueError(f"sample {name}: several images in two columns; put all of them into images")
     shown = "images" if isinstance(found["image"], (list, tuple)) else "image"
     for field, value in ((shown, found["image"]), ("images", found["images"]), ("video", found["video"])):
         if isinstance(value, (list, tuple)):

@@ -22,7 +22,8 @@ from .media import open_image, resolve_image
 from .sample import CAPTION_PROMPT, Sample, continuation
 
 # columns of a line that is read like a row of any other data set, not by the keys of this format
-ASKING = {name for role in ("question", "messages", "history", "system") for name in SPELLINGS[role]}
+ROLES = ("question", "messages", "history", "system", "images", "video")
+ASKING = {name for role in ROLES for name in SPELLINGS[role]}
 ANSWERING = {name for role in ("text", "answer", "completion") for name in SPELLINGS[role]}
 
 
@@ -119,7 +120,8 @@ def sample_of_line(row: Mapping[str, Any], position: int, columns: Mapping[str, 
     if _is_a_row(entry, columns):
         return sample_of(row, position, columns)
     image = entry.pop("image", None)
-    return _sample(entry, str(position), CAPTION_PROMPT, f"sample {position}") | {"image": image}  # type: ignore[return-value]
+    sample = _sample(entry, str(position), CAPTION_PROMPT, f"sample {position}")
+    return sample | {"image": image}  # type: ignore[return-value]
 
 
 def _any_sample(entry: dict[str, Any], name: str, where: str, columns: Mapping[str, str] | None) -> Sample:
