@@ -318,8 +318,8 @@ def one_dtype(given: Mapping[str, Any]) -> torch.dtype | str | None:
     for one in (dtype, older):
         if one is not None and not _is_dtype(one):
             raise ArgumentError(
-                f"dtype={one!r} is no floating-point dtype; give torch.float32, torch.bfloat16 or torch.float16, one of "
-                "their names, or 'auto'"
+                f"dtype={one!r} is no floating-point dtype; give torch.float32, torch.bfloat16 or torch.float16, one "
+                "of their names, or 'auto'"
             )
     if dtype is None or older is None:
         return older if dtype is None else dtype

@@ -234,7 +234,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _note_data(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Note in the output folder what the run is trained on, and say if that changes; return what it was and what it is."""
+    """Note in the output folder what the run is trained on, and say if that changes; return what it was and is."""
     from ..files import write_json
     from ..json_files import read_object
 
