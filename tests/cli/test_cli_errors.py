@@ -73,6 +73,8 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
             str(trained),
         ],
         "metadata.jsonl": ["caption", str(folder / "metadata.jsonl"), "--checkpoint", str(trained)],
+        f"{folder.name}/typo.csv: there is no such file; correct": [*train, "--data", f"{folder.name}/typo.csv"],
+        "the checkpoint nowhere: there is no such folder, and an id of the Hub is you/name": ["info", "nowhere"],
         "no data set 'nowhere'": [*train, "--data", "nowhere"],
         "language model": [*train, "--language-model", str(tmp_path / "nowhere")],
         "vision tower": [*train, "--vision-tower", str(tmp_path / "nowhere")],

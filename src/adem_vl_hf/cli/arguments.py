@@ -210,6 +210,21 @@ def check_there(what: str, name: str | Path | None) -> None:
         raise ValueError(f"{what} {name}: there is no such folder; did you mean {path.parent / nearest}?")
 
 
+def check_adapter(what: str, name: str | None) -> None:
+    """Refuse a path to no checkpoint. A name that may be a Hub id, ``you/name``, is left to the Hub.
+
+    Args:
+        what (str): What the path is to, for the error.
+        name (str | None): The path, the Hub id, or None where none was given.
+
+    Raises:
+        ValueError: As ``check_there``, or the name is neither a path nor an id.
+    """
+    check_there(what, name)
+    if name is not None and len(Path(name).parts) == 1 and not Path(name).exists():
+        raise ValueError(f"{what} {name}: there is no such folder, and an id of the Hub is you/name")
+
+
 def check_output(flag: str, path: Path | None) -> None:
     """Refuse a file that cannot be written, before hours of computing for it. Folders that it lacks can be made.
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from .arguments import add_bits, check_there
+from .arguments import add_bits, check_adapter, check_there
 
 DEFAULT = "(default: the adapter that ships with this package)"
 ONLY_PICTOGRAMS = (
@@ -45,7 +45,7 @@ def check_checkpoint(args: argparse.Namespace) -> None:
     Raises:
         ValueError: A path leads to no file and no folder.
     """
-    check_there("the checkpoint", args.checkpoint)
+    check_adapter("the checkpoint", args.checkpoint)
     check_there("the language model", args.language_model)
     check_there("the vision tower", args.vision_tower)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..hub.repo_id import check_repo_id
 from ..terminal import say
-from .arguments import check_there
+from .arguments import check_adapter
 from .checkpoint import add_moved_bases, moved_bases
 
 TEXT = "Upload a trained adapter to the Hugging Face Hub, with its code, its processor and a model card."
@@ -37,7 +37,7 @@ def check(args: argparse.Namespace) -> None:
         ValueError: There is no such folder, or the name can be no repository's.
     """
     check_repo_id(args.repo_id)
-    check_there("the checkpoint", args.checkpoint)
+    check_adapter("the checkpoint", args.checkpoint)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from .arguments import (
     add_bits,
     add_columns,
     add_scienceqa,
+    check_adapter,
     check_there,
     key_value,
     positive,
@@ -139,7 +140,7 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--weights {args.weights}: give a number above 0 for each of --data {' '.join(args.data)}")
     if args.streaming and args.max_steps <= 0:
         raise ValueError("--streaming needs --max-steps: a stream has no length, so that nobody knows its epochs")
-    check_there("--from-checkpoint", args.from_checkpoint)
+    check_adapter("--from-checkpoint", args.from_checkpoint)
     if args.from_checkpoint and (given := [*config_fields(args, args.model)]):
         raise ValueError(f"--from-checkpoint brings {given[0]}; leave the flag out, or train a new adapter")
     check_there("--image-folder", args.image_folder and Path(args.image_folder))

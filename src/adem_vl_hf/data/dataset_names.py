@@ -8,6 +8,10 @@ DRAWN = ("openmoji", "openmoji-names", "openmoji-scenes", "openmoji-videos", "op
 NAMED = (*DRAWN, "easy-vqa")  # data sets that this package opens by their names alone
 SCIENCEQA_ID = re.compile(r"[\w.-]+/ScienceQA")  # on the Hub it has a layout of its own
 HUB_ID = re.compile(r"(?P<path>\w[\w.-]*/[\w.-]+)(:(?P<config>[\w.-]+))?")  # user/set or user/set:config
+# the formats of single files, by their suffix
+BUILDERS = {
+    ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".tar": "webdataset",
+}  # fmt: skip
 FORMATS = (
     "a folder or file that datasets reads (images, parquet, CSV, JSON, webdataset, save_to_disk), the folder of a "
     "benchmark (ScienceQA, COCO, MME), a .json file of conversations or instructions, or the id of a data set on the "
@@ -37,7 +41,8 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: There is no such data set.
     """
-    if not name.strip() or (name not in NAMED and not HUB_ID.fullmatch(name) and not Path(name).exists()):
+    may_be_on_hub = HUB_ID.fullmatch(name) and Path(name).suffix not in BUILDERS
+    if not name.strip() or (name not in NAMED and not may_be_on_hub and not Path(name).exists()):
         raise unknown_dataset(name)
 
 
@@ -63,4 +68,6 @@ def unknown_dataset(name: str) -> ValueError:
         file = next((file for file in path.rglob("*") if file.is_file()), None)
         what = "the folder is empty" if file is None else f"its files, such as {file.name}, are of no known format"
         return ValueError(f"{name}: {what}; {known}")
+    if path.suffix in BUILDERS:
+        return ValueError(f"{name}: there is no such file; correct the path")
     return ValueError(f"no data set {name!r}: {known}")

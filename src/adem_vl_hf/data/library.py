@@ -11,16 +11,12 @@ from ..modeling.field_values import shown
 from ..modeling.reading import errors_naming
 from .cells import class_names, with_class_names
 from .columns import sample_of
-from .dataset_names import HUB_ID, NoSuchSplit
+from .dataset_names import BUILDERS, HUB_ID, NoSuchSplit
 from .media import ImageError, holds_image, resolve_image
 from .sample import FIELDS, Sample
 from .stream import BUFFER, Stream
 from .turns import count_turns
 
-# the formats of single files, by their suffix
-BUILDERS = {
-    ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".tar": "webdataset",
-}  # fmt: skip
 ReadRow = Callable[[Mapping[str, Any], int, Mapping[str, str] | None], Sample]
 
 
@@ -231,7 +227,9 @@ def _folder(name: str, image_folder: str | None) -> Path | None:
 def _load(name: str, split: str, streaming: bool) -> Any:
     """Load a split, or return None if the name is nothing that the library reads."""
     path, hub = Path(name), HUB_ID.fullmatch(name)
-    if (not path.exists() and hub is None) or (path.is_file() and path.suffix not in BUILDERS):
+    if not path.exists() and (hub is None or path.suffix in BUILDERS):
+        return None
+    if path.is_file() and path.suffix not in BUILDERS:
         return None
     try:
         import datasets
