@@ -94,7 +94,8 @@ def described(hint: Any) -> str:
     """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(described, inner)))
+        lists_last = sorted(inner, key=lambda one: get_origin(one) is list)  # else "or null" may be of an entry
+        return " or ".join(dict.fromkeys(map(described, lists_last)))
     if origin is list:
         return f"a list, each entry {described(inner[0])}"
     if origin is dict:

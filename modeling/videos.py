@@ -51,7 +51,7 @@ def open_video(source: VideoSource, number: int | None = None) -> list[Image.Ima
         ValueError: ``number`` is below 1.
     """
     if number is not None and number < 1:
-        raise ValueError(f"number must be at least 1, got {number}")
+        raise ValueError(f"the number of frames (num_frames) must be at least 1, got {number}")
     if isinstance(source, str | os.PathLike):
         name, path = str(os.fspath(source)), Path(source)
         if path.is_dir():

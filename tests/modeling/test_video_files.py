@@ -145,7 +145,7 @@ def test_unusable_sources_name_the_culprit_and_the_remedy(tmp_path):
     ):
         with pytest.raises(ImageError, match=message):
             open_video(source)
-    with pytest.raises(ValueError, match="number must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"num_frames\) must be at least 1, got 0"):
         open_video(mixed[:1], number=0)
 
 
