@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="print the table of this checkpoint; save nothing")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/quality"), help="where predictions are written")
-    parser.add_argument("--scenes", type=int, default=500, help="number of test samples about scenes")
+    parser.add_argument("--scenes", type=int, default=2000, help="number of test samples about scenes")
     parser.add_argument("--names", type=int, default=710, help="number of test samples about names")
     parser.add_argument("--demo", type=Path, help="a folder that `make demo` wrote: take its scores, measure nothing")
     parser.add_argument("--card", action="store_true", help="rewrite the model card with these scores")

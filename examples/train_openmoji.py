@@ -2,10 +2,10 @@
 
     python examples/train_openmoji.py --output-dir runs/openmoji --compile --export
 
-It learns in six stages: first mostly captions; then all kinds of questions, names and styles of drawing; then what
-still goes wrong, with more things; then which of two things stands where, among six things and among forty; and last
-everything once more. After an interruption the same command continues from the last checkpoint. On a CPU with two
-cores, two processes with a thread each take the least time:
+It learns in seven stages: first mostly captions; then all kinds of questions, names and styles of drawing; then what
+still goes wrong, with more things; then which of two things stands where, among six things and among forty; then
+everything once more; and last, captions above all. After an interruption the same command continues from the last
+checkpoint. On a CPU with two cores, two processes with a thread each take the least time:
 
     ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 examples/train_openmoji.py --compile
 
@@ -26,6 +26,7 @@ import torch
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data.openmoji.mixture import (
+    CAPTION_SHARES,
     FINAL_SHARES,
     LAST_SHARES,
     LATER_SHARES,
@@ -47,6 +48,7 @@ STAGES = (
     ("fourth", "shipped, later", PLACE_SHARES, 280),
     ("fifth", "shipped, later", MORE_PLACES_SHARES, 240),
     ("sixth", "shipped, last", FINAL_SHARES, 3000),
+    ("seventh", "shipped, last", CAPTION_SHARES, 3000),
 )
 
 

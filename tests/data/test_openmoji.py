@@ -119,6 +119,14 @@ def test_every_thing_comes_once_per_kind_before_any_comes_again():
             assert all(choice in sample["prompt"] for choice in sample["choices"])
 
 
+def test_names_and_scenes_do_not_ask_the_same_question():
+    """For the image of one emoji the answers would be of two forms, "owl" and "an owl on red", both right."""
+    asked = [
+        {data[index]["prompt"] for index in range(8)} for data in (cls("train", kinds=("caption",)) for cls in BOTH)
+    ]
+    assert asked == [{"What is this?"}, {"a picture of"}]
+
+
 def test_a_billion_samples_cost_nothing():
     openmoji()  # drawn once for any size
     began = time.process_time()

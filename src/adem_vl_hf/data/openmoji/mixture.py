@@ -88,6 +88,19 @@ FINAL_SHARES = {
     ("scenes of more things in three styles", "caption"): 2,
     ("scenes of more things in three styles", "presence"): 1,
 }
+# Captions again, after which the things of two groups are seldom confused
+CAPTION_SHARES = {
+    ("names", "caption"): 4,
+    ("names in three styles", "choice"): 2,
+    ("scenes", "caption"): 5,
+    ("scenes", "presence"): 4,
+    ("scenes", "count"): 2,
+    ("scenes", "choice"): 1,
+    ("alike scenes", "caption"): 4,
+    ("alike scenes", "relation"): 2,
+    ("scenes of more things in three styles", "caption"): 2,
+    ("scenes of more things in three styles", "presence"): 1,
+}
 
 
 class OpenMojiMixture(Dataset[Sample]):

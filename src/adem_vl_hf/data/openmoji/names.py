@@ -10,13 +10,16 @@ from functools import lru_cache
 
 from torch.utils.data import Dataset
 
-from ..sample import CAPTION_PROMPT, Sample
+from ..sample import Sample
 from .common import CHOICES, check_arguments, choice_prompt, text_fields
 from .drawing import CANVAS, COLOURS, canvas, place
 from .sprites import openmoji
 from .styles import OPENMOJI, check_styles, choose_style, sprites_in
 
 KINDS = ("caption", "choice")
+# Not that of the captions of scenes: for the image of one emoji, the same words would ask for two answers, "hamburger"
+# and "a hamburger on yellow".
+NAME_PROMPT = "What is this?"
 
 
 class OpenMojiNames(Dataset[Sample]):
@@ -26,7 +29,7 @@ class OpenMojiNames(Dataset[Sample]):
         split (str): "train" or "test". Both have the same things but never the same drawing.
         size (int | None): The number of samples. None means every thing once for each kind.
         seed (int): The seed. All randomness follows from ``(seed, split, index)``.
-        kinds (Sequence[str]): The kinds asked, in turn: "caption" (say its name) and "choice" (choose one of four
+        kinds (Sequence[str]): The kinds asked, in turn: "caption" (say what it is) and "choice" (choose one of four
             names).
         styles (Sequence[str]): The styles of the drawings, from ``STYLES`` in ``data.openmoji.styles``. Each sample is
             drawn in one of them, and is otherwise the same in any.
@@ -81,7 +84,7 @@ class OpenMojiNames(Dataset[Sample]):
         place(image, self.sprites_by_style[style][number], centre, size, rng, tilt=25)
         kind = self.kinds[index % len(self.kinds)]
         if kind == "caption":
-            texts = text_fields(CAPTION_PROMPT, name)
+            texts = text_fields(NAME_PROMPT, name)
         else:
             others = rng.sample(range(len(self.things)), CHOICES)
             choices = [self.things[i].name for i in others if i != number][: CHOICES - 1]
