@@ -193,6 +193,8 @@ VQA = [{"answer": "two", "answer_id": 1}, {"answer": "2"}, {"answer": "two"}]
         ({"question": "which?", "options": list(range(50, 90)), "answer": 30}, "which?", " 80", ["80"]),
         ({"question": "which?", "answer": "dog", "kind": "animal", "references": ["hound"]}, "which?", " dog", HOUND),
         ({"prompt": "which?", "answer": "dog", "kind": "animal"}, "which?", " dog", ["dog"]),
+        ({"question": "which?", "answer": "dog", "references": []}, "which?", " dog", ["dog"]),
+        ({"question": "which?", "answer": "dog", "references": [{"doi": "10/x"}]}, "which?", " dog", ["dog"]),
         ({"query": "how many?", "response": "two"}, "how many?", " two", ["two"]),
         ({"instruction": "Translate.", "input": "cat", "output": "Katze"}, "Translate.\ncat", " Katze", ["Katze"]),
         ({"instruction": "Which?", "inputs": "", "outputs": "cat"}, "Which?", " cat", ["cat"]),

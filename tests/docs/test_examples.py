@@ -275,13 +275,13 @@ def test_the_shipped_adapter_is_trained_in_stages_of_which_none_comes_twice(base
     module = scripts.load("examples/train_openmoji.py")
     fresh = partial(build_model, str(bases / "llama"), "embedded", projector_dim=8)
     monkeypatch.setattr(openmoji_training, "build_model", lambda *_, **__: fresh())
-    command = ["train_openmoji.py", "--output-dir", str(tmp_path), "--steps", "1", "2", "3", "2", "2", "2"]
+    command = ["train_openmoji.py", "--output-dir", str(tmp_path), "--steps", "1", "2", "3", "2", "2", "2", "2"]
     monkeypatch.setattr("sys.argv", command)
     module.main()
     stages = [name for name, *_ in module.STAGES]
     weights = [(tmp_path / stage / "model.safetensors").read_bytes() for stage in stages]
     facts = [json.loads((tmp_path / stage / "training.json").read_text()) for stage in stages]
-    assert len(set(weights)) == len(stages) == 6
+    assert len(set(weights)) == len(stages) == 7
     assert [(one["steps"], one["learning_rate"]) for one in facts[:3]] == [(1, 2e-3), (2, 1.5e-3), (3, 1.2e-3)]
     assert [any("Twemoji" in text for text in one["data"]) for one in facts[:3]] == [False, True, True]
     assert [any("382 things" in text for text in one["data"]) for one in facts[:3]] == [False, False, True]

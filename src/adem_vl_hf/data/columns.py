@@ -263,7 +263,7 @@ def _question(
     try:
         options = None if is_caption else chosen(choices)
         texts = answers_of(said, options, is_caption)
-        further = [] if references is None else answers_of(references)
+        further = references if fits(references, list[str]) else []  # others have literature in a column of that name
     except ValueError as error:
         raise ValueError(f"sample {name}: {error}") from error
     answer = Counter(texts).most_common(1)[0][0]
