@@ -111,7 +111,10 @@ def main() -> None:
         name = f"{run}, {args.steps} steps, {args.test_images} images"
         if name not in results:
             folder = args.output_dir / tables.file_name(f"{run}-{args.steps}")
-            results[name] = measure(run, args.steps, args.test_images, folder, args.output_dir / "features")
+            result = measure(run, args.steps, args.test_images, folder, args.output_dir / "features")
+            same_run = f"{run}, {args.steps} steps, "  # which the newer test replaces
+            results = {other: found for other, found in results.items() if not other.startswith(same_run)}
+            results[name] = result
             # pages are compared with this file where the benchmark is not at hand
             tables.save("easy_vqa", {"runs": results, "alone": text_alone()})
     print(sections()["easy vqa table"])

@@ -15,6 +15,7 @@ import easy_vqa
 import efficiency
 import embedded_towers
 import feature_cache
+import frozen_or_lora
 import fusion_speed
 import growth
 import lm_head
@@ -45,6 +46,7 @@ SCRIPTS = (
     efficiency,
     embedded_towers,
     feature_cache,
+    frozen_or_lora,
     fusion_speed,
     growth,
     lm_head,

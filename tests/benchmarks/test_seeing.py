@@ -139,6 +139,25 @@ def test_easy_vqa_is_trained_by_the_command_line_and_tested(tmp_path, monkeypatc
     assert lines[3].endswith("| 67.0 | 23.3 | 82.5 |")
 
 
+@pytest.mark.slow
+def test_the_shipped_recipe_is_trained_with_and_without_lora(tmp_path, monkeypatch):
+    script = scripts.load("benchmarks/frozen_or_lora.py")
+    monkeypatch.setattr(script.tables, "RESULTS", tmp_path)
+    arguments = ["--steps", "1", "--scenes", "24", "--names", "4", "--output-dir", tmp_path / "runs"]
+    monkeypatch.setattr(script, "launched_processes", lambda: 2)  # of which each trains alone here
+    scripts.call(script, monkeypatch, *arguments)
+    assert script.sections()["frozen or lora"] == script.tables.NOT_MEASURED
+    monkeypatch.setattr(script, "launched_processes", lambda: 1)
+    monkeypatch.setattr(script, "fine_tune", None)  # nothing is trained again
+    scripts.call(script, monkeypatch, *arguments)
+    lines = script.sections()["frozen or lora"].splitlines()
+    assert lines[0] == "| | frozen | LoRA |"
+    assert lines[2] == "| trainable parameters | 1,077,376 | 1,538,176 |"
+    assert [line.split(" | ")[0] for line in lines[5:7]] == [
+        "| names: four-way choice", "| names: whole caption, exact match",
+    ]  # fmt: skip
+
+
 def test_places_are_asked_by_numbers_and_once_for_each_adapter(tmp_path, monkeypatch):
     script, asked = scripts.load("benchmarks/which_is_where.py"), []
 

@@ -173,8 +173,9 @@ def chosen(choices: Any) -> Options | None:
             values, labels = list(values.values()), list(values)
     if values is None or (isinstance(values, (str, list, tuple)) and not values):
         return None
-    texts = [_written(value, None) for value in values] if isinstance(values, (list, tuple)) else [None]
-    if None in texts or (labels and len(labels) != len(texts)):
+    written = [_written(value, None) for value in values] if isinstance(values, (list, tuple)) else [None]
+    texts = [text for text in written if text is not None]
+    if len(texts) != len(written) or (labels and len(labels) != len(texts)):
         raise ValueError(
             f"its choices are {shown(choices)}; they must be a list of texts. Correct them, or remove that column"
         )
