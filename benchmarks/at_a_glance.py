@@ -26,6 +26,35 @@ COST = (
 SHOWN_METHODS = ("adem_vl", "memvp", "lavin", "llava_lora", "evlm")
 
 
+def quality_label(task: str, kind: str | None) -> str:
+    """Name a row.
+
+    Args:
+        task (str): the test set.
+        kind (str | None): the kind of question; None for captions.
+
+    Returns:
+        The name.
+    """
+    return f"{TASKS[task]}: {'whole caption, exact match' if kind is None else QUESTIONS[kind]}"
+
+
+def quality_cells(metrics: dict[str, Any], task: str, kind: str | None) -> list[str]:
+    """The share of right answers of a row, with the own image and with another one.
+
+    Args:
+        metrics (dict[str, Any]): what ``evaluate_with_controls`` returned, by test set and image.
+        task (str): the test set.
+        kind (str | None): the kind of question; None for captions.
+
+    Returns:
+        Both, in per cent.
+    """
+    found = [metrics[task][image] for image in ("true", "shuffled")]
+    shares = [s["caption"]["exact_match"] if kind is None else s["questions"][kind]["accuracy"] for s in found]
+    return [f"{100 * share:.1f}" for share in shares]
+
+
 def quality_table(metrics: dict[str, Any]) -> str:
     """The share of right answers, with the own image and with another one.
 
@@ -37,14 +66,8 @@ def quality_table(metrics: dict[str, Any]) -> str:
     """
     rows = []
     for task, kind in QUALITY:
-        own, other = (metrics[task][image] for image in ("true", "shuffled"))
-        if kind is None:
-            label, chance = "whole caption, exact match", ""
-            shares = [scores["caption"]["exact_match"] for scores in (own, other)]
-        else:
-            label, chance = QUESTIONS[kind], f"{100 * own['questions'][kind]['chance']:.1f}"
-            shares = [scores["questions"][kind]["accuracy"] for scores in (own, other)]
-        rows.append([f"{TASKS[task]}: {label}", *(f"{100 * share:.1f}" for share in shares), chance])
+        chance = "" if kind is None else f"{100 * metrics[task]['true']['questions'][kind]['chance']:.1f}"
+        rows.append([quality_label(task, kind), *quality_cells(metrics, task, kind), chance])
     return tables.markdown(["right answers, %", "own image", "another image", "chance"], rows)
 
 

@@ -1,7 +1,7 @@
 """easy-VQA by `adem-vl train`: ADEM-VL with the language model frozen, and with LoRA in it. Resumable.
 
 python benchmarks/easy_vqa.py                                    # both for 400 steps, tested on 40 images
-python benchmarks/easy_vqa.py --steps 1500 --test-images 1000     # both longer, on the whole test set
+python benchmarks/easy_vqa.py --steps 1500 --test-images 1000    # both longer, on the whole test set
 python benchmarks/write_tables.py                                # puts the table into docs/results.md
 
 Each question is asked with its own image and with that of another question.

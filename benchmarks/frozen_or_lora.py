@@ -17,8 +17,7 @@ from typing import Any
 
 import tables
 import torch
-from at_a_glance import QUALITY
-from quality import QUESTIONS, TASKS
+from at_a_glance import QUALITY, quality_cells, quality_label
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.evaluation.predict import evaluate_with_controls
@@ -49,13 +48,13 @@ def train(arm: str, folder: Path, steps: int, compiled: bool) -> None:
         fine_tune(folder, steps, "shipped", True, settings=ARMS[arm], compiled=compiled)
 
 
-def measure(folder: Path, scenes: int, names: int | None) -> dict[str, Any]:
+def measure(folder: Path, scenes: int, names: int) -> dict[str, Any]:
     """Let a trained arm answer.
 
     Args:
         folder (Path): its checkpoint.
         scenes (int): test samples about scenes.
-        names (int | None): test samples about names; None is every name once for each kind.
+        names (int): test samples about names.
 
     Returns:
         The record of its training, and its scores by test set and image.
@@ -63,21 +62,6 @@ def measure(folder: Path, scenes: int, names: int | None) -> dict[str, Any]:
     model, processor = load_checkpoint(str(folder), **fastest_setting())
     metrics = evaluate_with_controls(model, processor, test_sets(scenes, names), folder / "predictions")
     return {"training": json.loads((folder / "training.json").read_text(encoding="utf-8")), "metrics": metrics}
-
-
-def cell(scores: dict[str, Any], kind: str | None) -> str:
-    """Write a score with the own image and with another one.
-
-    Args:
-        scores (dict[str, Any]): those of a test set, by image.
-        kind (str | None): the kind of question; None for captions.
-
-    Returns:
-        Two shares in per cent.
-    """
-    found = [scores[image] for image in ("true", "shuffled")]
-    shares = [s["caption"]["exact_match"] if kind is None else s["questions"][kind]["accuracy"] for s in found]
-    return " / ".join(f"{100 * share:.1f}" for share in shares)
 
 
 def table(saved: dict[str, Any]) -> str:
@@ -96,8 +80,8 @@ def table(saved: dict[str, Any]) -> str:
         ["training loss", *(f"{one['train_loss']:.2f}" for one in facts)],
     ]
     for task, kind in QUALITY:
-        label = "whole caption, exact match" if kind is None else QUESTIONS[kind]
-        rows.append([f"{TASKS[task]}: {label}", *(cell(saved[arm]["metrics"][task], kind) for arm in ARMS)])
+        cells = [" / ".join(quality_cells(saved[arm]["metrics"], task, kind)) for arm in ARMS]
+        rows.append([quality_label(task, kind), *cells])
     return tables.markdown(["", *ARMS], rows)
 
 

@@ -49,6 +49,10 @@ class ImageError(ValueError):
     """Says that an image or a video cannot be used. The message begins with its path and ends with the remedy."""
 
 
+class TooManyPixels(ImageError):
+    """Says that an image has more pixels than ``most_pixels()``."""
+
+
 def open_image(source: ImageSource) -> Image.Image:
     """Open an image, turn it upright and convert it to mode RGB.
 
@@ -134,7 +138,7 @@ def check_size(width: int, height: int, name: str, frames: int = 1) -> None:
     if not width or not height:
         raise ImageError(f"{name}: the image is {width} x {height} pixels; remove it or replace it")
     if width * height > most_pixels():
-        raise ImageError(_too_large(name, f"{width} x {height} pixels are"))
+        raise TooManyPixels(_too_large(name, f"{width} x {height} pixels are"))
     if width * height * frames > most_pixels():
         raise ImageError(
             f"{name}: {frames:,} frames of {width} x {height} pixels are more than the {most_pixels():,.0f} pixels "
@@ -168,7 +172,7 @@ def _open(source: str | os.PathLike[str] | bytes | IO[bytes], name: str) -> Imag
     try:
         image = Image.open(file)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(_too_large(name, f"{error} That is")) from error
+        raise TooManyPixels(_too_large(name, f"{error} That is")) from error
     except UnidentifiedImageError as error:
         if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
             raise ImageError(

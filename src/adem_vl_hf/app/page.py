@@ -5,6 +5,7 @@ reader's system, and a Content-Security-Policy tells the browser to ask no other
 """
 
 import html
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,7 +140,7 @@ def serve(answers: Answers, title: str, host: str, port: int, note: str | None =
     Returns:
         The ``gradio.Blocks`` that is served, whose ``close`` ends the server.
     """
-    Image.MAX_IMAGE_PIXELS = int(PIXELS / SHARE_OF_LIMIT)
+    Image.MAX_IMAGE_PIXELS = math.ceil(PIXELS / SHARE_OF_LIMIT)
     page = build_page(answers, title, note).queue(max_size=WAITING, api_open=False)
     page.launch(
         server_name=host,

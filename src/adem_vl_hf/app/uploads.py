@@ -1,14 +1,12 @@
 """Opens the files that users send, with limits on their number and size, by the safe openers of the package."""
 
 import os
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
 
-from ..modeling.images import VIDEO_SUFFIXES, ImageError, open_image
+from ..modeling.images import VIDEO_SUFFIXES, ImageError, TooManyPixels, open_image
 from ..modeling.videos import open_video
 
 MEGABYTES = 20  # of one file
@@ -40,6 +38,9 @@ def open_files(paths: Sequence[str]) -> tuple[list[Image.Image], list[list[Image
     for path in paths:
         try:
             _open(path, images, videos)
+        except TooManyPixels as error:  # who sends it cannot raise the limit, as that message advises
+            most = f"send an image of at most {PIXELS // 10**6} million"
+            raise ValueError(f"{Path(path).name}: too many pixels; {most}") from error
         except ValueError as error:
             raise ValueError(str(error).replace(str(path), Path(path).name)) from error
     return images, videos
@@ -50,26 +51,11 @@ def _open(path: str, images: list[Image.Image], videos: list[list[Image.Image]])
     if size > MEGABYTES * 2**20:
         raise ImageError(f"{path}: {size / 2**20:.0f} MB; send at most {MEGABYTES} MB a file")
     if suffix in IMAGE_SUFFIXES:
-        _check_pixels(path)
         images.append(_small(open_image(path)))
     elif suffix in SUFFIXES:
         videos.append([_small(frame) for frame in open_video(path, FRAMES)])
     else:
         raise ImageError(f"{path}: neither an image nor a video; send one of {', '.join(SUFFIXES)}")
-
-
-def _check_pixels(path: str) -> None:
-    """Refuse too large an image; users of a page cannot raise the limit, which other messages advise."""
-    pixels = None
-    with warnings.catch_warnings(), suppress(OSError, SyntaxError, ValueError):  # damaged: open_image says how
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path) as image:
-                pixels = image.width * image.height
-        except Image.DecompressionBombError:
-            pixels = PIXELS + 1
-    if pixels is not None and pixels > PIXELS:
-        raise ImageError(f"{path}: too many pixels; send an image of at most {PIXELS // 10**6} million")
 
 
 def _small(image: Image.Image) -> Image.Image:

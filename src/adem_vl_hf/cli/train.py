@@ -209,14 +209,14 @@ def run(args: argparse.Namespace) -> None:
         model, processor, dataset, arguments, args.max_length, eval_dataset=held_out, compute_metrics=metrics,
         callbacks=[EarlyStoppingCallback(args.patience)] if args.patience else None,
     )  # fmt: skip
+    is_first = trainer.is_world_process_zero()
     chosen = None if args.vision_tower or args.from_checkpoint else _tower_for(args.data)
-    if trainer.is_world_process_zero() and chosen == "embedded-dinov2":
+    if is_first and chosen == "embedded-dinov2":
         print("adem-vl train: the vision tower is embedded-dinov2, a DINOv2-small. The small CLIP that ships, "
               "--vision-tower embedded, is faster but has only seen pictograms.", file=sys.stderr)  # fmt: skip
-    if args.overwrite and trainer.is_world_process_zero():
+    if args.overwrite and is_first:
         for path in _files_of_a_run(args.output_dir):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    is_first = trainer.is_world_process_zero()
     began_at = next(iter(checkpoints(args.output_dir)), 0) if args.resume else 0
     before, data = _note_data(args) if is_first else ([], [])
     facts = train(trainer, processor, args.resume)

@@ -121,8 +121,9 @@ def _no_text(name: str, row: Mapping[str, Any], found: Mapping[str, Any]) -> str
     texts = [column for column in row if str(column).lower() in {known for role in roles for known in SPELLINGS[role]}]
     if texts and all(row[column] is None for column in texts):
         return f"sample {name}: its {' and its '.join(texts)} is empty (None), so it would train nothing; remove it"
-    if len(row) == 1 and any(as_list(value) and isinstance(as_list(value)[0], Mapping) for value in row.values()):
-        return f"sample {name} has the column {next(iter(row))!r} alone, a list of rows: save that list as the table"
+    only, value = next(iter(row.items())) if len(row) == 1 else (None, None)
+    if (inner := as_list(value)) and isinstance(inner[0], Mapping):
+        return f"sample {name} has the column {only!r} alone, a list of rows: save that list as the table"
     known = "; ".join(f"{role}: {', '.join(names)}" for role, names in SPELLINGS.items())
     if found["messages"] is not None:
         known += f" (its chat {shown(found['messages'])} is no list of messages with a role and a content)"
@@ -263,9 +264,9 @@ def _question(
     try:
         options = None if is_caption else chosen(choices)
         texts = answers_of(said, options, is_caption)
-        further = references if fits(references, list[str]) else []  # others have literature in a column of that name
     except ValueError as error:
         raise ValueError(f"sample {name}: {error}") from error
+    further = references if fits(references, list[str]) else []  # others have literature in a column of that name
     answer = Counter(texts).most_common(1)[0][0]
     prompt = with_options(prompt, options)
     question = Question(

@@ -32,6 +32,18 @@ class NoSuchSplit(ValueError):
         self.splits = list(splits)
 
 
+def hub_id(name: str) -> re.Match[str] | None:
+    """Read a name as the id of a data set on the Hub.
+
+    Args:
+        name (str): A name or a path.
+
+    Returns:
+        The groups ``path`` and ``config``, or None if it is no id, or ends as a file of data does.
+    """
+    return None if Path(name).suffix in BUILDERS else HUB_ID.fullmatch(name)
+
+
 def check_name(name: str) -> None:
     """Refuse a name that can be no data set. What is in a file or folder shows when it is opened.
 
@@ -41,8 +53,7 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: There is no such data set.
     """
-    may_be_on_hub = HUB_ID.fullmatch(name) and Path(name).suffix not in BUILDERS
-    if not name.strip() or (name not in NAMED and not may_be_on_hub and not Path(name).exists()):
+    if not name.strip() or (name not in NAMED and not hub_id(name) and not Path(name).exists()):
         raise unknown_dataset(name)
 
 

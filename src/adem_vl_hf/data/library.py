@@ -11,7 +11,7 @@ from ..modeling.field_values import shown
 from ..modeling.reading import errors_naming
 from .cells import class_names, with_class_names
 from .columns import sample_of
-from .dataset_names import BUILDERS, HUB_ID, NoSuchSplit
+from .dataset_names import BUILDERS, NoSuchSplit, hub_id
 from .media import ImageError, holds_image, resolve_image
 from .sample import FIELDS, Sample
 from .stream import BUFFER, Stream
@@ -226,10 +226,8 @@ def _folder(name: str, image_folder: str | None) -> Path | None:
 
 def _load(name: str, split: str, streaming: bool) -> Any:
     """Load a split, or return None if the name is nothing that the library reads."""
-    path, hub = Path(name), HUB_ID.fullmatch(name)
-    if not path.exists() and (hub is None or path.suffix in BUILDERS):
-        return None
-    if path.is_file() and path.suffix not in BUILDERS:
+    path, hub = Path(name), hub_id(name)
+    if (not path.exists() and hub is None) or (path.is_file() and path.suffix not in BUILDERS):
         return None
     try:
         import datasets

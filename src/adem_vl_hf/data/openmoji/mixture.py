@@ -88,7 +88,7 @@ FINAL_SHARES = {
     ("scenes of more things in three styles", "caption"): 2,
     ("scenes of more things in three styles", "presence"): 1,
 }
-# Captions again, after which the things of two groups are seldom confused
+# Captions above all, once names are no longer asked for by the same words
 CAPTION_SHARES = {
     ("names", "caption"): 4,
     ("names in three styles", "choice"): 2,
