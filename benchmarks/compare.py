@@ -13,7 +13,7 @@ held-out answers also tells runs apart whose answers are equally good.
 import argparse
 import multiprocessing
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,15 @@ import tables
 import torch
 from arms import ARMS
 from comparisons import GROUPS, Run, key
+from torch.utils.data import Dataset
 from transformers import set_seed
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiScenes
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.openmoji.mixture import OpenMojiMixture
-from adem_vl_hf.evaluation.image_conditions import choose_images, donors_of
+from adem_vl_hf.data.sample import Sample
+from adem_vl_hf.evaluation.image_conditions import ImageCondition, choose_images, donors_of
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED
@@ -42,30 +44,70 @@ CLIPPED = ("evlm",)  # its gradients jump while its gates open, so it trains wit
 
 
 @torch.inference_mode()
-def held_out_loss(model: Any, processor: Any, dataset: OpenMojiScenes, images: str) -> float:
+def held_out_loss(model: Any, processor: Any, dataset: Dataset[Sample], images: ImageCondition) -> float:
     """The mean cross-entropy of the answers' tokens.
 
     Args:
         model (Any): the trained model.
         processor (Any): its processor.
-        dataset (OpenMojiScenes): the held-out samples.
-        images (str): ``"true"`` for each sample's own image, ``"shuffled"`` for another sample's.
+        dataset (Dataset[Sample]): the held-out samples.
+        images (ImageCondition): ``"true"`` for each sample's own image, ``"shuffled"`` for another sample's.
 
     Returns:
         The mean over all tokens of all answers, in nats.
     """
-    collate, donors, total, tokens = AdemVLCollator(processor), donors_of(len(dataset)), 0.0, 0
+    collate, donors, total, tokens = AdemVLCollator(processor), donors_of(len(dataset)), 0.0, 0  # type: ignore[arg-type]
     model.eval()
-    for start in range(0, len(dataset), BATCH_SIZE):
+    for start in range(0, len(donors), BATCH_SIZE):
         rows = []
-        for index in range(start, min(start + BATCH_SIZE, len(dataset))):
+        for index in range(start, min(start + BATCH_SIZE, len(donors))):
             sample = dataset[index]
-            sample["image"] = choose_images(dataset, index, sample, images, donors).images[0]  # type: ignore[arg-type]
+            sample["image"] = choose_images(dataset, index, sample, images, donors).images[0]
             rows.append(sample)
         batch = measures.to_device(collate(rows))
         number = int((batch["labels"] != NOT_SUPERVISED).sum())
         total, tokens = total + float(model(**batch).loss) * number, tokens + number
     return total / tokens
+
+
+def trained(
+    run: Run,
+    folder: Path,
+    dataset: Dataset[Sample],
+    batch_size: int,
+    steps: int,
+    seed: int,
+    learning_rate: float | None = None,
+    **arguments: Any,
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Build and train one run. An interrupted run goes on from its last checkpoint.
+
+    Args:
+        run (Run): what to train.
+        folder (Path): where checkpoints are written.
+        dataset (Dataset[Sample]): the training set.
+        batch_size (int): samples per step.
+        steps (int): training steps.
+        seed (int): of the initial weights and of the order of the samples.
+        learning_rate (float | None): the peak; None = that of the method's recipe.
+        arguments (Any): other fields of ``TrainingArguments``.
+
+    Returns:
+        The model, its processor, and the record of the training.
+    """
+    set_seed(seed)
+    build = ARMS[run.arm].build
+    model, processor = build("embedded", "embedded", **fastest_setting(), **run.settings)
+    model = model.to(measures.DEVICE)
+    if not any(p.requires_grad for p in model.parameters()):
+        return model, processor, {"steps": steps, "trained_numbers": 0}
+    recipe = RECIPES["evlm" if run.arm in CLIPPED else "adem_vl"]
+    filled = training_arguments(
+        folder, len(dataset), batch_size, max_steps=steps,  # type: ignore[arg-type]
+        learning_rate=learning_rate or recipe.learning_rate, seed=seed, max_grad_norm=recipe.max_grad_norm,
+        **arguments,
+    )  # fmt: skip
+    return model, processor, train(build_trainer(model, processor, dataset, filled), processor, resume=True)
 
 
 def measure(run: Run, folder: Path, steps: int, seed: int) -> dict[str, Any]:
@@ -80,20 +122,8 @@ def measure(run: Run, folder: Path, steps: int, seed: int) -> dict[str, Any]:
     Returns:
         What the result file holds.
     """
-    set_seed(seed)
-    build = ARMS[run.arm].build
-    model, processor = build("embedded", "embedded", **fastest_setting(), **run.settings)
-    model = model.to(measures.DEVICE)
-    recipe = RECIPES["evlm" if run.arm in CLIPPED else "adem_vl"]
     dataset = OpenMojiMixture("train", steps * BATCH_SIZE, seed=seed, shares=SHORT_SHARES)
-    arguments = training_arguments(
-        folder, len(dataset), BATCH_SIZE, max_steps=steps, learning_rate=recipe.learning_rate, seed=seed,
-        max_grad_norm=recipe.max_grad_norm, save_steps=60, **IN_ORDER,
-    )  # fmt: skip
-    if any(p.requires_grad for p in model.parameters()):
-        facts = train(build_trainer(model, processor, dataset, arguments), processor, resume=True)
-    else:
-        facts = {"steps": steps, "trained_numbers": 0}
+    model, processor, facts = trained(run, folder, dataset, BATCH_SIZE, steps, seed, save_steps=60, **IN_ORDER)
     test = OpenMojiScenes("test", TEST_SIZE, kinds=("caption", "choice"))
     result: dict[str, Any] = {"device": measures.device_name(), "training": facts, "metrics": {}, "held_out_loss": {}}
     for images in ("true", "shuffled"):
@@ -105,7 +135,16 @@ def measure(run: Run, folder: Path, steps: int, seed: int) -> dict[str, Any]:
     return result
 
 
-def _mean_and_range(values: list[float], digits: int) -> str:
+def mean_and_range(values: list[float], digits: int) -> str:
+    """The mean of several seeds, and their range.
+
+    Args:
+        values (list[float]): a value for each seed.
+        digits (int): behind the decimal point.
+
+    Returns:
+        The text; the mean alone if there is one seed.
+    """
     mean = f"{statistics.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
@@ -189,7 +228,7 @@ def table(group: str) -> str:
             name,
             f"{results[0]['training']['trained_numbers']:,}",
             str(len(results)),
-            *(_mean_and_range(list(map(value, results)), digits) for digits, _, value in MEASURES.values()),
+            *(mean_and_range(list(map(value, results)), digits) for digits, _, value in MEASURES.values()),
             "" if paper is None else f"{paper:.2f}",
         ]
         rows.append(cells)
@@ -233,6 +272,24 @@ def set_up(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def run_all(calls: Sequence[Callable[[], None]], jobs: int) -> None:
+    """Make several trainings.
+
+    Args:
+        calls (Sequence[Callable[[], None]]): each makes one.
+        jobs (int): how many run at once, each in a process with one thread; 1 = one after the other in this process.
+    """
+    if jobs == 1:
+        set_up(None)
+        for call in calls:
+            call()
+        return
+    context = multiprocessing.get_context("spawn")  # a GPU does not survive a fork
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=set_up, initargs=(1,)) as pool:
+        for done in [pool.submit(call) for call in calls]:
+            done.result()
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -249,15 +306,7 @@ def main() -> None:
     # a run that stands in several tables is trained once
     runs = {(key(run), seed): (group, name, seed)
             for seed in args.seeds for group in args.groups for name, run in GROUPS[group].items()}  # fmt: skip
-    if args.jobs == 1:
-        set_up(None)
-        for run in runs.values():
-            once(*run, args.steps, args.output_dir)
-    else:
-        context = multiprocessing.get_context("spawn")  # a GPU does not survive a fork
-        with ProcessPoolExecutor(args.jobs, mp_context=context, initializer=set_up, initargs=(1,)) as pool:
-            for done in [pool.submit(once, *run, args.steps, args.output_dir) for run in runs.values()]:
-                done.result()
+    run_all([partial(once, *run, args.steps, args.output_dir) for run in runs.values()], args.jobs)
     for group in args.groups:
         print(f"\n{group}\n{table(group)}")
 

@@ -1,10 +1,12 @@
-"""easy-VQA by `adem-vl train`: ADEM-VL with the language model frozen, and with LoRA in it. Resumable.
+"""easy-VQA: ADEM-VL with the language model frozen, with LoRA in it, and with answers that compare first. Resumable.
 
-python benchmarks/easy_vqa.py                                    # both for 400 steps, tested on 40 images
-python benchmarks/easy_vqa.py --steps 1500 --test-images 1000    # both longer, on the whole test set
+python benchmarks/easy_vqa.py                                    # each for 400 steps, tested on 40 images
+python benchmarks/easy_vqa.py --steps 1500 --test-images 1000    # longer, on the whole test set
 python benchmarks/write_tables.py                                # puts the table into docs/results.md
 
-Each question is asked with its own image and with that of another question.
+The first two are `adem-vl train --data easy-vqa`. The third is the first one with other answers: those of yes or no
+begin with what is seen, "triangle is not circle, no". Each question is asked with its own image and with that of
+another question.
 """
 
 import argparse
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tables
+from transformers import set_seed
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.cli import main as adem_vl
@@ -20,27 +23,51 @@ from adem_vl_hf.data.easy_vqa import EasyVQA, text_alone
 from adem_vl_hf.data.turns import EachTurn
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
-from adem_vl_hf.loading import load_checkpoint
-from adem_vl_hf.training import fastest_setting
+from adem_vl_hf.feature_cache import FeatureCache
+from adem_vl_hf.files import write_json
+from adem_vl_hf.loading import build_model, load_checkpoint
+from adem_vl_hf.training import build_trainer, fastest_setting, train, training_arguments
 
 RUNS: dict[str, list[str]] = {
     "frozen": [],
     "LoRA": ["--lora", "r=8", "lora_alpha=16", "target_modules=q_proj,v_proj"],
 }
+COMPARISON_FIRST = "frozen, comparison first"
+TOWER, BATCH_SIZE, LEARNING_RATE = "embedded-dinov2", 16, 4e-3
 COMMAND = [
-    "train", "--data", "easy-vqa", "--each-turn-alone", "--vision-tower", "embedded-dinov2",
-    "--vision-adapter-dim", "0", "--batch-size", "16", "--learning-rate", "4e-3",
+    "train", "--data", "easy-vqa", "--each-turn-alone", "--vision-tower", TOWER, "--vision-adapter-dim", "0",
+    "--batch-size", str(BATCH_SIZE), "--learning-rate", str(LEARNING_RATE),
     "--set", "save_steps=100", "logging_steps=20", "--resume",
 ]  # fmt: skip
 KINDS = ("all", "what", "yes or no")
 IMAGES = ("true", "shuffled")
 
 
-def measure(run: str, steps: int, test_images: int, folder: Path, features: Path) -> dict[str, Any]:
-    """Train as a user does, and test the checkpoint.
+def train_comparison_first(steps: int, folder: Path, features: Path) -> None:
+    """Train as ``COMMAND`` does, on answers that begin with the comparison.
 
     Args:
-        run (str): a key of ``RUNS``.
+        steps (int): how many training steps.
+        folder (Path): where the checkpoint is written.
+        features (Path): where the features of the vision tower are kept for all runs.
+    """
+    set_seed(42)  # that of TrainingArguments
+    model, processor = build_model("embedded", TOWER, **fastest_setting(), vision_adapter_dim=0)
+    FeatureCache(features).attach(model)
+    questions = EachTurn(EasyVQA("train", seen_first=True))
+    arguments = training_arguments(
+        folder, len(questions), BATCH_SIZE, max_steps=steps, learning_rate=LEARNING_RATE, save_steps=100,
+        logging_steps=20,
+    )  # fmt: skip
+    facts = train(build_trainer(model, processor, questions, arguments), processor, resume=True)
+    write_json(folder / "training.json", facts)
+
+
+def measure(run: str, steps: int, test_images: int, folder: Path, features: Path) -> dict[str, Any]:
+    """Train and test the checkpoint.
+
+    Args:
+        run (str): one of ``RUNS`` or ``COMPARISON_FIRST``.
         steps (int): how many training steps.
         test_images (int): how many test images, each with about ten questions.
         folder (Path): where the checkpoint and the predictions are written.
@@ -49,15 +76,18 @@ def measure(run: str, steps: int, test_images: int, folder: Path, features: Path
     Returns:
         The record of the training, and the scores by image condition.
     """
-    kept = ["--cache-features", str(features), "--max-steps", str(steps), "--output-dir", str(folder)]
-    if code := adem_vl([*COMMAND, *RUNS[run], *kept]):
-        raise SystemExit(code)
+    if run == COMPARISON_FIRST:
+        train_comparison_first(steps, folder, features)
+    else:
+        kept = ["--cache-features", str(features), "--max-steps", str(steps), "--output-dir", str(folder)]
+        if code := adem_vl([*COMMAND, *RUNS[run], *kept]):
+            raise SystemExit(code)
     model, processor = load_checkpoint(str(folder), **fastest_setting())
     questions, scores = EachTurn(EasyVQA("test", test_images)), {}
     for images in IMAGES:
         output = folder / f"predictions-{test_images}" / f"{images}.jsonl"
         output.parent.mkdir(exist_ok=True)
-        rows = predict(model, processor, questions, output=output, batch_size=32, max_new_tokens=4, images=images)  # type: ignore[arg-type]
+        rows = predict(model, processor, questions, output=output, batch_size=32, max_new_tokens=10, images=images)  # type: ignore[arg-type]
         scores[images] = score("easy-vqa", rows)
     training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     return {"training": training, "metrics": scores}
@@ -79,11 +109,12 @@ def table(results: dict[str, dict[str, Any]], alone: dict[str, float]) -> str:
         shares = [" / ".join(f"{100 * one[kind]['accuracy']:.1f}" for one in found) for kind in KINDS]
         numbers = (training["trained_numbers"], training["steps"], found[0]["all"]["n"])
         minutes = f"{training['seconds'] / 60:.0f}"
-        rows.append([name.split(",")[0], *(f"{number:,}" for number in numbers), minutes, *shares])
+        cells = [f"{number:,}" for number in numbers]
+        rows.append([name.rsplit(", ", 2)[0], *cells, minutes, *shares])
     rows.append(
         ["the question alone", "", "", "", "", *(f"{100 * share:.1f}" for share in map(text_alone().get, KINDS))]
     )  # type: ignore[operator]
-    head = ["language model", "trainable parameters", "steps of 16", "test questions", "minutes of training"]
+    head = ["", "trainable parameters", "steps of 16", "test questions", "minutes of training"]
     return tables.markdown([*head, *(f"{kind}, %" for kind in KINDS)], rows)
 
 
@@ -100,7 +131,8 @@ def sections() -> dict[str, str]:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
+    runs = [*RUNS, COMPARISON_FIRST]
+    parser.add_argument("--runs", nargs="+", choices=runs, default=runs, metavar="RUN", help="; ".join(runs))
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--test-images", type=int, default=40, help="of about ten questions each")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/easy-vqa"), help="checkpoints and predictions")

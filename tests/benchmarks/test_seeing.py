@@ -125,17 +125,18 @@ def test_a_probe_of_scenes_counts_both_groups_of_each(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_easy_vqa_is_trained_by_the_command_line_and_tested(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("run_name", "trained"), [("LoRA", "800,128"), ("frozen, comparison first", "339,328")])
+def test_easy_vqa_is_trained_and_tested(tmp_path, monkeypatch, run_name, trained):
     script = scripts.load("benchmarks/easy_vqa.py")
     monkeypatch.setattr(script.tables, "RESULTS", tmp_path)
-    arguments = ["--runs", "LoRA", "--steps", "2", "--test-images", "2", "--output-dir", tmp_path / "runs"]
+    arguments = ["--runs", run_name, "--steps", "2", "--test-images", "2", "--output-dir", tmp_path / "runs"]
     scripts.call(script, monkeypatch, *arguments)
     saved = json.loads((tmp_path / "easy_vqa.json").read_text())
     (run,) = saved["runs"].values()
     assert run["training"]["steps"] == 2
     assert set(run["metrics"]) == {"true", "shuffled"}
     lines = script.sections()["easy vqa table"].splitlines()
-    assert lines[2].startswith("| LoRA | 800,128 | 2 |")
+    assert lines[2].startswith(f"| {run_name} | {trained} | 2 |")
     assert lines[3].endswith("| 67.0 | 23.3 | 82.5 |")
 
 

@@ -43,6 +43,33 @@ def test_kinds_of_questions_are_kept_alone_and_images_keep_their_numbers(small):
             EasyVQA("test", kinds=wrong)
 
 
+def test_an_answer_may_begin_with_what_is_seen(small):
+    train, test = (EachTurn(EasyVQA(split, seen_first=True)) for split in ("train", "test"))
+    # nothing tells the colour in image 1 of the training set, so that its question is left out
+    assert [train[i]["id"] for i in range(len(train))] == ["0/0", "0/1", "2/0"]
+    assert [train[i]["answer"] for i in range(3)] == [" blue is not red, no", " blue", " red is red, yes"]
+    assert [test[i]["answer"] for i in range(3)] == [" no", " red", " red is red, yes"]
+    assert [test[i]["references"] for i in range(3)] == [["no"], ["red"], ["yes"]]
+    for answer, right in (("yes", 1), ("Blue is red, yes.", 1), ("red is red, no", 0), ("red is red", 0)):
+        found = score("easy-vqa", [{**test[2], "prediction": answer}])
+        assert found["questions"]["yes or no"]["accuracy"] == found["questions"]["all"]["accuracy"] == right, answer
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "shown"),
+    [
+        ("is there a red shape?", "yes", {"red"}),
+        ("is there a red shape?", "no", set()),
+        ("is there not a circle in the image?", "no", {"circle"}),
+        ("is no circle present?", "yes", set()),
+        ("what color is the circle?", "teal", {"circle", "teal"}),
+        ("what is the blue shape?", "triangle", {"blue", "triangle"}),
+    ],
+)
+def test_a_question_with_its_answer_tells_what_an_image_shows(asked, answer, shown):
+    assert set(easy_vqa._shown_words(asked, answer)) == shown
+
+
 def test_it_is_opened_by_its_name(small):
     assert len(open_dataset("easy-vqa")) == 3
     assert len(open_dataset("easy-vqa", "train", size=1)) == 1
@@ -88,6 +115,12 @@ def test_the_whole_benchmark():
     train, test = EachTurn(EasyVQA("train")), EachTurn(EasyVQA("test"))
     assert (len(train), len(test)) == (38_575, 9_673)
     assert len({test[i]["prompt"] for i in range(0, len(test), 7)}) == 107
+    for split, asked in (("train", 37_011), ("test", 9_673)):
+        images = EasyVQA(split, seen_first=True)
+        assert sum(map(len, images.questions)) == asked
+        for of_image in EasyVQA(split).questions:
+            shown = {word for question in of_image for word in easy_vqa._shown_words(*question)}
+            assert len(shown & easy_vqa.SHAPES) <= 1 >= len(shown & easy_vqa.COLOURS)
     assert {kind: round(100 * share, 1) for kind, share in text_alone().items()} == {
         "all": 67.0, "what": 23.3, "yes or no": 82.5,
     }  # fmt: skip

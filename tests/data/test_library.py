@@ -224,6 +224,19 @@ def test_a_kind_and_references_do_not_make_a_sample_of_a_row(tmp_path):
     assert (read["image"], read["answer"]) == (tmp_path / "red.png", " red")
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_words_that_pandas_takes_for_nothing_are_answers(tmp_path, suffix, streaming):
+    pictures(tmp_path / "pics")
+    table = tmp_path / "tables" / f"rows{suffix}"
+    table.parent.mkdir()
+    lines = ("image,question,answer", "red.png,which animal?,None", "blue.png,which country?,NA")
+    table.write_text("\n".join(lines).replace(",", "," if suffix == ".csv" else "\t"))
+    for name in (table, table.parent):
+        read = open_dataset(str(name), streaming=streaming, image_folder=str(tmp_path / "pics"))
+        assert sorted(sample["answer"] for sample in read) == [" NA", " None"]
+
+
 def test_unknown_columns_are_listed_with_the_known_ones():
     with pytest.raises(ValueError, match=r"\['image', 'labels'\].*caption.*question.*columns="):
         sample_of({"image": None, "labels": 3}, 0)

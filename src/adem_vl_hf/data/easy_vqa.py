@@ -7,10 +7,11 @@ of these negate ("is there not a red shape?"). The wheel is downloaded once (3.2
 
 import json
 import os
+import re
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -32,6 +33,9 @@ PACKAGE = Wheel(
 YES_OR_NO = "yes or no"
 WHAT = "what"  # what shape, what colour
 KINDS = (WHAT, YES_OR_NO)
+SHAPES = frozenset({"circle", "rectangle", "triangle"})
+COLOURS = frozenset({"black", "blue", "brown", "gray", "green", "red", "teal", "yellow"})
+NEGATED = re.compile(r"\b(no|not)\b")
 
 
 class EasyVQA(Dataset[Sample]):
@@ -44,13 +48,22 @@ class EasyVQA(Dataset[Sample]):
         split (str): "train" or "test".
         size (int | None): The number of images, from the first on. None means all.
         kinds (Sequence[str]): The kinds of questions that are kept. An image without such a question is left out.
+        seen_first (bool): Whether an answer of yes or no begins with the comparison that it follows from: "triangle is
+            not circle, no" to "is there a circle?". Other questions about the image tell what it shows. Where they do
+            not, a question for training is left out. The reference is yes or no alone, see ``decision``.
 
     Raises:
         ValueError: There is no such split or kind, or the size is below 1.
         RuntimeError: The package could not be downloaded, or is not the expected file.
     """
 
-    def __init__(self, split: str = "train", size: int | None = None, kinds: Sequence[str] = KINDS) -> None:
+    def __init__(
+        self,
+        split: str = "train",
+        size: int | None = None,
+        kinds: Sequence[str] = KINDS,
+        seen_first: bool = False,
+    ) -> None:
         if split not in ("train", "test"):
             raise ValueError(f"easy-vqa has the splits 'train' and 'test', not {split!r}")
         if size is not None and size < 1:
@@ -58,7 +71,10 @@ class EasyVQA(Dataset[Sample]):
         if isinstance(kinds, str) or not kinds or set(kinds) - set(KINDS):
             raise ValueError(f"kinds must be one or more of {list(KINDS)}, got {kinds!r}")
         questions, images = _read(easy_vqa_wheel(), split)
-        asked = [[one for one in of_image if _kind(one[1]) in kinds] for of_image in questions[:size]]
+        questions = questions[:size]
+        if seen_first:
+            questions = [_seen_first(of_image, keep_unknown=split == "test") for of_image in questions]
+        asked = [[one for one in of_image if _kind(decision(one[1])) in kinds] for of_image in questions]
         self.numbers = [number for number, of_image in enumerate(asked) if of_image]
         self.questions = [asked[number] for number in self.numbers]
         self.images = [images[number] for number in self.numbers]
@@ -139,9 +155,51 @@ def _all_questions(split: str) -> list[tuple[str, str]]:
     return [question for of_image in _read(easy_vqa_wheel(), split)[0] for question in of_image]
 
 
+def decision(answer: str) -> str:
+    """Leave out what an answer begins with.
+
+    Args:
+        answer (str): An answer, "triangle is not circle, no" or "no".
+
+    Returns:
+        What follows its last comma, or all of it: "no".
+    """
+    return answer.strip(" ,").rpartition(",")[2].strip()
+
+
 def _kind(answer: str) -> str:
     return YES_OR_NO if answer in ("yes", "no") else WHAT
 
 
+def _seen_first(of_image: list[tuple[str, str]], keep_unknown: bool) -> list[tuple[str, str]]:
+    """Put what is seen before each yes or no, or leave out the question where nothing tells it."""
+    shown = {word for asked, answer in of_image for word in _shown_words(asked, answer)}
+    answers = []
+    for asked, answer in of_image:
+        if _kind(answer) == WHAT:
+            answers.append((asked, answer))
+            continue
+        (named,) = _things(asked)
+        if seen := shown & (SHAPES if named in SHAPES else COLOURS):
+            (word,) = seen
+            answers.append((asked, f"{word} is {'' if word == named else 'not '}{named}, {answer}"))
+        elif keep_unknown:
+            answers.append((asked, answer))
+    return answers
+
+
+def _shown_words(asked: str, answer: str) -> Iterator[str]:
+    """Yield the shape and the colour that a question with its answer says are in the image."""
+    if _kind(answer) == WHAT:
+        yield from _things(f"{asked} {answer}")
+    elif (answer == "yes") != bool(NEGATED.search(asked)):
+        yield from _things(asked)
+
+
+def _things(text: str) -> set[str]:
+    return (SHAPES | COLOURS).intersection(re.findall(r"\w+", text))
+
+
 def _question(asked: str, answer: str) -> Question:
-    return Question(prompt=asked, answer=f" {answer}", references=[answer], kind=_kind(answer))
+    right = decision(answer)
+    return Question(prompt=asked, answer=f" {answer}", references=[right], kind=_kind(right))

@@ -17,6 +17,9 @@ from .sample import FIELDS, Sample
 from .stream import BUFFER, Stream
 from .turns import count_turns
 
+# pandas takes "NA" and "None" for nothing, which are answers here
+AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}
+READ_AS: dict[str, dict[str, Any]] = {".csv": AS_WRITTEN, ".tsv": {**AS_WRITTEN, "sep": "\t"}}
 ReadRow = Callable[[Mapping[str, Any], int, Mapping[str, str] | None], Sample]
 
 
@@ -113,6 +116,8 @@ class LibraryDataset(Dataset[Sample]):
         return self.make_sample(self._row(index), index)
 
     def _row(self, index: int) -> dict[str, Any]:
+        if not -len(self.rows) <= index < len(self.rows):
+            raise IndexError(f"{self.name} has {len(self.rows)} rows, and none of number {index}")  # ends a for loop
         with errors_naming(self.name):
             return self.rows[index]
 
@@ -238,13 +243,15 @@ def _load(name: str, split: str, streaming: bool) -> Any:
             check_for_pyarrow(file)
     try:
         if path.is_file():
-            separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
-            builder = BUILDERS[path.suffix]
-            found = datasets.load_dataset(builder, data_files=str(path), streaming=streaming, **separator)
+            found = datasets.load_dataset(
+                BUILDERS[path.suffix], data_files=str(path), streaming=streaming, **READ_AS.get(path.suffix, {})
+            )
         elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             found = datasets.load_from_disk(str(path))
         elif path.is_dir():
-            found = datasets.load_dataset(str(path), streaming=streaming)
+            suffixes = {file.suffix for file in path.rglob("*") if file.is_file()}
+            (suffix,) = suffixes if len(suffixes) == 1 else ("",)
+            found = datasets.load_dataset(str(path), streaming=streaming, **READ_AS.get(suffix, {}))
         else:
             assert hub is not None  # see above
             found = datasets.load_dataset(hub["path"], hub["config"], streaming=streaming)

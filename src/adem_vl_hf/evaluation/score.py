@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.easy_vqa import text_alone
+from ..data.easy_vqa import decision, text_alone
 from .metrics import best_tokenizer, caption_metrics, question_accuracy
 from .mme import mme_prediction_scores, mme_scores
 from .predictions import Prediction, read_predictions
@@ -28,7 +28,8 @@ def score(
             by kind. The "openmoji" tasks have both and tell them apart by ``kind``. "coco-caption" is "caption" with
             the words that COCO's own tokenizer finds if Java is installed, and otherwise with those that NLTK finds.
             ``tokenizer`` in the result names it. "easy-vqa" has a further kind "all", and as its chance what the
-            questions alone give in the benchmark's whole test set.
+            questions alone give in the benchmark's whole test set; of an answer that says first what is seen, what
+            follows the last comma counts.
         predictions (str | os.PathLike[str] | Sequence[Prediction]): A prediction file or its rows. For "mme" also the
             folder of the benchmark's result files.
         problems (str | os.PathLike[str] | Mapping[str, Problem] | None): ScienceQA's ``problems.json`` or its content,
@@ -56,6 +57,8 @@ def score(
         return _with_total(mme_prediction_scores(rows))
     if task == "scienceqa":
         return {"task": task, **scienceqa_scores(rows, problems)}
+    if task == "easy-vqa":
+        rows = [{**row, "prediction": decision(row["prediction"])} for row in rows]
     result: dict[str, Any] = {"task": task, "n": len(rows)}
     if task == "coco-caption":
         words = best_tokenizer()

@@ -1,0 +1,67 @@
+"""Peers at several learning rates, in miniature: the rate is chosen by its own images, and the other seeds have it."""
+
+import easy_vqa_files
+import pytest
+import scripts
+
+
+@pytest.fixture
+def rates(tmp_path, monkeypatch):
+    """The script, with its result files elsewhere and a few questions."""
+    script = scripts.load("benchmarks/rates.py")
+    monkeypatch.setattr(script.tables, "RESULTS", tmp_path / "results")
+    easy_vqa_files.install(tmp_path / "index", monkeypatch)
+    monkeypatch.setattr(script, "CHOOSING_IMAGES", 1)
+    monkeypatch.setattr(script, "TEST_IMAGES", 1)
+    return script
+
+
+def result(loss, right, rate=1e-3):
+    asked = {kind: {"accuracy": right} for kind in ("all", "what", "yes or no")}
+    return {
+        "training": {"trained_numbers": 1, "steps": 2, "learning_rate": rate},
+        "choosing_loss": loss,
+        "loss": {"true": loss, "shuffled": 5.0},
+        "metrics": {"true": {"questions": asked}, "shuffled": {"questions": asked}},
+    }
+
+
+def test_a_method_is_compared_at_its_best_rate(rates):
+    order = {"ADEM-VL": (1.0, 0.5), "MemVP": (2.0, 0.4), "LaVIN": (3.0, 0.3)}
+    for name, (loss, right) in order.items():
+        for rate, worse in ((1e-3, 0.5), (4e-3, 0.0)):
+            rates.tables.save(rates.result_file(name, rate, 0), result(loss + worse, right))
+        rates.tables.save(rates.result_file(name, 4e-3, 1), result(loss + 0.2, right + 0.2))
+        rates.tables.save(rates.result_file(name, 1e-3, 1), result(0.0, 1.0))  # of a rate that was not chosen
+    assert rates.best_rate(rates.tried("MemVP")) == 4e-3
+    lines = rates.table().splitlines()
+    assert lines[2].startswith("| ADEM-VL | 1 | 1.500, , 1.000,  | 0.004 | 2 | 1.100 (1.000 to 1.200) | 60.0 (50.0 to")
+    assert lines[2].endswith("| 93.85 |")
+    assert lines[-3].startswith("| the question alone |")
+    assert lines[-1].endswith("held-out loss 1.00, all answers 1.00.")
+
+
+def test_every_rate_is_trained_once_and_the_best_with_all_seeds(rates, bases, monkeypatch, tmp_path, capsys):
+    arm = rates.trained.__globals__["ARMS"]["adem_vl"]
+    folders = str(bases / "llama"), str(bases / "clip")
+    monkeypatch.setitem(
+        rates.trained.__globals__["ARMS"],
+        "adem_vl",
+        arm._replace(build=lambda text, tower, **own: arm.build(*folders, **own)),
+    )
+    monkeypatch.setattr(rates, "RUNS", {"ADEM-VL": rates.Run("adem_vl", {}, 93.85)})
+    monkeypatch.setattr(rates, "RATES", (1e-3, 8e-3))
+    monkeypatch.setattr(rates, "BATCH_SIZE", 2)
+    arguments = "--runs", "ADEM-VL", "--steps", 2, "--output-dir", tmp_path / "out"
+    scripts.call(rates, monkeypatch, *arguments)
+    made = sorted(file.stem for file in (tmp_path / "results/rates").iterdir())
+    best = rates.best_rate(rates.tried("ADEM-VL"))
+    assert made == sorted([*(f"ADEM_VL-{rate:g}-0" for rate in (1e-3, 8e-3)),
+                           *(f"ADEM_VL-{best:g}-{seed}" for seed in (1, 2))])  # fmt: skip
+    saved = rates.tables.load(rates.result_file("ADEM-VL", 8e-3, 0))
+    assert saved["training"]["learning_rate"] == 8e-3
+    assert saved["metrics"]["shuffled"]["n"] == 2  # the first question is for choosing
+    assert rates.sections()["rates table"].startswith("| | trainable parameters |")
+    capsys.readouterr()
+    scripts.call(rates, monkeypatch, *arguments)  # nothing is left to measure
+    assert "===" not in capsys.readouterr().out
