@@ -12,7 +12,9 @@ held-out answers also tells runs apart whose answers are equally good.
 
 import argparse
 import multiprocessing
+import os
 import statistics
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -270,6 +272,9 @@ def set_up(threads: int | None) -> None:
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
+    if (parent := multiprocessing.parent_process()) is not None:
+        # a worker would train on after the script was killed
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def run_all(calls: Sequence[Callable[[], None]], jobs: int) -> None:

@@ -54,7 +54,7 @@ def train_comparison_first(steps: int, folder: Path, features: Path) -> None:
     set_seed(42)  # that of TrainingArguments
     model, processor = build_model("embedded", TOWER, **fastest_setting(), vision_adapter_dim=0)
     FeatureCache(features).attach(model)
-    questions = EachTurn(EasyVQA("train", seen_first=True))
+    questions = EachTurn(EasyVQA("train", comparison_first=True))
     arguments = training_arguments(
         folder, len(questions), BATCH_SIZE, max_steps=steps, learning_rate=LEARNING_RATE, save_steps=100,
         logging_steps=20,

@@ -31,9 +31,8 @@ RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 CHOOSING_IMAGES, TEST_IMAGES = 20, 60  # of the benchmark's test, each with about ten questions
 KINDS = ("all", WHAT, YES_OR_NO)
 IMAGES: tuple[ImageCondition, ...] = ("true", "shuffled")
-PEERS = {name: run for name, run in GROUPS["peers"].items() if run.arm != "floor"}
 RUNS: dict[str, Run] = {
-    **PEERS,
+    **{name: run for name, run in GROUPS["peers"].items() if run.paper is not None},
     "ADEM-VL, query and sum at the MLP's output": ours(query_from="mlp_out", add_to="mlp_out"),
     # its memory is there, with a weight of 0, and gets no gradient
     "ADEM-VL, the class token alone": Run("adem_vl", {**OURS, "fusion_scale": 0.0}),

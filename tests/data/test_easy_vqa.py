@@ -44,7 +44,7 @@ def test_kinds_of_questions_are_kept_alone_and_images_keep_their_numbers(small):
 
 
 def test_an_answer_may_begin_with_what_is_seen(small):
-    train, test = (EachTurn(EasyVQA(split, seen_first=True)) for split in ("train", "test"))
+    train, test = (EachTurn(EasyVQA(split, comparison_first=True)) for split in ("train", "test"))
     # nothing tells the colour in image 1 of the training set, so that its question is left out
     assert [train[i]["id"] for i in range(len(train))] == ["0/0", "0/1", "2/0"]
     assert [train[i]["answer"] for i in range(3)] == [" blue is not red, no", " blue", " red is red, yes"]
@@ -116,7 +116,7 @@ def test_the_whole_benchmark():
     assert (len(train), len(test)) == (38_575, 9_673)
     assert len({test[i]["prompt"] for i in range(0, len(test), 7)}) == 107
     for split, asked in (("train", 37_011), ("test", 9_673)):
-        images = EasyVQA(split, seen_first=True)
+        images = EasyVQA(split, comparison_first=True)
         assert sum(map(len, images.questions)) == asked
         for of_image in EasyVQA(split).questions:
             shown = {word for question in of_image for word in easy_vqa._shown_words(*question)}

@@ -48,9 +48,9 @@ class EasyVQA(Dataset[Sample]):
         split (str): "train" or "test".
         size (int | None): The number of images, from the first on. None means all.
         kinds (Sequence[str]): The kinds of questions that are kept. An image without such a question is left out.
-        seen_first (bool): Whether an answer of yes or no begins with the comparison that it follows from: "triangle is
-            not circle, no" to "is there a circle?". Other questions about the image tell what it shows. Where they do
-            not, a question for training is left out. The reference is yes or no alone, see ``decision``.
+        comparison_first (bool): Whether an answer of yes or no begins with the comparison that it follows from:
+            "triangle is not circle, no" to "is there a circle?". Other questions about the image tell what it shows.
+            Where they do not, a question for training is left out. The reference is yes or no alone, see ``decision``.
 
     Raises:
         ValueError: There is no such split or kind, or the size is below 1.
@@ -62,7 +62,7 @@ class EasyVQA(Dataset[Sample]):
         split: str = "train",
         size: int | None = None,
         kinds: Sequence[str] = KINDS,
-        seen_first: bool = False,
+        comparison_first: bool = False,
     ) -> None:
         if split not in ("train", "test"):
             raise ValueError(f"easy-vqa has the splits 'train' and 'test', not {split!r}")
@@ -72,8 +72,8 @@ class EasyVQA(Dataset[Sample]):
             raise ValueError(f"kinds must be one or more of {list(KINDS)}, got {kinds!r}")
         questions, images = _read(easy_vqa_wheel(), split)
         questions = questions[:size]
-        if seen_first:
-            questions = [_seen_first(of_image, keep_unknown=split == "test") for of_image in questions]
+        if comparison_first:
+            questions = [_comparison_first(of_image, keep_unknown=split == "test") for of_image in questions]
         asked = [[one for one in of_image if _kind(decision(one[1])) in kinds] for of_image in questions]
         self.numbers = [number for number, of_image in enumerate(asked) if of_image]
         self.questions = [asked[number] for number in self.numbers]
@@ -171,8 +171,8 @@ def _kind(answer: str) -> str:
     return YES_OR_NO if answer in ("yes", "no") else WHAT
 
 
-def _seen_first(of_image: list[tuple[str, str]], keep_unknown: bool) -> list[tuple[str, str]]:
-    """Put what is seen before each yes or no, or leave out the question where nothing tells it."""
+def _comparison_first(of_image: list[tuple[str, str]], keep_unknown: bool) -> list[tuple[str, str]]:
+    """Put the comparison before each yes or no, or leave out the question where nothing tells what is seen."""
     shown = {word for asked, answer in of_image for word in _shown_words(asked, answer)}
     answers = []
     for asked, answer in of_image:
