@@ -25,6 +25,7 @@ import miniature
 import miniature_cost
 import moving
 import quality
+import rates
 import scaling
 import scene_probe
 import serving
@@ -56,6 +57,7 @@ SCRIPTS = (
     miniature_cost,
     moving,
     quality,
+    rates,
     scaling,
     scene_probe,
     serving,

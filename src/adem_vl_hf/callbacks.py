@@ -146,7 +146,8 @@ class LearningWatch(TrainerCallback):
             self.said_exploded = True
             logger.warning(
                 "the loss has exploded: %.3f at step %d, where the median of those before is %.3f; look at the samples "
-                "there, or resume an earlier checkpoint with a lower learning rate than %.1e or with max_grad_norm",
+                "there, or begin another run from an earlier checkpoint (--from-checkpoint) with a lower learning rate "
+                "than %.1e or with max_grad_norm",
                 loss, step, median, rate,
             )  # fmt: skip
 

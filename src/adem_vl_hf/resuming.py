@@ -1,11 +1,13 @@
-"""Chooses the checkpoint that a training goes on from: the newest that is complete, the same in all processes."""
+"""Chooses the checkpoint that a training goes on from, the newest that is complete, and what its optimizer brings."""
 
 import json
 import logging
+import math
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import gather_object
-from transformers import AutoConfig, Trainer
+from transformers import AutoConfig, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .modeling.configuration_base import FrozenBasesConfig
 from .whole_checkpoints import MANIFEST, checkpoints, lack_of, tidy
@@ -96,3 +98,39 @@ def check_same_settings(config: FrozenBasesConfig, checkpoint: Path) -> None:
                 f"{checkpoint} was trained with {name}={before} and this run has {now}; resume with the same settings, "
                 "or choose another output folder"
             )
+
+
+class SettingsOfOptimizer(TrainerCallback):
+    """Says that a resumed run goes on with the learning rate and the weight decay of its checkpoint.
+
+    The state of the optimizer and that of the schedule bring both, and ``Trainer`` passes over what its arguments say.
+    """
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Compare the arguments with the optimizer, and put what it has into them, so that the record is right.
+
+        Args:
+            args (TrainingArguments): The training arguments.
+            state (TrainerState): The state of the training.
+            control (TrainerControl): The control flow of the training, which stays as it is.
+            optimizer (Any): The optimizer, with the state of the checkpoint.
+            **kwargs (Any): The rest of what ``Trainer`` passes, which is ignored.
+        """
+        groups = getattr(optimizer, "param_groups", [])
+        for name, key in (("learning_rate", "initial_lr"), ("weight_decay", "weight_decay")):
+            values = [group[key] for group in groups if group.get(key) is not None]
+            if not values or math.isclose(asked := getattr(args, name), saved := max(values)):
+                continue
+            setattr(args, name, saved)
+            if state.is_world_process_zero:
+                logger.warning(
+                    "the run goes on with the %s of its checkpoint, %g, and not with %g; to change it, begin another "
+                    "run from the adapter of the checkpoint (--from-checkpoint)", name.replace("_", " "), saved, asked,
+                )  # fmt: skip

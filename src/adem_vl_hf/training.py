@@ -35,7 +35,7 @@ from .modeling.processing_adem_vl import AdemVLProcessor
 from .precision import fastest_setting, launched_processes
 from .preemption import TERMINATED, SaveOnTermination
 from .recipe import paper_learning_rate, peak_learning_rate
-from .resuming import check_same_settings, newest_complete
+from .resuming import SettingsOfOptimizer, check_same_settings, newest_complete
 from .training_fields import recorded_fields, refuse, refuse_without_lengths
 from .whole_checkpoints import WholeCheckpoints
 from .workers import LastingWorkers
@@ -212,6 +212,8 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     checkpoint = newest_complete(trainer) if resume else None
     if checkpoint is not None and isinstance(trainer.model.config, FrozenBasesConfig):
         check_same_settings(trainer.model.config, checkpoint)
+    if checkpoint is not None:
+        trainer.add_callback(SettingsOfOptimizer)
     if isinstance(trainer.train_dataset, (Stream, MixedStream)):
         context = getattr(arguments, "dataloader_multiprocessing_context", None)  # not in all versions of Transformers
         place = StreamPlace(trainer.train_dataset, arguments.dataloader_num_workers, context)

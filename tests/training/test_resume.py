@@ -62,6 +62,25 @@ def test_a_run_does_not_go_on_under_other_settings(bases, arch, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == saved
 
 
+def test_a_resumed_run_says_that_it_keeps_the_learning_rate_of_its_checkpoint(bases, tmp_path, caplog):
+    def run(resume, **arguments):
+        made, processor = trainer(
+            bases, tmp_path, samples(4), architectures.ADEM_VL.build(bases), save_strategy="steps", save_steps=1,
+            **{"learning_rate": 1e-2, "weight_decay": 0.1, "lr_scheduler_type": "constant", **arguments},
+        )  # fmt: skip
+        return train(made, processor, resume=resume), made.optimizer.param_groups[0]["lr"]
+
+    run(False, max_steps=2)
+    run(True, max_steps=3)
+    assert "goes on with" not in caplog.text
+    facts, rate = run(True, max_steps=4, learning_rate=3e-3, weight_decay=0.2)
+    assert "the learning rate of its checkpoint, 0.01, and not with 0.003; to change it, begin another" in caplog.text
+    assert "the weight decay of its checkpoint, 0.1, and not with 0.2" in caplog.text
+    assert facts["learning_rate"] == rate == 1e-2
+    assert facts["weight_decay"] == 0.1
+    assert facts["steps"] == 4
+
+
 @architectures.each()
 def test_the_model_chosen_by_evaluation_loss_is_kept(bases, arch, tmp_path):
     made, processor = trainer(
