@@ -12,6 +12,7 @@ from ..modeling.reading import errors_naming
 from .cells import class_names, with_class_names
 from .columns import sample_of
 from .dataset_names import BUILDERS, NoSuchSplit, hub_id
+from .indexing import from_start
 from .media import ImageError, holds_image, resolve_image
 from .sample import FIELDS, Sample
 from .stream import BUFFER, Stream
@@ -113,11 +114,10 @@ class LibraryDataset(Dataset[Sample]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
+        index = from_start(index, len(self))
         return self.make_sample(self._row(index), index)
 
     def _row(self, index: int) -> dict[str, Any]:
-        if not -len(self.rows) <= index < len(self.rows):
-            raise IndexError(f"{self.name} has {len(self.rows)} rows, and none of number {index}")  # ends a for loop
         with errors_naming(self.name):
             return self.rows[index]
 

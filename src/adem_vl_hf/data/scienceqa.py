@@ -31,6 +31,7 @@ from ..json_files import read_object
 from ..modeling.field_values import fits, shown
 from ..modeling.reading import errors_naming
 from .dataset_names import NoSuchSplit
+from .indexing import from_start
 from .media import ImageError, open_image, resolve_image
 from .sample import Sample, continuation
 
@@ -240,9 +241,8 @@ class HubScienceQA(Dataset[Sample]):
         return len(self.problems)
 
     def __getitem__(self, index: int) -> Sample:
+        index = from_start(index, len(self))
         name = f"{self.split}-{index}"
-        if name not in self.problems:
-            raise IndexError(index)
         stored = self._rows[index]["image"]
         image = None
         if stored is not None:

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..indexing import from_start
 from ..sample import Sample
 from .common import DEFAULT_SIZE, check_arguments, text_fields
 from .drawing import CANVAS, COLOURS, canvas, place_whole
@@ -328,8 +329,7 @@ class OpenMojiVideos(Dataset[Sample]):
         Raises:
             IndexError: There is no such sample.
         """
-        if not 0 <= index < self.size:
-            raise IndexError(index)
+        index = from_start(index, self.size)
         turn, position = divmod(index, len(self.kinds))
         kind = self.kinds[position]
         if kind == "order":
@@ -362,6 +362,7 @@ class OpenMojiVideos(Dataset[Sample]):
         return clip, "order", ask_order(clip, FORMS[form % len(FORMS)], yes, rng), rng
 
     def __getitem__(self, index: int) -> Sample:
+        index = from_start(index, self.size)
         clip, kind, texts, rng = self.clip(index)
         video = draw_clip(clip, self.sprites, rng, self.frames)
         return Sample(id=f"videos-{self.split}-{index}", image=None, video=video, kind=kind, **texts)  # type: ignore[typeddict-item]

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from torch.utils.data import Dataset
 
+from ..indexing import from_start
 from ..sample import Sample
 from .clips import OpenMojiVideos
 from .common import DEFAULT_SIZE
@@ -138,8 +139,7 @@ class OpenMojiMixture(Dataset[Sample]):
         return self.size
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.size:
-            raise IndexError(index)
+        index = from_start(index, self.size)
         block, position = divmod(index, BLOCK)
         turn, number = divmod(block, len(self.turn))
         part, number_in_part = self.turn[number]

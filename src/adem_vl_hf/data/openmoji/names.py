@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from torch.utils.data import Dataset
 
+from ..indexing import from_start
 from ..sample import Sample
 from .common import CHOICES, check_arguments, choice_prompt, text_fields
 from .drawing import CANVAS, COLOURS, canvas, place
@@ -71,8 +72,7 @@ class OpenMojiNames(Dataset[Sample]):
         return _order(f"names-order-{self.seed}-{self.split}-{turn}", len(self.things))[place_in_turn]
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.size:
-            raise IndexError(index)
+        index = from_start(index, self.size)
         rng = random.Random(f"names-{self.seed}-{self.split}-{index}")
         number = self.thing_index(index)
         name = self.things[number].name

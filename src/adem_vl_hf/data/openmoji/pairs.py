@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..indexing import from_start
 from ..sample import Sample
 from .common import DEFAULT_SIZE, check_arguments, text_fields
 from .drawing import COLOURS
@@ -180,8 +181,7 @@ class OpenMojiPairs(Dataset[Sample]):
         Raises:
             IndexError: There is no such sample.
         """
-        if not 0 <= index < self.size:
-            raise IndexError(index)
+        index = from_start(index, self.size)
         rng = random.Random(f"pairs-{self.seed}-{self.split}-{index}")
         turn, position = divmod(index, len(self.kinds))
         kind, answer = self.kinds[position], turn % 2
@@ -192,6 +192,7 @@ class OpenMojiPairs(Dataset[Sample]):
         return pair, kind, answer, rng
 
     def __getitem__(self, index: int) -> Sample:
+        index = from_start(index, self.size)
         pair, kind, side, rng = self.pair(index)
         images = draw_pair(pair, self.sprites, rng)
         texts = ask(pair, kind, side)

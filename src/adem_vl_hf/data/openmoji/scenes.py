@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..indexing import from_start
 from ..sample import CAPTION_PROMPT, Question, Sample
 from .common import CHOICES, DEFAULT_SIZE, check_arguments, choice_prompt, text_fields
 from .drawing import CANVAS, COLOURS, canvas, place
@@ -294,8 +295,7 @@ class OpenMojiScenes(Dataset[Sample]):
         Raises:
             IndexError: There is no such sample.
         """
-        if not 0 <= index < self.size:
-            raise IndexError(index)
+        index = from_start(index, self.size)
         rng = random.Random(f"scenes-{self.seed}-{self.split}-{index}")
         kind = rng.choice(self.kinds)
         scene = random_scene(rng, self.split, self.things, self.alike)
@@ -330,6 +330,7 @@ class OpenMojiScenes(Dataset[Sample]):
         return list(found.values())
 
     def __getitem__(self, index: int) -> Sample:
+        index = from_start(index, self.size)
         scene, kind, rng = self.scene(index)
         style = choose_style(self.styles, f"scenes-{self.seed}-{self.split}-{index}")
         image = draw_scene(scene, self.sprites_by_style[style], rng)
