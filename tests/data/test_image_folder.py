@@ -57,6 +57,17 @@ def test_questions_with_every_key(folder):
     assert sample["references"] == ["red", "crimson", "a red flag"]
 
 
+def test_capitals_in_the_keys_do_not_matter(folder):
+    lines = [{"File_Name": "a.png", "Prompt": "Colour:\n", "Answer": "red", "KIND": "colour"},
+             {"file_name": "a.png", "Question": "Which?", "Answer": "red"}]  # fmt: skip
+    one, other = ImageFolder(write(folder, *lines))
+    assert (one["prompt"], one["answer"], one["kind"]) == ("Colour:\n", "red", "colour")
+    assert (other["prompt"], other["answer"]) == ("Which?", " red")
+    line = {"file_name": "a.png", "Frage": "Which?", "frage": "no", "Antwort": "red"}
+    (named,) = ImageFolder(write(folder, line), columns={"question": "Frage", "answer": "Antwort"})
+    assert (named["prompt"], named["answer"]) == ("Which?", " red")
+
+
 def test_prompt_of_the_folder_and_of_the_line(folder):
     lines = [{"file_name": "a.png", "text": "red"}, {"file_name": "a.png", "text": "red", "prompt": "Colour:\n"}]
     samples = list(ImageFolder(write(folder, *lines), prompt="It is"))

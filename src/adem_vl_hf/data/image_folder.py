@@ -34,9 +34,10 @@ class ImageFolder(Dataset[Sample]):
 
     Each line has ``file_name`` and ``text`` (or ``answer``, another name for it). It may have ``prompt``, which
     replaces the prompt of the folder, ``kind`` (default "caption"), ``references`` or ``captions`` (lists of further
-    true answers) and ``choices`` (a list that contains the answer). Other keys are ignored. A line with other columns
-    that ``sample_of`` knows, such as ``caption``, ``question`` or ``messages``, is read like a row of any other data
-    set. The id of a sample is its ``file_name``, with ``:line`` added if an earlier line names the same file.
+    true answers) and ``choices`` (a list that contains the answer). Capitals do not matter, and other keys are
+    ignored. A line with other columns that ``sample_of`` knows, such as ``caption``, ``question`` or ``messages``, is
+    read like a row of any other data set. The id of a sample is its ``file_name``, with ``:line`` added if an earlier
+    line names the same file.
 
     Args:
         folder (str | os.PathLike[str]): The folder, or with ``split`` the parent of one folder per split.
@@ -70,7 +71,8 @@ class ImageFolder(Dataset[Sample]):
         self._samples: list[Sample] = []  # without their images
         self._files: list[str] = []
         seen: set[str] = set()
-        for number, entry in read_jsonl(metadata):
+        for number, line in read_jsonl(metadata):
+            entry = _small(line, columns)
             where = f"{metadata}, line {number}"
             file_name = _text(entry, "file_name", where)
             if file_name is None:
@@ -96,6 +98,12 @@ class ImageFolder(Dataset[Sample]):
         return sample
 
 
+def _small(line: Mapping[str, Any], columns: Mapping[str, str] | None) -> dict[str, Any]:
+    """Write the keys of a line small: capitals do not matter, except in the names that ``columns`` gives."""
+    named = set((columns or {}).values())
+    return {key if key in named or key.lower() in line else key.lower(): value for key, value in line.items()}
+
+
 def _is_a_row(entry: Mapping[str, Any], columns: Mapping[str, str] | None) -> bool:
     """Say whether a line is read like a row of any other data set."""
     has_other_text = ANSWERING & entry.keys() and not {"text", "answer"} & entry.keys()
@@ -116,7 +124,7 @@ def sample_of_line(row: Mapping[str, Any], position: int, columns: Mapping[str, 
     Raises:
         ValueError: The line cannot be used.
     """
-    entry = {key: value for key, value in row.items() if value is not None}
+    entry = _small({key: value for key, value in row.items() if value is not None}, columns)
     if _is_a_row(entry, columns):
         return sample_of(row, position, columns)
     image = entry.pop("image", None)
