@@ -196,7 +196,7 @@ def _shown_words(asked: str, answer: str) -> Iterator[str]:
         yield from _things(asked)
 
 
-def _things(text: str) -> set[str]:
+def _things(text: str) -> frozenset[str]:
     return (SHAPES | COLOURS).intersection(re.findall(r"\w+", text))
 
 
