@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import tarfile
+from itertools import islice
 
 import datasets
 import numpy as np
@@ -234,7 +235,8 @@ def test_words_that_pandas_takes_for_nothing_are_answers(tmp_path, suffix, strea
     table.write_text("\n".join(lines).replace(",", "," if suffix == ".csv" else "\t"))
     for name in (table, table.parent):
         read = open_dataset(str(name), streaming=streaming, image_folder=str(tmp_path / "pics"))
-        assert sorted(sample["answer"] for sample in read) == [" NA", " None"]
+        answers = [sample["answer"] for sample in islice(read, 2)]  # a stream goes on for ever
+        assert sorted(answers) == [" NA", " None"]
 
 
 def test_unknown_columns_are_listed_with_the_known_ones():
