@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import statistics
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -190,6 +190,22 @@ def rank_correlation(a: list[float], b: list[float]) -> float:
     return statistics.correlation(*([float(sorted(values).index(x)) for x in values] for values in (a, b)))
 
 
+def order_of(means: Mapping[str, list[float]], paper: list[float]) -> str:
+    """One sentence that compares the order of runs with the order of the paper.
+
+    Args:
+        means (Mapping[str, list[float]]): for each measure, a value for each run, the more the better.
+        paper (list[float]): what the paper has for these runs.
+
+    Returns:
+        The sentence; empty if there are fewer than three runs.
+    """
+    if len(paper) < 3:
+        return ""
+    parts = [f"{measure} {rank_correlation(values, paper):.2f}" for measure, values in means.items()]
+    return f"Rank correlation with the last column (1 = the same order, -1 = the reverse): {', '.join(parts)}."
+
+
 def order(group: str, found: dict[str, list[dict[str, Any]]]) -> str:
     """One sentence that compares the order of a group's means with the order of the paper.
 
@@ -201,14 +217,12 @@ def order(group: str, found: dict[str, list[dict[str, Any]]]) -> str:
         The sentence; empty if the paper has fewer than three of these runs.
     """
     known = {name: paper for name in found if (paper := GROUPS[group][name].paper) is not None}
-    if len(known) < 3:
-        return ""
-    parts = []
-    for heading, (_, sign, value) in MEASURES.items():
-        if sign:
-            means = [sign * statistics.mean(map(value, found[name])) for name in known]
-            parts.append(f"{heading.removesuffix(', %')} {rank_correlation(means, list(known.values())):.2f}")
-    return f"Rank correlation with the last column (1 = the same order, -1 = the reverse): {', '.join(parts)}."
+    means = {
+        heading.removesuffix(", %"): [sign * statistics.mean(map(value, found[name])) for name in known]
+        for heading, (_, sign, value) in MEASURES.items()
+        if sign
+    }
+    return order_of(means, list(known.values()))
 
 
 def table(group: str) -> str:
@@ -272,9 +286,14 @@ def set_up(threads: int | None) -> None:
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
-    if (parent := multiprocessing.parent_process()) is not None:
-        # a worker would train on after the script was killed
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if multiprocessing.parent_process() is not None:
+        threading.Thread(target=_end_with_script, daemon=True).start()
+
+
+def _end_with_script() -> None:
+    """End this worker when the script is killed, which would otherwise leave it training."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def run_all(calls: Sequence[Callable[[], None]], jobs: int) -> None:

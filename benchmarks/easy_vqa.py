@@ -5,7 +5,7 @@ python benchmarks/easy_vqa.py --steps 1500 --test-images 1000    # longer, on th
 python benchmarks/write_tables.py                                # puts the table into docs/results.md
 
 The first two are `adem-vl train --data easy-vqa`. The third is the first one with other answers: those of yes or no
-begin with what is seen, "triangle is not circle, no". Each question is asked with its own image and with that of
+begin with the comparison, "triangle is not circle, no". Each question is asked with its own image and with that of
 another question.
 """
 

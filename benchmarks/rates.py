@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tables
-from compare import held_out_loss, mean_and_range, rank_correlation, run_all, trained
+from compare import held_out_loss, mean_and_range, order_of, run_all, trained
 from comparisons import GROUPS, OURS, Run, ours
 from torch.utils.data import Dataset, Subset
 
@@ -187,15 +187,11 @@ def table() -> str:
             "held-out loss", *(f"{kind}, %" for kind in KINDS), "ScienceQA in the paper, %"]  # fmt: skip
     text = tables.markdown(head, rows)
     known = {name: paper for name in chosen if (paper := RUNS[name].paper) is not None}
-    if len(known) < 3:
-        return text
-    losses = [-statistics.mean(one["loss"]["true"] for one in chosen[name]) for name in known]
-    right = [statistics.mean(_accuracy(one, "all", "true") for one in chosen[name]) for name in known]
-    paper = list(known.values())
-    return (
-        f"{text}\n\nRank correlation with the last column (1 = the same order, -1 = the reverse): "
-        f"held-out loss {rank_correlation(losses, paper):.2f}, all answers {rank_correlation(right, paper):.2f}."
-    )
+    means = {
+        "held-out loss": [-statistics.mean(one["loss"]["true"] for one in chosen[name]) for name in known],
+        "all answers": [statistics.mean(_accuracy(one, "all", "true") for one in chosen[name]) for name in known],
+    }
+    return f"{text}\n\n{order_of(means, list(known.values()))}".rstrip()
 
 
 def sections() -> dict[str, str]:

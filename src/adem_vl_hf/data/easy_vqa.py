@@ -11,7 +11,7 @@ import re
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -188,12 +188,11 @@ def _comparison_first(of_image: list[tuple[str, str]], keep_unknown: bool) -> li
     return answers
 
 
-def _shown_words(asked: str, answer: str) -> Iterator[str]:
-    """Yield the shape and the colour that a question with its answer says are in the image."""
+def _shown_words(asked: str, answer: str) -> frozenset[str]:
+    """Return the shape and the colour that a question with its answer says are in the image."""
     if _kind(answer) == WHAT:
-        yield from _things(f"{asked} {answer}")
-    elif (answer == "yes") != bool(NEGATED.search(asked)):
-        yield from _things(asked)
+        return _things(f"{asked} {answer}")
+    return _things(asked) if (answer == "yes") != bool(NEGATED.search(asked)) else frozenset()
 
 
 def _things(text: str) -> frozenset[str]:

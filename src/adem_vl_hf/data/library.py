@@ -229,6 +229,13 @@ def _folder(name: str, image_folder: str | None) -> Path | None:
     return path.parent if path.is_file() else path if path.is_dir() else None
 
 
+def _read_as(folder: Path) -> dict[str, Any]:
+    """Return how the tables of a folder are read if it holds nothing else; a folder of images is left at once."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    suffix = next(files, folder).suffix
+    return READ_AS[suffix] if suffix in READ_AS and all(file.suffix == suffix for file in files) else {}
+
+
 def _load(name: str, split: str, streaming: bool) -> Any:
     """Load a split, or return None if the name is nothing that the library reads."""
     path, hub = Path(name), hub_id(name)
@@ -249,9 +256,7 @@ def _load(name: str, split: str, streaming: bool) -> Any:
         elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             found = datasets.load_from_disk(str(path))
         elif path.is_dir():
-            suffixes = {file.suffix for file in path.rglob("*") if file.is_file()}
-            (suffix,) = suffixes if len(suffixes) == 1 else ("",)
-            found = datasets.load_dataset(str(path), streaming=streaming, **READ_AS.get(suffix, {}))
+            found = datasets.load_dataset(str(path), streaming=streaming, **_read_as(path))
         else:
             assert hub is not None  # see above
             found = datasets.load_dataset(hub["path"], hub["config"], streaming=streaming)

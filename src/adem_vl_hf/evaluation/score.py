@@ -28,8 +28,8 @@ def score(
             by kind. The "openmoji" tasks have both and tell them apart by ``kind``. "coco-caption" is "caption" with
             the words that COCO's own tokenizer finds if Java is installed, and otherwise with those that NLTK finds.
             ``tokenizer`` in the result names it. "easy-vqa" has a further kind "all", and as its chance what the
-            questions alone give in the benchmark's whole test set; of an answer that says first what is seen, what
-            follows the last comma counts.
+            questions alone give in the benchmark's whole test set; of an answer that begins with a comparison,
+            what follows the last comma counts.
         predictions (str | os.PathLike[str] | Sequence[Prediction]): A prediction file or its rows. For "mme" also the
             folder of the benchmark's result files.
         problems (str | os.PathLike[str] | Mapping[str, Problem] | None): ScienceQA's ``problems.json`` or its content,
