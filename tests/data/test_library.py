@@ -233,6 +233,8 @@ def test_words_that_pandas_takes_for_nothing_are_answers(tmp_path, suffix, strea
     table.parent.mkdir()
     lines = ("image,question,answer", "red.png,which animal?,None", "blue.png,which country?,NA")
     table.write_text("\n".join(lines).replace(",", "," if suffix == ".csv" else "\t"))
+    (table.parent / "README.md").write_text("# Animals and countries")  # as in a repository
+    (table.parent / ".gitattributes").write_text("")
     for name in (table, table.parent):
         read = open_dataset(str(name), streaming=streaming, image_folder=str(tmp_path / "pics"))
         answers = [sample["answer"] for sample in islice(read, 2)]  # a stream goes on for ever

@@ -18,9 +18,7 @@ from .sample import FIELDS, Sample
 from .stream import BUFFER, Stream
 from .turns import count_turns
 
-# pandas takes "NA" and "None" for nothing, which are answers here
-AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}
-READ_AS: dict[str, dict[str, Any]] = {".csv": AS_WRITTEN, ".tsv": {**AS_WRITTEN, "sep": "\t"}}
+AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}  # pandas takes "NA" and "None" for nothing
 ReadRow = Callable[[Mapping[str, Any], int, Mapping[str, str] | None], Sample]
 
 
@@ -229,11 +227,14 @@ def _folder(name: str, image_folder: str | None) -> Path | None:
     return path.parent if path.is_file() else path if path.is_dir() else None
 
 
-def _read_as(folder: Path) -> dict[str, Any]:
-    """Return how the tables of a folder are read if it holds nothing else; a folder of images is left at once."""
-    files = (file for file in folder.rglob("*") if file.is_file())
-    suffix = next(files, folder).suffix
-    return READ_AS[suffix] if suffix in READ_AS and all(file.suffix == suffix for file in files) else {}
+def _builder(path: str, **arguments: Any) -> Any:
+    """Return what reads a data set; "NA" and "None" are answers in its CSV and TSV files, wherever these are."""
+    import datasets
+
+    builder = datasets.load_dataset_builder(path, **arguments)
+    if hasattr(builder.config, "keep_default_na"):
+        return datasets.load_dataset_builder(path, **arguments, **AS_WRITTEN)
+    return builder
 
 
 def _load(name: str, split: str, streaming: bool) -> Any:
@@ -249,17 +250,22 @@ def _load(name: str, split: str, streaming: bool) -> Any:
         if BUILDERS.get(file.suffix) == "json" and file.is_file():
             check_for_pyarrow(file)
     try:
-        if path.is_file():
-            found = datasets.load_dataset(
-                BUILDERS[path.suffix], data_files=str(path), streaming=streaming, **READ_AS.get(path.suffix, {})
-            )
-        elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             found = datasets.load_from_disk(str(path))
-        elif path.is_dir():
-            found = datasets.load_dataset(str(path), streaming=streaming, **_read_as(path))
         else:
-            assert hub is not None  # see above
-            found = datasets.load_dataset(hub["path"], hub["config"], streaming=streaming)
+            if path.is_file():
+                separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
+                builder = _builder(BUILDERS[path.suffix], data_files=str(path), **separator)
+            elif path.is_dir():
+                builder = _builder(str(path))
+            else:
+                assert hub is not None  # see above
+                builder = _builder(hub["path"], name=hub["config"])
+            if streaming:
+                found = builder.as_streaming_dataset()
+            else:
+                builder.download_and_prepare()
+                found = builder.as_dataset()
     except datasets.data_files.EmptyDatasetError:
         return None
     except MemoryError:
