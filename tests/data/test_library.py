@@ -227,18 +227,25 @@ def test_a_kind_and_references_do_not_make_a_sample_of_a_row(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 @pytest.mark.parametrize("streaming", [False, True])
-def test_words_that_pandas_takes_for_nothing_are_answers(tmp_path, suffix, streaming):
+@pytest.mark.parametrize("cells", [["NA", "None"], ["007", "3.10"], ["False", "True"]])
+def test_a_cell_is_the_text_that_was_written(tmp_path, suffix, streaming, cells):
     pictures(tmp_path / "pics")
     table = tmp_path / "tables" / f"rows{suffix}"
     table.parent.mkdir()
-    lines = ("image,question,answer", "red.png,which animal?,None", "blue.png,which country?,NA")
+    lines = ("image,question,answer", f"red.png,which?,{cells[0]}", f"blue.png,what?,{cells[1]}")
     table.write_text("\n".join(lines).replace(",", "," if suffix == ".csv" else "\t"))
-    (table.parent / "README.md").write_text("# Animals and countries")  # as in a repository
+    (table.parent / "README.md").write_text("# Words and numbers")  # as in a repository
     (table.parent / ".gitattributes").write_text("")
     for name in (table, table.parent):
         read = open_dataset(str(name), streaming=streaming, image_folder=str(tmp_path / "pics"))
         answers = [sample["answer"] for sample in islice(read, 2)]  # a stream goes on for ever
-        assert sorted(answers) == [" NA", " None"]
+        assert sorted(answers) == [f" {cell}" for cell in cells]
+
+
+def test_a_word_may_follow_thousands_of_numbers(tmp_path):
+    numbers = [f"how many?,{number}" for number in range(10_001)]  # more than the library reads at once
+    (tmp_path / "rows.csv").write_text("\n".join(["question,answer", *numbers, "how many?,none"]))
+    assert open_dataset(str(tmp_path))[-1]["answer"] == " none"
 
 
 def test_unknown_columns_are_listed_with_the_known_ones():

@@ -228,13 +228,18 @@ def _folder(name: str, image_folder: str | None) -> Path | None:
 
 
 def _builder(path: str, **arguments: Any) -> Any:
-    """Return what reads a data set; "NA" and "None" are answers in its CSV and TSV files, wherever these are."""
+    """Return what reads a data set. The cells of CSV and TSV files are texts as written, such as 007 and True."""
     import datasets
 
     builder = datasets.load_dataset_builder(path, **arguments)
-    if hasattr(builder.config, "keep_default_na"):
-        return datasets.load_dataset_builder(path, **arguments, **AS_WRITTEN)
-    return builder
+    if not hasattr(builder.config, "keep_default_na"):
+        return builder
+    arguments |= AS_WRITTEN
+    if builder.info.features is None:  # no card says what its cells are
+        rows = next(iter(builder.as_streaming_dataset().values()))
+        if columns := next(iter(rows), None):
+            arguments["features"] = datasets.Features(dict.fromkeys(columns, datasets.Value("string")))
+    return datasets.load_dataset_builder(path, **arguments)
 
 
 def _load(name: str, split: str, streaming: bool) -> Any:
