@@ -18,7 +18,6 @@ from .sample import FIELDS, Sample
 from .stream import BUFFER, Stream
 from .turns import count_turns
 
-AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}  # pandas takes "NA" and "None" for nothing
 ReadRow = Callable[[Mapping[str, Any], int, Mapping[str, str] | None], Sample]
 
 
@@ -227,19 +226,23 @@ def _folder(name: str, image_folder: str | None) -> Path | None:
     return path.parent if path.is_file() else path if path.is_dir() else None
 
 
+def _as_written(cell: str) -> str | None:
+    return cell or None
+
+
+# pandas would make numbers, truth values and nothing of 007, True and NA; its columns are named by their places
+AS_WRITTEN = {"converters": dict.fromkeys(range(1000), _as_written), "keep_default_na": False}
+
+
 def _builder(path: str, **arguments: Any) -> Any:
-    """Return what reads a data set. The cells of CSV and TSV files are texts as written, such as 007 and True."""
+    """Return what reads a data set. The cells of CSV and TSV files are texts as written, unless a card says more."""
     import datasets
 
     builder = datasets.load_dataset_builder(path, **arguments)
-    if not hasattr(builder.config, "keep_default_na"):
-        return builder
-    arguments |= AS_WRITTEN
-    if builder.info.features is None:  # no card says what its cells are
-        rows = next(iter(builder.as_streaming_dataset().values()))
-        if columns := next(iter(rows), None):
-            arguments["features"] = datasets.Features(dict.fromkeys(columns, datasets.Value("string")))
-    return datasets.load_dataset_builder(path, **arguments)
+    is_csv = hasattr(builder.config, "keep_default_na")
+    if is_csv and builder.info.features is None:
+        return datasets.load_dataset_builder(path, **arguments, **AS_WRITTEN)
+    return builder
 
 
 def _load(name: str, split: str, streaming: bool) -> Any:
