@@ -33,11 +33,6 @@ def _shown(item: Any) -> dict[str, Any]:
     return {**item, "images": [images]} if images is not None and _is_image(images) else item
 
 
-def _is_one_image(item: Any) -> bool:
-    shown = _shown(item)
-    return shown.get("videos") is None and len(shown.get("images") or ()) == 1
-
-
 class AdemVLImageToTextPipeline(Pipeline):
     """Writes a text for each image.
 
@@ -61,7 +56,10 @@ class AdemVLImageToTextPipeline(Pipeline):
         """Sort the arguments of a call into those of ``preprocess``, ``_forward`` and ``postprocess``."""
         preprocess = {"prompt": prompt, "num_frames": num_frames}
         preprocess = {name: value for name, value in preprocess.items() if value is not None}
-        forward = {**(generate_kwargs or {}), **kwargs}
+        # the constructor's, which the library takes before this sees it
+        helpers = {name: getattr(self, name, None) for name in ("assistant_model", "assistant_tokenizer")}
+        forward = {name: value for name, value in helpers.items() if value is not None}
+        forward |= {**(generate_kwargs or {}), **kwargs}
         if max_new_tokens is not None:
             forward["max_new_tokens"] = max_new_tokens
         return preprocess, forward, {}
@@ -103,12 +101,10 @@ class AdemVLImageToTextPipeline(Pipeline):
             if len(items) != len(prompts):
                 raise ValueError(f"{len(items)} images and {len(prompts)} prompts: give as many prompts, or one text")
             inputs = [{**_shown(item), "prompt": prompt} for item, prompt in zip(items, prompts, strict=True)]
-        if isinstance(inputs, list) and not all(_is_one_image(item) for item in inputs):
-            kwargs["batch_size"] = 1  # rows with several images, or without, do not stack
         return super().__call__(inputs, **kwargs)
 
-    def preprocess(self, item: Any, prompt: str | None = None, num_frames: int | None = None) -> BatchFeature:
-        """Make the model inputs of one text.
+    def preprocess(self, item: Any, prompt: str | None = None, num_frames: int | None = None) -> dict[str, Any]:
+        """Say what the model is given for one text. The library's batches would pad token ids as the tokenizer does.
 
         Args:
             item (Any): An image, a list of images, or a dict with ``images`` or ``videos`` and perhaps ``prompt``.
@@ -116,28 +112,47 @@ class AdemVLImageToTextPipeline(Pipeline):
             num_frames (int | None): How many frames are chosen from a video. None means all.
 
         Returns:
-            BatchFeature: ``input_ids`` and ``attention_mask`` [1, T], ``pixel_values`` [1, 3, H, W] and ``image_mask``
-            [1], or [1, n, 3, H, W] and [1, n] for n images.
+            dict[str, Any]: A list of one row with the ``images``, ``videos`` and ``text`` of the processor, in
+            ``rows``, and its options.
         """
         shown = _shown(item)
-        options: dict[str, Any] = {} if num_frames is None else {"num_frames": num_frames}
-        if shown.get("videos") is not None:
-            options["videos"] = [shown["videos"]]
         asked = shown.get("prompt", self.processor.default_prompt if prompt is None else prompt)
-        return self.processor(images=[shown.get("images") or []], text=[asked], **options)
+        row = {"images": shown.get("images") or [], "videos": shown.get("videos"), "text": asked}
+        return {"rows": [row], "options": {} if num_frames is None else {"num_frames": num_frames}}
 
-    def _forward(self, model_inputs: BatchFeature, **generate_kwargs: Any) -> dict[str, torch.Tensor]:
-        """Generate, and cut the prompt off: [B, T] in, [B, num_return_sequences, new tokens] out."""
+    def _inputs(self, rows: list[dict[str, Any]], options: dict[str, Any]) -> BatchFeature:
+        """Make the model inputs of a batch, padded on the left, whatever its rows show."""
+        given = {name: [row[name] for row in rows] for name in ("images", "videos", "text")}
+        if not any(video is not None for video in given["videos"]):
+            del given["videos"]
+        return self.processor(**given, **options).to(self.device)
+
+    def _of_constructor(self) -> dict[str, Any]:
+        """Return the generation arguments of the constructor, which Transformers keeps and leaves to us to pass on."""
+        if hasattr(self, "_generate_kwargs"):
+            return self._generate_kwargs
+        own, of_model = (holder.generation_config.to_dict() for holder in (self, self.model))  # before 5.24
+        return {name: value for name, value in own.items() if of_model.get(name) != value}
+
+    def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, torch.Tensor]:
+        """Generate for B rows, and cut the prompt off: [B, num_return_sequences, new tokens] come out."""
         given = generate_kwargs.get("generation_config")
+        if given is None:
+            generate_kwargs = {**self._of_constructor(), **generate_kwargs}
+            given = generate_kwargs.get("generation_config")
         if given is None and not generate_kwargs.keys() & {"max_new_tokens", "max_length"}:
             generate_kwargs["max_new_tokens"] = MAX_NEW_TOKENS
         if generate_kwargs.get("stop_strings") or getattr(given, "stop_strings", None):
             generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)
-        ids = self.model.generate(**model_inputs, **generate_kwargs)
+        rows, options = model_inputs["rows"], model_inputs["options"]
+        if isinstance(rows[0], list):  # a batch, of which each item has brought its list
+            rows, options = [row for of_item in rows for row in of_item], options[0]
+        inputs = self._inputs(rows, options)
+        ids = self.model.generate(**inputs, **generate_kwargs)
         ids = ids if isinstance(ids, torch.Tensor) else ids.sequences  # return_dict_in_generate
-        rows, length = model_inputs["input_ids"].shape
+        size, length = inputs["input_ids"].shape
         # one row for each input, of which a batch is taken apart afterwards, however many texts each of them has
-        return {"generated_ids": ids[:, length:].unflatten(0, (rows, -1))}
+        return {"generated_ids": ids[:, length:].unflatten(0, (size, -1))}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> list[dict[str, str]]:
         """Decode the new tokens.

@@ -113,6 +113,7 @@ class AdemVLProcessor(ProcessorMixin):
         self.image_token_id = vocabulary[self.image_token]
         if chat_template is None and getattr(tokenizer, "chat_template", None):
             chat_template = flatten_content(tokenizer.chat_template)
+        tokenizer.padding_side = "left"  # Transformers' pipelines pad a batch by it, which then generates
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     def __setattr__(self, name: str, value: Any) -> None:

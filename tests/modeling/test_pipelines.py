@@ -26,6 +26,10 @@ TEMPLATE = (
 # any-to-any came with Transformers 5
 TASKS = ["image-text-to-text", *(["any-to-any"] if hasattr(transformers, "AnyToAnyPipeline") else [])]
 FEW = {"max_new_tokens": 4, "do_sample": False}
+OF_CONSTRUCTOR = [{"max_new_tokens": 2}]
+if hasattr(transformers.Pipeline, "_prepare_generate_kwargs"):  # older constructors fail with these
+    OF_CONSTRUCTOR += [{"generation_config": GenerationConfig(max_new_tokens=2)}]
+    OF_CONSTRUCTOR += [{"assistant_model": "a copy", "max_new_tokens": 2}]
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +148,41 @@ def test_ours_takes_a_prompt_for_each_image(model, processor, paths):
     assert len(about_one) == 2
     with pytest.raises(ValueError, match="2 images and 3 prompts"):
         made(paths, prompt=["a"] * 3)
+
+
+def test_a_row_of_a_batch_is_answered_as_alone_whatever_the_others_are(bases, paths, arch):
+    model = arch.build(bases)
+    made = AdemVLImageToTextPipeline(model=model, processor=arch.processor(bases, model))
+    texts = ["a", "two birds flying over the sea with a dog on the grass", "hello"]
+    rows = [{"images": paths[: 1 + place % 2], "prompt": text} for place, text in enumerate(texts)]
+    alone = [made(row, **FEW) for row in rows]
+    assert len({row[0]["generated_text"] for row in alone}) > 1
+    assert made(rows, batch_size=3, **FEW) == alone
+    assert list(made((row for row in rows), batch_size=2, **FEW)) == alone
+    assert made(paths, prompt=texts[:2], batch_size=2, **FEW) == [
+        made(path, prompt=text, **FEW) for path, text in zip(paths, texts, strict=False)
+    ]
+
+
+def test_the_librarys_pipeline_answers_long_and_short_chats_of_a_batch_as_alone(stock, paths):
+    chats = [chat("hello", paths[0]), chat("two birds flying over the sea with a dog", paths[1])]
+    alone = [stock(text=copy.deepcopy(one), generate_kwargs=FEW) for one in chats]
+    together = stock(text=copy.deepcopy(chats), batch_size=2, generate_kwargs=FEW)
+    assert [row[0]["generated_text"][-1] for row in together] == [row[0]["generated_text"][-1] for row in alone]
+
+
+@pytest.mark.parametrize("given", OF_CONSTRUCTOR, ids=" ".join)
+def test_ours_keeps_what_its_constructor_is_given(model, processor, paths, monkeypatch, given):
+    given = {name: copy.deepcopy(model) if name == "assistant_model" else value for name, value in given.items()}
+    ours = AdemVLImageToTextPipeline(model=model, processor=processor, **given)
+    made, generate = [], model.generate
+    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
+    monkeypatch.setattr(model, "generate", lambda **kwargs: made.append((kwargs, generate(**kwargs))) or made[-1][1])
+    ours(paths[0])
+    ours(paths[0], max_new_tokens=3)
+    lengths = [ids.shape[1] - kwargs["input_ids"].shape[1] for kwargs, ids in made]
+    assert lengths == [2, 3]
+    assert all(kwargs.get("assistant_model") is given.get("assistant_model") for kwargs, _ in made)
 
 
 def test_ours_takes_several_images_and_videos(model, processor, paths):
