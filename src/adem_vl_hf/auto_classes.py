@@ -87,18 +87,20 @@ def model_type_of(model: Any) -> str | None:
 
 
 def complete_trainer(trainer: ModuleType) -> None:
-    """Have every ``Trainer`` of one of our models write our model card, and refuse arguments that it cannot keep.
+    """Have every ``Trainer`` of one of our models write our model card, name classes, and refuse what it cannot keep.
 
     Args:
         trainer (ModuleType): ``transformers.trainer``.
     """
     from .hub.cards import take_over_cards
+    from .named_classes import NamesClasses
     from .training_fields import CheckArguments
 
     take_over_cards(trainer)
 
-    if CheckArguments not in trainer.DEFAULT_CALLBACKS:
-        trainer.DEFAULT_CALLBACKS.append(CheckArguments)
+    for callback in (CheckArguments, NamesClasses):
+        if callback not in trainer.DEFAULT_CALLBACKS:
+            trainer.DEFAULT_CALLBACKS.append(callback)
 
 
 def add_card_to_pushes(base: ModuleType) -> None:

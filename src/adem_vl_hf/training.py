@@ -32,6 +32,7 @@ from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.one_save import naming_full_disk
 from .modeling.processing_adem_vl import AdemVLProcessor
+from .named_classes import OwnClassNames
 from .precision import fastest_setting, launched_processes
 from .preemption import TERMINATED, SaveOnTermination
 from .recipe import paper_learning_rate, peak_learning_rate
@@ -61,11 +62,11 @@ IN_ORDER: dict[str, Any] = (
 FEWEST_BETWEEN_SAVES = 20  # steps
 
 
-class SafeTrainer(LastingWorkers, StopsWhenBroken, WholeCheckpoints, Trainer):
+class SafeTrainer(OwnClassNames, LastingWorkers, StopsWhenBroken, WholeCheckpoints, Trainer):
     """The stock ``Trainer``, which saves whole checkpoints or none, and stops at NaN."""
 
 
-class SafeSeq2SeqTrainer(LastingWorkers, StopsWhenBroken, WholeCheckpoints, Seq2SeqTrainer):
+class SafeSeq2SeqTrainer(OwnClassNames, LastingWorkers, StopsWhenBroken, WholeCheckpoints, Seq2SeqTrainer):
     """The stock ``Seq2SeqTrainer``, which saves whole checkpoints or none, and stops at NaN."""
 
 

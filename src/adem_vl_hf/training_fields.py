@@ -12,7 +12,6 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from transformers.training_args import TrainingArguments
 
 from .auto_classes import model_type_of
-from .data.collator import AdemVLCollator
 
 Get = Callable[[str], Any]  # the value of a field, or None
 
@@ -164,10 +163,7 @@ def recorded_fields(args: TrainingArguments, state: TrainerState) -> dict[str, A
 
 
 class CheckArguments(TrainerCallback):
-    """Refuses arguments when a ``Trainer`` of one of our models is built. Every ``Trainer`` has it by default.
-
-    Before the first step it also tells the collator the names of the classes of the data set.
-    """
+    """Refuses arguments when a ``Trainer`` of one of our models is built. Every ``Trainer`` has it by default."""
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Check the arguments if the model is one of ours.
@@ -181,20 +177,3 @@ class CheckArguments(TrainerCallback):
         model_type = model_type_of(kwargs.get("model"))
         if model_type is not None:
             refuse(args, model_type)
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Tell our collator the names of the classes, of which the rows of a data set have the numbers alone.
-
-        Args:
-            args (TrainingArguments): The training arguments.
-            state (TrainerState): The state of the training, which stays as it is.
-            control (TrainerControl): The control flow of the training, which stays as it is.
-            **kwargs (Any): The ``train_dataloader`` and the rest of what ``Trainer`` passes.
-        """
-        loader = kwargs.get("train_dataloader")
-        collator = getattr(loader, "collate_fn", None)
-        if isinstance(collator, AdemVLCollator):
-            dataset = loader.dataset  # type: ignore[union-attr]
-            collator.name_classes(getattr(dataset, "dataset", dataset))  # of a shard, the stream that it reads

@@ -11,15 +11,12 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from transformers import Trainer, TrainingArguments
 
 from adem_vl_hf.cli import main
 from adem_vl_hf.data import ImageFolder, open_dataset
-from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.data.columns import sample_of
 from adem_vl_hf.data.media import open_image
 from adem_vl_hf.data.sample import images_of
-from adem_vl_hf.loading import build_model
 
 COLOURS = {"red circle": "red", "blue square": "blue", "green line": "green"}
 
@@ -315,26 +312,6 @@ def test_a_history_and_a_system_prompt_make_a_chat():
         "And a cat?",
         "meow",
     ]
-
-
-def test_numbers_of_classes_are_trained_by_their_names(bases, tmp_path):
-    names = datasets.ClassLabel(names=["a_cat", "a_dog"])
-    rows = datasets.Dataset.from_dict({"image": [RED, RED], "kind_of": [1, 0]}).cast_column("kind_of", names)
-    rows.to_parquet(tmp_path / "a.parquet")
-    for streaming in (False, True):
-        found = open_dataset(str(tmp_path / "a.parquet"), columns={"text": "kind_of"}, streaming=streaming)
-        assert next(iter(found))["answer"] in (" a dog", " a cat")
-
-    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
-    arguments = TrainingArguments(
-        tmp_path / "run", max_steps=1, remove_unused_columns=False, report_to="none", use_cpu=True, save_strategy="no"
-    )
-    collator = AdemVLCollator(processor, columns={"text": "kind_of"})
-    for given in (rows, rows.to_iterable_dataset()):
-        collator.classes = {}
-        Trainer(model=model, args=arguments, train_dataset=given, data_collator=collator).train()
-        labels = collator([rows[0]])["labels"][0]
-        assert processor.decode(labels[labels >= 0], skip_special_tokens=True) == " a dog"
 
 
 def test_instructions_with_images_are_seen(tmp_path):
