@@ -36,10 +36,11 @@ FLATTEN_CONTENT = (
 
 # The chat template of a tokenizer that has none: every turn as the prompt and the answer that ADEM-VL's code makes of
 # an instruction. Marks at the ends of the first instruction are taken out if all marks of the chat are there, because
-# images without marks stand before the text, as in a row of one instruction.
+# images without marks stand before the text, as in a row of one instruction. ``whole`` has the texts of the whole chat
+# where its beginning is rendered.
 _BEFORE, _AFTER = INSTRUCTION_PROMPT.split("{instruction}")
 INSTRUCTION_TEMPLATE = (
-    FLATTEN_CONTENT + "{%- set all = messages | map(attribute='content') | join -%}"
+    FLATTEN_CONTENT + "{%- set all = whole | default(messages | map(attribute='content') | join) -%}"
     "{%- set first = messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | first | default('')"
     " -%}"
     "{%- set bare = (first | replace('" + IMAGE_MARK + "', '') | replace('" + VIDEO_MARK + "', '')).strip() -%}"
@@ -172,8 +173,9 @@ def _span(
     chat: list[dict[str, Any]], place: int, text: str, template: str, tokenizer: Any, ends: str
 ) -> tuple[int, int]:
     """Find the answer at a place of a rendered chat: it begins where the prompt for it ends."""
-    before, _ = _render(chat[:place], template, tokenizer, asks=True)
-    after, _ = _render(chat[: place + 1], template, tokenizer)
+    whole = "".join(_as_text(message["content"]) for message in chat)
+    before, _ = _render(chat[:place], template, tokenizer, asks=True, whole=whole)
+    after, _ = _render(chat[: place + 1], template, tokenizer, whole=whole)
     # templates may write something at the end of the whole chat
     end = next((n for n, (one, other) in enumerate(zip(text, after, strict=False)) if one != other), len(after))
     content = _as_text(chat[place]["content"]).strip()
@@ -206,7 +208,12 @@ def _end_tokens(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _render(
-    chat: list[dict[str, Any]], template: str, tokenizer: Any, asks: bool = False, has_marks: bool = False
+    chat: list[dict[str, Any]],
+    template: str,
+    tokenizer: Any,
+    asks: bool = False,
+    has_marks: bool = False,
+    **variables: str,
 ) -> tuple[str, list[tuple[int, int]]]:
     """Render a chat as ``apply_chat_template`` does, and return the answers that the template itself marks."""
     try:
@@ -216,6 +223,7 @@ def _render(
             add_generation_prompt=asks,
             return_assistant_tokens_mask=has_marks,
             **tokenizer.special_tokens_map,
+            **variables,
         )
     except Exception as error:  # a template may raise whatever it likes
         raise ValueError(f"the chat template refuses this chat ({error})") from error

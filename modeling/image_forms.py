@@ -8,7 +8,7 @@ import base64
 import binascii
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,37 @@ def from_array(array: np.ndarray | torch.Tensor) -> Image.Image:
     if values.dtype != np.uint8:
         raise ValueError(f"an array of {values.dtype}; an image is of uint8, or of floating point from 0 to 1")
     return Image.fromarray(np.ascontiguousarray(values))
+
+
+def scaled_once(options: dict[str, Any], *shown: Any) -> dict[str, Any]:
+    """Take ``do_rescale=False`` back where it says of arrays that they are scaled already: ``from_array`` undoes that.
+
+    Args:
+        options (dict[str, Any]): Keyword arguments for an image processor.
+        *shown (Any): Images and videos in any form, and lists of them.
+
+    Returns:
+        dict[str, Any]: The options, without ``do_rescale=False`` if everything shown is of floating point.
+
+    Raises:
+        ValueError: One thing is of floating point and another is not, and ``do_rescale`` is False.
+    """
+    if options.get("do_rescale") is not False:
+        return options
+    scaled = set(_are_floats(shown))
+    if scaled == {True, False}:
+        raise ValueError("do_rescale=False: some images are of floating point and some are not; give one kind")
+    return {name: value for name, value in options.items() if name != "do_rescale"} if scaled == {True} else options
+
+
+def _are_floats(shown: Any) -> Iterator[bool]:
+    """Tell of each image whether it is an array of floating point."""
+    if isinstance(shown, (list, tuple)):
+        for one in shown:
+            yield from _are_floats(one)
+    elif shown is not None:
+        kind = getattr(shown, "dtype", None)
+        yield kind.is_floating_point if isinstance(kind, torch.dtype) else getattr(kind, "kind", "") == "f"
 
 
 def _decoded(text: str) -> bytes:

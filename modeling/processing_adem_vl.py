@@ -31,6 +31,7 @@ from .chat_rows import (
     taking_parts,
 )
 from .field_values import fits
+from .image_forms import scaled_once
 from .images import CAPTION_PROMPT, ImageSource
 from .labels import NOT_SUPERVISED
 from .one_save import finish_save, one_save
@@ -52,7 +53,6 @@ from .videos import Video, pair_with_rows, pixel_inputs
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
     from .base_sizes import read_base_config  # noqa: F401
     from .bases import base_name  # noqa: F401
-    from .image_forms import plain_form  # noqa: F401
     from .open_clip_tower import OpenClipVisionTower  # noqa: F401
     from .quantization import split_gguf  # noqa: F401
     from .towers import find_tower  # noqa: F401
@@ -350,7 +350,7 @@ class AdemVLProcessor(ProcessorMixin):
         if not options["return_offsets_mapping"]:
             data.pop("offset_mapping")
         in_order = [of_row.in_order(row.order) for of_row, row in zip(shown, rows, strict=True)]
-        data |= pixel_inputs(in_order, self.image_processor, image_options)
+        data |= pixel_inputs(in_order, self.image_processor, scaled_once(image_options, images, videos))
         data |= self._more_inputs(rows)
         return_tensors = options["return_tensors"]
         return BatchFeature(data, tensor_type=None if return_tensors == "pt" else return_tensors)

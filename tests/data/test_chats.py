@@ -116,6 +116,14 @@ def test_images_stand_where_their_marks_are(processor):
     assert sample_of({"images": [BLUE], "messages": mixed}, 0)["images"] == [BLUE, RED]
 
 
+def test_two_turns_may_begin_with_an_image_each(processor):
+    row = {"images": [RED, BLUE], "conversations": valued("<image>\nWhat?", "red", "<image>\nAnd this?", "blue")}
+    batch = AdemVLCollator(processor)([row])
+    text = processor.decode(batch["input_ids"][0])
+    assert text.index("<reserved_0>\nWhat?") < text.index("<reserved_0>\nAnd this?")
+    assert processor.decode(batch["labels"][0][batch["labels"][0] >= 0]) == " red</s> blue</s>"
+
+
 def test_a_system_turn_and_a_system_column():
     turn = {"role": "system", "content": "Be brief."}
     assert sample_of({"messages": [turn, *said(*TURNS)]}, 0)["messages"][0] == turn

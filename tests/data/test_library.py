@@ -177,6 +177,8 @@ VQA = [{"answer": "two", "answer_id": 1}, {"answer": "2"}, {"answer": "two"}]
         ({"sentences": [{"raw": "a cat", "tokens": ["a"]}]}, "a picture of", " a cat", ["a cat"]),
         ({"label": "cat"}, "a picture of", " cat", ["cat"]),
         ({"question": "how many?", "answer": 2}, "how many?", " 2", ["2"]),
+        ({"question": "how many?", "text": "two"}, "how many?", " two", ["two"]),
+        ({"query": "how many?", "caption": "two", "answer": "2"}, "how many?", " 2", ["2"]),
         ({"question": "how many?", "label": ["14"]}, "how many?", " 14", ["14"]),
         ({"question": "how many?", "answers": {"answer": ["two", "two", "2"]}}, "how many?", " two", ["two", "2"]),
         ({"question": "which?", "choices": ["cat", "dog"], "answer": 1}, OPTIONS, " dog", ["dog"]),

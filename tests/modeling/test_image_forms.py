@@ -78,6 +78,13 @@ def test_a_processor_and_a_chat_take_them(bases):
     for form in ("array", "tensor", "bytes of a data set"):
         assert torch.equal(processor(images=[FORMS[form]], text=["a"])["pixel_values"], expected)
     assert torch.equal(processor(images=ARRAY, text="a")["pixel_values"], expected)
+    scaled = (ARRAY / 255).astype(np.float32)  # which do_rescale=False says of it
+    for images, more in (([scaled], {}), (torch.from_numpy(scaled), {}), (None, {"videos": [scaled]})):
+        found = processor(images=images, text=["a"], **more, do_rescale=False)["pixel_values"]
+        assert torch.equal(found.reshape(expected.shape), expected)
+    assert processor(images=[ARRAY], text=["a"], do_rescale=False)["pixel_values"].max() > 100
+    with pytest.raises(ValueError, match="do_rescale=False: some images are of floating point"):
+        processor(images=[ARRAY, scaled], text=["a", "b"], do_rescale=False)
     two = processor(images=np.stack([ARRAY, ARRAY]), text=["a", "b"])["pixel_values"]
     assert torch.equal(two, expected.repeat(2, 1, 1, 1))
     processor.chat_template = (

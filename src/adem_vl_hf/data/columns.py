@@ -41,7 +41,7 @@ SPEAKERS = ("user", "assistant")
 # what asks, what answers, and the prompt where nothing asks; the first that a row has counts
 ASKED: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("prompt", ("completion", "answer"), None),
-    ("question", ("answer", "completion"), None),
+    ("question", ("answer", "completion", "text"), None),
     ("prompt", ("text", "answer"), CAPTION_PROMPT),
     ("input", ("completion",), None),
 )
