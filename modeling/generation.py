@@ -70,16 +70,19 @@ class VisualGenerationMixin:
         """
         images = {name: kwargs.pop(name, None) for name in self.image_arguments}
         cache = kwargs.pop("past_key_values", kwargs.pop("cache", None))  # either of the library's names
+        draft, own = kwargs.get("assistant_model"), None
         if cache is not None:
             kwargs[CACHE] = cache
         if kwargs.get("visual_key") is None:
             given = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
             kwargs |= self.as_arguments(self.memory_for(given, cache, **images))
+            if draft is not None and draft is not self and hasattr(draft, "memory_for"):
+                seen = {name: images[name] for name in draft.image_arguments if images.get(name) is not None}
+                own = draft.as_arguments(draft.memory_for(given, cache, **seen))
         else:  # video_mask is both an image argument and part of a memory that is handed over
             kwargs |= {name: images[name] for name in self.memory_arguments if images.get(name) is not None}
-        draft = kwargs.get("assistant_model")
-        if draft is not None and draft.config.model_type != self.config.model_type:
-            kwargs["assistant_model"] = TextDraft(draft, tuple(self.memory_arguments))
+        if draft is not None and (own is not None or draft.config.model_type != self.config.model_type):
+            kwargs["assistant_model"] = Draft(draft, tuple(self.memory_arguments), own or {})
         return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
     def as_arguments(self, memory: VisualMemory | None) -> dict[str, torch.Tensor]:
@@ -103,21 +106,23 @@ class VisualGenerationMixin:
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)  # type: ignore[misc]
 
 
-class TextDraft:
-    """A language model that drafts for one that sees: it goes on from the text without the image.
+class Draft:
+    """A model that drafts for one that sees, with a memory of its own or, as a language model alone, with the text.
 
     Args:
-        model (Any): the language model that drafts.
-        memory_names (tuple[str, ...]): arguments that it does not know.
+        model (Any): the model that drafts.
+        memory_names (tuple[str, ...]): the arguments that the memory of the other model has.
+        own (dict[str, torch.Tensor]): those that stand for its own memory; none without one.
     """
 
-    def __init__(self, model: Any, memory_names: tuple[str, ...]) -> None:
-        self.model, self.memory_names = model, memory_names
+    def __init__(self, model: Any, memory_names: tuple[str, ...], own: dict[str, torch.Tensor]) -> None:
+        self.model, self.memory_names, self.own = model, memory_names, own
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        for name in self.memory_names:
-            kwargs.pop(name, None)
+        given = [name for name in self.memory_names if kwargs.pop(name, None) is not None]
+        if given:  # later calls have a cache that keeps it
+            kwargs |= self.own
         return self.model.generate(*args, **kwargs)

@@ -7,6 +7,7 @@ with and without a picture, and half precision. Its own tests fetch small models
 import copy
 from pathlib import Path
 
+import architectures
 import pytest
 import tiny
 import torch
@@ -150,6 +151,7 @@ def test_ours_takes_a_prompt_for_each_image(model, processor, paths):
         made(paths, prompt=["a"] * 3)
 
 
+@architectures.each()
 def test_a_row_of_a_batch_is_answered_as_alone_whatever_the_others_are(bases, paths, arch):
     model = arch.build(bases)
     made = AdemVLImageToTextPipeline(model=model, processor=arch.processor(bases, model))
