@@ -24,7 +24,7 @@ def plain_form(source: Any) -> Any:
 
     Args:
         source (Any): An array or a tensor, as for ``from_array``; a ``bytearray`` or a ``memoryview``; a dictionary
-            with "bytes" or "path"; a ``data:`` URL; a text in base64; or anything else.
+            with the "bytes" or the "path" of a file; a ``data:`` URL; a text in base64; or anything else.
 
     Returns:
         Any: The image in the plainer form. Anything else is returned as it is.
@@ -38,9 +38,12 @@ def plain_form(source: Any) -> Any:
     if isinstance(source, (bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, Mapping):
-        if source.get("bytes") is not None:
-            return source["bytes"]
-        if source.get("path") is not None:
+        held = source.get("bytes")
+        if isinstance(held, (bytes, bytearray, memoryview)):
+            return bytes(held)
+        if held is not None:  # a text would be opened as a path
+            raise ValueError(f"a dictionary whose 'bytes' are {type(held).__name__}, not the bytes of a file")
+        if isinstance(source.get("path"), (str, os.PathLike)):
             return source["path"]
         raise ValueError(f"a dictionary with {sorted(map(str, source))}; an image has 'bytes' or 'path'")
     if isinstance(source, str):

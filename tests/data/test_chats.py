@@ -166,6 +166,8 @@ def test_a_video_in_a_chat(processor, tmp_path):
         ({"messages": said("<image> a", "b")}, "'7': 1 <image> marks for 0 images"),
         ({"image": RED, "messages": said("<image> <image>", "b")}, "'7': 2 <image> marks for 1 images"),
         ({"image": RED, "messages": said(parts("a", image=RED), "b")}, "'7': 0 <image> marks for 1 images"),
+        ({"question": "a", "answer": "b", "system": ["be kind"]}, "'7': its system prompt is .*be kind.*; it must be"),
+        ({"messages": said("a", "b"), "system": 3}, "'7': its system prompt is 3; it must be a text"),
         ({"question": ["a", "b"], "answer": ["c"]}, "sample 7: 2 questions and 1 answers"),
         ({"question": ["a", "b"], "answer": "c"}, "sample 7: 2 questions and 1 answers"),
         ({"messages": "a text", "id": "7"}, r"\['id', 'messages'\]. Known are .*messages: messages, conversations"),

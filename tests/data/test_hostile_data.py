@@ -9,6 +9,7 @@ import tiny
 from adem_vl_hf.data import MME, Alpaca, CocoCaptions, Conversations, ImageFolder
 from adem_vl_hf.data.by_name import open_dataset
 from adem_vl_hf.data.media import ImageError, resolve_image
+from adem_vl_hf.data.sample import images_of, opened
 from adem_vl_hf.evaluation.predictions import PredictionFile, read_predictions
 from adem_vl_hf.json_files import parse_json
 
@@ -94,6 +95,91 @@ def test_a_parquet_row_that_names_a_file_does_not_open_it(tmp_path, outside, sci
         pyarrow.parquet.write_table(table, folder / "train.parquet")
     with pytest.raises(ValueError, match="row does not hold its image|a row names this file"):
         open_dataset(str(folder if scienceqa else folder / "train.parquet"))[0]
+
+
+SEEN = {"type": "image", "text": None}
+NESTED = {
+    "a list": {"images": ["IMAGE"], "text": "x"},
+    "lists in a list": {"images": [["IMAGE"]], "text": "x"},
+    "parts of a chat": {
+        "messages": [
+            {"role": "user", "content": [{**SEEN, "image": "IMAGE"}, {"type": "text", "text": "?", "image": None}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "x", "image": None}]},
+        ]
+    },
+    "a column that nobody reads": {"image": None, "text": "x", "extra": {"pic": "IMAGE"}},
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("target", ["file", "url"])
+@pytest.mark.parametrize("nested", NESTED)
+def test_an_image_deep_in_a_row_is_not_opened(tmp_path, outside, monkeypatch, nested, target, streaming):
+    datasets, pyarrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    source = str(outside / "secret.png") if target == "file" else "http://127.0.0.1:9/secret.png"
+    row = json.loads(json.dumps(NESTED[nested]).replace('"IMAGE"', json.dumps({"bytes": None, "path": source})))
+    features = datasets.Features(feature_of(datasets, NESTED[nested]))
+    (tmp_path / "data").mkdir()
+    table = pyarrow.Table.from_pylist([row] * 2, schema=features.arrow_schema)
+    parquet.write_table(table, tmp_path / "data/train.parquet")
+    opened_by_library = []
+    monkeypatch.setattr(datasets.Image, "decode_example", lambda *args, **kwargs: opened_by_library.append(args))
+    if nested == "a column that nobody reads":
+        assert first_shown(tmp_path / "data", streaming).images == ()
+    else:
+        with pytest.raises(ValueError, match="row names this file|a URL; download|list object: not an image"):
+            first_shown(tmp_path / "data", streaming)
+    assert opened_by_library == []
+
+
+def first_shown(data, streaming):
+    """What the first sample shows, opened."""
+    sample = next(iter(open_dataset(str(data), streaming=streaming)))
+    return opened(images_of(sample), sample["id"])
+
+
+def feature_of(datasets, value):
+    """The feature of a value, in which "IMAGE" is an image."""
+    if isinstance(value, dict):
+        return {name: feature_of(datasets, one) for name, one in value.items()}
+    if isinstance(value, list):
+        return datasets.List(feature_of(datasets, value[0]))
+    return datasets.Image() if value == "IMAGE" else datasets.Value("string")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"image": {"bytes": "SECRET"}},
+        {"image": {"bytes": "SECRET", "path": None}},
+        {"images": [{"bytes": "SECRET"}]},
+        {"image": {"path": "SECRET"}},
+        {"video": {"SECRET": 1}},
+        {"video": {"path": "SECRET"}},
+        {"video": [{"bytes": "SECRET"}]},
+        {"images": 0},
+    ],
+    ids=str,
+)
+def test_a_row_of_json_reaches_no_file_outside(tmp_path, outside, shown, streaming):
+    row = json.dumps({**shown, "text": "x"}).replace("SECRET", str(outside / "secret.png"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.jsonl").write_text(f"{row}\n{row}\n")
+    with pytest.raises(ValueError, match="sample '?0'?:"):
+        first_shown(tmp_path / "data/rows.jsonl", streaming)
+
+
+def test_a_saved_data_set_that_names_a_table_outside_is_refused(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    for name in ("secret", "own"):
+        datasets.Dataset.from_list([{"question": "?", "answer": name}]).save_to_disk(tmp_path / name)
+    state = tmp_path / "own" / "state.json"
+    file = json.loads(state.read_text())["_data_files"][0]["filename"]
+    state.write_text(state.read_text().replace(file, f"../secret/{file}"))
+    with pytest.raises(ValueError, match=r'state.json: "../secret/.*" is not the name of a file in its folder'):
+        open_dataset(str(tmp_path / "own"))
 
 
 HALF = "a dog \\ud83d"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import tarfile
 from itertools import islice
 
@@ -241,6 +242,25 @@ def test_a_cell_is_the_text_that_was_written(tmp_path, suffix, streaming, cells)
         assert sorted(answers) == [f" {cell}" for cell in cells]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("text", ["question,answer\nred, or blue?,red\nbig, or small?,big", "text\na,b,c\nd,e,f"])
+def test_rows_with_a_comma_too_many_are_an_error(tmp_path, text, streaming):
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(ValueError, match="rows.csv: its rows have more cells than its first line has"):
+        open_dataset(str(tmp_path / "rows.csv"), streaming=streaming)
+
+
+def test_a_path_with_brackets_is_no_pattern_and_a_pipe_is_no_file(tmp_path):
+    (tmp_path / "rows [1].csv").write_text("question,answer\n?,a")
+    assert open_dataset(str(tmp_path / "rows [1].csv"))[0]["answer"] == " a"
+    pictures(tmp_path / "photos [2024]" / "cats")
+    with pytest.raises(ValueError, match=r"photos \[2024\]: .* takes the characters \[ \] \* \? for a pattern"):
+        open_dataset(str(tmp_path / "photos [2024]"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is neither a file nor a folder"):
+        open_dataset(str(tmp_path / "pipe"))
+
+
 def test_a_word_may_follow_thousands_of_numbers(tmp_path):
     numbers = [f"how many?,{number}" for number in range(10_001)]  # more than the library reads at once
     (tmp_path / "rows.csv").write_text("\n".join(["question,answer", *numbers, "how many?,none"]))
@@ -264,6 +284,10 @@ def test_unknown_columns_are_listed_with_the_known_ones():
         ({"question": "which?", "answer": 2, "choices": ["a", "b"]}, "its answer is 2, and its choices are numbered"),
         ({"question": "which?", "answer": "C", "choices": ["a", "b"]}, r"its answer is C, .* 0 to 1 \(A to B\)"),
         ({"question": "which?", "answer": "C", "choices": "a or b"}, "its choices are 'a or b'; they must be a list"),
+        (
+            {"question": "which?", "answer": "C", "choices": "{[1], [2]}"},
+            r"its choices are '\{\[1\], \[2\]\}'",
+        ),
         ({"label": 3}, "its text is 3; if that is a class, write its name"),
         (
             {"image": [RED], "images": [RED], "text": "two"},

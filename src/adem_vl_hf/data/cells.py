@@ -164,11 +164,11 @@ def chosen(choices: Any) -> Options | None:
     if isinstance(values, str) and values.strip():
         try:
             values = ast.literal_eval(values.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             values = choices
     if isinstance(values, Mapping):
         if isinstance(values.get("text"), (list, tuple)):
-            values, labels = values["text"], list(values.get("label") or [])
+            values, labels = values["text"], as_list(values.get("label"))
         else:
             values, labels = list(values.values()), list(values)
     if values is None or (isinstance(values, (str, list, tuple)) and not values):

@@ -70,8 +70,11 @@ def read_chat(
         ReadChat: The chat, which ends with an answer.
 
     Raises:
-        ValueError: A role or a content is unknown, an answer is empty or missing, or the marks do not fit the images.
+        ValueError: A role or a content is unknown, the system prompt is no text, an answer is empty or missing, or the
+            marks do not fit the images.
     """
+    if not field_values.fits(system, str | None):
+        raise ValueError(f"{where}: its system prompt is {field_values.shown(system)}; it must be a text")
     turns = [_turn(message, number, where) for number, message in enumerate(_split(as_list(value)))]
     if system and (not turns or turns[0][0] != "system"):
         turns.insert(0, ("system", system, []))

@@ -6,13 +6,12 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from ..json_files import check_for_pyarrow
 from ..modeling.field_values import shown
 from ..modeling.reading import errors_naming
 from .cells import class_names, with_class_names
 from .columns import sample_of
-from .dataset_names import BUILDERS, NoSuchSplit, hub_id
 from .indexing import from_start
+from .library_rows import load_rows, with_files
 from .media import ImageError, holds_image, resolve_image
 from .sample import FIELDS, Sample
 from .stream import BUFFER, Stream
@@ -60,16 +59,20 @@ class RowReader:
             sample = self.read(row, position, self.columns)
             for field in FIELDS:
                 if sample.get(field) is not None:
-                    sample[field] = self._placed(sample[field])  # type: ignore[literal-required]
+                    placed = self._placed(sample[field])
+                    if field == "video" and isinstance(placed, Mapping) and not placed.get("bytes"):
+                        placed = placed.get("path", placed)  # of a video folder
+                    sample[field] = placed  # type: ignore[literal-required]
         return sample
 
     def _placed(self, source: Any) -> Any:
         """Find the file of an image or a video that a row names, in the folder of the data."""
         if isinstance(source, list):
             return [self._placed(one) for one in source]
-        is_file = isinstance(source, Mapping) and not source.get("bytes") and isinstance(source.get("path"), str)
-        if is_file and "://" not in source["path"]:  # what a URL names, open_image refuses
-            self._check_file(source["path"])
+        if isinstance(source, Mapping) and not isinstance(source.get("bytes"), bytes | bytearray | memoryview):
+            path = source.get("path")
+            if isinstance(path, str) and "://" not in path:  # what a URL names, open_image refuses
+                self._check_file(path)
         if not isinstance(source, str) or holds_image(source):
             return source
         if self.folder is None:
@@ -153,7 +156,7 @@ def open_library_dataset(
         ImportError: The library is not installed.
         ValueError: It cannot read the data set, or there is no such split.
     """
-    rows = _load(name, split, streaming=False)
+    rows = load_rows(name, split, streaming=False)
     if rows is None:
         return None
     with errors_naming(name):
@@ -188,7 +191,7 @@ def open_library_stream(
         ImportError: The library is not installed.
         ValueError: It cannot read the data set, there is no such split, or no column has a text to train on.
     """
-    rows = _load(name, split, streaming=True)
+    rows = load_rows(name, split, streaming=True)
     if rows is None:
         return None
     with errors_naming(name):
@@ -199,97 +202,9 @@ def open_library_stream(
         return Stream(rows, make_sample, seed, buffer, name)
 
 
-def with_files(rows: Any) -> Any:
-    """Leave the images of a data set as the files that hold them.
-
-    Args:
-        rows (Any): The ``datasets.Dataset`` or ``datasets.IterableDataset``.
-
-    Returns:
-        Any: The same rows with ``{"bytes", "path"}`` in place of each image.
-    """
-    from datasets import Image, List
-
-    for column, feature in (rows.features or {}).items():
-        if isinstance(feature, Image):
-            rows = rows.cast_column(column, Image(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, Image):
-            rows = rows.cast_column(column, List(Image(decode=False)))
-    return rows
-
-
 def _folder(name: str, image_folder: str | None) -> Path | None:
     """Return the folder of the images: the one given, or that of the data, or None for a data set on the Hub."""
     if image_folder is not None:
         return Path(image_folder)
     path = Path(name)
     return path.parent if path.is_file() else path if path.is_dir() else None
-
-
-def _as_written(cell: str) -> str | None:
-    return cell or None
-
-
-# pandas would make numbers, truth values and nothing of 007, True and NA; its columns are named by their places
-AS_WRITTEN = {"converters": dict.fromkeys(range(1000), _as_written), "keep_default_na": False}
-
-
-def _builder(path: str, **arguments: Any) -> Any:
-    """Return what reads a data set. The cells of CSV and TSV files are texts as written, unless a card says more."""
-    import datasets
-
-    builder = datasets.load_dataset_builder(path, **arguments)
-    is_csv = hasattr(builder.config, "keep_default_na")
-    if is_csv and builder.info.features is None:
-        return datasets.load_dataset_builder(path, **arguments, **AS_WRITTEN)
-    return builder
-
-
-def _load(name: str, split: str, streaming: bool) -> Any:
-    """Load a split, or return None if the name is nothing that the library reads."""
-    path, hub = Path(name), hub_id(name)
-    if (not path.exists() and hub is None) or (path.is_file() and path.suffix not in BUILDERS):
-        return None
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(f"{name} needs the package datasets: pip install datasets") from error
-    for file in [path] if path.is_file() else path.rglob("*.json*"):
-        if BUILDERS.get(file.suffix) == "json" and file.is_file():
-            check_for_pyarrow(file)
-    try:
-        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            found = datasets.load_from_disk(str(path))
-        else:
-            if path.is_file():
-                separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
-                builder = _builder(BUILDERS[path.suffix], data_files=str(path), **separator)
-            elif path.is_dir():
-                builder = _builder(str(path))
-            else:
-                assert hub is not None  # see above
-                builder = _builder(hub["path"], name=hub["config"])
-            if streaming:
-                found = builder.as_streaming_dataset()
-            else:
-                builder.download_and_prepare()
-                found = builder.as_dataset()
-    except datasets.data_files.EmptyDatasetError:
-        return None
-    except MemoryError:
-        raise
-    except Exception as error:  # its own, pyarrow's, and those of the readers of each format
-        if path.is_dir() and isinstance(error, datasets.exceptions.DataFilesNotFoundError):
-            return None
-        if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
-            raise ValueError(f"{name}: it has no rows") from error
-        # what datasets says of a damaged file is the same for all, and what the file's reader said is the cause
-        said = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
-        reason = next(iter(str(said).strip().splitlines()), type(said).__name__)
-        where = "the library datasets cannot read it" if path.exists() else "no such path, and not found on the Hub"
-        raise ValueError(f"{name}: {where} ({reason})") from error
-    if isinstance(found, dict):
-        if split not in found and not (split == "train" and len(found) == 1):
-            raise NoSuchSplit(f"{name}: no split {split!r}; it has {', '.join(found)}", found)
-        found = found[split] if split in found else next(iter(found.values()))
-    return found.to_iterable_dataset() if streaming and isinstance(found, datasets.Dataset) else found

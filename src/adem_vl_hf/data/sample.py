@@ -4,7 +4,7 @@ In reading order: the sample itself, the text of its answer, and the images, sev
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -170,7 +170,7 @@ def images_of(sample: Sample) -> Shown:
         The images and the field that has them.
 
     Raises:
-        ValueError: Two of the fields are given, or a list without images. The message names the sample.
+        ValueError: Two of the fields are given, or one without images. The message names the sample.
     """
     given = [field for field in FIELDS if sample.get(field) is not None]
     if len(given) > 1:
@@ -179,6 +179,9 @@ def images_of(sample: Sample) -> Shown:
         return Shown()
     found: Any = sample[given[0]]
     is_path = isinstance(found, str | os.PathLike)
+    if given[0] != "image" and (isinstance(found, Mapping | bytes) or not hasattr(found, "__iter__")):
+        kind = "a list of images" if given[0] == "images" else "a list of frames or the path of a file"
+        raise ValueError(f"sample {sample['id']!r}: its {given[0]} is a {type(found).__name__}; give {kind}")
     images = (found,) if given[0] == "image" or is_path else tuple(found)
     if not images:
         raise ValueError(f"sample {sample['id']!r}: no images in {given[0]!r}; give some or leave the field out")

@@ -32,6 +32,7 @@ from ..modeling.field_values import fits, shown
 from ..modeling.reading import errors_naming
 from .dataset_names import NoSuchSplit
 from .indexing import from_start
+from .library_rows import with_files
 from .media import ImageError, open_image, resolve_image
 from .sample import Sample, continuation
 
@@ -225,7 +226,7 @@ class HubScienceQA(Dataset[Sample]):
         self.name = str(name)
         with errors_naming(self.name, "give ScienceQA's parquet files, and fetch a damaged one again"):
             rows = load_dataset(str(name), split=HUB_SPLITS.get(split, split))
-            self._rows = rows.cast_column("image", Image(decode=False))
+            self._rows = with_files(rows.cast_column("image", Image(decode=False)))
             texts = self._rows.remove_columns("image")
         without_image = self._rows.data.column("image").is_null().to_pylist()  # does not read the images
         self.problems: dict[str, dict[str, Any]] = {}
