@@ -171,6 +171,12 @@ def test_a_row_of_json_reaches_no_file_outside(tmp_path, outside, shown, streami
         first_shown(tmp_path / "data/rows.jsonl", streaming)
 
 
+def test_a_dictionary_may_name_an_image_of_the_data(tmp_path):
+    tiny.picture().save(tmp_path / "a.png")
+    (tmp_path / "rows.jsonl").write_text('{"image": {"path": "a.png"}, "text": "x"}')
+    assert first_shown(tmp_path / "rows.jsonl", False).images[0].size == tiny.picture().size
+
+
 def test_a_saved_data_set_that_names_a_table_outside_is_refused(tmp_path):
     datasets = pytest.importorskip("datasets")
     for name in ("secret", "own"):

@@ -71,23 +71,26 @@ class RowReader:
             return [self._placed(one) for one in source]
         if isinstance(source, Mapping) and not isinstance(source.get("bytes"), bytes | bytearray | memoryview):
             path = source.get("path")
-            if isinstance(path, str) and "://" not in path:  # what a URL names, open_image refuses
-                self._check_file(path)
+            if isinstance(path, str) and "://" not in path and not self._is_of_library(path):
+                if self.folder is None or Path(path).is_absolute():
+                    raise ImageError(
+                        f"{path}: a row names this file, which is not a part of the data set; the row has to hold it"
+                    )
+                return resolve_image(self.folder, path)
+            return source  # what a URL names, open_image refuses
         if not isinstance(source, str) or holds_image(source):
             return source
         if self.folder is None:
             raise ImageError(f"{shown(source)} names a file, and rows of the Hub have to hold their images themselves")
         return resolve_image(self.folder, source)
 
-    def _check_file(self, path: str) -> None:
-        """Refuse a path in a row unless the library itself found or unpacked the file: rows may name any file."""
+    def _is_of_library(self, path: str) -> bool:
+        """Tell whether the library itself found or unpacked a file that a row names: rows may name any file."""
         import datasets
 
         folders = [self.folder, datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE]
-        for folder in folders:
-            if folder is not None and Path(path).resolve().is_relative_to(Path(folder).resolve()):
-                return
-        raise ImageError(f"{path}: a row names this file, which is not a part of the data set; the row has to hold it")
+        found = Path(path).resolve()
+        return any(folder is not None and found.is_relative_to(Path(folder).resolve()) for folder in folders)
 
 
 class LibraryDataset(Dataset[Sample]):
