@@ -223,43 +223,35 @@ def _values(base: nn.Module, key: str) -> list[float]:
         return [round(value, 6) for value in flat[index].float().tolist()]
 
 
+def can_sample(key: str, tensor: torch.Tensor) -> bool:
+    """Say whether the values of a tensor can be read and stay what they are while nobody changes the model.
+
+    They cannot of tensors that are not here (meta, or another process's share), of classes of their own, and of what
+    quantisation keeps beside its weights; on a CPU its weights neither, which the first forward lays out anew.
+
+    Args:
+        key (str): its key.
+        tensor (torch.Tensor): the tensor.
+    """
+    plain = type(tensor) is torch.Tensor and tensor.numel() > 0 and tensor.device.type != "meta"
+    return plain and ".weight." not in key and (tensor.is_floating_point() or tensor.device.type != "cpu")
+
+
 def sample_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Take a few values of every tensor; a merged LoRA, which touches every value of a matrix, shows in them.
 
-    Left out are tensors that are not here (meta, or another process's share), classes of their own, and what
-    quantisation keeps beside its weights; on a CPU its weights, too, which the first forward lays out anew.
-
     Args:
-        tensors (dict[str, torch.Tensor]): the tensors by key.
+        tensors (dict[str, torch.Tensor]): the tensors by key; those that cannot be sampled are left out.
 
     Returns:
         Up to ``SAMPLES`` values of each, by the same keys.
     """
     samples = {}
     for key, tensor in tensors.items():
-        plain = type(tensor) is torch.Tensor and tensor.numel() and tensor.device.type != "meta"
-        if plain and ".weight." not in key and (tensor.is_floating_point() or tensor.device.type != "cpu"):
+        if can_sample(key, tensor):
             flat = tensor.detach().reshape(-1)
             samples[key] = flat[:: -(-flat.numel() // SAMPLES)].to("cpu", copy=True)
     return samples
-
-
-def changed_weight(before: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> str | None:
-    """Find a tensor whose values are others than when they were sampled; a change of dtype alone is none.
-
-    Args:
-        before (dict[str, torch.Tensor]): what :func:`sample_weights` took.
-        tensors (dict[str, torch.Tensor]): the tensors now, by the same keys.
-
-    Returns:
-        The first such key, or None.
-    """
-    now = sample_weights({key: tensors[key] for key in before if key in tensors})
-    for key, found in now.items():
-        same_size = found.shape == before[key].shape  # else it is sharded
-        if same_size and not torch.equal(found, before[key].to(found.dtype)):
-            return key
-    return None
 
 
 def _norms_and_tables(base: nn.Module) -> dict[str, str]:

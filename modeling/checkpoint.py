@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .bases import changed_weight, sample_weights
+from .changed_bases import LoadedBases
 from .one_save import one_save
-from .quantization import check_can_save
+from .quantization import check_can_save, quantization_method
 from .trained_in_base import check_outside_peft, lora_names, names_in_checkpoint
 
 if TYPE_CHECKING:  # a mixin stands before the model class that it completes
@@ -95,7 +95,7 @@ class AdapterCheckpointMixin(_Model):
     """``save_pretrained`` of an adapter on two frozen bases."""
 
     _keys_to_ignore_on_save: set[str] | None
-    _base_samples: dict[str, torch.Tensor]
+    _loaded_bases: LoadedBases  # where the configuration names external bases
     auto_map: dict[str, str]  # where each class is, among the files that travel
     card_writer: Callable[[str, str], None] | None = None  # (folder, repository); the package sets it where installed
 
@@ -135,8 +135,9 @@ class AdapterCheckpointMixin(_Model):
             **kwargs (Any): of the library's ``save_pretrained``: ``push_to_hub``, ``max_shard_size``, ...
 
         Raises:
-            ValueError: the place is a file, the inside of a ``PeftModel`` would be left behind, or packed weights of a
-                quantised language model would be saved.
+            ValueError: the place is a file, the inside of a ``PeftModel`` would be left behind,
+                modules were added to the model or taken out (``check_parts``), or packed weights of a quantised
+                language model would be saved.
             OSError: the disk is full, or the folder cannot be written to.
         """
         if getattr(self, "_hf_peft_config_loaded", False):  # a PEFT adapter was added: the library's own format
@@ -216,11 +217,37 @@ class AdapterCheckpointMixin(_Model):
         trained = names_in_checkpoint(self)
         tensors = {key: x for key, x in self.state_dict().items() if not (is_adapter_key(key) or key in trained)}
         self._keys_to_ignore_on_save = set(tensors)  # which Trainer takes for expected when it reads a checkpoint
-        self._base_samples = sample_weights(tensors)
+        packed = quantization_method(self.language_model.config) not in (None, "gguf")
+        self._loaded_bases = LoadedBases(self, tensors, packed)
+
+    def check_parts(self, state_dict: dict | None = None) -> None:
+        """Refuse a model with parameters that one loaded from a checkpoint would lack, or without some that it has.
+
+        Args:
+            state_dict (dict | None): the model's state dict, where somebody has gathered it; default its own.
+
+        Raises:
+            ValueError: such as of a head that was added. The message names a tensor and says what to do.
+        """
+        if not (self.config.has_external_bases and hasattr(self, "_loaded_bases")):
+            return  # every weight is saved
+        saved, keys = names_in_checkpoint(self), self.state_dict() if state_dict is None else state_dict
+        added = self._loaded_bases.added(self, (key for key in keys if not is_adapter_key(key) and key not in saved))
+        # somebody may have gathered some tensors alone
+        removed = self._loaded_bases.removed(keys) if state_dict is None else None
+        if (key := added or removed) is not None:
+            how = (
+                "was added to the model after it was loaded" if added else "was taken out of the model that was loaded"
+            )
+            raise ValueError(
+                f"{key} {how}, and from_pretrained would build a model {'without' if added else 'with'} it: keep your "
+                "own modules outside of the model and save them yourself, or save the adapter alone (save_base=False)"
+            )
 
     def _bases_changed(self, state_dict: dict | None) -> bool:
         """Whether an adapter-only checkpoint would lose something, which is then said."""
-        key = changed_weight(self._base_samples, self.state_dict() if state_dict is None else state_dict)
+        self.check_parts(state_dict)
+        key = self._loaded_bases.changed(self, self.state_dict() if state_dict is None else state_dict)
         if key is not None:
             warnings.warn(
                 f"{key} is not what was loaded: the bases were changed since, so the checkpoint holds every weight and "

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .arguments import library_fields  # noqa: F401
     from .base_sizes import read_base_config  # noqa: F401
     from .bases import base_fingerprint  # noqa: F401
+    from .changed_bases import LoadedBases  # noqa: F401
     from .chat_rows import chat_passage  # noqa: F401
     from .checkpoint import AdapterCheckpointMixin  # noqa: F401
     from .configuration_base import FrozenBasesConfig  # noqa: F401

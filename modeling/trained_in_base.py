@@ -273,9 +273,9 @@ def unfreeze_blocks(model: nn.Module, number: int) -> None:
     for block in model.unfrozen_vision_blocks().values():
         block.requires_grad_(True)
     if config.has_external_bases:  # they are no part of the tower that the checkpoint leaves out any more
-        for key in names_in_checkpoint(model):
-            model._base_samples.pop(key, None)
-            model._keys_to_ignore_on_save.discard(key)
+        trained = names_in_checkpoint(model)
+        model._loaded_bases.forget(trained)
+        model._keys_to_ignore_on_save.difference_update(trained)
 
 
 def check_outside_peft(model: nn.Module) -> None:

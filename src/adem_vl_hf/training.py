@@ -167,8 +167,11 @@ def build_trainer(
         The trainer.
 
     Raises:
-        ValueError: A field is refused (``training_fields``), such as grouping by length without lengths.
+        ValueError: A field is refused (``training_fields``), such as grouping by length without lengths, or the
+            model has a module that no checkpoint can hold.
     """
+    if isinstance(model, FrozenBasesForConditionalGeneration):
+        model.check_parts()  # and not when the first checkpoint is saved
     eval_dataset = trainer_kwargs.get("eval_dataset")
     held_out = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
     refuse_without_lengths(arguments, train_dataset, *held_out)

@@ -97,3 +97,11 @@ def test_the_model_chosen_by_evaluation_loss_is_kept(bases, arch, tmp_path):
     assert best != 6
     assert_equal(adapter(made.model), load_file(tmp_path / f"checkpoint-{best}" / "model.safetensors"))
     assert_close(made.evaluate()["eval_loss"], losses[best])
+
+
+@architectures.each()
+def test_what_no_checkpoint_could_hold_is_refused_before_the_run(bases, arch, tmp_path):
+    model = arch.build(bases)
+    model.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"extra\.weight was added to the model"):
+        trainer(bases, tmp_path, samples(4), model)
