@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # a mixin stands before the model class that it completes
 else:
     _Model = object
 
+ONE_FILE = 2**62  # bytes of a shard; adapter_file reads one
+
 CUSTOM_PIPELINES = {
     "image-to-text": {
         "impl": "pipeline.AdemVLImageToTextPipeline",
@@ -123,7 +125,8 @@ class AdapterCheckpointMixin(_Model):
         """Save the adapter alone, or every weight where the config names no external bases (or ``save_base=True``).
 
         Bases that are no longer what was loaded (PEFT merged something into them, or they were trained) are saved, too,
-        with a warning, unless ``save_base=False`` says otherwise.
+        with a warning, unless ``save_base=False`` says otherwise. An adapter is one file, whatever ``max_shard_size``
+        says; every weight is saved in shards of that size.
 
         The files take their places when all are whole (``one_save``): a full disk leaves what was there as it was.
 
@@ -135,7 +138,7 @@ class AdapterCheckpointMixin(_Model):
             **kwargs (Any): of the library's ``save_pretrained``: ``push_to_hub``, ``max_shard_size``, ...
 
         Raises:
-            ValueError: the place is a file, the inside of a ``PeftModel`` would be left behind,
+            ValueError: the place is a file, ``variant`` is given, the inside of a ``PeftModel`` would be left behind,
                 modules were added to the model or taken out (``check_parts``), or packed weights of a quantised
                 language model would be saved.
             OSError: the disk is full, or the folder cannot be written to.
@@ -143,6 +146,11 @@ class AdapterCheckpointMixin(_Model):
         if getattr(self, "_hf_peft_config_loaded", False):  # a PEFT adapter was added: the library's own format
             return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
         check_outside_peft(self)
+        if kwargs.get("variant") is not None:
+            raise ValueError(
+                f"save_pretrained has no use for variant={kwargs['variant']!r}, which from_pretrained would not "
+                "find: save each variant in a folder of its own"
+            )
         target = Path(save_directory)
         if target.is_file():
             raise ValueError(f"cannot save to {save_directory}: it is a file; name a folder")
@@ -155,6 +163,7 @@ class AdapterCheckpointMixin(_Model):
         else:  # Trainer hands over a full state dict under FSDP and DeepSpeed
             state_dict = self.adapter_state_dict(state_dict)
             digest = adapter_digest(state_dict)
+            kwargs["max_shard_size"] = ONE_FILE
         if kwargs.get("push_to_hub"):  # which names the repository after the folder, and the one below is temporary
             kwargs.setdefault("repo_id", target.name)
         view = self._view_to_save(save_base)

@@ -6,6 +6,7 @@ import threading
 import architectures
 import pytest
 import transformers
+from closeness import assert_equal
 from safetensors.torch import load_file
 
 pytestmark = architectures.each()
@@ -78,3 +79,16 @@ def test_a_model_is_saved_in_two_ways_at_the_same_time(bases, arch, writing, tmp
         assert (config["text_model_name_or_path"] is None) == save_base
         saved = load_file(tmp_path / name / "model.safetensors").keys()
         assert saved == (model.state_dict() if save_base else model.adapter_state_dict()).keys()
+
+
+def test_an_adapter_is_one_file_whatever_a_shard_may_hold(bases, arch, tmp_path):
+    model = arch.build(bases)
+    model.save_pretrained(tmp_path, max_shard_size="1KB")
+    assert_equal(arch.model_class.from_pretrained(tmp_path).state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("save_base", [False, True])
+def test_variants_which_nothing_reads_are_not_written(bases, arch, tmp_path, save_base):
+    with pytest.raises(ValueError, match="no use for variant='fp16': .* a folder of its own"):
+        arch.build(bases).save_pretrained(tmp_path / "new", variant="fp16", save_base=save_base)
+    assert not (tmp_path / "new").exists()
