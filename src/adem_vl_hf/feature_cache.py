@@ -30,6 +30,10 @@ class FeatureCache:
     image takes ``1 + patches`` times the width of the tower times 2 or 4 bytes, for each level of EVLM: 50 KB with the
     small CLIP of this package in float32, 0.5 MB with CLIP ViT-L/14 in bfloat16.
 
+    The weights of the tower are digested again after they were edited in place, or when another model uses the same
+    object. Edits of ``parameter.data`` go unseen: attach the cache again after them. Models in turn should each have a
+    cache of their own, in one folder if they like, because a digest takes longer than a batch.
+
     Args:
         folder (str | os.PathLike[str]): The folder. It is made when the first features are kept.
     """
@@ -38,6 +42,7 @@ class FeatureCache:
         self.folder = Path(folder)
         self._files: dict[str, FeatureFiles] = {}  # by the precision of the arithmetic
         self._tower: dict[str, Any] = {}  # what says which tower it is
+        self._state: Any = None  # of the tower when that was said
 
     def attach(self, model: FrozenBasesForConditionalGeneration) -> "FeatureCache":
         """Make a model look up the features of its images here.
@@ -54,8 +59,12 @@ class FeatureCache:
         refuse_if_trained(model)
         if self.folder.is_file():
             raise ValueError(f"the features cannot be kept in {self.folder}: it is a file; name a folder")
+        self._forget()
         model.feature_cache = self
         return self
+
+    def _forget(self) -> None:
+        self._files, self._tower = {}, {}
 
     @torch.compiler.disable  # files have no place in a graph
     def outputs(self, model: FrozenBasesForConditionalGeneration, pixels: torch.Tensor) -> BaseModelOutputWithPooling:
@@ -92,6 +101,10 @@ class FeatureCache:
 
     def _files_of(self, model: FrozenBasesForConditionalGeneration) -> FeatureFiles:
         """The files with the features of this model's tower in the arithmetic that is in force."""
+        state = _state_of_tower(model)
+        if state != self._state:
+            self._forget()
+            self._state = state
         kind = model.vision_tower.device.type
         autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "off"
         if autocast not in self._files:
@@ -148,6 +161,20 @@ def _refuse_if_sharded(model: nn.Module) -> None:
             "because a process that has its features would not take part in the tower's run of the others; use plain "
             "data parallelism or ZeRO-2, or leave the cache out"
         )
+
+
+def _state_of_tower(model: FrozenBasesForConditionalGeneration) -> Any:
+    """What differs if the features may differ: settings, and which tensors the tower has, each written to how often.
+
+    Offloaded tensors are left out, since each run makes new ones of them.
+    """
+    tower = model.vision_tower
+    tensors = [
+        (id(tensor), 0 if tensor.is_inference() else tensor._version)  # those of inference mode count no writes
+        for tensor in (*tower.parameters(), *tower.buffers())
+        if not tensor.is_meta
+    ]
+    return str(model.config.vision_feature_layer), model.config.image_size, tower.dtype, tensors
 
 
 def _digest(pixels: torch.Tensor) -> bytes:

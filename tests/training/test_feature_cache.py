@@ -287,3 +287,27 @@ def write_and_read(files, worker):
         files.keep([key_of(worker, number)], torch.full((1, 2000), float(worker * 100 + number)))
         others = files.find([key_of(other, number) for other in range(3)])
         assert all(tensor.eq(key[0] * 100 + key[1]).all() for key, tensor in others.items())
+
+
+@torch.no_grad()
+@architectures.each()
+def test_one_cache_on_two_models_and_on_edited_weights_gives_each_its_own_features(bases, arch, tmp_path, counted):
+    shutil.copytree(bases / "llama", tmp_path / "other" / "llama")
+    tiny.save_clip(tmp_path / "other" / "clip", seed=7)  # of the same shape
+    first, second = (built(folder, arch).eval() for folder in (bases, tmp_path / "other"))
+    inputs = tiny.batch([9], [True])
+    expected = [model(**inputs).logits for model in (first, second)]
+    cache = FeatureCache(tmp_path / "features").attach(first)
+    assert torch.equal(first(**inputs).logits, expected[0])
+    cache.attach(second)
+    for model, right in ((second, expected[1]), (first, expected[0])):  # the first one still has the cache
+        assert torch.equal(model(**inputs).logits, right)
+    images = counted(first)
+    first(**inputs)
+    assert images == []
+    for parameter in first.vision_tower.parameters():
+        parameter *= 1.5
+    edited = first(**inputs).logits
+    first.feature_cache = None
+    assert torch.equal(edited, first(**inputs).logits)
+    assert not torch.equal(edited, expected[0])
