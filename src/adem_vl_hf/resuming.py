@@ -9,10 +9,13 @@ from typing import Any
 from accelerate.utils import gather_object
 from transformers import AutoConfig, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .json_files import read_object
 from .modeling.configuration_base import FrozenBasesConfig
 from .whole_checkpoints import MANIFEST, checkpoints, lack_of, tidy
 
 logger = logging.getLogger("adem_vl_hf")
+PEFT_CONFIG = "adapter_config.json"
+PEFT_SETTINGS = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save")
 
 
 def newest_complete(trainer: Trainer) -> Path | None:
@@ -92,12 +95,55 @@ def check_same_settings(config: FrozenBasesConfig, checkpoint: Path) -> None:
     if saved.model_type != config.model_type:
         raise ValueError(f"{checkpoint} holds a {saved.model_type!r} and this run has a {config.model_type!r}")
     for name in config.adapter_fields:
-        before, now = getattr(saved, name), getattr(config, name)
-        if before != now:
+        _refuse_another(checkpoint, name, getattr(saved, name), getattr(config, name))
+
+
+def _refuse_another(checkpoint: Path, name: str, before: Any, now: Any) -> None:
+    if before != now:
+        raise ValueError(
+            f"{checkpoint} was trained with {name}={before} and this run has {now}; resume with the same settings, or "
+            "choose another output folder"
+        )
+
+
+def peft_files(checkpoint: Path) -> dict[str, Path]:
+    """Find the settings of PEFT's adapters in a checkpoint; a ``PeftModel`` saves no ``config.json``.
+
+    Args:
+        checkpoint (Path): The checkpoint.
+
+    Returns:
+        Their files by the adapters' names, of which PEFT's ``default`` lies in no folder of its own.
+    """
+    found = (*checkpoint.glob(PEFT_CONFIG), *sorted(checkpoint.glob(f"*/{PEFT_CONFIG}")))
+    return {"default" if file.parent == checkpoint else file.parent.name: file for file in found}
+
+
+def check_same_peft(model: Any, files: dict[str, Path]) -> None:
+    """Refuse to continue from adapters of PEFT that were trained with other settings.
+
+    Args:
+        model (Any): The model of this run.
+        files (dict[str, Path]): What ``peft_files`` found.
+
+    Raises:
+        ValueError: The model lacks an adapter of that name, or a setting differs. The message names it.
+    """
+    for adapter, file in files.items():
+        saved = read_object(file, "choose another output folder")
+        config = getattr(model, "peft_config", {}).get(adapter)
+        if config is None:
             raise ValueError(
-                f"{checkpoint} was trained with {name}={before} and this run has {now}; resume with the same settings, "
-                "or choose another output folder"
+                f"{file.parent} holds an adapter of PEFT ({adapter!r}) and this run has none of that name; give the "
+                "model the same one, or choose another output folder"
             )
+        for name in PEFT_SETTINGS:
+            _refuse_another(file.parent, name, _plain(saved.get(name)), _plain(getattr(config, name, None)))
+
+
+def _plain(value: Any) -> Any:
+    """The value of a setting as JSON has it; names of modules have no order."""
+    return sorted(value) if isinstance(value, list | set | tuple) else getattr(value, "value", value)
 
 
 class SettingsOfOptimizer(TrainerCallback):

@@ -36,7 +36,7 @@ from .named_classes import OwnClassNames
 from .precision import fastest_setting, launched_processes
 from .preemption import TERMINATED, SaveOnTermination
 from .recipe import paper_learning_rate, peak_learning_rate
-from .resuming import SettingsOfOptimizer, check_same_settings, newest_complete
+from .resuming import SettingsOfOptimizer, check_same_peft, check_same_settings, newest_complete, peft_files
 from .training_fields import recorded_fields, refuse, refuse_without_lengths
 from .whole_checkpoints import WholeCheckpoints
 from .workers import LastingWorkers
@@ -215,7 +215,10 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
     _refuse_unconnected(arguments)
     checkpoint = newest_complete(trainer) if resume else None
     if checkpoint is not None and isinstance(trainer.model.config, FrozenBasesConfig):
-        check_same_settings(trainer.model.config, checkpoint)
+        if of_peft := peft_files(checkpoint):  # the config of a PeftModel is ours, and is not saved
+            check_same_peft(trainer.model, of_peft)
+        else:
+            check_same_settings(trainer.model.config, checkpoint)
     if checkpoint is not None:
         trainer.add_callback(SettingsOfOptimizer)
     if isinstance(trainer.train_dataset, (Stream, MixedStream)):

@@ -4,6 +4,7 @@ import architectures
 import pytest
 import torch
 from closeness import assert_close, assert_equal
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from training_runs import Interrupted, StopAt, adapter, samples, trainer
 
@@ -105,3 +106,26 @@ def test_what_no_checkpoint_could_hold_is_refused_before_the_run(bases, arch, tm
     model.extra = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"extra\.weight was added to the model"):
         trainer(bases, tmp_path, samples(4), model)
+
+
+@architectures.each()
+def test_a_run_of_a_peft_model_goes_on_with_the_same_settings_only(bases, arch, tmp_path):
+    def run(folder, steps, r=4, wrap=True, **more):
+        torch.manual_seed(0)
+        model = arch.build(bases)
+        if wrap:
+            targets = r"language_model\..*\.q_proj"
+            model = get_peft_model(model, LoraConfig(r=r, target_modules=targets, modules_to_save=["adapter"]))
+        settings = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant", "warmup_steps": 0}
+        made, processor = trainer(bases, folder, samples(8), model, max_steps=steps, learning_rate=1e-2, **settings)
+        train(made, processor, **more)
+        return {name: x.detach().clone() for name, x in made.model.named_parameters() if x.requires_grad}
+
+    whole = run(tmp_path / "whole", 4)
+    run(tmp_path / "cut", 2)
+    assert not (tmp_path / "cut" / "checkpoint-2" / "config.json").exists()
+    with pytest.raises(ValueError, match="checkpoint-2 was trained with r=4 and this run has 8; resume with the same"):
+        run(tmp_path / "cut", 4, r=8, resume=True)
+    with pytest.raises(ValueError, match="checkpoint-2 holds an adapter of PEFT .* this run has none"):
+        run(tmp_path / "cut", 4, wrap=False, resume=True)
+    assert_equal(run(tmp_path / "cut", 4, resume=True), whole)
