@@ -167,11 +167,17 @@ def build_trainer(
         The trainer.
 
     Raises:
-        ValueError: A field is refused (``training_fields``), such as grouping by length without lengths, or the
-            model has a module that no checkpoint can hold.
+        ValueError: A field is refused (``training_fields``), such as grouping by length without lengths; nothing in the
+            model trains; or it has a module that no checkpoint can hold.
     """
     if isinstance(model, FrozenBasesForConditionalGeneration):
         model.check_parts()  # and not when the first checkpoint is saved
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "nothing in the model trains: none of its parameters requires gradients. PEFT's "
+            "prepare_model_for_kbit_training freezes the adapter, too; leave it out, or call "
+            "model.adapter.requires_grad_(True) after it"
+        )
     eval_dataset = trainer_kwargs.get("eval_dataset")
     held_out = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
     refuse_without_lengths(arguments, train_dataset, *held_out)

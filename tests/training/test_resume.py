@@ -101,11 +101,13 @@ def test_the_model_chosen_by_evaluation_loss_is_kept(bases, arch, tmp_path):
 
 
 @architectures.each()
-def test_what_no_checkpoint_could_hold_is_refused_before_the_run(bases, arch, tmp_path):
+def test_what_no_checkpoint_could_hold_and_what_cannot_train_are_refused_before_the_run(bases, arch, tmp_path):
     model = arch.build(bases)
     model.extra = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"extra\.weight was added to the model"):
         trainer(bases, tmp_path, samples(4), model)
+    with pytest.raises(ValueError, match="nothing in the model trains: .* freezes the adapter"):
+        trainer(bases, tmp_path, samples(4), arch.build(bases).requires_grad_(False))
 
 
 @architectures.each()
