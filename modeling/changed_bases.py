@@ -87,7 +87,7 @@ class LoadedBases:
         return None
 
     def added(self, model: nn.Module, keys: Iterable[str]) -> str | None:
-        """Find a parameter that was not there. Buffers do not train.
+        """Find a parameter that trains and was not there. What is frozen, such as a teacher, a checkpoint may lack.
 
         Args:
             model (nn.Module): the model.
@@ -96,10 +96,10 @@ class LoadedBases:
         Returns:
             The first such key, or None.
         """
-        buffers = {plain_name(name) for name, _ in model.named_buffers()}
+        trains = {plain_name(name) for name, one in model.named_parameters() if one.requires_grad}
         known = {self._place(key) for key in self.names}
         names = (plain_name(key) for key in keys)
-        return next((name for name in names if name not in buffers and self._place(name) not in known), None)
+        return next((name for name in names if name in trains and self._place(name) not in known), None)
 
     def removed(self, keys: Iterable[str]) -> str | None:
         """Find a tensor that is not there any more.

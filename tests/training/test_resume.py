@@ -111,6 +111,7 @@ def test_what_no_checkpoint_could_hold_and_what_cannot_train_are_refused_before_
 
 
 @architectures.each()
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.* is deprecated:FutureWarning")  # PEFT 0.21 asks for it
 def test_a_run_of_a_peft_model_goes_on_with_the_same_settings_only(bases, arch, tmp_path):
     def run(folder, steps, r=4, wrap=True, **more):
         torch.manual_seed(0)
