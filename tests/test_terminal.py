@@ -1,5 +1,6 @@
 """What comes from files does not steer the terminal."""
 
+import io
 import json
 import logging
 import re
@@ -9,7 +10,7 @@ import pytest
 import tiny
 
 from adem_vl_hf.cli import main
-from adem_vl_hf.terminal import escape_messages, printable
+from adem_vl_hf.terminal import escape_messages, printable, say
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egnp.exe"
 
@@ -18,6 +19,18 @@ def test_control_characters_are_written_as_escapes():
     assert printable("ä\t猫\n") == "ä\t猫\n"
     assert printable(HOSTILE) == r"\x1b]0;title\x07\x1b[2J\x9b31m\u202egnp.exe"
     assert printable("\ud83d") == r"\ud83d"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written"),
+    [("ascii", rb"gr\xf6\xdfe \u732b"), ("latin-1", b"gr\xf6\xdfe \\u732b"), ("utf-8", "größe 猫".encode())],
+)
+def test_what_an_encoding_lacks_is_written_as_escapes(encoding, written):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    say("größe 猫", stream)
+    assert stream.buffer.getvalue() == written + b"\n"
+    say("größe", text := io.StringIO())
+    assert text.getvalue() == "größe\n"
 
 
 def test_neither_info_nor_its_errors_pass_them_on(bases, tmp_path, capsys):

@@ -30,13 +30,16 @@ def printable(value: Any, kept: str = KEPT) -> str:
 
 
 def say(value: Any, file: IO[str] | None = None) -> None:
-    """Print a text with control characters as escapes, at once.
+    """Print a text at once, with control characters and what the encoding of the output lacks as escapes.
 
     Args:
         value (Any): The text.
         file (IO[str] | None): Where it is printed. None means standard output.
     """
-    print(printable(value), file=sys.stdout if file is None else file, flush=True)
+    file, text = sys.stdout if file is None else file, printable(value)
+    if encoding := getattr(file, "encoding", None):  # a result must not be lost because a terminal has no "ü"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+    print(text, file=file, flush=True)
 
 
 def escape_messages() -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -12,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 from ..data.dataset_names import NAMED, check_name
 from ..evaluation.tasks import TASKS
 from ..papers import PAPERS
+from ..terminal import say
 from .arguments import (
     Several,
     add_bases,
@@ -26,9 +26,9 @@ from .arguments import (
 )
 from .checkpoint import moved_bases
 from .config_flags import add_config_flags, config_fields
+from .output_folder import DATA_FILE, check_output_folder, remove_run
 
 TEXT = "Train a small adapter so that a language model you have understands images."
-DATA_FILE = "data.json"  # in the output folder: the names of the data that the run is trained on
 ANSWER_LENGTH = 32  # tokens of an answer to a held-out sample
 # fields of TrainingArguments that have a flag of their own; the flag also sets fields that depend on them
 FLAG_OF_FIELD = {
@@ -120,13 +120,7 @@ def check(args: argparse.Namespace) -> None:
         ValueError: A name or a path is wrong, or a flag belongs to the other model.
     """
     config_fields(args, args.model)
-    if args.output_dir.is_file():
-        raise ValueError(f"--output-dir {args.output_dir} is a file; name a folder")
-    if not (args.resume or args.overwrite) and (used := _files_of_a_run(args.output_dir)):
-        raise ValueError(
-            f"--output-dir {args.output_dir} holds a run already ({used[0].name}): add --resume to go on with it or "
-            "--overwrite to replace it, or name another folder"
-        )
+    check_output_folder(args)
     for name in (*args.data, *args.eval_data):
         check_name(name)
     for flag in ("eval_steps", "eval_task", "best"):
@@ -149,15 +143,6 @@ def check(args: argparse.Namespace) -> None:
     for key, _ in args.set:
         if key in FLAG_OF_FIELD:
             raise ValueError(f"--set {key}: use {FLAG_OF_FIELD[key]}")
-
-
-def _files_of_a_run(folder: Path) -> list[Path]:
-    """List what an earlier run has left in its output folder."""
-    return [
-        path
-        for name in ("checkpoint-*", "_checkpoint-*", "log.jsonl", DATA_FILE, "training.json")
-        for path in sorted(folder.glob(name))
-    ]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -212,11 +197,10 @@ def run(args: argparse.Namespace) -> None:
     is_first = trainer.is_world_process_zero()
     chosen = None if args.vision_tower or args.from_checkpoint else _tower_for(args.data)
     if is_first and chosen == "embedded-dinov2":
-        print("adem-vl train: the vision tower is embedded-dinov2, a DINOv2-small. The small CLIP that ships, "
-              "--vision-tower embedded, is faster but has only seen pictograms.", file=sys.stderr)  # fmt: skip
+        say("adem-vl train: the vision tower is embedded-dinov2, a DINOv2-small. The small CLIP that ships, "
+            "--vision-tower embedded, is faster but has only seen pictograms.", sys.stderr)  # fmt: skip
     if args.overwrite and is_first:
-        for path in _files_of_a_run(args.output_dir):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove_run(args.output_dir)
     began_at = next(iter(checkpoints(args.output_dir)), 0) if args.resume else 0
     before, data = _note_data(args) if is_first else ([], [])
     facts = train(trainer, processor, args.resume)
@@ -224,14 +208,14 @@ def run(args: argparse.Namespace) -> None:
         return
     if began_at == trainer.state.global_step and (args.output_dir / REPORT).is_file():
         write_json(args.output_dir / DATA_FILE, {"data": before or data})
-        print(f"nothing was left to do: the run in {args.output_dir} had ended at step {began_at}; a larger "
-              "--max-steps or --epochs goes on with it")  # fmt: skip
+        say(f"nothing was left to do: the run in {args.output_dir} had ended at step {began_at}; a larger "
+            "--max-steps or --epochs goes on with it")  # fmt: skip
         return
     write_model_card(args.output_dir, data=data)
     samples = dataset if held_out is None else held_out
     report = write_report(args.output_dir, trainer.model, processor, samples, facts, sys.argv, data)
-    print(f"trained {facts['trained_numbers']:,} parameters in {facts['seconds']} s; saved in {args.output_dir}; "
-          f"{report} shows the run")  # fmt: skip
+    say(f"trained {facts['trained_numbers']:,} parameters in {facts['seconds']} s; saved in {args.output_dir}; "
+        f"{report} shows the run")  # fmt: skip
 
 
 def _note_data(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -246,8 +230,8 @@ def _note_data(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     write_json(path, {"data": data})
     if before and before != data:
-        print(f"adem-vl train: the run was trained on {', '.join(before)} until now, and goes on with "
-              f"{', '.join(args.data)}", file=sys.stderr)  # fmt: skip
+        say(f"adem-vl train: the run was trained on {', '.join(before)} until now, and goes on with "
+            f"{', '.join(args.data)}", sys.stderr)  # fmt: skip
     return before, data
 
 
