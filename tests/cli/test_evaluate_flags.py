@@ -42,6 +42,7 @@ def refused(capsys, *flags):
         (["--task", "caption", "--data", "HERE", "--use-captions"], "--use-captions is of ScienceQA"),
         (["--task", "caption", "--data", "HERE", "--prompt-format", "QCM-A"], "--prompt-format is of ScienceQA"),
         (["--task", "caption", "--data", "HERE", "--output", "HERE"], "--output HERE is a folder; name a file in it"),
+        (["--task", "caption", "--data", "HERE", "--output", "/dev/null"], "--output /dev/null is a pipe or a device"),
         (["--task", "caption", "--predictions", "HERE"], "--predictions HERE is a folder; name a file in it"),
         (["--task", "scienceqa", "--data", "HERE", "--problems", "HERE"], "--problems HERE is a folder"),
         (["--task", "caption", "--predictions", "HERE/metadata.jsonl", "--images", "none"],

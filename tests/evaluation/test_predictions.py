@@ -1,11 +1,12 @@
 """Prediction files: written row by row, read again, and continued after a kill."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from adem_vl_hf.evaluation.predictions import Prediction, PredictionFile, read_predictions
+from adem_vl_hf.evaluation.predictions import Prediction, PredictionFile, read_predictions, take_in_parts
 
 
 def row(name: str, text: str = "a dog") -> Prediction:
@@ -36,6 +37,43 @@ def test_a_cut_off_last_line_is_dropped_and_written_anew(tmp_path: Path, cut: in
         assert list(file.rows) == ["1"]
         file.append(row("2", "ü"))
     assert path.read_bytes() == whole
+
+
+def test_half_of_the_first_row_is_dropped(tmp_path: Path):
+    path = tmp_path / "p.jsonl"
+    for cut in (1, 5, 30):
+        path.write_bytes(json.dumps(row("1")).encode()[:cut])
+        with PredictionFile(path) as file:
+            assert not file.rows
+        assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("text", ["one line that I need", "\n\none line that I need", "{'id': 1", '{"name": "x', "ü"])
+def test_a_text_of_somebody_else_is_refused_and_stays(tmp_path: Path, text: str):
+    path = tmp_path / "note.txt"
+    path.write_text(text, encoding="utf-8")
+    for opened in (PredictionFile, read_predictions):
+        with pytest.raises(ValueError, match=r"note\.txt, line [13]: not a prediction; this is another file"):
+            opened(path)
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_parts_are_those_of_processes_alone(tmp_path: Path):
+    path, mine = tmp_path / "p.jsonl", tmp_path / "p.jsonl.partly"
+    mine.write_text("")
+    (tmp_path / "p.jsonl.part1").write_text(json.dumps(row("1")) + "\n")
+    take_in_parts(path)
+    assert read_predictions(path) == [row("1")]
+    assert mine.exists()
+    assert not (tmp_path / "p.jsonl.part1").exists()
+
+
+def test_pipes_and_devices_are_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/full"), Path("/dev/null")):
+        for opened in (PredictionFile, take_in_parts):
+            with pytest.raises(ValueError, match=f"{path} is a pipe or a device, and predictions are kept in a file"):
+                opened(path)
 
 
 def test_a_last_line_without_its_end_counts(tmp_path: Path):

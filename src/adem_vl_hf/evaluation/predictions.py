@@ -7,9 +7,9 @@ processes.
 In reading order: the file and its rows, then the processes and their parts.
 """
 
-import glob
 import json
 import os
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NotRequired, TypedDict
@@ -21,6 +21,8 @@ from accelerate.utils import parse_flag_from_env
 from ..json_files import parse_json
 from ..modeling.field_values import shown
 from ..modeling.one_save import naming_full_disk
+
+ROW = b'{"id": '  # how a row begins
 
 
 class Prediction(TypedDict):
@@ -49,7 +51,8 @@ class Prediction(TypedDict):
 def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
     """Read the rows of a prediction file.
 
-    A killed run may leave a last line that is cut off: it has no line end and is not JSON. Such a line is dropped.
+    A killed run may leave a last line that is cut off: it has no line end and is not JSON, but stands behind a
+    prediction or begins as one. Such a line is dropped.
 
     Args:
         path (str | os.PathLike[str]): The file.
@@ -74,13 +77,15 @@ class PredictionFile:
         path (str | os.PathLike[str]): The file. It is made if it is not there.
 
     Raises:
-        ValueError: A line is not a prediction. The message names the file and the line.
+        ValueError: A line is not a prediction, and the message names the file and the line; or the path is of a pipe
+            or a device.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.rows: dict[str, Prediction] = {}
         length, is_ended = 0, True
+        check_regular(self.path)
         if self.path.exists():
             rows, length, is_ended = _read(self.path)
             self.rows = {row["id"]: row for row in rows}
@@ -115,6 +120,19 @@ class PredictionFile:
             self._file.close()
 
 
+def check_regular(path: Path) -> None:
+    """Refuse a pipe or a device, which may never end and cannot be continued.
+
+    Args:
+        path (Path): The prediction file, which need not be there.
+
+    Raises:
+        ValueError: It is neither a file nor a folder.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} is a pipe or a device, and predictions are kept in a file; name one")
+
+
 def _read(path: Path) -> tuple[list[Prediction], int, bool]:
     """Return the rows, the number of bytes that hold them, and whether the last row has its line end."""
     content = path.read_bytes()
@@ -127,7 +145,10 @@ def _read(path: Path) -> tuple[list[Prediction], int, bool]:
         return list(rows.values()), len(content), True
     try:
         parse_json(tail, str(path), "")
-    except ValueError:  # the line is cut off, inside its JSON or inside a character
+    except ValueError as error:  # the line may be cut off, inside its JSON or inside a character
+        if not rows and not tail.startswith(ROW[: len(tail)]):  # somebody's text, which must not be removed
+            raise ValueError(f"{path}, line {len(lines) + 1}: not a prediction; this is another file, which stays as "
+                             "it is: name another, or remove it") from error  # fmt: skip
         return list(rows.values()), len(content) - len(tail), True
     _add(rows, tail, path, len(lines) + 1)
     return list(rows.values()), len(content), False
@@ -210,9 +231,12 @@ def take_in_parts(output: Path) -> None:
         output (Path): The prediction file of all processes.
 
     Raises:
-        ValueError: A line is not a prediction. The message names the file and the line.
+        ValueError: A line is not a prediction, and the message names the file and the line; or ``output`` is a pipe
+            or a device.
     """
-    parts = sorted(output.parent.glob(f"{glob.escape(output.name)}.part*"))
+    check_regular(output)
+    name = re.compile(rf"{re.escape(output.name)}\.part\d+")
+    parts = sorted(path for path in output.parent.glob("*.part*") if name.fullmatch(path.name))
     if not parts:
         return
     with PredictionFile(output) as file:
