@@ -26,8 +26,9 @@ from ..modeling.adapter_file import read_shapes
 from ..modeling.configuration_base import FrozenBasesConfig
 from ..modeling.quantization import split_gguf
 from ..papers import PAPERS
-from ..report import SAMPLES, read_samples
+from ..report import SAMPLES
 from ..terminal import printable
+from .checkpoint_files import sample_rows
 from .licences import licence_of
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -265,7 +266,7 @@ def _samples(folder: Path) -> list[dict[str, str]]:
     texts = ("prompt", "answer", "references")
     return [
         {"image": f"{SAMPLES}/{_cell(Path(row['image']).name)}", **{name: _cell(row[name]) for name in texts}}
-        for row in read_samples(folder)
+        for row in sample_rows(folder)
     ]
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
-from transformers.dynamic_module_utils import get_relative_import_files
 
 import adem_vl_hf.modeling as bundle
 
@@ -27,7 +26,8 @@ from ..modeling.modeling_base import FrozenBasesForConditionalGeneration
 from ..modeling.one_save import naming_full_disk
 from ..modeling.processing_adem_vl import AdemVLProcessor
 from ..modeling.processor_parts import PROCESSOR_FILES
-from ..report import SAMPLES, draw_loss, read_samples
+from ..report import SAMPLES, draw_loss
+from .checkpoint_files import check_links, code_files, copy, sample_rows
 from .model_card import CURVE, Metrics, checkpoint_bases, count_adapter_parameters, read_record, write_model_card
 from .repo_id import check_repo_id
 
@@ -80,7 +80,8 @@ def push(
 
     Raises:
         OSError: The disk of the temporary folder is full.
-        ValueError: The name can be none, the checkpoint or its processor is missing, or it has more than an adapter.
+        ValueError: The name can be none, the checkpoint or its processor is missing, it has more than an adapter, or a
+            link or a name in it leads to files outside it.
 
     Warns:
         UserWarning: A base is named by a local folder, which nobody else can load.
@@ -128,7 +129,8 @@ def stage(
         target (Path): The folder to write.
 
     Raises:
-        ValueError: The checkpoint or its processor is missing, or it has more than an adapter.
+        ValueError: The checkpoint or its processor is missing, it has more than an adapter, or a link or a name in it
+            leads to files outside it.
     """
     # This tests for a path and not for our class, because a model that was loaded as remote code has another class.
     if isinstance(model, str | os.PathLike):
@@ -138,12 +140,13 @@ def stage(
                 raise ValueError(f"{source} has no {name}: {_remedy(source)}")
         if processor is None and not any((source / name).is_file() for name in PROCESSOR_FILES):
             raise ValueError(f"{source} has no processor: save one there by processor.save_pretrained")
+        check_links(source)
         # The processor is loaded and saved again, because only it knows which files of the folder belong to it.
         config = load_config(source)
         (processor or MODELS[config.model_type][1].from_pretrained(source)).save_pretrained(target)
         for path in (source / "config.json", source / "generation_config.json", source / "model.safetensors"):
             if path.is_file():
-                shutil.copyfile(path, target / path.name)
+                copy(source, path, target)
         _copy_code(source, target)
     else:
         if processor is None:
@@ -156,13 +159,13 @@ def stage(
 def _stage_samples(model: Any, target: Path) -> None:
     """Copy some sample answers, from all over the twelve of the report, with their images."""
     source = Path(model) / SAMPLES if isinstance(model, str | os.PathLike) else None
-    rows = [] if source is None else read_samples(source.parent)
+    rows = [] if source is None else sample_rows(source.parent)
     if source is None or not rows:
         raise ValueError(f"{source or 'a model alone'} has no sample answers: push the output folder of adem-vl train")
     rows = rows[:: max(1, len(rows) // PUBLISHED)][:PUBLISHED]
     (target / SAMPLES).mkdir()
     for row in rows:
-        shutil.copyfile(source / Path(row["image"]).name, target / SAMPLES / Path(row["image"]).name)
+        copy(source.parent, source / Path(row["image"]).name, target / SAMPLES)
     write_json(target / SAMPLES / "samples.json", rows)
 
 
@@ -186,23 +189,15 @@ def _copy_code(source: Path, target: Path) -> None:
     The code is the checkpoint's own copy if that is complete, and the installed bundle otherwise, but never a mixture.
     """
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    files = _with_imports(source, config.get("auto_map") or {})
+    files = code_files(source, config.get("auto_map") or {})
+    for path in files:
+        copy(source, path, target)
     if not files:
         model_class = MODELS[config["model_type"]][0]
-        files = _with_imports(Path(str(bundle.__file__)).parent, model_class.auto_map)
+        for path in code_files(Path(str(bundle.__file__)).parent, model_class.auto_map):
+            shutil.copyfile(path, target / path.name)
         config |= {"auto_map": model_class.auto_map, "custom_pipelines": CUSTOM_PIPELINES}
         write_json(target / "config.json", config)
-    for path in files:
-        shutil.copyfile(path, target / path.name)
-
-
-def _with_imports(folder: Path, auto_map: Mapping[str, str]) -> list[Path]:
-    """List the files that ``auto_map`` names and those that they import, or none if one of them is missing."""
-    entries = {folder / f"{place.partition('.')[0]}.py" for place in auto_map.values()}
-    if not all(path.is_file() for path in entries):
-        return []
-    found = {Path(file) for entry in entries for file in get_relative_import_files(entry)} | entries
-    return sorted(found) if all(path.is_file() for path in found) else []
 
 
 def _remedy(source: Path) -> str:
