@@ -43,6 +43,9 @@ TURN_UPRIGHT = {
 # of Pillow's limit, which counts 3 bytes a pixel; Pillow itself keeps RGB in 4
 SHARE_OF_LIMIT = 0.75
 BAND = 2**20  # pixels of an image that are put on white at once
+# Pixels of a side. A JPEG has at most 65,535, and panoramas stay below. To scale a line down to a few pixels takes over
+# a hundred bytes for each of its pixels.
+MOST_A_SIDE = 2**18
 
 
 class ImageError(ValueError):
@@ -69,8 +72,8 @@ def open_image(source: ImageSource) -> Image.Image:
         Image.Image: A new image in mode RGB, 8 bits per channel, fully loaded and without metadata.
 
     Raises:
-        ImageError: The source is missing, empty, truncated or not an image, has no pixels, or has more of them than
-            ``most_pixels()``.
+        ImageError: The source is missing, empty, truncated or not an image, has no pixels, more of them than
+            ``most_pixels()``, or a side of more than ``MOST_A_SIDE``.
     """
     name = _describe(source)
     try:
@@ -133,12 +136,17 @@ def check_size(width: int, height: int, name: str, frames: int = 1) -> None:
         frames (int): The number of frames of this size.
 
     Raises:
-        ImageError: There are no pixels, or more than ``most_pixels()``.
+        ImageError: There are no pixels, more than ``most_pixels()``, or a side has more than ``MOST_A_SIDE``.
     """
     if not width or not height:
         raise ImageError(f"{name}: the image is {width} x {height} pixels; remove it or replace it")
     if width * height > most_pixels():
         raise TooManyPixels(_too_large(name, f"{width} x {height} pixels are"))
+    if max(width, height) > MOST_A_SIDE:
+        raise ImageError(
+            f"{name}: the image is {width} x {height} pixels, and a side may have at most {MOST_A_SIDE:,}; cut it into "
+            "pieces or scale it down"
+        )
     if width * height * frames > most_pixels():
         raise ImageError(
             f"{name}: {frames:,} frames of {width} x {height} pixels are more than the {most_pixels():,.0f} pixels "

@@ -7,9 +7,10 @@ In reading order: opening one video (``open_video``), sorting the images and vid
 (``pair_with_rows``), and the tensors that the model takes (``pixel_inputs``).
 """
 
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from PIL import Image
 from transformers import BaseImageProcessor
 
 from .image_forms import from_array
-from .images import VIDEO_SUFFIXES, ImageError, ImageSource, check_size, ready_image
+from .images import VIDEO_SUFFIXES, ImageError, ImageSource, check_size, most_pixels, ready_image
 from .video_files import of_one_size, open_animation, open_video_file, sampled_indices
 
 VideoSource = str | os.PathLike[str] | Sequence[ImageSource]
@@ -30,6 +31,9 @@ Video = VideoSource | np.ndarray | torch.Tensor | Sequence[np.ndarray | torch.Te
 # of the files that are frames in a folder; others there are passed over
 FRAME_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 STILL_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}  # of formats that are taken for one image each
+
+EXTREME = 64  # times as long as wide: such an image is cropped before it is resized, where it would be afterwards
+KEPT = 32  # times as long as wide is at least what is left of it
 
 
 def open_video(source: VideoSource, number: int | None = None) -> list[Image.Image]:
@@ -265,8 +269,16 @@ def pixel_inputs(
         dict[str, torch.Tensor]: ``pixel_values`` [B, 3, H, W] and ``image_mask`` [B] if no row has more than one image.
         Otherwise ``pixel_values`` [B, n, 3, H, W] and ``image_mask`` [B, n], where n is the largest number of images in
         a row. Places without an image are zeros. Without any image, the dict is empty.
+
+    Raises:
+        ImageError: An image would have more pixels than ``most_pixels()`` when its shortest edge is resized. The
+            message names the row.
     """
-    images = [image for row in rows for image in row]
+    images = [
+        before_resize(image, image_processor, options, f"sample {row}: image {number}")
+        for row, of_row in enumerate(rows)
+        for number, image in enumerate(of_row, 1)
+    ]
     if not images:
         return {}
     largest = max(map(len, rows))  # n
@@ -277,3 +289,58 @@ def pixel_inputs(
     if largest == 1:
         return {"pixel_values": pixel_values[:, 0], "image_mask": mask[:, 0]}
     return {"pixel_values": pixel_values, "image_mask": mask}
+
+
+def before_resize(
+    image: Image.Image, image_processor: BaseImageProcessor, options: Mapping[str, Any], name: str
+) -> Image.Image:
+    """Crop an image of extreme proportions before its shortest edge is resized, which would make it gigantic.
+
+    This is done for an image that is more than ``EXTREME`` times as long as wide, if the image processor crops the
+    centre afterwards. Its pixels are then the same within rounding.
+
+    Args:
+        image (Image.Image): The image.
+        image_processor (BaseImageProcessor): The image processor.
+        options (Mapping[str, Any]): Keyword arguments for it.
+        name (str): Which image it is, for the error.
+
+    Returns:
+        Image.Image: What the image processor should be given: the centre of an extreme image, or else ``image``.
+
+    Raises:
+        ImageError: It would have more pixels than ``most_pixels()`` after it is resized.
+    """
+
+    def setting(option: str) -> Any:
+        return options.get(option, getattr(image_processor, option, None))
+
+    size = setting("size")
+    if isinstance(size, int) and not getattr(image_processor, "default_to_square", True):
+        size = {"shortest_edge": size}
+    edge = _pixels_of(size, "shortest_edge")
+    if not edge or not setting("do_resize") or _pixels_of(size, "longest_edge"):
+        return image
+    short, long = sorted(image.size)
+    if long > EXTREME * short and setting("do_center_crop"):
+        along = "width" if image.width == long else "height"
+        seen = _pixels_of(setting("crop_size"), along) or edge  # of the resized image
+        kept = max(KEPT * short, math.ceil(2 * seen * short / edge))
+        # steps after which the resized image is shorter by an even number of pixels, so that its centre stays
+        step = 2 * short // math.gcd(short, edge)
+        removed = max(0, (long - kept) // step * step)
+        first, last = removed // 2, long - removed // 2
+        box = (first, 0, last, short) if along == "width" else (0, first, short, last)
+        image, long = image.crop(box), last - first
+    if edge * (edge * long // short) > most_pixels():
+        raise ImageError(
+            f"{name}: its {image.width} x {image.height} pixels become {edge} by {edge * long // short} when the "
+            f"shortest edge is resized to {edge}, more than the {most_pixels():,.0f} pixels that an image may have; "
+            "crop it to other proportions"
+        )
+    return image
+
+
+def _pixels_of(size: Any, edge: str) -> int | None:
+    """Read a size of an image processor, which is a dictionary or an object of the library."""
+    return size.get(edge) if isinstance(size, Mapping) else getattr(size, edge, None)
