@@ -95,6 +95,24 @@ def open_image(source: ImageSource) -> Image.Image:
     return rgb
 
 
+def size_in_header(source: bytes) -> tuple[int, int]:
+    """Read how large an image file says that it is, before anything is decoded.
+
+    Args:
+        source (bytes): The bytes of the file.
+
+    Returns:
+        tuple[int, int]: The width and the height in pixels.
+
+    Raises:
+        ImageError: It is not an image, or too large, as for ``open_image``.
+    """
+    name = _describe(source)
+    with _open(source, name) as image:
+        check_size(*image.size, name)
+        return image.size
+
+
 def ready_image(source: ImageSource) -> Image.Image:
     """Open an image, unless ``open_image`` has done it already.
 

@@ -1,9 +1,11 @@
 """``adem-vl serve`` as a command."""
 
+import json
 import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -176,7 +178,9 @@ def test_the_command_serves_a_checkpoint_until_it_is_told_to_stop(bases, tmp_pat
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_signal_ends_the_process_within_seconds(bases, tmp_path, number, code):
     """Some requests are being answered and some are waiting."""
-    model, processor = build_model(str(bases / "llama"), str(bases / "clip"), projector_dim=8)
+    long = shutil.copytree(bases / "llama", tmp_path.with_name(f"{tmp_path.name}-base")) / "config.json"
+    long.write_text(json.dumps({**json.loads(long.read_text()), "max_position_embeddings": 2**20}))
+    model, processor = build_model(str(long.parent), str(bases / "clip"), projector_dim=8)
     model.generation_config.update(eos_token_id=None)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)

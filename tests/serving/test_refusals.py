@@ -1,5 +1,7 @@
 """What the server does not answer is refused in OpenAI's form, by the name of the field, without a traceback."""
 
+import base64
+import io
 import json
 import logging
 import socket
@@ -8,9 +10,11 @@ import httpx2
 import pytest
 import scripts
 from architectures import ADEM_VL
+from PIL import Image
 
 pytest.importorskip("transformers.cli.serving.model_manager", reason="older versions have another server")
-from adem_vl_hf.serving import server
+from adem_vl_hf.modeling.images import open_image
+from adem_vl_hf.serving import requests, server
 
 pytestmark = pytest.mark.parametrize("arch", [ADEM_VL], ids=str, indirect=True, scope="module")
 CHAT = "/v1/chat/completions"
@@ -18,6 +22,7 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def address(arch, bases, model):
+    model.generation_config.update(eos_token_id=None)
     app = server.make_app("tiny", model, arch.processor(bases, model), True)
     with scripts.package("local_server").served(app) as address:
         yield address.removesuffix("/v1")
@@ -45,6 +50,20 @@ def refusal(reply, status):
 
 def user(content):
     return {"messages": [{"role": "user", "content": content}]}
+
+
+def option(name, value):
+    return {"generation_config": json.dumps({name: value})}
+
+
+def black(width, height):
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+PIXEL = black(1, 1)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +115,16 @@ def test_a_body_that_is_no_request(address, path, kind, body, status, why):
         ({"chat_template_kwargs": 3}, "chat_template_kwargs is 3; give an object"),
         ({"generation_config": 3}, "generation_config is 3; give a text"),
         ({"generation_config": "[]"}, "generation_config is '[]'"),
+        (option("num_beams", 100_000), "num_beams of generation_config is 100000; give a whole number from 1 to 16"),
+        (option("num_beams", 0), "num_beams of generation_config is 0; give"),
+        (option("num_return_sequences", 17), "num_return_sequences of generation_config is 17; give a whole number"),
+        (option("max_new_tokens", 10**9), "max_new_tokens of generation_config is 1000000000; give"),
+        (option("max_new_tokens", float("nan")), "max_new_tokens of generation_config is nan; give"),
+        (option("max_length", 10**12), "max_length of generation_config is 1000000000000; give"),
+        (user("cat " * 50_000), "the messages have 200000 characters, and the 128 tokens that the model reads stand"),
+        (user([{"type": "text", "text": "a"}] * 20_000), "the messages have 20000 characters, and the 128 tokens"),
+        (user("qz" * 150), "tokens, and the model reads 128 with the answer; shorten the messages"),
+        (user([PIXEL] * 65), "the request has 65 images; send at most 64"),
         ({"logit_bias": 3}, "logit_bias is 3; give an object"),
         ({"logit_bias": {"x": 1}}, "logit_bias has 'x'; give token ids from 0"),
         ({"logit_bias": {"999999": 1}}, "logit_bias has '999999'; give token ids from 0"),
@@ -133,3 +162,30 @@ def test_a_body_without_a_length_and_another_method(address):
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {'9' * 30}\r\n\r\n".encode())
         assert connection.recv(100).startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
+
+
+def test_a_length_beside_chunks_is_not_believed(address):
+    host, _, port = address.removeprefix("http://").partition(":")
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n10\r\n{'rawbytes' * 2}\r\n".encode())
+        answer = connection.recv(1000)  # though the body has not ended
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_images_of_a_request_share_a_budget_of_pixels(address, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000 / 0.75)
+    request = {**user([black(30, 30)] * 2), "max_tokens": 1}
+    assert httpx2.post(f"{address}{CHAT}", json=request).status_code == 200
+    opened = []
+    monkeypatch.setattr(requests, "open_image", lambda data: opened.append(data) or open_image(data))
+    message = refusal(httpx2.post(f"{address}{CHAT}", json=user([black(30, 30)] * 10)), 400)
+    assert message.startswith("image 3 of message 1: with its 30 x 30 pixels, the images of the request have more than")
+    assert len(opened) == 2  # the third is not decoded
+
+
+def test_no_more_tokens_are_generated_than_the_context_holds(address):
+    for asked in ({"max_tokens": 2**20}, {"generation_config": json.dumps({"max_new_tokens": 2**20})}):
+        usage = httpx2.post(f"{address}{CHAT}", json={**user("Hi"), **asked}, timeout=120).json()["usage"]
+        assert usage["total_tokens"] == 128, usage

@@ -19,6 +19,7 @@ TOKENS = 500  # they take at least 25 s, if nothing ends them
 def slow(arch, bases, model, monkeypatch):
     """A server that takes 0.05 s for a token, and how to ask it."""
     model.generation_config.update(eos_token_id=None)
+    monkeypatch.setattr(model.config.get_text_config(), "max_position_embeddings", 2**20)
     is_over, steps = stopping.Leaving.is_over, []
 
     def slowly(leaving):

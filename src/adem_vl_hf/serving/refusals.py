@@ -36,6 +36,11 @@ def add_refusals(app: FastAPI, routes: Sequence[str]) -> None:
     @app.middleware("http")
     async def limit_size(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         length = request.headers.get("content-length")
+        if "transfer-encoding" in request.headers:  # which counts, whatever length stands beside it
+            message = (
+                "the request has a transfer-encoding; send its body in one piece and not in chunks, with its length"
+            )
+            return _refusal(message, 411 if length is None else 400, {"connection": "close"})
         if request.method == "POST" and (length is None or not length.isdecimal()):
             message = "the request has no content-length; send its body in one piece and not in chunks, with its length"
             return _refusal(message, 411)

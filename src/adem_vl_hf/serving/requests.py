@@ -10,15 +10,20 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from ..modeling.image_forms import plain_form
-from ..modeling.images import open_image
+from ..modeling.images import most_pixels, open_image, size_in_header
 
 # fields of a request by name: the type, the least and the greatest value
 NUMBERS: dict[str, tuple[type, float, float]] = {
     "max_tokens": (int, 1, 2**20), "max_completion_tokens": (int, 1, 2**20), "seed": (int, 0, 2**63 - 1),
     "temperature": (float, 0, 100), "top_p": (float, 0, 1), "frequency_penalty": (float, -0.9, 2),
 }  # fmt: skip
+# Numbers in generation_config, with the greatest value. As many answers are computed side by side as there are beams or
+# sequences, and one of them is sent.
+OPTIONS = {"num_beams": 16, "num_return_sequences": 16, "max_new_tokens": 2**20, "max_length": 2**20}
 ROLES = ("system", "developer", "user", "assistant", "tool")
 IMAGE_REMEDY = "send the image as data:image/png;base64,..."
+MOST_IMAGES = 64  # in a request
+SHARE = 2  # of the pixels that one image may have, for all images of a request together
 SHOWN = 40  # characters of a value in an error
 
 
@@ -108,27 +113,81 @@ def open_images(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         The chat with the images.
 
     Raises:
-        HTTPException: One cannot be used (status 400).
+        HTTPException: One cannot be used, there are more than ``MOST_IMAGES``, or they have too many pixels together
+            (status 400).
     """
-    opened = []
+    given = sum(part["type"] == "image" for message in messages for part in message["content"])
+    _refuse_if(given > MOST_IMAGES, f"the request has {given} images; send at most {MOST_IMAGES}")
+    opened, left = [], SHARE * most_pixels()
     for number, message in enumerate(messages, 1):
         images, parts = 0, []
         for part in message["content"]:
-            images += part["type"] == "image"
-            name = f"image {images} of message {number}"
-            parts.append({"type": "image", "image": _opened(part["url"], name)} if part["type"] == "image" else part)
+            if part["type"] != "image":
+                parts.append(part)
+                continue
+            images += 1
+            image = _opened(part["url"], f"image {images} of message {number}", left)
+            left -= image.width * image.height
+            parts.append({"type": "image", "image": image})
         opened.append({**message, "content": parts})
     return opened
 
 
-def _opened(url: str, name: str) -> Image.Image:
-    """Open an image under a name that is shorter than itself."""
+def refuse_long(messages: list[dict[str, Any]], plain: bool, context: int, longest: int) -> None:
+    """Refuse a prompt that cannot fit, by its number of characters, before anything is made of it.
+
+    Args:
+        messages (list[dict[str, Any]]): The messages, as ``checked`` lets them pass.
+        plain (bool): Whether the last message of the user alone is the prompt.
+        context (int): The number of tokens that the model reads.
+        longest (int): The number of characters of the longest token.
+
+    Raises:
+        HTTPException: The prompt has more characters than ``context`` tokens stand for (status 400).
+    """
+    counted = [message for message in messages if message["role"] == "user"][-1:] if plain else messages
+    # a part without a text counts, too, for it takes its time
+    given = sum(len(part.get("text") or " ") for message in counted for part in _parts(message))
+    most = context * longest
+    _refuse_if(
+        given > most,
+        f"the messages have {given} characters, and the {context} tokens that the model reads stand for {most} at "
+        "most; shorten them",
+    )
+
+
+def tokens_left(prompt: int, context: int) -> int:
+    """Say how many tokens a prompt leaves for its answer.
+
+    Args:
+        prompt (int): The number of tokens of the prompt.
+        context (int): The number of tokens that the model reads, prompt and answer together.
+
+    Returns:
+        The number, at least 1.
+
+    Raises:
+        HTTPException: It leaves none (status 400).
+    """
+    long = f"the prompt has {prompt} tokens, and the model reads {context} with the answer; shorten the messages"
+    _refuse_if(prompt >= context, long)
+    return context - prompt
+
+
+def _opened(url: str, name: str, left: float) -> Image.Image:
+    """Open an image under a name that is shorter than itself, unless it has more pixels than are left."""
     try:
         data = plain_form(url)
     except ValueError as error:
         raise HTTPException(400, f"{name}: {error}; {IMAGE_REMEDY}") from error
     _refuse_if(not isinstance(data, bytes), f"{name}: {shortened(url)} is no image in base64; {IMAGE_REMEDY}")
     try:
+        width, height = size_in_header(data)
+        _refuse_if(
+            width * height > left,
+            f"{name}: with its {width} x {height} pixels, the images of the request have more than the "
+            f"{SHARE * most_pixels():,.0f} that they may have together; send fewer or smaller ones",
+        )
         return open_image(data)
     except ValueError as error:
         raise HTTPException(400, f"{name}: {str(error).removeprefix(f'image of {len(data)} bytes: ')}") from error
@@ -155,10 +214,15 @@ def _check_options(body: dict[str, Any]) -> None:
     own = ", ".join(sorted(set(given) & set(signature(ProcessorMixin.apply_chat_template).parameters)))
     _refuse_if(own, f"chat_template_kwargs may not set {own}; leave it out")
     try:
-        is_object = isinstance(config, str) and isinstance(json.loads(config), dict)
+        options = json.loads(config) if isinstance(config, str) else None
     except (ValueError, RecursionError):
-        is_object = False
+        options = None
+    is_object = isinstance(options, dict)
     _refuse_if(not is_object, f"generation_config is {shortened(config)}; give a text with a JSON object in it")
+    for name, most in OPTIONS.items():
+        value = options.get(name)
+        wrong = isinstance(value, int | float) and not 1 <= value <= most
+        _refuse_if(wrong, f"{name} of generation_config is {shortened(value)}; give a whole number from 1 to {most}")
 
 
 def _checked_bias(given: Any, vocabulary: int) -> dict[str, float]:

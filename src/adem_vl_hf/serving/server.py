@@ -22,7 +22,7 @@ from transformers.cli.serving.utils import GenerateManager, GenerationState, Mod
 from ..data.turns import latest_shown
 from .answers import Answer, cut_stream
 from .refusals import add_refusals
-from .requests import checked, open_images, read_object, shortened
+from .requests import checked, open_images, read_object, refuse_long, shortened, tokens_left
 from .stopping import Leaving, OneAtATime
 
 ROUTES = ("/v1/chat/completions", "/v1/models", "/load_model", "/health")  # `transformers chat` asks for all of them
@@ -63,6 +63,8 @@ class OneModel(ModelManager):
 
     def __init__(self, name: str, model: PreTrainedModel, processor: "ServedProcessor") -> None:
         self.model, self.processor = model, processor
+        self.context = context_of(model, processor)
+        self.longest_token = max(map(len, processor.get_vocab()))
         super().__init__(force_model=name)
 
     def _load_model(self, model_id_and_revision: str, *args: Any, **kwargs: Any) -> PreTrainedModel:
@@ -187,7 +189,9 @@ class Chat(ChatCompletionHandler):
             HTTPException: The request cannot be answered (status 400), or the server stops (503).
         """
         known = frozenset(getattr(self._valid_params_class, "__mutable_keys__", body))
-        body = checked(body, known, self.model_manager.model.config.get_text_config().vocab_size)
+        served = self.model_manager
+        body = checked(body, known, served.model.config.get_text_config().vocab_size)
+        refuse_long(body["messages"], served.processor.plain, served.context, served.longest_token)
         options = [name for name in ("chat_template_kwargs", "generation_config") if body.get(name)]
         try:
             return await super().handle_request(body, request_id)
@@ -226,10 +230,20 @@ class Chat(ChatCompletionHandler):
         config.stop_strings = [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop] or None
         return config
 
+    def _limited(self, inputs: Any, gen_config: Any) -> dict[str, Any]:
+        """Add what ends the generation, at the latest where the context of the model does."""
+        context = self.model_manager.context
+        left = tokens_left(inputs["input_ids"].shape[-1], context)
+        if gen_config.max_new_tokens is not None:
+            gen_config.max_new_tokens = min(gen_config.max_new_tokens, left)
+        elif gen_config.max_length is not None:
+            gen_config.max_length = min(gen_config.max_length, context)
+        return {**inputs, "stopping_criteria": StoppingCriteriaList([self.leaving])}
+
     def _streaming(
         self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any, **kwargs: Any
     ) -> Any:
-        inputs = {**inputs, "stopping_criteria": StoppingCriteriaList([self.leaving])}
+        inputs = self._limited(inputs, gen_config)
         response = super()._streaming(request_id, model, processor, model_id, inputs, gen_config, **kwargs)
         events = self.leaving.until_stopping(response.body_iterator)
         response.body_iterator = cut_stream(events, gen_config.stop_strings or [])
@@ -238,13 +252,27 @@ class Chat(ChatCompletionHandler):
     async def _non_streaming(
         self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any, **kwargs: Any
     ) -> Any:
-        inputs = {**inputs, "stopping_criteria": StoppingCriteriaList([self.leaving])}
+        inputs = self._limited(inputs, gen_config)
         response = await super()._non_streaming(request_id, model, processor, model_id, inputs, gen_config, **kwargs)
         self.leaving.refuse_if_stopping()
         found, answer = json.loads(bytes(response.body)), Answer(gen_config.stop_strings or [])
         message = found["choices"][0]["message"]
         message["content"] = answer.feed(message.get("content") or "") + answer.end()
         return JSONResponse(found)
+
+
+def context_of(model: PreTrainedModel, processor: Any) -> int:
+    """Say how many tokens a model reads, prompt and answer together.
+
+    Args:
+        model (PreTrainedModel): The model.
+        processor (Any): What has the limit of its tokenizer, ``model_max_length``.
+
+    Returns:
+        The smaller one of the limits in the two, or 2**20 where they name none or a larger one.
+    """
+    limits = (getattr(model.config.get_text_config(), "max_position_embeddings", None), processor.model_max_length)
+    return int(min(2**20, *(limit for limit in limits if limit)))
 
 
 def make_app(name: str, model: PreTrainedModel, processor: ProcessorMixin, plain: bool) -> FastAPI:
