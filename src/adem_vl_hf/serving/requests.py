@@ -214,7 +214,7 @@ def _check_options(body: dict[str, Any]) -> None:
     own = ", ".join(sorted(set(given) & set(signature(ProcessorMixin.apply_chat_template).parameters)))
     _refuse_if(own, f"chat_template_kwargs may not set {own}; leave it out")
     try:
-        options = json.loads(config) if isinstance(config, str) else None
+        options: Any = json.loads(config) if isinstance(config, str) else None
     except (ValueError, RecursionError):
         options = None
     is_object = isinstance(options, dict)
