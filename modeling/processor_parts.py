@@ -215,9 +215,12 @@ def bring_code(folder: str | os.PathLike[str], into: str | os.PathLike[str]) -> 
     """
     config, here = Path(folder) / "config.json", Path(__file__).parent
     fields = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    for place in (fields.get("auto_map") or {}).values():
-        entry = here / f"{place.partition('.')[0]}.py"
-        if (Path(folder) / entry.name).is_file() or not entry.is_file():  # code of another repository
+    places = fields.get("auto_map") if isinstance(fields, dict) else None
+    for place in places.values() if isinstance(places, dict) else ():
+        module = str(place).partition(".")[0]
+        entry = here / f"{module}.py"
+        # a path, or code of another repository, is none of ours
+        if not module.isidentifier() or (Path(folder) / entry.name).is_file() or not entry.is_file():
             continue
         for path in (entry, *map(Path, get_relative_import_files(str(entry)))):
             shutil.copyfile(path, Path(into) / path.name)

@@ -137,3 +137,11 @@ def test_malformed_sample_answers_are_named(run, change, words):
     assert words in said
     with pytest.raises(ValueError, match=r"samples\.json, entry 1: "):
         write_model_card(run)
+
+
+@pytest.mark.parametrize("place", ["PRIVATE/settings.Model", "../private/settings.Model", 3])
+def test_a_processor_that_is_saved_into_a_checkpoint_brings_no_code_from_elsewhere(bases, run, place):
+    place = place.replace("PRIVATE", str(run.parent / "private")) if isinstance(place, str) else place
+    code_from(run, {"AutoModel": place})
+    processor_of(bases, tiny.build(bases)).save_pretrained(run)
+    assert not (run / "settings.py").exists()

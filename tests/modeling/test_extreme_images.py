@@ -1,11 +1,14 @@
 """Images of extreme proportions: a resize of their shortest edge does not make them gigantic."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessor
 
+from adem_vl_hf.inspection.answer_pass import as_the_tower_sees
 from adem_vl_hf.modeling.images import MOST_A_SIDE, ImageError, check_size, open_image
 from adem_vl_hf.modeling.videos import EXTREME, pixel_inputs
 
@@ -51,6 +54,7 @@ def test_a_thin_image_takes_no_gigabytes():
     processor = Noting(224, 224)
     thin, tall = Image.new("RGB", (1, 20_000)), Image.new("RGB", (200_000, 1))
     assert pixel_inputs([[thin], [tall]], processor, {})["pixel_values"].shape == (2, 3, 224, 224)
+    assert as_the_tower_sees(SimpleNamespace(image_processor=processor), thin).size == (224, 224)
     assert max(map(max, processor.sizes)) <= EXTREME
 
 

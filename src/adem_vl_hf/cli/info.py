@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from ..terminal import printable
+from ..terminal import printable, say
 from .checkpoint import DEFAULT, add_moved_bases, check_checkpoint, moved_bases
 
 TEXT = "Show what a checkpoint is: its frozen models, its settings, how many numbers were trained."
@@ -43,4 +43,4 @@ def run(args: argparse.Namespace) -> None:
     else:
         width = max(map(len, facts))
         for name, value in facts.items():  # one line each, whatever is in the values
-            print(f"{name:{width}}  {printable(value, kept='')}")
+            say(f"{name:{width}}  {printable(value, kept='')}")

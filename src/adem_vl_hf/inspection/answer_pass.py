@@ -14,6 +14,7 @@ from PIL import Image
 from ..data.sample import Chat
 from ..modeling.images import ImageSource, open_image
 from ..modeling.labels import NOT_SUPERVISED
+from ..modeling.videos import before_resize
 
 
 def pass_over_answer(
@@ -132,9 +133,10 @@ def as_the_tower_sees(processor: Any, image: ImageSource) -> Image.Image:
     Returns:
         The image in mode RGB.
     """
+    own = before_resize(open_image(image), processor.image_processor, {}, "the image")
     pixels = processor.image_processor(
-        images=[open_image(image)], do_rescale=False, do_normalize=False, return_tensors="pt"
-    )["pixel_values"][0]  # [3, H, W], 0 ... 255
+        images=[own], do_rescale=False, do_normalize=False, return_tensors="pt"
+    )["pixel_values"][0]  # [3, H, W], 0 ... 255  # fmt: skip
     return Image.fromarray(pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 

@@ -8,9 +8,11 @@ from typing import Any
 from fastapi import HTTPException, Request
 from PIL import Image
 from transformers import ProcessorMixin
+from transformers.processing_utils import ImagesKwargs
 
 from ..modeling.image_forms import plain_form
 from ..modeling.images import most_pixels, open_image, size_in_header
+from ..modeling.processor_options import GROUPS, TEXT_DEFAULTS, VIDEO_OPTIONS
 
 # fields of a request by name: the type, the least and the greatest value
 NUMBERS: dict[str, tuple[type, float, float]] = {
@@ -19,7 +21,11 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
 }  # fmt: skip
 # Numbers in generation_config, with the greatest value. As many answers are computed side by side as there are beams or
 # sequences, and one of them is sent.
-OPTIONS = {"num_beams": 16, "num_return_sequences": 16, "max_new_tokens": 2**20, "max_length": 2**20}
+OPTIONS = {"num_beams": 16, "num_return_sequences": 16, "max_new_tokens": 2**20, "max_length": 2**20,
+           "prompt_lookup_num_tokens": 64}  # fmt: skip
+MOST_STOPS = 10_000  # characters of all stop strings together
+# what chat_template_kwargs would set of the processor's call, such as the length that rows are padded to
+OF_PROCESSOR = {*TEXT_DEFAULTS, *VIDEO_OPTIONS, *GROUPS, *ImagesKwargs.__annotations__}
 ROLES = ("system", "developer", "user", "assistant", "tool")
 IMAGE_REMEDY = "send the image as data:image/png;base64,..."
 MOST_IMAGES = 64  # in a request
@@ -94,6 +100,8 @@ def checked(body: dict[str, Any], known: frozenset[str], vocabulary: int) -> dic
     _refuse_if(not isinstance(model, str), f"model is {shortened(model)}; give a name that /v1/models lists")
     texts = stop if isinstance(stop, list) else [stop]
     _refuse_if(not all(map(_is_text, texts)), f"stop is {shortened(stop)}; give a text or a list of texts")
+    length = sum(len(text) + 1 for text in texts)
+    _refuse_if(length > MOST_STOPS, f"stop has more than {MOST_STOPS} characters; give fewer or shorter texts")
     _refuse_if(body.get("tools"), "tools: this model calls none; leave them out")
     _check_options(body)
     if "logit_bias" in body:
@@ -211,7 +219,7 @@ def _check_options(body: dict[str, Any]) -> None:
     """Refuse options of the library that are of another type, or that set what the server sets."""
     given, config = body.get("chat_template_kwargs", {}), body.get("generation_config", "{}")
     _refuse_if(not isinstance(given, dict), f"chat_template_kwargs is {shortened(given)}; give an object")
-    own = ", ".join(sorted(set(given) & set(signature(ProcessorMixin.apply_chat_template).parameters)))
+    own = ", ".join(sorted(set(given) & {*signature(ProcessorMixin.apply_chat_template).parameters, *OF_PROCESSOR}))
     _refuse_if(own, f"chat_template_kwargs may not set {own}; leave it out")
     try:
         options: Any = json.loads(config) if isinstance(config, str) else None
