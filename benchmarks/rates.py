@@ -181,7 +181,7 @@ def sections() -> dict[str, str]:
     Returns:
         The text by the name of the section.
     """
-    return {f"rates on {data}": table(data) or tables.NOT_MEASURED for data in DATA}
+    return {f"rates on {data.replace('-', ' ')}": table(data) or tables.NOT_MEASURED for data in DATA}
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ def test_a_method_is_compared_at_its_best_rate(rates, data):
     else:
         assert "| 120.0 (100.0 to 140.0) / 120.0 |" in lines[2]  # CIDEr
         assert lines[-1].endswith("held-out loss 1.00, choice 1.00.")
-    assert rates.sections()[f"rates on {data}"] == rates.table(data)
+    assert rates.sections()[f"rates on {data.replace('-', ' ')}"] == rates.table(data)
 
 
 @pytest.mark.parametrize(("data", "tested"), [("easy-vqa", 2), ("scenes", 6)])  # easy-VQA's first is for choosing
@@ -72,7 +72,7 @@ def test_every_rate_is_trained_once_and_the_best_with_all_seeds(
     saved = rates.tables.load(rates.result_file(data, "ADEM-VL", 8e-3, 0))
     assert saved["training"]["learning_rate"] == 8e-3
     assert saved["metrics"]["shuffled"]["n"] == tested
-    assert rates.sections()[f"rates on {data}"].startswith("| | trainable parameters |")
+    assert rates.sections()[f"rates on {data.replace('-', ' ')}"].startswith("| | trainable parameters |")
     capsys.readouterr()
     scripts.call(rates, monkeypatch, *arguments)  # nothing is left to measure
     assert "===" not in capsys.readouterr().out
