@@ -136,10 +136,9 @@ class AdemVLImageToTextPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, torch.Tensor]:
         """Generate for B rows, and cut the prompt off: [B, num_return_sequences, new tokens] come out."""
-        given = generate_kwargs.get("generation_config")
-        if given is None:
+        if generate_kwargs.get("generation_config") is None:
             generate_kwargs = {**self._of_constructor(), **generate_kwargs}
-            given = generate_kwargs.get("generation_config")
+        given = generate_kwargs.get("generation_config")
         if given is None and not generate_kwargs.keys() & {"max_new_tokens", "max_length"}:
             generate_kwargs["max_new_tokens"] = MAX_NEW_TOKENS
         if generate_kwargs.get("stop_strings") or getattr(given, "stop_strings", None):

@@ -72,6 +72,8 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         check_output("--output", path)
     with pytest.raises(ValueError, match="--output .* is a folder; name a file in it"):
         check_output("--output", tmp_path)
+    with pytest.raises(ValueError, match="--output /dev/null is a pipe or a device; name a file"):
+        check_output("--output", Path("/dev/null"))
     with pytest.raises(ValueError, match="file is a file, not a folder"):
         check_output("--output", tmp_path / "file" / "deep" / "p.jsonl")
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)

@@ -233,12 +233,14 @@ def check_output(flag: str, path: Path | None) -> None:
         path (Path | None): The file, or None where none was given.
 
     Raises:
-        ValueError: It is a folder, or in a file, or nobody may write there.
+        ValueError: It is a folder, a pipe or a device, or in a file, or nobody may write there.
     """
     if path is None:
         return
     if path.is_dir():
         raise ValueError(f"{flag} {path} is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{flag} {path} is a pipe or a device; name a file")
     folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent

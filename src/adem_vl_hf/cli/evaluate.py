@@ -78,8 +78,6 @@ def check(args: argparse.Namespace) -> None:
     if (data := _data(args)) is not None:
         check_name(data)
     check_flags(args, _defaults())
-    if args.output and args.output.exists() and not args.output.is_file():
-        raise ValueError(f"--output {args.output} is a pipe or a device, and predictions are kept in a file; name one")
 
 
 def what_is_left(args: argparse.Namespace) -> str:
