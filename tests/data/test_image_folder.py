@@ -1,11 +1,14 @@
 """ImageFolder: the samples of its lines, and the errors that name every bad line."""
 
 import json
+from itertools import islice
 
 import pytest
 from PIL import Image
 
+from adem_vl_hf.data.by_name import open_dataset
 from adem_vl_hf.data.image_folder import ImageFolder
+from adem_vl_hf.data.media import open_image
 
 
 @pytest.fixture
@@ -140,3 +143,22 @@ def test_a_file_without_lines_or_in_another_encoding(folder):
     (folder / "metadata.jsonl").write_bytes('{"file_name": "a.png", "text": "é"}'.encode("latin-1"))
     with pytest.raises(ValueError, match=r"metadata\.jsonl: not UTF-8"):
         ImageFolder(folder)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("place", [".", "test"])
+def test_a_cell_of_metadata_csv_is_the_text_that_was_written(tmp_path, place, streaming):
+    folder = tmp_path / place
+    folder.mkdir(exist_ok=True)
+    lines = ["file_name,question,answer"]
+    for number, cell in enumerate(["007", "3.10", "True", "None"]):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,which?,{cell}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    read = open_dataset(str(tmp_path), "train" if place == "." else place, streaming=streaming)
+    samples = list(islice(read, 4))  # a stream goes on for ever
+    assert sorted(sample["answer"] for sample in samples) == [" 007", " 3.10", " None", " True"]
+    assert all(open_image(sample["image"]).size == (8, 8) for sample in samples)
+    if place == ".":
+        with pytest.raises(ValueError, match="no split 'test'"):
+            open_dataset(str(tmp_path), "test", streaming=streaming)

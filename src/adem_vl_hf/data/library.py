@@ -1,9 +1,11 @@
 """Opens whatever Hugging Face ``datasets`` reads: folders, files and ids of the Hub, whose rows become samples."""
 
+import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import registered_extensions
 from torch.utils.data import Dataset
 
 from ..modeling.field_values import shown
@@ -159,11 +161,12 @@ def open_library_dataset(
         ImportError: The library is not installed.
         ValueError: It cannot read the data set, or there is no such split.
     """
-    rows = load_rows(name, split, streaming=False)
+    source, part, folder = _source(name, split, image_folder)
+    rows = load_rows(source, part, streaming=False)
     if rows is None:
         return None
     with errors_naming(name):
-        make_sample = RowReader(rows, _folder(name, image_folder), columns)
+        make_sample = RowReader(rows, folder, columns)
     return LibraryDataset(rows, make_sample, name)
 
 
@@ -194,20 +197,37 @@ def open_library_stream(
         ImportError: The library is not installed.
         ValueError: It cannot read the data set, there is no such split, or no column has a text to train on.
     """
-    rows = load_rows(name, split, streaming=True)
+    source, part, folder = _source(name, split, image_folder)
+    rows = load_rows(source, part, streaming=True)
     if rows is None:
         return None
     with errors_naming(name):
         rows = with_files(rows)  # the buffer holds compressed files; the collator opens them
-        make_sample = RowReader(rows, _folder(name, image_folder), columns, read)
+        make_sample = RowReader(rows, folder, columns, read)
         for row in rows.take(1):
             make_sample(row, 0)  # an unknown column is said before a model is loaded
         return Stream(rows, make_sample, seed, buffer, name)
 
 
-def _folder(name: str, image_folder: str | None) -> Path | None:
-    """Return the folder of the images: the one given, or that of the data, or None for a data set on the Hub."""
-    if image_folder is not None:
-        return Path(image_folder)
-    path = Path(name)
-    return path.parent if path.is_file() else path if path.is_dir() else None
+def _source(name: str, split: str, image_folder: str | None) -> tuple[str, str, Path | None]:
+    """Return what the library is to read, which split of it, and where its images are (None: the rows hold them).
+
+    The ``metadata.csv`` of a folder of images is read as the table that it is. With the folder, the library would make
+    7 of 007.
+    """
+    given, path = None if image_folder is None else Path(image_folder), Path(name)
+    whole = [] if (path / split).is_dir() else [(path, split)]
+    for folder, part in [(path / split, "train"), *whole]:
+        table = folder / "metadata.csv"
+        if table.is_file() and _lists_images(table):
+            return str(table), part, given or folder
+    if given is not None:
+        return name, split, given
+    return name, split, path.parent if path.is_file() else path if path.is_dir() else None
+
+
+def _lists_images(table: Path) -> bool:
+    """Tell whether the first row of a CSV file names an image as its ``file_name``, and not a video."""
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        row = next(csv.DictReader(file), {})
+    return Path(row.get("file_name") or "").suffix.lower() in registered_extensions()
