@@ -269,6 +269,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = _to_8_bit(image, name)
     elif image.mode == "F":
         raise ImageError(f"{name}: 32-bit floating-point pixels have no fixed range; save it with 8 or 16 bits")
+    elif image.mode == "La":  # grey that was multiplied by its alpha, which Pillow converts to nothing else
+        image = image.convert("LA")
     if image.has_transparency_data:
         return _on_white(image)
     return image.copy() if image.mode == "RGB" else image.convert("RGB")

@@ -17,6 +17,7 @@ from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 
@@ -225,25 +226,27 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
             check_same_peft(trainer.model, of_peft)
         else:
             check_same_settings(trainer.model.config, checkpoint)
-    if checkpoint is not None:
-        trainer.add_callback(SettingsOfOptimizer)
+    of_this_call: list[TrainerCallback] = [] if checkpoint is None else [SettingsOfOptimizer()]
     if isinstance(trainer.train_dataset, (Stream, MixedStream)):
         context = getattr(arguments, "dataloader_multiprocessing_context", None)  # not in all versions of Transformers
         place = StreamPlace(trainer.train_dataset, arguments.dataloader_num_workers, context)
         if checkpoint is not None:
             arguments.ignore_data_skip = place.resume(checkpoint)
-        trainer.add_callback(place)
+        of_this_call.append(place)
     output.mkdir(parents=True, exist_ok=True)
     # before the first checkpoint is saved, with which the processor is
     processor.prompt = commonest_prompt(trainer.train_dataset, getattr(trainer.data_collator, "columns", None))
     began = time.perf_counter()
     termination = SaveOnTermination()
-    trainer.add_callback(termination)
+    of_this_call.append(termination)
+    for callback in of_this_call:
+        trainer.add_callback(callback)
     try:
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         termination.give_back()
-        trainer.remove_callback(termination)
+        for callback in of_this_call:
+            trainer.remove_callback(callback)
     if termination.ended:
         logger.warning("SIGTERM: saved checkpoint-%d; resume to go on from it", trainer.state.global_step)
         raise SystemExit(TERMINATED)

@@ -99,6 +99,12 @@ def test_transparency_is_composited_on_white(mode):
     assert pixels(open_image(image)).tolist() == [[[255] * 3, [0] * 3]]
 
 
+def test_grey_multiplied_by_its_alpha_is_read():
+    grey = Image.new("LA", (2, 1))
+    grey.putpixel((1, 0), (0, 255))
+    assert pixels(open_image(grey.convert("La"))).tolist() == [[[255] * 3, [0] * 3]]
+
+
 def test_half_transparent_pixels_are_mixed_with_white():
     assert pixels(open_image(Image.new("RGBA", (1, 1), (255, 0, 0, 128)))).tolist() == [[[255, 127, 127]]]
 

@@ -69,7 +69,10 @@ def test_a_resumed_run_says_that_it_keeps_the_learning_rate_of_its_checkpoint(ba
             bases, tmp_path, samples(4), architectures.ADEM_VL.build(bases), save_strategy="steps", save_steps=1,
             **{"learning_rate": 1e-2, "weight_decay": 0.1, "lr_scheduler_type": "constant", **arguments},
         )  # fmt: skip
-        return train(made, processor, resume=resume), made.optimizer.param_groups[0]["lr"]
+        callbacks = list(made.callback_handler.callbacks)
+        facts = train(made, processor, resume=resume)
+        assert made.callback_handler.callbacks == callbacks  # so that another call does not find them twice
+        return facts, made.optimizer.param_groups[0]["lr"]
 
     run(False, max_steps=2)
     run(True, max_steps=3)
