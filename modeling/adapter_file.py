@@ -144,6 +144,6 @@ def refuse(path: str, problems: list[str]) -> None:
 
 def _no_safetensors(path: str, error: Exception) -> ValueError:
     return ValueError(
-        f"{path} is no readable safetensors file ({error}); adapters are never read from pickles, "
+        f"{path} is not a readable safetensors file ({error}); adapters are never read from pickles, "
         "and a file cut short has to be fetched or saved again"
     )

@@ -18,7 +18,7 @@ from torch.nn.modules.module import (
 from transformers.utils import cached_file
 
 from .arguments import HUB_ARGUMENTS, PreTrainedConfig, take
-from .field_values import check_sizes
+from .field_values import check_kernels, check_sizes
 from .reading import errors_naming
 
 # numbers for each byte of the files: none of a plain weight takes less than one byte, and a tied table counts twice
@@ -41,13 +41,14 @@ def read_base_config(name: str, hub: Mapping[str, Any], gguf_file: str | None = 
 
     Raises:
         OSError: It cannot be reached.
-        ValueError: It is damaged, or a size is beyond ``SIZES``.
+        ValueError: It is damaged, a size is beyond ``SIZES``, or it names code of a repository.
     """
     gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
     file = f"{name}/{gguf_file or 'config.json'}"
     with errors_naming(file):
         fields = PreTrainedConfig.get_config_dict(name, **take(HUB_ARGUMENTS, dict(hub)), **gguf)[0]
         check_sizes(f"{file}: ", fields)
+        check_kernels(fields, file)
     return fields
 
 

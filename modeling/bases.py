@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import cached_file, extract_commit_hash, logging
 
-from .arguments import HUB_ARGUMENTS, take
+from .arguments import HUB_ARGUMENTS, refuse_unknown, take
 from .base_sizes import no_larger_than_its_files, read_base_config
 from .open_clip_tower import HF_HUB, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, OpenClipVisionTower
 from .quantization import from_gguf, gguf_arguments, split_gguf
@@ -149,8 +149,11 @@ def load_vision_tower(name: str, backend: str = "transformers", **arguments: Any
             return _load(tower_class, "vision tower", name, **dict(row.arguments), **arguments)
     dtype = arguments.get("dtype")
     dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    hub = take(HUB_ARGUMENTS, arguments)
+    # one attention for both bases is the language model's: a tower of open_clip has its own
+    refuse_unknown("a vision tower of open_clip", arguments, ("dtype", "attn_implementation", "trust_remote_code"))
     with errors_naming(f"the vision tower {name}", f"name one that is saved as {OPEN_CLIP_WEIGHTS}, or fetch it again"):
-        return OpenClipVisionTower.from_pretrained(name, dtype=dtype, **take(HUB_ARGUMENTS, arguments))
+        return OpenClipVisionTower.from_pretrained(name, dtype=dtype, **hub)
 
 
 @contextlib.contextmanager

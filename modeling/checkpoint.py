@@ -72,12 +72,12 @@ def check_digest(path: str, config: Any, tensors: dict[str, torch.Tensor]) -> No
         tensors (dict[str, torch.Tensor]): the content of the file.
 
     Raises:
-        ValueError: the two are not of one save.
+        ValueError: the two come from different saves.
     """
     noted = vars(config).pop("adapter_digest", None)
     if noted is not None and noted != adapter_digest(tensors):
         raise ValueError(
-            f"{path} and the config.json beside it are not of one save: a save or a copy of the two was interrupted, "
+            f"{path} and the config.json beside it come from different saves: a save or a copy was interrupted, "
             "or one of them was replaced. Save or copy the checkpoint again. If you have changed the weights on "
             "purpose, remove adapter_digest from config.json; its other fields may be edited at will"
         )
@@ -138,18 +138,27 @@ class AdapterCheckpointMixin(_Model):
             **kwargs (Any): of the library's ``save_pretrained``: ``push_to_hub``, ``max_shard_size``, ...
 
         Raises:
-            ValueError: the place is a file, ``variant`` is given, the inside of a ``PeftModel`` would be left behind,
-                modules were added to the model or taken out (``check_parts``), or packed weights of a quantised
-                language model would be saved.
+            ValueError: the place is a file, ``variant`` or ``safe_serialization=False`` is given, the inside of a
+                ``PeftModel`` would be left behind, modules were added to the model or taken out (``check_parts``), or
+                packed weights of a quantised language model would be saved.
             OSError: the disk is full, or the folder cannot be written to.
         """
         if getattr(self, "_hf_peft_config_loaded", False):  # a PEFT adapter was added: the library's own format
+            if not self.name_or_path:
+                raise ValueError(
+                    "an adapter of PEFT was added to a model that is in no checkpoint yet, and Transformers would save "
+                    "that adapter alone: save the model first, load it, and then add the adapter"
+                )
             return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
         check_outside_peft(self)
         if kwargs.get("variant") is not None:
             raise ValueError(
                 f"save_pretrained has no use for variant={kwargs['variant']!r}, which from_pretrained would not "
                 "find: save each variant in a folder of its own"
+            )
+        if kwargs.get("safe_serialization") is False:
+            raise ValueError(
+                "safe_serialization=False would write a pickle, which from_pretrained refuses; leave it out"
             )
         target = Path(save_directory)
         if target.is_file():
@@ -170,11 +179,14 @@ class AdapterCheckpointMixin(_Model):
         vars(view.config).pop("adapter_digest", None)  # of a file that was loaded
         if digest is not None:
             view.config.adapter_digest = digest
+        if not (args[0] if args else kwargs.get("is_main_process", True)):  # which saves, and where this one would
+            return None
         tensors = self.state_dict() if state_dict is None else state_dict
         with one_save(target, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())) as temporary:
             super(AdapterCheckpointMixin, view).save_pretrained(str(temporary), *args, state_dict=state_dict, **kwargs)
             for path in Path(temporary).glob("*.safetensors"):  # which safetensors lets nobody else read
                 shutil.copymode(Path(temporary) / "config.json", path)
+        return None
 
     def _upload_modified_files(self, working_dir: str, repo_id: str, *args, **kwargs):
         """The end of the library's ``push_to_hub``: the folder gets the package's model card, where it is installed."""

@@ -29,6 +29,7 @@ from .field_values import (
     WIDTH,
     Range,
     check_fingerprint,
+    check_kernels,
     check_needed,
     check_range,
     check_sizes,
@@ -201,8 +202,8 @@ class FrozenBasesConfig(PreTrainedConfig):
             return given
         if never := [name for name in unknown if name in HUB_ARGUMENTS]:
             warnings.warn(
-                f"this saved configuration holds {', '.join(never)}, which no configuration should; left out. A token "
-                "that was published has to be revoked",
+                f"this saved configuration holds {', '.join(never)}, which a configuration should not hold; left out. "
+                "A token that was published has to be revoked",
                 stacklevel=3,
             )
         if newer := [name for name in unknown if name not in (*HUB_ARGUMENTS, *generation_fields(), *OF_A_SAVE)]:
@@ -254,13 +255,14 @@ class FrozenBasesConfig(PreTrainedConfig):
 
         Raises:
             TypeError: an override that is no field, where nobody asks for what is left over.
-            ValueError: it is the configuration of another model.
+            ValueError: it is the configuration of another model, or it names code of a repository.
         """
         name = kwargs.get("name_or_path")  # which AutoConfig gives; it has read the file without asking this class
         if name is not None and finish_save(name):
             config_dict = super().get_config_dict(name)[0]
         if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
             raise ValueError(f"it describes a {kind!r} model, and {cls.__name__} a {cls.model_type!r}; use AutoModel")
+        check_kernels(config_dict, "config.json" if name is None else f"{name}/config.json")
         own = {name: kwargs.pop(name) for name in cls.field_names if name in kwargs and name not in cls.sub_configs}
         for base in ("text_model_name_or_path", "vision_model_name_or_path"):
             # what a user gives is meant from here, and what a checkpoint says from the checkpoint

@@ -23,21 +23,14 @@ class InputPrecisionLinear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype))
 
 
-class InputPrecisionRMSNorm(nn.Module):
-    """RMSNorm that computes in float32 and returns its input's precision.
+EPS = 1e-6  # added to the mean square
 
-    Args:
-        width (int): size of the last dimension.
-        eps (float): added to the mean square.
-    """
 
-    def __init__(self, width: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+class InputPrecisionRMSNorm(nn.RMSNorm):
+    """RMSNorm that computes in float32 and returns its input's precision."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight, EPS).to(x.dtype)
 
 
 class FeedForward(nn.Module):

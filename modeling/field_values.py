@@ -72,7 +72,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is Any:
         return True
     if hint is str:
-        return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+        return isinstance(value, str) and not has_lone_surrogate(value)
     if hint in (int, float):
         if not isinstance(value, (int, hint)) or isinstance(value, bool):
             return False
@@ -81,6 +81,40 @@ def fits(value: Any, hint: Any) -> bool:
         except OverflowError:  # a whole number of more than 308 digits
             return False
     return isinstance(value, hint)
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Say whether a text has half of a surrogate pair, as of an emoji that was cut; no tokenizer and no file takes it.
+
+    Args:
+        text (str): The text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def check_kernels(saved: Mapping[str, Any], where: str) -> None:
+    """Refuse a saved configuration that names attention or experts by a repository, whose code would be run.
+
+    Args:
+        saved (Mapping[str, Any]): what was saved, of the model and its parts.
+        where (str): the file, for the error.
+
+    Raises:
+        ValueError: it names a repository.
+    """
+    for fields in (saved, *(part for part in saved.values() if isinstance(part, Mapping))):
+        for name, value in fields.items():
+            if name.endswith(("attn_implementation", "attn_implementation_internal", "experts_implementation")) and (
+                "/" in str(value)
+            ):
+                raise ValueError(
+                    f"{where}: {name} is {shown(value)}, a repository whose code would be run; remove it, and give "
+                    "attn_implementation to from_pretrained if you trust it"
+                )
 
 
 def described(hint: Any) -> str:

@@ -137,8 +137,13 @@ class ForwardPass:
             where ``config.vision_feature_layer`` lists k levels).
 
         Raises:
-            ValueError: the images are not of the size that the model takes.
+            ValueError: the images are not of the size that the model takes, or are rows of images.
         """
+        if pixel_values.dim() != 4:
+            raise ValueError(
+                f"pixel_values is {list(pixel_values.shape)}, and [I, 3, H, W] is needed; of rows with several images "
+                "[B, n, 3, H, W], take pixel_values[image_mask]"
+            )
         height, width = pixel_values.shape[-2:]
         if height != self.config.image_size or width != self.config.image_size:
             raise ValueError(
@@ -338,7 +343,10 @@ class ForwardPass:
         A graph that ``torch.compile`` traces does so by an operator; what that does not take runs on all positions.
         """
         head = self.language_model.get_output_embeddings()
-        targets, hidden_states = labels[:, 1:].to(hidden_states.device), hidden_states[:, :-1]
+        shifted = kwargs.pop("shift_labels", None)
+        if shifted is None:
+            shifted, hidden_states = labels[:, 1:], hidden_states[:, :-1]
+        targets = shifted.to(hidden_states.device)
         if torch.compiler.is_compiling():
             targets, hidden_states = targets.flatten(), hidden_states.flatten(0, 1)
             if takes(head, self.loss_function, hidden_states, kwargs):

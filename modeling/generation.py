@@ -69,7 +69,8 @@ class VisualGenerationMixin:
             kwargs (Any): the library's, the image arguments of ``forward``, or a memory (:meth:`get_visual_memory`).
         """
         images = {name: kwargs.pop(name, None) for name in self.image_arguments}
-        cache = kwargs.pop("past_key_values", kwargs.pop("cache", None))  # either of the library's names
+        older, cache = kwargs.pop("past_key_values", None), kwargs.pop("cache", None)  # the library's two names
+        cache = older if cache is None else cache
         draft, own = kwargs.get("assistant_model"), None
         if cache is not None:
             kwargs[CACHE] = cache

@@ -145,16 +145,16 @@ class ImageRows:
 
     def input_embeds(
         self,
-        embeds: torch.Tensor | None,
+        embeds: torch.Tensor,
         embed: nn.Module,
         image_token_id: int | None,
         scale: float,
         ids: torch.Tensor | None = None,
-    ) -> torch.Tensor | None:
+    ) -> torch.Tensor:
         """Turn the images' embeddings into what stands in the text for them.
 
         Args:
-            embeds (torch.Tensor | None): [B, n, m, D], as the adapter gives them.
+            embeds (torch.Tensor): [B, n, m, D], as the adapter gives them.
             embed (nn.Module): the language model's embedding.
             image_token_id (int | None): the image token.
             scale (float): what the language model multiplies its input embeddings by.
@@ -167,8 +167,6 @@ class ImageRows:
         Raises:
             ValueError: a row of ``ids`` has too few image tokens for its images.
         """
-        if embeds is None:
-            return None
         if ids is not None:
             self._check_image_tokens(ids, image_token_id, *embeds.shape[1:3])
         embeds = embeds / scale

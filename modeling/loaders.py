@@ -50,6 +50,7 @@ from .checkpoint import check_digest
 from .decoder import computing_device
 from .field_values import check_generation
 from .one_save import finish_save
+from .peft_adapters import find_peft_adapter
 from .quantization import keep_trainable
 from .reading import errors_naming
 from .towers import tower_of
@@ -207,7 +208,8 @@ class LoadersMixin(_Model):
         """Load a checkpoint: the bases from where the config says (at their own revisions), then the adapter.
 
         Args:
-            pretrained_model_name_or_path (str | os.PathLike[str] | None): a folder or a Hub id.
+            pretrained_model_name_or_path (str | os.PathLike[str] | None): a folder or a Hub id. An adapter of PEFT in
+                the folder, or on its own, is put into the model, as Transformers' own models do.
             *model_args (Any): as in Transformers, for checkpoints that hold every weight.
             config (Any): the configuration, or where it is; default the checkpoint's own.
             language_model (nn.Module | None): a loaded language model to use.
@@ -229,11 +231,13 @@ class LoadersMixin(_Model):
                 for.
             ValueError: another base than the adapter was trained on, or an adapter file that does not fit, by name.
         """
-        name = str(pretrained_model_name_or_path)
         loading = {key: kwargs.pop(key) for key in list(kwargs) if key in loading_arguments()}
         dtype = one_dtype(loading)
         where = _given({key: loading.get(key) for key in HUB_ARGUMENTS})
-        finish_save(Path(name, where.get("subfolder", "")))
+        given, subfolder = str(pretrained_model_name_or_path), where.get("subfolder", "")
+        found = find_peft_adapter(given, subfolder, loading.get("adapter_kwargs"))
+        name = found.checkpoint
+        finish_save(Path(name, subfolder))
         hub = where | take(FETCHING_OF_A_BASE, kwargs)
         config = cls._read_config(name if config is None else config, where, kwargs)
         of_text, of_vision = dict(text_model_kwargs or {}), dict(vision_model_kwargs or {})
@@ -241,7 +245,8 @@ class LoadersMixin(_Model):
             bases = {"language_model": language_model, "vision_tower": vision_tower}
             for key in (*_given(bases), *of_text, *of_vision, *(hub.keys() - where.keys())):
                 raise TypeError(f"{name} holds every weight itself, and has no use for {key}, which is for a base")
-            return cls._load_every_weight(pretrained_model_name_or_path, *model_args, config=config, **loading)
+            whole = None if pretrained_model_name_or_path is None else name
+            return cls._load_every_weight(whole, *model_args, config=config, **loading | found.as_arguments())
         check_use(name, model_args, loading)
         config = copy.deepcopy(config)
         file = adapter_file(name, where)
@@ -276,6 +281,7 @@ class LoadersMixin(_Model):
         model._place_adapter()
         model.name_or_path = config.name_or_path = name
         model.generation_config = loading.get("generation_config") or _generation_config(name, where, language_model)
+        found.put_into(model)
         model.eval()
         if loading.get("output_loading_info"):
             none: dict = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .base_sizes import read_base_config  # noqa: F401
     from .bases import base_fingerprint  # noqa: F401
     from .changed_bases import LoadedBases  # noqa: F401
+    from .chat_parts import plain_part  # noqa: F401
     from .chat_rows import chat_passage  # noqa: F401
     from .checkpoint import AdapterCheckpointMixin  # noqa: F401
     from .configuration_base import FrozenBasesConfig  # noqa: F401
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .lora_fields import complete_lora  # noqa: F401
     from .one_save import finish_save  # noqa: F401
     from .open_clip_tower import OpenClipVisionTower  # noqa: F401
+    from .peft_adapters import find_peft_adapter  # noqa: F401
     from .pickles import PickledMixin  # noqa: F401
     from .pipeline import AdemVLImageToTextPipeline  # noqa: F401
     from .processing_adem_vl import AdemVLProcessor  # noqa: F401

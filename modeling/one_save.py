@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -51,18 +51,22 @@ def one_save(target: Path, needed: int | None = None) -> Iterator[Path]:
 
     Raises:
         OSError: the disk is full. The message names the folder and the space that is needed.
+        ValueError: a folder inside the target that a file belongs into is a link.
     """
     target.mkdir(parents=True, exist_ok=True)
     with naming_full_disk(target, needed):
         finish_save(target)
-        temporary = Path(tempfile.mkdtemp(prefix=WRITTEN, dir=target))
-    try:
-        with _locked(temporary), naming_full_disk(target, needed, temporary):
+    with ExitStack() as held:
+        with _locked(target), naming_full_disk(target, needed):  # in here nobody takes it for left behind
+            temporary = Path(tempfile.mkdtemp(prefix=WRITTEN, dir=target))
+            held.callback(shutil.rmtree, temporary, ignore_errors=True)
+            held.enter_context(_locked(temporary))
+        with naming_full_disk(target, needed, temporary):
             yield temporary
             new = _files(temporary)
             _note_removed(temporary, target, {path.name for path in new})
             for path in new:
-                there = target / path.relative_to(temporary)
+                there = _place(path, temporary, target)
                 if there.is_file() and filecmp.cmp(path, there, shallow=False):
                     path.unlink()
                 else:
@@ -73,8 +77,6 @@ def one_save(target: Path, needed: int | None = None) -> Iterator[Path]:
                 os.rename(temporary, counts)
                 flush(target)
                 _move(counts, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def finish_save(folder: str | os.PathLike[str]) -> bool:
@@ -88,17 +90,16 @@ def finish_save(folder: str | os.PathLike[str]) -> bool:
 
     Raises:
         OSError: the save cannot be completed here.
+        ValueError: a folder inside it that a file belongs into is a link.
     """
     target = Path(folder)
-    try:
-        names = [name for name in os.listdir(target) if name.startswith((WRITTEN, COUNTS))]
-    except OSError:
+    if not _folders(target, WRITTEN, COUNTS):
         return False
     finished = False
-    if any(name.startswith(COUNTS) for name in names):
+    if _folders(target, COUNTS):
         try:
             with _locked(target):  # a process that is alive puts its files into their places meanwhile
-                for counts in sorted(target.glob(f"{COUNTS}*")):
+                for counts in _folders(target, COUNTS):
                     _move(counts, target)
                     finished = True
         except OSError as error:
@@ -107,9 +108,11 @@ def finish_save(folder: str | os.PathLike[str]) -> bool:
                 f"{target} holds a save that was interrupted after all of its files were written ({COUNTS}*), and that "
                 f"cannot be completed ({error.strerror}): open it once where the folder can be written to",
             ) from error
-    for name in names:
-        if name.startswith(WRITTEN) and not _in_use(target / name):
-            shutil.rmtree(target / name, ignore_errors=True)
+    if _folders(target, WRITTEN):
+        with suppress(OSError), _locked(target):
+            for written in _folders(target, WRITTEN):
+                if not _in_use(written):
+                    shutil.rmtree(written, ignore_errors=True)
     return finished
 
 
@@ -166,7 +169,29 @@ def _size(number: int) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in (folder, *folder.rglob("*")) if path.is_file())
+    return sorted(path for path in (folder, *folder.rglob("*")) if path.is_file() and not path.is_symlink())
+
+
+def _folders(target: Path, *prefixes: str) -> list[Path]:
+    """List the temporary folders in a folder. A link of such a name, as strangers' checkpoints may have, is none."""
+    try:
+        with os.scandir(target) as entries:
+            found = [one.name for one in entries if one.name.startswith(prefixes) and one.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return [target / name for name in sorted(found)]
+
+
+def _place(path: Path, temporary: Path, target: Path) -> Path:
+    """Return where a file of a temporary folder belongs, which never lies behind a link inside the target."""
+    inside = path.relative_to(temporary)
+    for parent in inside.parents:
+        if parent != Path() and (target / parent).is_symlink():
+            raise ValueError(
+                f"{target / parent} is a link, through which a save could write anywhere; remove it, or put a folder "
+                "in its place"
+            )
+    return target / inside
 
 
 def _note_removed(temporary: Path, target: Path, new: set[str]) -> None:
@@ -188,11 +213,10 @@ def _move(counts: Path, target: Path) -> None:
     if noted.is_file():
         for name in json.loads(noted.read_text(encoding="utf-8")):
             (target / Path(name).name).unlink(missing_ok=True)
-    for path in _files(counts):
-        if path != noted:
-            there = target / path.relative_to(counts)
-            there.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, there)
+    places = {path: _place(path, counts, target) for path in _files(counts) if path != noted}
+    for path, there in places.items():
+        there.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, there)
     flush(target)
     shutil.rmtree(counts, ignore_errors=True)
 

@@ -87,7 +87,7 @@ class AdemVLImageToTextPipeline(Pipeline):
         images, videos = kwargs.pop("images", None), kwargs.pop("videos", None)
         inputs = images if inputs is None else inputs
         if inputs is None and videos is None:
-            raise ValueError("no picture given: pass a path, a PIL image, or a list of either")
+            raise ValueError("no image given: pass a path, a PIL image, or a list of either")
         if videos is not None:
             if inputs is not None:
                 raise ValueError("both images and videos are given: pass a dict with both for each text")

@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
-from typing import Any, NamedTuple
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .images import IMAGE_MARK
 from .labels import NOT_SUPERVISED
 from .videos import VIDEO_MARK
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PREFIX_WITH_IMAGE, PREFIX_WITHOUT_IMAGE = "Image: ", "Image: N/A"
 ONE_A_ROW = "give a prompt, a list of prompts or a chat for each row"
@@ -147,7 +148,7 @@ class RowLayout:
             the text.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     image_token: str
     image_tokens: int
 

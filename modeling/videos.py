@@ -13,16 +13,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BaseImageProcessor
 
 from .image_forms import from_array
 from .images import VIDEO_SUFFIXES, ImageError, ImageSource, check_size, most_pixels, ready_image
 from .video_files import of_one_size, open_animation, open_video_file, sampled_indices
+
+if TYPE_CHECKING:  # importing it takes seconds, and a damaged image is said before
+    from transformers import BaseImageProcessor
 
 VideoSource = str | os.PathLike[str] | Sequence[ImageSource]
 VIDEO_MARK = "<video>"  # says in a text where the frames of a video stand
@@ -36,7 +38,7 @@ EXTREME = 64  # times as long as wide: such an image is cropped before it is res
 KEPT = 32  # times as long as wide is at least what is left of it
 
 
-def open_video(source: VideoSource, number: int | None = None) -> list[Image.Image]:
+def open_video(source: VideoSource, number: int | None = None, deadline: float | None = None) -> list[Image.Image]:
     """Open the frames of a video. A single image is a video of one frame.
 
     Args:
@@ -44,13 +46,16 @@ def open_video(source: VideoSource, number: int | None = None) -> list[Image.Ima
             number ("frame-2.png" stands before "frame-10.png"), or a list of paths or PIL images. URLs are refused.
         number (int | None): How many frames to choose, as ``sample_frames`` does. Only these are kept in memory. None
             means all frames.
+        deadline (float | None): The ``time.monotonic()`` at which the decoding of one file is given up. None means
+            never.
 
     Returns:
         list[Image.Image]: The frames in order, upright, in mode RGB and all of one size.
 
     Raises:
         ImageError: The video has no frames or frames of different sizes, more pixels in all frames together than one
-            image may have (``check_size``), or a file is missing or cannot be read.
+            image may have (``check_size``), more in its file than are decoded (``MOST_DECODED``), a file is missing or
+            cannot be read, or the deadline has passed.
         ImportError: The source is a video file, and PyAV is not installed.
         ValueError: ``number`` is below 1.
     """
@@ -61,8 +66,8 @@ def open_video(source: VideoSource, number: int | None = None) -> list[Image.Ima
         if path.is_dir():
             return _open_list(_numbered_files(path), number, name)
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            return open_video_file(path, number)
-        return open_animation(path, number, name)
+            return open_video_file(path, number, deadline)
+        return open_animation(path, number, name, deadline)
     if isinstance(source, Image.Image) or not isinstance(source, Sequence) or isinstance(source, bytes):
         raise ImageError(f"{type(source).__name__}: no video; give a path or a list of paths or PIL images")
     return _open_list(source, number, "the list of frames")
@@ -92,7 +97,7 @@ def _numbered_files(folder: Path) -> list[Path]:
         path for path in folder.iterdir() if path.suffix.lower() in FRAME_SUFFIXES and not path.name.startswith(".")
     ]
     if not paths:
-        raise ImageError(f"{folder}: no pictures in this folder; put the frames there as frame-0001.png and so on")
+        raise ImageError(f"{folder}: no images in this folder; put the frames there as frame-0001.png and so on")
     return sorted(paths, key=lambda path: [int(t) if t.isdigit() else t for t in re.split(r"([0-9]+)", path.name)])
 
 
@@ -246,7 +251,7 @@ def _open_frames(row: int, video: Any, num_frames: int | None) -> list[Image.Ima
         for frame in frames:
             if not (_is_frame(frame) or _is_path(frame)):
                 raise ValueError(
-                    "a video is a list of frames (pictures, paths or arrays [H, W, 3]); one of its entries is a "
+                    "a video is a list of frames (images, paths or arrays [H, W, 3]); one of its entries is a "
                     f"{type(frame).__name__}"
                 )
         frames = sample_frames(frames, num_frames) if num_frames else frames
@@ -256,7 +261,7 @@ def _open_frames(row: int, video: Any, num_frames: int | None) -> list[Image.Ima
 
 
 def pixel_inputs(
-    rows: Sequence[Sequence[Image.Image]], image_processor: BaseImageProcessor, options: dict[str, Any]
+    rows: Sequence[Sequence[Image.Image]], image_processor: "BaseImageProcessor", options: dict[str, Any]
 ) -> dict[str, torch.Tensor]:
     """Make the tensors that the model takes of the images of B rows.
 
@@ -284,15 +289,18 @@ def pixel_inputs(
     largest = max(map(len, rows))  # n
     pixels = image_processor(images=images, return_tensors="pt", **options)["pixel_values"]  # [I, 3, H, W]
     mask = torch.tensor([[place < len(row) for place in range(largest)] for row in rows])  # [B, n]
-    pixel_values = pixels.new_zeros(*mask.shape, *pixels.shape[1:])  # [B, n, 3, H, W]
-    pixel_values[mask] = pixels
+    if mask.all():
+        pixel_values = pixels.unflatten(0, mask.shape)  # [B, n, 3, H, W]
+    else:
+        pixel_values = pixels.new_zeros(*mask.shape, *pixels.shape[1:])
+        pixel_values[mask] = pixels
     if largest == 1:
         return {"pixel_values": pixel_values[:, 0], "image_mask": mask[:, 0]}
     return {"pixel_values": pixel_values, "image_mask": mask}
 
 
 def before_resize(
-    image: Image.Image, image_processor: BaseImageProcessor, options: Mapping[str, Any], name: str
+    image: Image.Image, image_processor: "BaseImageProcessor", options: Mapping[str, Any], name: str
 ) -> Image.Image:
     """Crop an image of extreme proportions before its shortest edge is resized, which would make it gigantic.
 

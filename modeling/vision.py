@@ -177,7 +177,8 @@ def vision_features(
         ``hidden_states`` and ``attentions`` are the tower's own, if asked for. An open_clip tower has the features in
         ``last_hidden_state``, or the last of k levels.
     """
-    pixel_values = pixel_values.to(device=tower.device, dtype=tower.dtype)
+    device = pixel_values.device if tower.device.type == "meta" else tower.device  # accelerate brings offloaded weights
+    pixel_values = pixel_values.to(device=device, dtype=tower.dtype)
     if isinstance(tower, OpenClipVisionTower):
         return _open_clip_features(tower, pixel_values, layer)
     config, needed = tower.config, _blocks_before(tower, layer)

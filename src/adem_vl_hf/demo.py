@@ -93,6 +93,7 @@ CREDITS = {
     "shipped": ["Pictures: OpenMoji (openmoji.org), CC BY-SA 4.0", "Names: Unicode CLDR"],
     "easy-vqa": ["Images and questions: easy-VQA by Victor Zhou, MIT licence"],
 }
+ASKED = 4  # questions that a new process answers
 SCENES = {"caption": 6, "count": 1, "choice": 1}  # the scenes of the first act by kind
 LANGUAGE_MODEL = "SmolLM2-135M-Instruct (frozen)"
 TOWERS = {"embedded": "small CLIP, 96 px (frozen)", "embedded-dinov2": "DINOv2-small, 112 px (frozen)"}
@@ -228,13 +229,12 @@ def fine_tune(output: Path, kind: str, steps: int, resume: bool = False) -> tupl
     return model, processor, facts
 
 
-def answer_elsewhere(folder: Path, samples: Any, number: int = 4) -> list[tuple[str, str, list[str]]]:
-    """Answer questions with the saved checkpoint in a new process, which does not have this package.
+def answer_elsewhere(folder: Path, samples: Any) -> list[tuple[str, str, list[str]]]:
+    """Answer the first questions with the saved checkpoint in a new process, which does not have this package.
 
     Args:
         folder (Path): The folder of the checkpoint. The images are saved in ``pictures`` below it.
         samples (Any): The test questions.
-        number (int): The number of questions to answer.
 
     Returns:
         The question, the answer and the true answers of each.
@@ -245,7 +245,7 @@ def answer_elsewhere(folder: Path, samples: Any, number: int = 4) -> list[tuple[
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     asked = []
-    for i in range(number):
+    for i in range(ASKED):
         samples[i]["image"].save(pictures / f"{i}.png")
         asked.append((str(pictures / f"{i}.png"), samples[i]["prompt"]))
     done = subprocess.run(
@@ -255,7 +255,7 @@ def answer_elsewhere(folder: Path, samples: Any, number: int = 4) -> list[tuple[
     if done.returncode:
         raise RuntimeError(f"the saved checkpoint did not load in a new process:\n{done.stderr}")
     answers = json.loads(done.stdout.splitlines()[-1])
-    return [(asked[i][1], answers[i].strip(), samples[i]["references"]) for i in range(number)]
+    return [(asked[i][1], answers[i].strip(), samples[i]["references"]) for i in range(ASKED)]
 
 
 def main(argv: list[str] | None = None) -> None:

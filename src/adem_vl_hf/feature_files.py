@@ -93,7 +93,7 @@ class FeatureFiles:
             if error.errno not in FULL:
                 raise
             self._full = True
-            logger.warning("%s. The training goes on and keeps no more features.", error)
+            logger.warning("%s. Training continues without caching more features.", error)
 
     def _write(self, keys: Sequence[bytes], tensors: torch.Tensor) -> None:
         about = self.folder / ABOUT  # missing at first, and where somebody has deleted the folder

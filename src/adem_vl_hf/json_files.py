@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .modeling.field_values import has_lone_surrogate
+
 # an escape that is half of a character beyond U+FFFF, such as an emoji that was cut in the middle
 LONE_SURROGATE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
@@ -74,7 +76,7 @@ def _has_lone_surrogate(value: Any) -> bool:
     while left:
         one = left.pop()
         if isinstance(one, str):
-            if any("\ud800" <= character <= "\udfff" for character in one):
+            if has_lone_surrogate(one):
                 return True
         elif isinstance(one, dict):
             left += [*one, *one.values()]

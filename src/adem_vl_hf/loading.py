@@ -149,8 +149,9 @@ def load_checkpoint(
         ValueError: the checkpoint belongs to no model of this package, or does not fit its bases.
     """
     name = str(CHECKPOINT if checkpoint is None else checkpoint)
-    if Path(name).resolve() in SHIPPED:  # their configs name the model on the Hub, so that a copy loads anywhere
-        kwargs.setdefault("text_model_name_or_path", resolve_language_model("embedded"))
+    # their configs name the model on the Hub, so that a copy loads anywhere
+    if Path(name).resolve() in SHIPPED and "text_model_name_or_path" not in kwargs:
+        kwargs["text_model_name_or_path"] = resolve_language_model("embedded")  # which may download it
     given = {
         "token": token,
         "revision": revision,

@@ -82,7 +82,8 @@ def command_line(argv: Sequence[str]) -> str:
     Returns:
         The command.
     """
-    words = [f"{word.partition('=')[0]}=..." if SECRET.search(word.partition("=")[0]) else word for word in argv]
+    pairs = [word.partition("=") for word in argv]
+    words = [f"{key}=..." if equals and SECRET.search(key) else key + equals + value for key, equals, value in pairs]
     return shlex.join(words)
 
 
@@ -148,16 +149,16 @@ def draw_loss(log: Path, target: Path) -> bool:
 
 def _series(log: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Read what a training logged: the points of each line, by plot and label."""
-    series: dict[str, list[tuple[float, float]]] = {}
+    series: dict[str, dict[float, float]] = {}  # of a step that a resumed run took again, the last entry counts
     for _, entry in read_jsonl(log) if log.is_file() else ():
         for name, value in entry.items():
             if isinstance(value, int | float) and not NOT_DRAWN.fullmatch(name):
-                series.setdefault(name, []).append((entry["step"], value))
+                series.setdefault(name, {})[entry["step"]] = value
     plots: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for name, points in series.items():
         kind = "loss" if name in ("loss", "eval_loss") else name.removeprefix("eval_").replace("_", " ")
         label = "held-out data" if name.startswith("eval_") else "training"
-        plots.setdefault(kind, {})[label] = points
+        plots.setdefault(kind, {})[label] = sorted(points.items())
     return plots
 
 

@@ -6,6 +6,7 @@ all tensors but those with one dimension, linear warm-up, cosine decay to zero, 
 """
 
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -61,6 +62,8 @@ IN_ORDER: dict[str, Any] = (
     {"train_sampling_strategy": "sequential"} if hasattr(TrainingArguments, "train_sampling_strategy") else {}
 )
 FEWEST_BETWEEN_SAVES = 20  # steps
+# fields of TrainingArguments that training_arguments has under names of its own
+OWN_NAMES = {"per_device_train_batch_size": "batch_size", "num_train_epochs": "epochs"}
 
 
 class SafeTrainer(OwnClassNames, LastingWorkers, StopsWhenBroken, WholeCheckpoints, Trainer):
@@ -102,9 +105,15 @@ def training_arguments(
 
     Raises:
         ValueError: Neither the size of the training set nor the number of steps is known, a field is refused
-            (``training_fields``), or several processes were launched and are not connected.
+            (``training_fields``) or is an argument here under another name, or several processes were launched and are
+            not connected.
     """
     refuse(overrides, None if model is None else model.config.model_type)
+    for field, own in OWN_NAMES.items():
+        if overrides.get(field) is not None:
+            raise ValueError(f"{field}: give {own}, from which the warm-up and the learning rate follow, too")
+    # a number of steps would overrule it in Transformers 4, and newer versions do not have it
+    ratio = overrides.pop("warmup_ratio", None)
     batch = batch_size * launched_processes() * overrides.get("gradient_accumulation_steps", 1)
     if samples is None and max_steps <= 0:
         raise ValueError("a data set without a length has no epochs; give the number of training steps, max_steps")
@@ -117,7 +126,7 @@ def training_arguments(
         "num_train_epochs": epochs,
         "max_steps": max_steps,
         "learning_rate": learning_rate,
-        "warmup_steps": max(1, int(WARMUP * steps)),
+        "warmup_steps": max(1, int(WARMUP * steps)) if ratio is None else math.ceil(ratio * steps),
         "lr_scheduler_type": "cosine",
         "adam_beta1": 0.9,
         "adam_beta2": 0.95,

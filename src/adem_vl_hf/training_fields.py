@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sized
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from .auto_classes import model_type_of
 
 Get = Callable[[str], Any]  # the value of a field, or None
+BEFORE_5 = int(transformers.__version__.split(".")[0]) < 5
 
 
 class Refusal(NamedTuple):
@@ -78,6 +80,19 @@ REFUSALS = (
         "by one position; leave one of the two out",
     ),
     Refusal(
+        "label_smoothing_factor",
+        lambda get, model_type: (
+            BEFORE_5 and bool(get("label_smoothing_factor")) and (get("gradient_accumulation_steps") or 1) > 1
+        ),
+        "together with gradient_accumulation_steps, Transformers 4 adds up the losses of the parts of a batch; leave "
+        "one of the two out, or upgrade Transformers",
+    ),
+    Refusal(
+        "save_safetensors",
+        lambda get, model_type: get("save_safetensors") is False,
+        "its checkpoints would be pickles, which from_pretrained refuses; leave it out",
+    ),
+    Refusal(
         "debug",
         lambda get, model_type: model_type == "evlm" and "underflow_overflow" in str(get("debug")),
         "underflow_overflow cannot look at the empty tensors that a batch without images has in EVLM; call "
@@ -98,7 +113,7 @@ REFUSALS = (
     Refusal(
         "activation_offloading",
         lambda get, model_type: bool(get("activation_offloading")) and _on_cpu(get),
-        "TRL moves activations from a GPU to the CPU, and here is no GPU; leave it out",
+        "TRL moves activations from a GPU to the CPU, and this machine has no GPU; leave it out",
     ),
 )
 

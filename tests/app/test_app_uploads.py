@@ -2,10 +2,12 @@
 
 import pytest
 import tiny
+from films import write_mp4
 from PIL import Image
 
 from adem_vl_hf.app import uploads
 from adem_vl_hf.data.media import save_gif
+from adem_vl_hf.modeling import video_files
 
 
 def test_images_and_videos_are_told_apart(tmp_path):
@@ -31,6 +33,7 @@ def test_what_cannot_be_used_is_named_without_its_folder(tmp_path, monkeypatch):
         ("text.png", "not an image that Pillow can read"),
         ("notes.txt", "neither an image nor a video"),
         ("big.png", "1 MB; send at most 0.5 MB a file"),
+        ("gone.png", "no such file here; send it again"),
     ):
         with pytest.raises(ValueError, match=f"^{name}: .*{reason}") as raised:
             uploads.open_files([str(tmp_path / name)])
@@ -42,3 +45,20 @@ def test_what_cannot_be_used_is_named_without_its_folder(tmp_path, monkeypatch):
         uploads.open_files([str(tmp_path / "large.png")])
     with pytest.raises(ValueError, match="9 files at once; send at most 8"):
         uploads.open_files(["x.png"] * 9)
+    with pytest.raises(ValueError, match="no such file here; send it again"):
+        uploads.open_files(["a\0b.png"])
+
+
+def test_videos_that_take_long_are_given_up(tmp_path, monkeypatch):
+    save_gif([tiny.picture(seed) for seed in range(3)], tmp_path / "a.gif")
+    write_mp4(tmp_path / "a.mp4", [tiny.picture(seed).resize((64, 32)) for seed in range(3)])
+    assert uploads.open_files([str(tmp_path / "a.gif"), str(tmp_path / "a.mp4")])
+    with monkeypatch.context() as patched:
+        patched.setattr(uploads, "SECONDS", 0)
+        for name in ("a.gif", "a.mp4"):
+            with pytest.raises(ValueError, match=f"^{name}: takes too long to decode; .*scale it down"):
+                uploads.open_files([str(tmp_path / name)])
+    # who sends a film cannot raise the limit
+    monkeypatch.setattr(video_files, "MOST_DECODED", 64 * 32 * 2)
+    with pytest.raises(ValueError, match=r"^a\.mp4: 3 frames with 6,144 pixels .* smaller\.mp4\)$"):
+        uploads.open_files([str(tmp_path / "a.mp4")])

@@ -175,7 +175,7 @@ def test_the_cards_state_what_the_result_files_say(tmp_path):
     assert made == (tmp_path / "MODEL_CARD.md").read_text()
     assert made == (CHECKPOINT / "README.md").read_text() == (scripts.ROOT / "MODEL_CARD.md").read_text()
     measured = metrics["openmoji-scenes"]["true"]["caption"]
-    assert f"| openmoji-scenes | own picture caption exact_match | {round(measured['exact_match'], 4)} |" in made
+    assert f"| openmoji-scenes | own image caption exact_match | {round(measured['exact_match'], 4)} |" in made
 
 
 def test_the_benchmark_measures_with_controls_and_takes_over_the_demo(bases, tmp_path, monkeypatch, capsys):

@@ -13,11 +13,11 @@ from adem_vl_hf.cli import info, train
 from adem_vl_hf.cli.parser import build_parser, main
 
 COMMANDS = {
-    "train": "so that a language model you have understands images",
-    "caption": "Describe pictures or videos, or answer a question about them",
+    "train": "adds image input to a language model",
+    "caption": "Describe images or videos, or answer a question about them",
     "evaluate": "Measure a trained adapter on a test set",
     "convert": "Turn the authors' released adapter file",
-    "info": "Show what a checkpoint is",
+    "info": "Show the frozen models, the settings",
 }
 # runs each command line in one process: a marker with the exit code behind what each wrote on stderr
 RUN_EACH = """
@@ -52,7 +52,7 @@ def test_bad_input_is_one_line_and_exit_code_2(bases, tmp_path):
     cases = {
         "--task 'poetry' is not one of caption": ["evaluate", "--task", "poetry"],
         "caption needs --predictions to score, or --data": ["evaluate", "--task", "caption"],
-        "nothing to describe: name picture files, or videos after --video": ["caption"],
+        "nothing to describe: name image files, or videos after --video": ["caption"],
         "--kernel belongs to ADEM-VL; --model is evlm": [*train, "--model", "evlm", "--kernel", "silu"],
         "--media-tokens belongs to EVLM; --model is adem_vl": [*train, "--media-tokens", "4"],
         "moe_top_k=9 is more than the 8 experts": [

@@ -9,7 +9,7 @@ import tiny
 from training_runs import picture_folder
 
 from adem_vl_hf.cli.parser import main
-from adem_vl_hf.report import command_line, draw_curves
+from adem_vl_hf.report import _series, command_line, draw_curves
 
 
 @pytest.fixture
@@ -61,6 +61,7 @@ def test_the_best_checkpoint_by_loss(run, tmp_path):
         (["--patience", "2"], "--patience needs --best"),
         (["--best", "loss"], "--best needs --eval-data"),
         (["--eval-data", ".", "--best", "cider"], "--best cider needs --eval-task"),
+        (["--train-size", "2"], "--train-size is for openmoji"),
         (["--weights", "1", "2"], "give a number above 0 for each of --data"),
         (["--set", "report_to=wandb"], "use --report-to"),
         (
@@ -78,12 +79,22 @@ def test_flags_that_need_others_say_so(run, capsys, flags, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_broken_image_in_the_held_out_data_is_found_before_the_training(run, tmp_path, capsys):
+@pytest.mark.parametrize("more", [[], ["--eval-task", "caption"]], ids=["loss", "answers"])
+@pytest.mark.parametrize("form", ["metadata", "table", "classes"])
+def test_a_broken_image_in_the_held_out_data_is_found_before_the_training(run, tmp_path, capsys, form, more):
     broken = sorted((tmp_path / "pictures").glob("*.png"))[-1]
-    (tmp_path / "held out").mkdir()
+    held_out = tmp_path / "held out"
     for path in (tmp_path / "pictures").iterdir():
-        (tmp_path / "held out" / path.name).write_bytes(path.read_bytes()[: 60 if path == broken else None])
-    code, folder = run("--eval-data", str(tmp_path / "held out"))
+        if form == "metadata" or path.suffix == ".png":
+            place = held_out / path.stem if form == "classes" else held_out
+            place.mkdir(parents=True, exist_ok=True)
+            (place / path.name).write_bytes(path.read_bytes()[: 60 if path == broken else None])
+    data = held_out
+    if form == "table":
+        data = held_out / "rows.csv"
+        names = sorted(path.name for path in held_out.iterdir())
+        data.write_text("\n".join(["image,text", *(f"{name},a thing" for name in names)]))
+    code, folder = run("--eval-data", str(data), *more)
     assert code != 0
     assert broken.name in capsys.readouterr().err
     assert not folder.exists()
@@ -112,9 +123,16 @@ def test_curves_of_an_empty_log(tmp_path):
     assert draw_curves(tmp_path / "log.jsonl") == {}
 
 
+def test_of_a_step_that_was_taken_again_the_last_loss_is_drawn(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in
+                           ((10, 3.0), (20, 2.0), (30, 1.5), (20, 2.1), (30, 1.6))))  # fmt: skip
+    assert _series(log) == {"loss": {"training": [(10, 3.0), (20, 2.1), (30, 1.6)]}}
+
+
 def test_a_command_is_written_without_secrets():
-    words = ["adem-vl", "train", "--set", "hub_token=hf_abc", "seed=1", "--data", "my set"]
-    assert command_line(words) == "adem-vl train --set hub_token=... seed=1 --data 'my set'"
+    words = ["adem-vl", "train", "--set", "hub_token=hf_abc", "seed=1", "--data", "my set", "runs/keyboard"]
+    assert command_line(words) == "adem-vl train --set hub_token=... seed=1 --data 'my set' runs/keyboard"
 
 
 def test_a_run_whose_rate_is_too_low_says_so(run, caplog):

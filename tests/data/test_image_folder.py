@@ -78,6 +78,17 @@ def test_prompt_of_the_folder_and_of_the_line(folder):
     assert [sample["id"] for sample in samples] == ["a.png", "a.png:2"]
 
 
+def test_a_prompt_of_the_folder_says_what_is_asked(folder):
+    line = {"file_name": "a.png", "caption": "a flag", "answer": "red", "captions": ["crimson"]}
+    (sample,) = ImageFolder(write(folder, line), prompt="Which colour?")
+    assert (sample["answer"], sample["references"]) == (" red", ["red", "crimson"])
+    del line["caption"]
+    assert ImageFolder(write(folder, line))[0]["references"] == ["red", "crimson"]
+    line["text"] = line.pop("answer")
+    (named,) = ImageFolder(write(folder, line | {"label": "flag"}), columns={"text": "text"})
+    assert named["answer"] == " red"
+
+
 def test_splits(folder):
     for split in ["train", "test"]:
         (folder / split).mkdir()
@@ -121,6 +132,10 @@ def test_samples_are_independent_and_pictures_are_opened_late(folder):
         ({"file_name": "a.png"}, 'neither "text" nor "answer"'),
         ({"file_name": "a.png", "text": None}, 'neither "text" nor "answer"'),
         ({"file_name": "a.png", "text": "x", "answer": "y"}, 'both "text" and "answer"'),
+        ({"file_name": "a.png", "text": "x", "response": "y"}, 'both "text" and "response"; give one'),
+        ({"file_name": "a.png", "text": "x", "label": 3}, 'both "text" and "label"; give one'),
+        ({"file_name": "a.png", "caption": "x", "answer": "y"}, 'both "caption" and "answer"; give one'),
+        ({"file_name": "a.png", "caption": "x", "output": "y"}, 'both "caption" and "output"; give one'),
         ({"file_name": "a.png", "text": " \n"}, '"text" is empty'),
         ({"file_name": "a.png", "answer": 7}, '"answer" is 7; it must be a text'),
         ({"file_name": "a.png", "text": "x", "prompt": ["p"]}, '"prompt" is'),

@@ -234,5 +234,5 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_pa
         folder.mkdir()
     (dead / "lock").touch()
     with from_wheel.locked(alive):
-        smollm2.COPY.remove_leftovers(tmp_path)
+        from_wheel.remove_leftovers(tmp_path, smollm2.FOLDER)
         assert [entry.name for entry in tmp_path.iterdir()] == [alive.name]

@@ -163,6 +163,61 @@ def test_numbers_that_are_none(content, bases, tmp_path):
         convert(changed(content, "adapter_emb2", broken), bases, tmp_path, **FIELDS)
 
 
+def test_numbers_that_are_too_large_for_a_checkpoint(content, bases, tmp_path):
+    """In float32, which a checkpoint has, they are infinite."""
+    large = content["model"]["module.adapter_emb2"].double()
+    convert(changed(content, "adapter_emb2", large), bases, tmp_path, **FIELDS)
+    large[0, 3, 3] = 1e300
+    with pytest.raises(ValueError, match=r"adapter_emb2.* not finite numbers in torch\.float32; fetch"):
+        convert(changed(content, "adapter_emb2", large), bases, tmp_path, **FIELDS)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_tensors_that_are_not_plain_ones(content, bases, tmp_path):
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    whole = content["model"]["module.adapter_emb1"]
+    for tensor, message in (
+        (nested, "adapter_emb1 in .* is a nested tensor; it must hold"),
+        (whole.to("meta"), r"adapter_emb1 in .* has no numbers \(it is on the device meta\)"),
+        (whole.to_sparse(), r"adapter_emb1 in .* is torch\.float32, torch\.sparse_coo; it must hold"),
+        (whole.to(torch.int8), r"adapter_emb1 in .* is torch\.int8, torch\.strided; it must hold"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert(changed(content, "adapter_emb1", tensor), bases, tmp_path, **FIELDS)
+
+
+def test_settings_that_are_no_numbers(content, bases, tmp_path):
+    for name, value, message in (
+        ("no_cls", "False", "args.no_cls in .* is 'False', and True or False is needed; .* --use-cls-token"),
+        ("no_cls", torch.tensor([1, 0]), r"args.no_cls in .* is tensor\(\[1, 0\]\), and True or False"),
+        ("alpha", torch.tensor([1, 0]), "args.alpha in .* and a number is needed; .* --fusion-scale"),
+        ("down_sample_num", ["16"], "args.down_sample_num in .* is .'16'., and a number is needed"),
+    ):
+        settings = argparse.Namespace(**vars(content["args"]) | {name: value})
+        with pytest.raises(ValueError, match=message):
+            convert(content | {"args": settings}, bases, tmp_path)
+    settings.no_cls, settings.down_sample_num = "False", [16, 4]
+    convert(content | {"args": settings}, bases, tmp_path, use_cls_token=True)
+    config = AdemVLForConditionalGeneration.from_pretrained(tmp_path / "out").config
+    assert config.use_cls_token is True
+
+
+def test_a_tensor_that_is_there_twice(content, bases, tmp_path):
+    tensors = content["model"] | {"adapter_emb1": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"holds both module\.adapter_emb1 and adapter_emb1; remove the one"):
+        convert(content | {"model": tensors}, bases, tmp_path)
+
+
+def test_a_report_of_many_foreign_tensors_is_short(content, bases, tmp_path):
+    foreign = {"x" * 1000 + str(number): torch.zeros(1) for number in range(500)}
+    others = {f"entry {number}": 0 for number in range(500)}
+    report = convert(content | others | {"model": content["model"] | foreign}, bases, tmp_path)
+    assert len(report.dropped) == 502
+    assert len(str(report)) < 5000
+    assert "\ndropped 492 more\n" in str(report)
+    assert ", 494 more: state of" in str(report)
+
+
 def test_objects_other_than_settings_are_refused(content, bases, tmp_path):
     made = tmp_path / "made"
     with pytest.raises(ValueError, match=r"is refused: it holds posix\.mkdir"):

@@ -126,12 +126,12 @@ def test_controls_stand_in_the_table_and_not_in_the_index(tmp_path):
     metrics = {"Scenes": {"true": seen, "shuffled": other, "none": other}}
     card = ModelCard.load(write_model_card(tmp_path, metrics=metrics))
     assert [line for line in card.text.splitlines() if line.startswith("| Scenes")] == [
-        "| Scenes | own picture questions count accuracy | 0.75 | 4 |",
-        "| Scenes | another picture questions count accuracy | 0.5 | 4 |",
-        "| Scenes | no picture questions count accuracy | 0.5 | 4 |",
+        "| Scenes | own image questions count accuracy | 0.75 | 4 |",
+        "| Scenes | another image questions count accuracy | 0.5 | 4 |",
+        "| Scenes | no image questions count accuracy | 0.5 | 4 |",
     ]
     assert [(x.metric_name, x.metric_value) for x in card.data.eval_results] == [
-        ("own picture questions count accuracy", 0.75)
+        ("own image questions count accuracy", 0.75)
     ]
 
 

@@ -275,7 +275,7 @@ def test_header_and_table(write):
     reader = Reader(write(item()))
     for text in ("1,234,567", "4, 1", "0.005", "1 min 15 s", "5.2 s", "1 min 20 s", "match, 100 samples"):
         assert text in reader.text
-    for text in ("75.0%", "25.0%", "50.0%", "37.5%", "300.0", "own picture", "another picture", "no picture"):
+    for text in ("75.0%", "25.0%", "50.0%", "37.5%", "300.0", "own image", "another image", "no image"):
         assert text in reader.text
 
 

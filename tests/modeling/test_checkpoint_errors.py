@@ -79,7 +79,7 @@ def test_pickles_are_never_read(load, saved):
     tensors = read(path.read_bytes())
     torch.save(tensors, path)  # under the right name
     with pytest.raises(
-        ValueError, match=r"model\.safetensors is no readable safetensors file.*never read from pickles"
+        ValueError, match=r"model\.safetensors is not a readable safetensors file.*never read from pickles"
     ):
         load(saved)
     path.rename(saved / "pytorch_model.bin")
@@ -95,7 +95,7 @@ def test_a_file_cut_short(load, saved, kept):
     path = saved / "model.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(ValueError, match="is no readable safetensors file"):
+    with pytest.raises(ValueError, match="is not a readable safetensors file"):
         load(saved)
 
 

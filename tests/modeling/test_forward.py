@@ -3,6 +3,7 @@
 import copy
 import threading
 
+import architectures
 import pytest
 import tiny
 import torch
@@ -205,6 +206,20 @@ def test_a_language_model_serves_one_model_only(bases):
     AdemVLForConditionalGeneration.from_base_pretrained(language_model, bases / "clip", **fields)
     with pytest.raises(ValueError, match="already belongs to a model of this package; load a second copy"):
         AdemVLForConditionalGeneration.from_base_pretrained(language_model, bases / "clip", **fields)
+
+
+@architectures.each()
+def test_labels_that_are_shifted_already(bases, arch):
+    model, batch = arch.build(bases).train(), tiny.batch([9, 7], [True, False])
+    shifted = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=-100)
+    assert_close(model(**batch, shift_labels=shifted).loss, model(**batch).loss)
+
+
+@architectures.each()
+def test_features_of_rows_of_images_are_asked_for_image_by_image(bases, arch):
+    model = arch.build(bases)
+    with pytest.raises(ValueError, match=r"\[I, 3, H, W\] is needed; .* take pixel_values\[image_mask\]"):
+        model.get_image_features(torch.zeros(2, 2, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE))
 
 
 def test_dropout_acts_in_training_only(bases):

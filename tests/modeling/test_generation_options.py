@@ -4,6 +4,7 @@ import architectures
 import pytest
 import tiny
 import torch
+import transformers
 from families import V5_0, has_windows
 from transformers import TextStreamer
 
@@ -98,3 +99,10 @@ def test_top_k_of_one_samples_the_greedy_answer(model, prompt, greedy):
     steps = STEPS | {"do_sample": True}
     out = model.generate(**prompt, **steps, top_k=1, num_return_sequences=2)
     assert torch.equal(out, greedy.repeat(2, 1))
+
+
+def test_a_cache_under_the_librarys_newer_name(model, prompt, greedy):
+    cache = transformers.DynamicCache(config=model.config.get_text_config())
+    out = model.generate(**prompt, **STEPS, past_key_values=None, cache=cache)
+    assert torch.equal(out, greedy)
+    assert cache.get_seq_length() > 0

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import refusals
 import tiny
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from adem_vl_hf.loading import build_model
 from adem_vl_hf.modeling import base_sizes
@@ -120,3 +120,21 @@ def test_a_tower_of_open_clip(tmp_path, case):
     path.write_text(json.dumps(config))
     name = f"local-dir:{path.parent}"
     refused_at_once(lambda: load_vision_tower(name, "open_clip"), rf"open_clip_config\.json.*{message}")
+
+
+@pytest.mark.parametrize("part", ["", "text_config", "vision_config"])
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation"])
+def test_a_configuration_reaches_no_repository_of_kernels(bases, tmp_path, part, field):
+    """Transformers would fetch and run the code of a repository that is named like this."""
+    model = tiny.build(bases)
+    model.save_pretrained(tmp_path / "ours")
+    file = tmp_path / "ours" / "config.json"
+    config = json.loads(file.read_text())
+    (config[part] if part else config)[field] = "user/kernels"
+    file.write_text(json.dumps(config))
+    for kind in (AutoConfig, AutoModelForImageTextToText, type(model)):
+        with pytest.raises(ValueError, match=f"config.json: {field} is 'user/kernels', a repository whose code would"):
+            kind.from_pretrained(tmp_path / "ours")
+    base = hostile(bases / "llama", tmp_path / "llama", {field: "user/kernels"})
+    with pytest.raises(ValueError, match=f"config.json: {field} is 'user/kernels', a repository whose code would"):
+        load_language_model(base)

@@ -132,3 +132,13 @@ def test_dtype_is_that_of_the_bases(arch, saved, tmp_path, arguments):
     assert {p.dtype for p in half.adapter.parameters()} == {torch.float32}
     with torch.no_grad():
         assert half(**PROMPT).logits.dtype == torch.bfloat16
+
+
+def test_a_whole_model_on_disk_sees_the_image(arch, model, tmp_path):
+    model.save_pretrained(tmp_path / "whole", save_base=True)
+    offloaded = arch.model_class.from_pretrained(
+        tmp_path / "whole", device_map={"": "disk"}, offload_folder=tmp_path / "offload"
+    )
+    assert all(parameter.is_meta for parameter in offloaded.vision_tower.parameters())
+    with torch.no_grad():
+        assert_close(offloaded(**PROMPT).logits, model(**PROMPT).logits)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 import warnings
 
 import architectures
@@ -128,6 +129,43 @@ def test_a_folder_in_one_that_cannot_be_written_to_and_a_link(bases, arch, tmp_p
     arch.processor_class.from_pretrained(mounted)
 
 
+def test_links_in_a_strangers_checkpoint_move_and_overwrite_nothing(tmp_path):
+    outside, one, two = tmp_path / "outside", tmp_path / "one", tmp_path / "two"
+    put(outside, secret="kept")
+    one.mkdir()
+    (one / ".saved-abc").symlink_to(outside)
+    (one / ".saving-abc").symlink_to(outside)
+    (one / ".saved-file").write_text("")
+    assert not finish_save(one)
+    put(two / ".saved-q" / "data", secret="written")
+    (two / "data").symlink_to(outside)
+    with pytest.raises(ValueError, match="data is a link, through which a save could write anywhere; remove it"):
+        finish_save(two)
+    with pytest.raises(ValueError, match="data is a link"), one_save(two) as temporary:
+        put(temporary / "data", secret="written")
+    assert there(outside) == {"secret": "kept"}
+
+
+def test_processes_that_save_into_one_folder_leave_each_other_alone(tmp_path, monkeypatch):
+    made = one_save_module.tempfile.mkdtemp
+
+    def before_it_is_locked(**where):
+        folder = made(**where)
+        other = threading.Thread(target=finish_save, args=(tmp_path,))
+        other.start()
+        other.join(0.3)  # it waits for the folder's lock
+        assert os.path.isdir(folder)
+        waiting.append(other)
+        return folder
+
+    waiting = []
+    monkeypatch.setattr(one_save_module.tempfile, "mkdtemp", before_it_is_locked)
+    with one_save(tmp_path) as temporary:
+        waiting[0].join()
+        put(temporary, a="new")
+    assert there(tmp_path) == {"a": "new"}
+
+
 @architectures.each()
 def test_a_new_config_over_old_weights_is_refused(bases, arch, tmp_path):
     name, _, another = arch.setting
@@ -135,7 +173,7 @@ def test_a_new_config_over_old_weights_is_refused(bases, arch, tmp_path):
     model.save_pretrained(tmp_path / "old")
     other.save_pretrained(tmp_path / "new")
     shutil.copy(tmp_path / "new" / "config.json", tmp_path / "old")
-    with pytest.raises(ValueError, match=r"and the config\.json beside it are not of one save.*remove"):
+    with pytest.raises(ValueError, match=r"and the config\.json beside it come from different saves.*remove"):
         arch.model_class.from_pretrained(tmp_path / "old")
     path = tmp_path / "new" / "config.json"
     fields = json.loads(path.read_text())
@@ -145,7 +183,7 @@ def test_a_new_config_over_old_weights_is_refused(bases, arch, tmp_path):
     assert not hasattr(edited.config, "adapter_digest")
     weights = tmp_path / "new" / "model.safetensors"
     save_file({key: torch.zeros_like(x) for key, x in load_file(weights).items()}, weights, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="not of one save"):
+    with pytest.raises(ValueError, match="come from different saves"):
         arch.model_class.from_pretrained(tmp_path / "new")
     del fields["adapter_digest"]  # as earlier versions saved it
     path.write_text(json.dumps(fields))

@@ -1,5 +1,6 @@
 """PEFT around the whole model: ``get_peft_model``, its own files, merging, and what saving does afterwards."""
 
+import shutil
 import warnings
 
 import architectures
@@ -9,6 +10,7 @@ import torch
 from closeness import assert_close, assert_equal
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
 
 # PEFT 0.21 asks Transformers 5.23 for a property by its name before
 pytestmark = [
@@ -183,3 +185,22 @@ def test_peft_does_not_switch_off_the_shortcuts_lora(bases, arch, targets):
     merged = arch.build(bases, lora={"r": 4, "target_modules": ["q_proj"]}).merge_and_unload()
     wrapped = get_peft_model(merged, lora())
     assert step(wrapped) == {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+
+
+@architectures.each()
+@pytest.mark.parametrize("save_base", [False, True])
+def test_from_pretrained_loads_an_adapter_of_peft_with_its_model(bases, arch, tmp_path, save_base):
+    arch.build(bases).save_pretrained(tmp_path / "model", save_base=save_base)
+    wrapped = get_peft_model(arch.model_class.from_pretrained(tmp_path / "model"), lora())
+    wrapped.save_pretrained(tmp_path / "lora")
+    shutil.copytree(tmp_path / "model", tmp_path / "both")
+    shutil.copytree(tmp_path / "lora", tmp_path / "both", dirs_exist_ok=True)
+    for kind in (AutoModelForImageTextToText, arch.model_class):
+        for folder in ("lora", "both"):
+            loaded = kind.from_pretrained(tmp_path / folder)
+            assert type(loaded) is arch.model_class
+            assert_close(logits(loaded), logits(wrapped))
+    settings = tmp_path / "lora" / "adapter_config.json"
+    settings.write_text(settings.read_text().replace(str(tmp_path / "model"), ""))
+    with pytest.raises(ValueError, match="an adapter of PEFT that does not name its model: load the model first"):
+        arch.model_class.from_pretrained(tmp_path / "lora")

@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 from transformers import CLIPImageProcessor
+from transformers.utils import PaddingStrategy
 
 from adem_vl_hf import AdemVLProcessor
 
@@ -88,6 +89,29 @@ def test_padding_side(processor, padding_side):
     mask = processor(text=["a cat", "two birds flying"], padding_side=padding_side)["attention_mask"]
     assert mask[0].tolist() == sorted(mask[0].tolist(), reverse=padding_side == "right")
     assert not mask[0].all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"padding": "max_lenght"},
+            "^padding is 'max_lenght'; did you mean 'max_length'. Known are True, False, 'longest",
+        ),
+        (
+            {"text_kwargs": {"padding": 3}},
+            "^padding is 3. Known are True, False, 'longest', 'max_length', 'do_not_pad'$",
+        ),
+        ({"padding_side": "lfet"}, "^padding_side is 'lfet'; did you mean 'left'. Known are 'left', 'right'$"),
+        ({"padding": "max_length"}, "^padding='max_length' lacks the length to pad to; give max_length, too"),
+    ],
+)
+def test_a_wrong_padding_is_refused(processor, given, message):
+    with pytest.raises(ValueError, match=message):
+        processor(text="a cat", **given)
+    for padding in (True, False, None, "longest", "do_not_pad", PaddingStrategy.LONGEST):
+        assert processor(text="a cat", padding=padding, padding_side=None)["attention_mask"].all()
+    assert processor(text="a cat", padding=PaddingStrategy.MAX_LENGTH, max_length=30)["input_ids"].shape[1] == 30
 
 
 def test_without_a_tokenizer_there_is_no_processor():

@@ -92,3 +92,22 @@ def test_variants_which_nothing_reads_are_not_written(bases, arch, tmp_path, sav
     with pytest.raises(ValueError, match="no use for variant='fp16', .* a folder of its own"):
         arch.build(bases).save_pretrained(tmp_path / "new", variant="fp16", save_base=save_base)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_process_that_is_not_the_main_one_writes_nothing(bases, arch, tmp_path):
+    """As accelerate's examples call it in each process."""
+    model = arch.build(bases)
+    model.save_pretrained(tmp_path / "out", is_main_process=False, save_function=lambda *args, **kwargs: None)
+    assert not (tmp_path / "out").exists()
+    model.save_pretrained(tmp_path / "out", is_main_process=True)
+    assert_equal(load_file(tmp_path / "out" / "model.safetensors"), model.adapter_state_dict())
+
+
+def test_what_from_pretrained_would_not_read_is_not_written(bases, arch, tmp_path):
+    model = arch.build(bases)
+    with pytest.raises(ValueError, match="safe_serialization=False would write a pickle"):
+        model.save_pretrained(tmp_path / "out", safe_serialization=False)
+    model._hf_peft_config_loaded = True  # as after model.add_adapter
+    with pytest.raises(ValueError, match="was added to a model that is in no checkpoint yet.*: save the model first"):
+        model.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

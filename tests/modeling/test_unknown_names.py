@@ -227,6 +227,12 @@ def test_pipelines_pass_arguments_and_overrides(arch, saved):
         pipeline("image-text-to-text", model=str(saved), model_kwargs={"load_in_4bit": True})
 
 
+def test_a_processor_takes_no_name_that_it_does_not_know(bases, arch, model):
+    processor = arch.processor(bases, model)
+    with pytest.raises(TypeError, match="image_toknes"):
+        arch.processor_class(processor.image_processor, processor.tokenizer, image_toknes=9)
+
+
 def test_one_dtype_under_two_names(bases, arch, saved, whole):
     two = str(bases / "llama"), str(bases / "clip")
     for load in (

@@ -3,6 +3,7 @@
 import re
 import socket
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from films import write_mp4
 from PIL import Image
 
 from adem_vl_hf.data.media import ImageError, open_video, sample_frames, save_gif
+from adem_vl_hf.modeling import video_files
 
 GREYS = [0, 50, 100, 150, 200, 250]
 
@@ -117,6 +119,77 @@ def test_a_video_held_upright_is_read_upright(tmp_path):
     assert frame.getpixel((16, 54))[0] < 50
 
 
+def write_to_a_pipe(path, images):
+    """Write a film into something that cannot seek, so that its header knows nothing of its length."""
+    av = pytest.importorskip("av")
+
+    class Pipe:
+        def __init__(self, file):
+            self.write = file.write
+
+    with path.open("wb") as file, av.open(Pipe(file), "w", format={".mkv": "matroska"}.get(path.suffix, "avi")) as film:
+        stream = film.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = *images[0].size, "yuv420p"
+        for image in images:
+            film.mux(stream.encode(av.VideoFrame.from_image(image)))
+        film.mux(stream.encode())
+
+
+def test_a_header_that_is_wrong_about_the_number_of_frames(tmp_path):
+    """The AVI says that it has 2**30."""
+    for name in ("a.avi", "a.mkv"):
+        write_to_a_pipe(tmp_path / name, frames(size=(64, 32)))
+        assert len(open_video(tmp_path / name)) == 6
+        assert len(open_video(tmp_path / name, number=2)) == 2
+
+
+def test_what_would_take_hours_to_decode_is_refused(tmp_path, monkeypatch):
+    write_mp4(tmp_path / "a b.mp4", frames(size=(64, 32)))
+    write_to_a_pipe(tmp_path / "a.mkv", frames(size=(64, 32)))
+    monkeypatch.setattr(video_files, "MOST_DECODED", 64 * 32 * 7)  # with the packet that ends a stream
+    for name in ("a b.mp4", "a.mkv"):
+        assert len(open_video(tmp_path / name, number=2)) == 2
+    monkeypatch.setattr(video_files, "MOST_DECODED", 64 * 32 * 4)
+    remedy = r"cut it or scale it down \(ffmpeg -i 'a b\.mp4' -t 60 .*\), or raise MOST_DECODED in adem_vl_hf"
+    for name, message in (
+        ("a b.mp4", f"6 frames with 12,288 pixels are more than the 8,192 that are decoded of a video; {remedy}"),
+        ("a.mkv", "5 frames with 10,240 pixels are more than the 8,192"),
+    ):
+        with pytest.raises(ImageError, match=rf"{name}: {message}"):
+            open_video(tmp_path / name, number=2)
+
+
+def test_what_is_cut_off_a_frame_counts_as_decoded(tmp_path, monkeypatch):
+    """Each frame says that all but 16 x 16 of its 512 x 512 pixels are not to be shown."""
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "whole.ts"), "w") as film:
+        stream = film.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 512, 512, "yuv420p"
+        for image in frames(size=(512, 512)):
+            film.mux(stream.encode(av.VideoFrame.from_image(image)))
+        film.mux(stream.encode())
+    with av.open(str(tmp_path / "whole.ts")) as whole, av.open(str(tmp_path / "cut.ts"), "w") as cut:
+        read, written = whole.streams.video[0], cut.add_stream_from_template(whole.streams.video[0])
+        crop = av.bitstream.BitStreamFilterContext("h264_metadata=crop_right=496:crop_bottom=496", read, written)
+        for packet in whole.demux(read):
+            for filtered in crop.filter(packet) if packet.dts is not None else []:
+                filtered.stream = written
+                cut.mux(filtered)
+    assert [frame.size for frame in open_video(tmp_path / "cut.ts")] == [(16, 16)] * 6
+    monkeypatch.setattr(video_files, "MOST_DECODED", 512 * 512 * 4)
+    with pytest.raises(ImageError, match=r"cut\.ts: 5 frames with 1,310,720 pixels"):
+        open_video(tmp_path / "cut.ts", number=2)
+
+
+def test_decoding_ends_at_the_deadline(tmp_path):
+    save_gif(frames(), tmp_path / "a.gif")
+    write_mp4(tmp_path / "a.mp4", frames(size=(64, 32)))
+    for name, remedy in (("a.gif", "scale it down, or turn it into a video file"), ("a.mp4", r"cut it or scale it .*")):
+        assert len(open_video(tmp_path / name, 2, deadline=time.monotonic() + 100)) == 2
+        with pytest.raises(ImageError, match=rf"{name}: takes too long to decode; {remedy}$"):
+            open_video(tmp_path / name, 2, deadline=time.monotonic())
+
+
 def test_without_pyav_the_remedies_are_named(tmp_path, monkeypatch):
     import sys
 
@@ -132,11 +205,11 @@ def test_unusable_sources_name_the_culprit_and_the_remedy(tmp_path):
     (tmp_path / "text.xyz").write_text("no video at all")
     mixed = [frames([1])[0], frames([2], size=(8, 8))[0]]
     for source, message in (
-        (empty, "empty: no pictures in this folder; put the frames there as frame-0001.png"),
+        (empty, "empty: no images in this folder; put the frames there as frame-0001.png"),
         (tmp_path / "none.gif", r"none\.gif: no such image file"),
         (tmp_path / "none.mp4", r"none\.mp4: no such image file"),
         ("https://example.org/a.gif", r"https://example\.org/a\.gif: a URL; download it first"),
-        (tmp_path / "text.xyz", r"text\.xyz: neither a picture .* nor a video file by its ending .*; rename it"),
+        (tmp_path / "text.xyz", r"text\.xyz: neither an image .* nor a video file by its ending .*; rename it"),
         ("https://example.org/a.mp4", r"https://example\.org/a\.mp4: a URL; download it first"),
         ([], "the list of frames: no frames; give at least one"),
         (mixed, "frame 1 is 8 x 8 pixels, the first 32 x 16; scale or crop"),

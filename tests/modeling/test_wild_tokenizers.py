@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from closeness import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adem_vl_hf.data.collator import AdemVLCollator
@@ -44,6 +45,19 @@ def test_tokens_without_an_embedding_do_no_harm(tmp_path, added):
     processor.save_pretrained(tmp_path / "saved")
     again = AdemVLCollator(type(processor).from_pretrained(tmp_path / "saved"))(ROWS)
     assert torch.equal(again["input_ids"], batch["input_ids"])
+
+
+def test_padding_that_is_also_the_image_token_takes_no_image(tmp_path):
+    words = tiny.tokenizer()
+    words.pad_token = "<unk>"  # as Vicuna's, whose only spare token it is
+    model, processor = built(tmp_path, words)
+    processor = type(processor)(processor.image_processor, words, image_token="<unk>")
+    model.config.image_token_id = processor.image_token_id
+    assert processor.pad_token_id != processor.image_token_id
+    both = processor(images=[tiny.picture(0), tiny.picture(1)], text=["a", "a photo of a cat and a cat"])
+    alone = processor(images=tiny.picture(0), text="a")
+    with torch.no_grad():
+        assert_close(model(**both).logits[:1, -1], model(**alone).logits[:, -1])
 
 
 def test_an_end_of_sequence_without_an_embedding_is_refused_when_the_model_is_built(tmp_path):

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from training_runs import picture_folder, processor_of, samples
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
+from adem_vl_hf import training_fields
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.training import build_trainer, training_arguments
@@ -31,7 +32,8 @@ REFUSED = {
 }
 # these versions ask for the package of Liger's kernels before a callback is called
 OLDER = Version(transformers.__version__) < Version("5.1")
-OF_SOME = {"debug", "activation_offloading"}  # of EVLM alone; of TRL's SFTConfig
+# of EVLM alone; of TRL's SFTConfig; of Transformers 4
+OF_SOME = {"debug", "activation_offloading", "save_safetensors"}
 
 
 def test_every_refusal_is_tested():
@@ -86,6 +88,18 @@ def test_activation_offloading_needs_a_gpu():
     with pytest.raises(ValueError, match="^activation_offloading: "):
         refuse({"activation_offloading": True, "use_cpu": True})
     refuse({"activation_offloading": False, "use_cpu": True})
+
+
+@pytest.mark.core
+def test_what_transformers_4_would_do_wrong_is_refused_there():
+    smoothed = {"label_smoothing_factor": 0.1, "gradient_accumulation_steps": 2}
+    if training_fields.BEFORE_5:
+        with pytest.raises(ValueError, match="^label_smoothing_factor: .*adds up the losses of the parts of a batch"):
+            refuse(smoothed)
+    else:
+        refuse(smoothed)
+    with pytest.raises(ValueError, match="^save_safetensors: its checkpoints would be pickles"):
+        refuse({"save_safetensors": False})
 
 
 def test_other_models_are_left_alone(tmp_path):

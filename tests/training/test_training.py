@@ -32,6 +32,14 @@ def test_the_defaults_are_the_papers(tmp_path):
     assert (own.learning_rate, own.weight_decay, own.warmup_steps, own.max_steps) == (1e-3, 0.5, 5, 50)
 
 
+def test_fields_under_two_names_have_one_value(tmp_path):
+    for field, own in (("per_device_train_batch_size", "batch_size"), ("num_train_epochs", "epochs")):
+        with pytest.raises(ValueError, match=f"^{field}: give {own}, from which the warm-up and the learning rate"):
+            training_arguments(tmp_path, samples=1000, use_cpu=True, **{field: 8})
+    half = training_arguments(tmp_path, samples=1000, max_steps=100, warmup_ratio=0.5, use_cpu=True)
+    assert half.get_warmup_steps(100) == 50
+
+
 @pytest.mark.parametrize(("steps", "between"), [(5, 20), (75, 20), (400, 40), (100_000, 500)])
 def test_a_tenth_of_a_run_is_lost_at_most(tmp_path, steps, between):
     assert training_arguments(tmp_path, samples=None, max_steps=steps, use_cpu=True).save_steps == between

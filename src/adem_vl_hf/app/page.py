@@ -26,6 +26,7 @@ from .uploads import FRAMES, MEGABYTES, PIXELS, SUFFIXES, open_files
 EXAMPLES = Path(__file__).parent / "examples"
 IN_CHAT = 32  # images and frames of one chat
 TEXT = 2000  # characters of one turn
+AT_ONCE = 4  # requests whose files are opened, so that a film that takes long keeps nobody waiting
 WAITING = 32  # requests in the queue
 KEPT = 3600  # seconds that uploads and chats are kept after they were used last
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
@@ -110,8 +111,8 @@ def build_page(answers: Answers, title: str, note: str | None = None) -> Any:
                 gradio.Markdown("## Where it looks")
                 ask_where = gradio.Button("Show where the last answer comes from", elem_id="ask-where")
                 where = gradio.HTML(NOTHING_YET, elem_id="where")
-        # one request at a time reaches the model; the others wait in the queue
-        turn_by_turn: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
+        # a few at a time open their files, and Answers lets one at a time reach the model; others wait in the queue
+        few: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "model", "api_visibility": "private"}
         private: dict[str, Any] = {"queue": False, "api_visibility": "private"}
 
         def answer(said: dict[str, Any], shot: str | None, chat: list[Any], turns: list[Turn], as_chat: bool) -> Any:
@@ -120,8 +121,8 @@ def build_page(answers: Answers, title: str, note: str | None = None) -> Any:
         def show_where(turns: list[Turn]) -> str:
             return _where(answers, turns)
 
-        box.submit(answer, [box, camera, chat, turns, as_chat], [chat, turns, box, camera, where], **turn_by_turn)
-        ask_where.click(show_where, turns, where, **turn_by_turn)
+        box.submit(answer, [box, camera, chat, turns, as_chat], [chat, turns, box, camera, where], **few)
+        ask_where.click(show_where, turns, where, **few)
         clear.click(lambda: ([], [], NOTHING_YET), None, [chat, turns, where], **private)
     return page
 

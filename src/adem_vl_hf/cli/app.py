@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from .arguments import check_address, port, positive
 from .checkpoint import ONLY_PICTOGRAMS, add_checkpoint, check_checkpoint, load, say_what_ships
 
-TEXT = "Serve a web page on this machine: chat about pictures and videos, and see where the words come from."
+TEXT = "Serve a web page on this machine: chat about images and videos, and see where the words come from."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add_checkpoint(parser)
     parser.add_argument("--host", default="127.0.0.1",
-                        help="address to listen at (default: 127.0.0.1, this machine alone; whoever reaches another "
-                             "address may use the page)")  # fmt: skip
+                        help="address to listen at (default: 127.0.0.1, this machine alone); with another address, "
+                             "everybody who can reach it can use the page")  # fmt: skip
     parser.add_argument("--port", type=port, default=7860, help="default: %(default)s")
     parser.add_argument("--max-new-tokens", type=positive, default=128)
 

@@ -151,9 +151,9 @@ def add_bases(parser: argparse.ArgumentParser, required: bool) -> None:
         note = "" if required else f" (default: {default})"
         parser.add_argument(flag, required=required, help="Hub id or folder" + note)
     parser.add_argument("--language-model-revision", help="commit, tag or branch of the language model")
-    parser.add_argument("--language-model-subfolder", help="the folder inside that holds the language model")
+    parser.add_argument("--language-model-subfolder", help="subfolder of the repository that holds the language model")
     parser.add_argument("--vision-tower-revision", help="commit, tag or branch of the tower")
-    parser.add_argument("--vision-tower-subfolder", help="the folder inside that holds the tower")
+    parser.add_argument("--vision-tower-subfolder", help="subfolder of the repository that holds the vision tower")
 
 
 def add_bits(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +165,7 @@ def add_bits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     for bits in (4, 8):
         group.add_argument(f"--load-in-{bits}bit", dest="bits", action="store_const", const=bits,
-                           help=f"the language model in {bits} bits, by bitsandbytes")  # fmt: skip
+                           help=f"load the language model in {bits} bits (bitsandbytes)")  # fmt: skip
 
 
 def add_scienceqa(parser: argparse.ArgumentParser) -> None:
@@ -175,9 +175,9 @@ def add_scienceqa(parser: argparse.ArgumentParser) -> None:
         parser (argparse.ArgumentParser): The parser of the command.
     """
     parser.add_argument("--prompt-format", default="CQM-A",
-                        help="of ScienceQA: CQM or QCM, a dash, A, AL, AE, ALE, AEL, LA, EA, LEA or ELA; the authors "
+                        help="ScienceQA only: CQM or QCM, a dash, A, AL, AE, ALE, AEL, LA, EA, LEA or ELA; the authors "
                              "train with CQM-A and evaluate with QCM-A and --use-captions")  # fmt: skip
-    parser.add_argument("--use-captions", action="store_true", help="of ScienceQA: captions.json adds to the context")
+    parser.add_argument("--use-captions", action="store_true", help="ScienceQA only: add captions.json to the context")
 
 
 def check_there(what: str, name: str | Path | None) -> None:

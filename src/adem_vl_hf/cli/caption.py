@@ -8,9 +8,9 @@ from typing import Any
 from ..terminal import say
 from .arguments import Several, check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
-from .pictures import open_pictures
+from .images import open_images
 
-TEXT = "Describe pictures or videos, or answer a question about them, with a trained adapter."
+TEXT = "Describe images or videos, or answer a question about them, with a trained adapter."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser (argparse.ArgumentParser): The parser of the command.
     """
-    parser.add_argument("images", nargs="*", help="picture files")
+    parser.add_argument("images", nargs="*", help="image files")
     parser.add_argument("--video", nargs="+", action=Several, default=[], metavar="FILE",
-                        help="videos: animated pictures, folders of frames, with PyAV also films")  # fmt: skip
-    parser.add_argument("--frames", type=positive, default=8, help="frames of each video that are looked at")
+                        help="videos: animated images, folders of frames, and, with PyAV, video files")  # fmt: skip
+    parser.add_argument("--frames", type=positive, default=8, help="number of frames to take from each video")
     add_checkpoint(parser)
     parser.add_argument(
         "--prompt", help='what to continue, e.g. "How many foxes are there?"; default: what it was trained with'
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="ask --prompt as a turn of a chat, as conversations are trained")  # fmt: skip
     parser.add_argument("--max-new-tokens", type=positive, default=32)
     parser.add_argument("--num-beams", type=positive, default=1)
-    parser.add_argument("--json", action="store_true", help="one JSON object per picture")
+    parser.add_argument("--json", action="store_true", help="one JSON object per image")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -46,7 +46,7 @@ def check(args: argparse.Namespace) -> None:
     if args.chat and args.prompt is None:
         raise ValueError("--chat needs --prompt, what the user says")
     if not args.images and not args.video:
-        raise ValueError("nothing to describe: name picture files, or videos after --video")
+        raise ValueError("nothing to describe: name image files, or videos after --video")
     for kind, paths in (("image", args.images), ("video", args.video)):
         for path in paths:
             check_there(f"the {kind}", Path(path))
@@ -60,16 +60,17 @@ def run(args: argparse.Namespace) -> None:
         args (argparse.Namespace): The parsed arguments.
     """
     from ..data.media import open_video
-    from ..evaluation.predict import generate_texts
     from ..modeling.images import IMAGE_MARK
     from ..modeling.videos import VIDEO_MARK
 
     # before the model loads: a damaged file should fail at once
-    images = open_pictures("caption", args.images, "give it after --video for all of them")
+    images = open_images("caption", args.images, "give it after --video for all of them")
     opened: list[tuple[str, str, dict[str, Any]]] = [
         *(("image", path, {"images": [image]}) for path, image in zip(args.images, images, strict=True)),
         *(("video", path, {"videos": [open_video(path, args.frames)]}) for path in args.video),
     ]
+    from ..evaluation.predict import generate_texts  # which imports all that a model needs
+
     say_what_ships(args)
     model, processor = load(args)
     prompt = processor.default_prompt if args.prompt is None else args.prompt

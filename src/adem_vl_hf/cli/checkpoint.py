@@ -33,7 +33,7 @@ def add_moved_bases(parser: argparse.ArgumentParser) -> None:
         parser (argparse.ArgumentParser): The parser of the command.
     """
     for flag, base in BASES.items():
-        parser.add_argument(flag, help=f"where its {base} is, a folder or Hub id, if not where its config.json says")
+        parser.add_argument(flag, help=f"folder or Hub id of the {base}, if it differs from the one in config.json")
 
 
 def check_checkpoint(args: argparse.Namespace) -> None:

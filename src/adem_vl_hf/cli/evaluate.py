@@ -28,15 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--task", help=", ".join(TASKS))
     what.add_argument("--harness", choices=("lmms-eval",), help="run --tasks of this harness instead")
     parser.add_argument("--tasks", nargs="+", action=Several, default=[], metavar="NAME",
-                        help="of the harness: gqa, mmbench_en_dev, ...")  # fmt: skip
+                        help="tasks of the harness, such as gqa or mmbench_en_dev")  # fmt: skip
     parser.add_argument("--include-path", type=Path,
                         help="a folder with further tasks of the harness, as YAML files")  # fmt: skip
-    parser.add_argument("--predictions", type=Path, help="score these instead of making them")
+    parser.add_argument("--predictions", type=Path, help="score this file of predictions; generate none")
     parser.add_argument("--problems", type=Path, help="ScienceQA's problems.json, for the columns of its table")
     add_checkpoint(parser)
-    parser.add_argument("--data", "--data-dir", dest="data", help="to predict on, for tasks without data of their own")
+    parser.add_argument("--data", "--data-dir", dest="data", help="data to evaluate on, unless the task brings its own")
     add_columns(parser)
-    parser.add_argument("--split", help=f"of data that have splits (default: {SPLIT})")
+    parser.add_argument("--split", help=f"the split to use, if the data have splits (default: {SPLIT})")
     add_scienceqa(parser)
     parser.add_argument(
         "--size", type=positive, help="number of test samples of the OpenMoji data sets, or of images of easy-vqa"
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         choices=("true", "shuffled", "none", "shuffled_frames", "swapped_images"),
                         help="true, or as controls: another sample's image, none, the sample's frames or images in "
                              "another order")  # fmt: skip
-    parser.add_argument("--output", type=Path, help="where predictions go, JSON lines (default: they are not kept)")
+    parser.add_argument("--output", type=Path, help="file for the predictions, as JSON Lines (default: not saved)")
     parser.add_argument("--result-files", type=Path, metavar="DIR",
                         help="of mme: write the official result files, too")  # fmt: skip
     parser.add_argument("--batch-size", type=positive, default=32)

@@ -6,7 +6,7 @@ import json
 from ..terminal import printable, say
 from .checkpoint import DEFAULT, add_moved_bases, check_checkpoint, moved_bases
 
-TEXT = "Show what a checkpoint is: its frozen models, its settings, how many numbers were trained."
+TEXT = "Show the frozen models, the settings and the number of trainable parameters of a checkpoint."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

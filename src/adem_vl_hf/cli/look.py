@@ -7,9 +7,9 @@ from typing import Any
 from ..terminal import say
 from .arguments import check_output, check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
-from .pictures import open_pictures
+from .images import open_images
 
-TEXT = "Write a page that shows, word by word, where in a picture the answer of a trained adapter comes from."
+TEXT = "Write a page that shows, word by word, where in an image the answer of a trained adapter comes from."
 PAGES = (".html", ".htm")  # what a page may replace
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser (argparse.ArgumentParser): The parser of the command.
     """
-    parser.add_argument("images", nargs="+", help="picture files, which one text is about")
+    parser.add_argument("images", nargs="+", help="image files; one prompt covers all of them")
     add_checkpoint(parser)
     parser.add_argument("--prompt", help="what to continue; default: what it was trained with")
     parser.add_argument("--chat", action="store_true",
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     from ..modeling.images import IMAGE_MARK
 
     # before the model loads: a damaged file should fail at once
-    images = open_pictures("look", args.images, "save another one as PNG to look at it")
+    images = open_images("look", args.images, "save another one as PNG to look at it")
     say_what_ships(args)
     model, processor = load(args, with_gradients=True)
     prompt = processor.default_prompt if args.prompt is None else args.prompt

@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser (argparse.ArgumentParser): The parser of the command.
     """
     parser.add_argument("checkpoint", type=Path, help="folder of a checkpoint")
-    parser.add_argument("repo_id", help="you/name; it is made if there is none")
+    parser.add_argument("repo_id", help="you/name; created if it does not exist")
     add_moved_bases(parser)
-    parser.add_argument("--private", action="store_true", help="a repository that is made is private")
+    parser.add_argument("--private", action="store_true", help="make the repository private if it is created")
     parser.add_argument("--revision", help="branch to commit to (default: main)")
     parser.add_argument("--samples", action="store_true",
                         help="publish six of the report's sample answers in the card, with their images")  # fmt: skip

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from .arguments import check_address, port
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
 
-TEXT = "Serve a trained adapter over HTTP, with OpenAI's chat completions, by the server of Transformers."
+TEXT = "Serve a trained adapter with OpenAI's chat completions API, on the server of Transformers."
 NEEDED = ("fastapi", "uvicorn", "openai")
 SHIPPED = "adem-vl-openmoji"  # how requests name the adapter that ships with the package
 

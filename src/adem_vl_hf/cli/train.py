@@ -28,7 +28,7 @@ from .checkpoint import moved_bases
 from .config_flags import add_config_flags, config_fields
 from .output_folder import DATA_FILE, check_output_folder, remove_run
 
-TEXT = "Train a small adapter so that a language model you have understands images."
+TEXT = "Train a small adapter that adds image input to a language model."
 ANSWER_LENGTH = 32  # tokens of an answer to a held-out sample
 # fields of TrainingArguments that have a flag of their own; the flag also sets fields that depend on them
 FLAG_OF_FIELD = {
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "the scores of --eval-task, e.g. caption_exact_match")  # fmt: skip
     parser.add_argument("--patience", type=positive, metavar="N",
                         help="stop after N evaluations that are not better by --best")  # fmt: skip
-    parser.add_argument("--image-folder", help="where the conversations' pictures are")
+    parser.add_argument("--image-folder", help="folder that the image names of conversations are relative to")
     parser.add_argument("--each-turn-alone", action="store_true",
                         help="train each turn of a conversation alone, as ADEM-VL's authors do")  # fmt: skip
     add_scienceqa(parser)
@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     again.add_argument(
-        "--overwrite", action="store_true", help="delete the run that the output folder holds, and begin anew"
+        "--overwrite", action="store_true", help="delete the run in the output folder and start from the beginning"
     )
     parser.add_argument("--report-to", nargs="+", action=Several, metavar="NAME",
                         help="where metrics go besides log.jsonl: tensorboard, wandb, trackio, ...")  # fmt: skip
@@ -132,6 +132,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--best {args.best} needs --eval-task, which computes it; without, only loss is known")
     if args.weights and (len(args.weights) != len(args.data) or min(args.weights) <= 0):
         raise ValueError(f"--weights {args.weights}: give a number above 0 for each of --data {' '.join(args.data)}")
+    if args.train_size and not {*args.data, *args.eval_data} & {*NAMED}:
+        raise ValueError(f"--train-size is for {', '.join(NAMED)}, and other data are taken whole; leave it out")
     if args.streaming and args.max_steps <= 0:
         raise ValueError("--streaming needs --max-steps: a stream has no length, so that nobody knows its epochs")
     check_adapter("--from-checkpoint", args.from_checkpoint)
@@ -170,8 +172,6 @@ def run(args: argparse.Namespace) -> None:
     _check_report_to(args.report_to or ())
     refuse(fields_set, None if args.from_checkpoint else args.model)
     dataset, held_out = _data(args)
-    if held_out is not None and not args.eval_task:  # whose references are read below
-        _read_all(held_out)
     set_seed(args.seed)
     model, processor = _model(args)
     if args.cache_features:
@@ -264,7 +264,12 @@ def _data(args: argparse.Namespace) -> tuple[Any, Any]:
     options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns), args.each_turn_alone)
     stream = {"streaming": args.streaming, "shuffle_buffer": args.shuffle_buffer}
     parts = [open_dataset(name, "train", args.train_size, args.seed, *options, **stream) for name in args.data]
-    held_out = [open_dataset(name, "train", args.train_size, args.seed, *options) for name in args.eval_data]
+    held_out = [  # of data that are drawn, or that are trained on as well, another split
+        open_dataset(name, "test" if name in (*NAMED, *args.data) else "train", args.train_size, args.seed, *options)
+        for name in args.eval_data
+    ]
+    for part in held_out:
+        _read_all(part)
     if args.eval_task:  # each turn is asked
         held_out = [EachTurn(part, "history") if hasattr(part, "number_of_turns") else part for part in held_out]
     return mix(parts, args.weights, args.seed), mix(held_out) if held_out else None
@@ -274,8 +279,11 @@ def _read_all(held_out: Any) -> None:
     """Read the held-out data once, so that a broken image is found now and not after hours, at the first evaluation."""
     from tqdm import tqdm
 
+    from ..data.sample import images_of, opened
+
     for index in tqdm(range(len(held_out)), "reading --eval-data", delay=2):
-        held_out[index]
+        sample = held_out[index]
+        opened(images_of(sample), sample["id"])
 
 
 def _model(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -287,16 +295,20 @@ def _model(args: argparse.Namespace) -> tuple[Any, Any]:
     setting |= {"dtype": args.dtype} if args.dtype else {}
     setting |= {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     setting |= loading_arguments(args.bits, setting["dtype"])
-    if args.from_checkpoint:
-        return load_checkpoint(args.from_checkpoint, **moved_bases(args), **setting)
+    places = {
+        "text_model_revision": args.language_model_revision,
+        "text_model_subfolder": args.language_model_subfolder,
+        "vision_model_revision": args.vision_tower_revision,
+        "vision_model_subfolder": args.vision_tower_subfolder,
+    }
+    if args.from_checkpoint:  # whose configuration has places of its own
+        given = {field: place for field, place in places.items() if place is not None}
+        return load_checkpoint(args.from_checkpoint, **moved_bases(args), **given, **setting)
     return build_model(
         args.language_model or "embedded",
         args.vision_tower or _tower_for(args.data),
         args.model,
-        text_model_revision=args.language_model_revision,
-        text_model_subfolder=args.language_model_subfolder,
-        vision_model_revision=args.vision_tower_revision,
-        vision_model_subfolder=args.vision_tower_subfolder,
+        **places,
         **setting,
         **config_fields(args, args.model),
     )
@@ -312,7 +324,7 @@ def _metrics(args: argparse.Namespace, processor: Any, held_out: Any) -> Any:
         return None
     from ..evaluation.in_training import answer_metrics, metric_names
 
-    if args.best not in (None, "loss", *(known := metric_names(held_out, args.eval_task))):
+    if args.best not in (None, "loss") and args.best not in (known := metric_names(held_out, args.eval_task)):
         raise ValueError(f"--best {args.best}: --eval-task {args.eval_task} has loss, {', '.join(known)}")
     return answer_metrics(processor, held_out, args.eval_task)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..embedded.from_wheel import locked, remove_leftovers
 from ..files import cache_folder
 from ..wheels import Wheel, download
 from .sample import Question, Sample
@@ -133,7 +134,8 @@ def easy_vqa_wheel(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     kept = cache / f"{PACKAGE.package.replace('==', '-')}.whl"
     if not PACKAGE.is_whole(kept):
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="easy-vqa.", suffix=".tmp", dir=cache) as work:
+        remove_leftovers(cache, "easy-vqa")
+        with tempfile.TemporaryDirectory(prefix="easy-vqa.", suffix=".tmp", dir=cache) as work, locked(Path(work)):
             os.replace(download(PACKAGE, Path(work)), kept)
     return kept
 

@@ -68,7 +68,15 @@ class Alpaca(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         position, instruction, output = self._rows[index]
-        return _sample(f"alpaca/{position}", None, instruction, output)
+        prompt = INSTRUCTION_PROMPT.format(instruction=instruction)
+        return Sample(
+            id=f"alpaca/{position}",
+            image=None,
+            prompt=prompt,
+            answer=continuation(prompt, output),
+            references=[output],
+            kind="instruction",
+        )
 
 
 class Conversations(Dataset[Sample]):
@@ -167,19 +175,6 @@ def _without_marks(entry: dict[str, Any]) -> dict[str, Any]:
                 for turn in entry[column]
             ]
     return entry | cleaned
-
-
-def _sample(name: str, image: Path | None, instruction: str, reply: str) -> Sample:
-    """Make a sample of an instruction and the reply to it."""
-    prompt = INSTRUCTION_PROMPT.format(instruction=instruction)
-    return Sample(
-        id=name,
-        image=None if image is None else open_image(image),
-        prompt=prompt,
-        answer=continuation(prompt, reply),
-        references=[reply],
-        kind="instruction",
-    )
 
 
 def _text(entry: dict[str, Any], key: str, where: str) -> str:

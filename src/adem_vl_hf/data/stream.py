@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,10 +142,11 @@ class MixedStream(IterableDataset[Sample]):
     def __init__(self, streams: Sequence[Stream], weights: Sequence[float], seed: int = 0) -> None:
         self.streams, self.weights, self.seed = list(streams), list(weights), seed
         self._first = 0
+        self._counted: Any = None  # up to which sample choices were counted, what goes on from there, and the counts
 
     def __iter__(self) -> Iterator[Sample]:
         iterators = [iter(stream) for stream in self.streams]
-        for chosen in itertools.islice(self._choices(), self._first, None):
+        for chosen in itertools.islice(self._choices(random.Random(self.seed)), self._first, None):
             sample = next(iterators[chosen], None)
             if sample is None:  # in a worker that has none of its shards
                 raise ValueError(
@@ -153,9 +155,9 @@ class MixedStream(IterableDataset[Sample]):
                 )
             yield sample
 
-    def _choices(self) -> Iterator[int]:
-        """Yield the stream of each sample from the first on."""
-        rng, positions = random.Random(self.seed), range(len(self.streams))
+    def _choices(self, rng: random.Random) -> Iterator[int]:
+        """Yield the stream of each sample, from where the generator stands."""
+        positions = range(len(self.streams))
         while True:
             yield rng.choices(positions, self.weights)[0]
 
@@ -180,8 +182,12 @@ class MixedStream(IterableDataset[Sample]):
         Raises:
             ValueError: As ``Stream.state_dict``.
         """
-        chosen = list(itertools.islice(self._choices(), sample))
-        states = [stream.state_dict(chosen.count(index)) for index, stream in enumerate(self.streams)]
+        if self._counted is None or self._counted[0] > sample:
+            self._counted = (0, random.Random(self.seed), Counter())
+        before, rng, taken = self._counted
+        taken.update(itertools.islice(self._choices(rng), sample - before))
+        self._counted = (sample, rng, taken)
+        states = [stream.state_dict(taken[index]) for index, stream in enumerate(self.streams)]
         return {"sample": sample, "streams": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

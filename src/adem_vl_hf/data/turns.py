@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 from torch.utils.data import Dataset
 
 from ..modeling.chat_rows import INSTRUCTION_PROMPT
-from .sample import Chat, Sample, continuation, without_marks
+from .sample import IMAGE_MARK, VIDEO_MARK, Chat, Sample, continuation, without_marks
 from .stream import Stream
 from .stream_notes import StreamNotes
 
@@ -169,7 +169,7 @@ def each_turn(sample: Sample, context: Context = "none") -> list[Sample]:
         for place in places:
             answer = messages[place]["content"]
             if context == "history":
-                asked: dict[str, Any] = {"messages": messages[:place], "answer": answer}
+                asked: dict[str, Any] = {"messages": messages[:place], "answer": answer, **_shown_before(sample, place)}
                 asked["prompt"] = next((t["content"] for t in messages[:place][::-1] if t["role"] == "user"), "")
             else:
                 prompt = _instruction(sample["id"], messages, place)
@@ -178,6 +178,19 @@ def each_turn(sample: Sample, context: Context = "none") -> list[Sample]:
     else:
         return [sample]
     return [{**rest, **one, "id": f"{sample['id']}/{number}"} for number, one in enumerate(found)]  # type: ignore[typeddict-item]
+
+
+def _shown_before(sample: Sample, place: int) -> dict[str, Any]:
+    """Leave out what later turns show. A chat without marks shows everything before its first turn."""
+    contents = [turn["content"] for turn in sample["messages"]]
+    whole, before = "".join(contents), "".join(contents[:place])
+    found: dict[str, Any] = {}
+    if sample.get("images") is not None and IMAGE_MARK in whole:
+        found["images"] = sample["images"][: before.count(IMAGE_MARK)] or None
+    for field, mark in (("image", IMAGE_MARK), ("video", VIDEO_MARK)):
+        if sample.get(field) is not None and mark in whole and mark not in before:
+            found[field] = None
+    return found
 
 
 def _instruction(name: str, messages: Chat, place: int) -> str:

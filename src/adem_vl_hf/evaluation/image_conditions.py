@@ -13,11 +13,11 @@ from ..data.sample import Sample, Shown, images_of
 ImageCondition = Literal["true", "shuffled", "none", "shuffled_frames", "swapped_images"]
 # the words for each condition in tables and on pages
 CONDITION_LABELS: dict[str, str] = {
-    "true": "own picture",
-    "shuffled": "another picture",
-    "none": "no picture",
+    "true": "own image",
+    "shuffled": "another image",
+    "none": "no image",
     "shuffled_frames": "own frames in another order",
-    "swapped_images": "own pictures in reverse order",
+    "swapped_images": "own images in reverse order",
 }
 # the field that a sample needs -> the condition that changes the order of its images
 ORDER_CONDITIONS = {"video": "shuffled_frames", "images": "swapped_images"}

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..data.sample import Chat, Sample, Shown, images_of, opened, processor_arguments, without_marks
 from ..files import write_text
+from ..modes import evaluating
 from .image_conditions import ImageCondition, choose_images, conditions_of, donors_of
 from .made_with import REMEDY, asked_digest, check_made_with, model_digest
 from .predictions import Prediction, PredictionFile, line_of, part_of, processes, read_predictions, take_in_parts
@@ -228,12 +229,8 @@ def generate_texts(
     """
     inputs = processor(**shown, text=list(prompts), return_tensors="pt")
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=num_beams)
-    finally:
-        model.train(training)
     new_tokens = output[:, inputs["input_ids"].shape[1] :]  # [B, at most max_new_tokens]
     return [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
 

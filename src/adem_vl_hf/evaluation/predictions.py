@@ -19,8 +19,9 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from ..json_files import parse_json
-from ..modeling.field_values import shown
+from ..modeling.field_values import has_lone_surrogate, shown
 from ..modeling.one_save import naming_full_disk
+from ..precision import launched_processes
 
 ROW = b'{"id": '  # how a row begins
 
@@ -185,7 +186,7 @@ def line_of(row: Prediction) -> str:
         part of UTF-8.
     """
     line = json.dumps(row, ensure_ascii=False)
-    return json.dumps(row) if any("\ud800" <= character <= "\udfff" for character in line) else line
+    return json.dumps(row) if has_lone_surrogate(line) else line
 
 
 class SingleProcess:
@@ -203,7 +204,7 @@ def processes() -> PartialState | SingleProcess:
     Returns:
         The state, with ``process_index``, ``num_processes``, ``is_main_process`` and ``wait_for_everyone``.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if launched_processes() == 1:
         return SingleProcess()
     # PartialState must be told that it runs on a CPU. It chooses gloo then. Otherwise, on a machine without another
     # device, it would believe that this process is the only one.

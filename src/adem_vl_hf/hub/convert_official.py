@@ -9,6 +9,7 @@ import argparse
 import os
 import pickle
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..modeling.arguments import all_hub_arguments
 from ..modeling.configuration_adem_vl import AdemVLConfig
 from ..modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from ..modeling.processing_adem_vl import AdemVLProcessor
+from ..modeling.towers import IMAGENET, OPENAI
 
 # names of the authors' modules -> names of ours; the rest of a tensor's name (fc1.weight and so on) is the same
 RENAMED = {
@@ -57,10 +59,9 @@ DIMENSIONS = {
 
 # The authors resize images to the size of the vision tower without keeping their shape. The mean and the deviation
 # depend on the data set that they trained on.
-IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-OPENAI_CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+LISTED, LONGEST = 10, 200  # entries that a message lists, and characters of one
+NORMALIZATION = {"sqa": IMAGENET, "instruction": IMAGENET, "coco_caption": OPENAI}  # mean and deviation, by data set
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-NORMALIZATION = {"sqa": IMAGENET, "instruction": IMAGENET, "coco_caption": OPENAI_CLIP}
 
 
 @dataclass
@@ -85,10 +86,21 @@ class ConversionReport:
 
     def __str__(self) -> str:
         lines = [f"{self.output_dir}: {self.tensors} tensors, {self.parameters:,} parameters"]
-        lines += [f"dropped {entry}" for entry in self.dropped]
+        lines += [f"dropped {entry}" for entry in _listed(self.dropped)]
         if self.ignored:
-            lines.append(f"ignored {', '.join(self.ignored)}: state of the authors' training run")
+            lines.append(f"ignored {', '.join(_listed(self.ignored))}: state of the authors' training run")
         return "\n".join(lines + self.notes)
+
+
+def _listed(entries: Sequence[str]) -> list[str]:
+    """Return the first entries and the number of the others. The file may have any number of them, of any length."""
+    more = [f"{len(entries) - LISTED:,} more"] if len(entries) > LISTED else []
+    return [_short(entry) for entry in entries[:LISTED]] + more
+
+
+def _short(text: str) -> str:
+    """Leave out the middle of a long text."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
 
 
 def convert_official(
@@ -120,7 +132,7 @@ def convert_official(
             that the bases and fields make. The message names the tensors and the option that is probably wrong.
     """
     tensors, others, settings = _read(Path(checkpoint))
-    recorded = _recorded_fields(settings)
+    recorded = _recorded_fields(settings, Path(checkpoint), config_fields)
     model = AdemVLForConditionalGeneration.from_base_pretrained(
         resolve_language_model(language_model) if isinstance(language_model, str) else language_model,
         resolve_vision_tower(vision_tower) if isinstance(vision_tower, str) else vision_tower,
@@ -159,7 +171,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], list[str], argparse.Name
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds {found[1]}" if found else "it is no PyTorch file"
+        reason = f"it holds {_short(found[1])}" if found else "it is no PyTorch file"
         raise ValueError(
             f"{path} is refused: {reason}, and only tensors and an argparse.Namespace are read from a pickle; "
             "fetch the authors' file again, or save its tensors alone"
@@ -168,7 +180,9 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], list[str], argparse.Name
         raise
     except Exception as error:  # of pickle, zipfile, struct and others, depending on where the damage is
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be read ({reason}): cut short or no PyTorch file; fetch it again") from error
+        raise ValueError(
+            f"{path} cannot be read ({_short(reason)}): cut short or no PyTorch file; fetch it again"
+        ) from error
     tensors = content.get("model") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
@@ -177,17 +191,34 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], list[str], argparse.Name
     settings = content.get("args")
     others = [str(key) for key in content if key != "model"]
     settings = settings if isinstance(settings, argparse.Namespace) else argparse.Namespace()
-    return {name.removeprefix("module."): value for name, value in tensors.items()}, others, settings
+    plain = {name.removeprefix("module."): value for name, value in tensors.items()}
+    if len(plain) < len(tensors):
+        twice = next(name for name in tensors if name != (short := name.removeprefix("module.")) and short in tensors)
+        raise ValueError(
+            f"{path} holds both {_short(twice)} and {_short(twice.removeprefix('module.'))}; remove the one that is "
+            "not meant, or fetch the authors' file again"
+        )
+    return plain, others, settings
 
 
-def _recorded_fields(settings: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of the configuration that the recorded settings give."""
-    fields = {ours: getattr(settings, theirs) for theirs, ours in RECORDED_FIELDS.items() if hasattr(settings, theirs)}
-    if isinstance(fields.get("visual_token_counts"), int):
-        fields["visual_token_counts"] = [fields["visual_token_counts"]]
-    if hasattr(settings, "no_cls"):
-        fields["use_cls_token"] = not settings.no_cls
-    return fields
+def _recorded_fields(settings: argparse.Namespace, path: Path, given: Collection[str]) -> dict[str, Any]:
+    """Return the fields of the configuration that the recorded settings give, without unusable ones that are given."""
+    recorded: dict[str, Any] = {}
+    for theirs, ours in (RECORDED_FIELDS | {"no_cls": "use_cls_token"}).items():
+        if not hasattr(settings, theirs):
+            continue
+        value = getattr(settings, theirs)
+        values = list(value) if theirs == "down_sample_num" and isinstance(value, list | tuple) else [value]
+        if all(type(one) in ((bool, int) if theirs == "no_cls" else (int, float)) for one in values):
+            recorded[ours] = not value if theirs == "no_cls" else values if theirs == "down_sample_num" else value
+        elif ours not in given:
+            wanted = "True or False" if theirs == "no_cls" else "a number"
+            flag = f"--{ours.replace('_', '-')}"
+            raise ValueError(
+                f"args.{theirs} in {path} is {_short(repr(value))}, and {wanted} is needed; fetch the file again, or "
+                f"say with {flag} what it was trained with"
+            )
+    return recorded
 
 
 def _our_name(name: str) -> str | None:
@@ -230,7 +261,7 @@ def _rename(tensors: dict, wanted: dict, config: AdemVLConfig) -> tuple[dict[str
 
 
 def _check(path: Path, given: dict, wanted: dict, config: AdemVLConfig) -> None:
-    """Raise ValueError if a tensor is missing, has another shape, or is not finite."""
+    """Raise ValueError if a tensor is missing, has no plain numbers, another shape, or is not finite in float32."""
     missing = [key for key in wanted if key not in given]
     if missing:
         names = ", ".join(_official_name(key) for key in missing[:5])
@@ -238,13 +269,19 @@ def _check(path: Path, given: dict, wanted: dict, config: AdemVLConfig) -> None:
         raise ValueError(f"{path} lacks {names}{more}{_why_missing(missing)}")
     for key, tensor in given.items():
         name = f"{_official_name(key)} in {path}"
+        # a nested tensor has no shape, and one on the device "meta" no numbers
+        if tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+            problem = "has no numbers (it is on the device meta)" if tensor.is_meta else "is a nested tensor"
+            if not (tensor.is_meta or tensor.is_nested):
+                problem = f"is {tensor.dtype}, {tensor.layout}"
+            raise ValueError(f"{name} {problem}; it must hold floating point numbers, so fetch the file again")
         if tensor.shape != wanted[key].shape:
             remedy = _why_misshaped(key, tensor.shape, wanted[key].shape, config)
             raise ValueError(f"{name} is {tuple(tensor.shape)} where {tuple(wanted[key].shape)} is needed: {remedy}")
-        if tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.is_meta:
-            raise ValueError(f"{name} is {tensor.dtype}, {tensor.layout}; it must hold floating point numbers")
-        if not tensor.isfinite().all():
-            raise ValueError(f"{name} holds values that are not finite numbers; fetch the file again")
+        if not tensor.to(wanted[key].dtype).isfinite().all():
+            raise ValueError(
+                f"{name} holds values that are not finite numbers in {wanted[key].dtype}; fetch the file again"
+            )
 
 
 def _why_missing(missing: list[str]) -> str:
@@ -286,10 +323,10 @@ def _save_processor(config: AdemVLConfig, output: Path, dataset: str | None, hub
     except ValueError as error:
         return f"no processor saved: {error}"
     own = processor.image_processor
-    normalization = NORMALIZATION.get(str(dataset)) or {"image_mean": own.image_mean, "image_std": own.image_std}
+    mean, std = NORMALIZATION.get(str(dataset)) or (own.image_mean, own.image_std)
     side = config.image_size
     processor.image_processor = CLIPImageProcessor(
-        size={"height": side, "width": side}, do_center_crop=False, **normalization
+        size={"height": side, "width": side}, do_center_crop=False, image_mean=mean, image_std=std
     )
     processor.save_pretrained(output)
     origin = f"as for {dataset}" if str(dataset) in NORMALIZATION else "with the tower's own mean and deviation"

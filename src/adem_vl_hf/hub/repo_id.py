@@ -1,10 +1,5 @@
 """Checks the name of a repository before anything is made for it."""
 
-import re
-
-# as huggingface_hub.utils.validate_repo_id has it, whose messages name arguments of other functions
-NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
-
 
 def check_repo_id(repo_id: str) -> None:
     """Refuse what can be no name of a repository.
@@ -15,9 +10,13 @@ def check_repo_id(repo_id: str) -> None:
     Raises:
         ValueError: It is none.
     """
-    parts = repo_id.split("/")
-    if len(parts) > 2 or len(repo_id) > 96 or repo_id.endswith(".git") or not all(map(NAME.fullmatch, parts)):
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:  # its messages name arguments of other functions
         raise ValueError(
             f"{repo_id[:200]!r} can be no repository of the Hub: give you/name, each of letters, digits, '-', '_' and "
             "'.', together at most 96 characters, with no '--' or '..' and neither '-' nor '.' at an end"
-        )
+        ) from error

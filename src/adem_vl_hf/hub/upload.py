@@ -62,7 +62,7 @@ def push(
         repo_id (str): ``owner/name``. The repository is made if there is none.
         processor (AdemVLProcessor | None): The processor. It is needed with a model. With a folder, it replaces the
             processor that is saved there.
-        private (bool): Whether a repository that is made is private.
+        private (bool): Whether a repository that is created is private.
         token (str | None): A token of the Hub. None means the saved one.
         revision (str | None): The branch to commit to, which is made if there is none. None means ``main``.
         commit_message (str): The message of the commit.

@@ -3,8 +3,7 @@
 Shapes: T tokens of the answer, S memory slots.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -85,24 +84,6 @@ def take_memory(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
     memory = model.get_visual_memory(**{name: batch.pop(name) for name in model.image_arguments if name in batch})
     memory.pop("image_hidden_states", None)
     return memory
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Put a model into evaluation mode, and back into the mode that it was in.
-
-    Args:
-        model (Any): The model.
-
-    Yields:
-        The pass is the body of the ``with`` statement.
-    """
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def words_of(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from ..modeling.images import ImageSource
-from .answer_pass import as_the_tower_sees, evaluating, pass_over_answer
+from ..modes import evaluating
+from .answer_pass import as_the_tower_sees, pass_over_answer
 
 
 @dataclass(frozen=True, eq=False)

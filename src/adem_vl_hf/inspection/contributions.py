@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from .answer_pass import evaluating, take_memory
+from ..modes import evaluating
+from .answer_pass import take_memory
 
 
 def contributions_in_pass(

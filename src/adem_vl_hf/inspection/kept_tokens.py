@@ -16,7 +16,8 @@ from PIL import Image
 
 from ..modeling.fusion import adaptive_drop_, keep_mask, kernel_map
 from ..modeling.images import ImageSource
-from .answer_pass import as_the_tower_sees, evaluating, pass_over_answer, take_memory
+from ..modes import evaluating
+from .answer_pass import as_the_tower_sees, pass_over_answer, take_memory
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import ProcessorMixin
 from transformers.processing_utils import ImagesKwargs
 
+from ..modeling.field_values import fits
 from ..modeling.image_forms import plain_form
 from ..modeling.images import most_pixels, open_image, size_in_header
 from ..modeling.processor_options import GROUPS, TEXT_DEFAULTS, VIDEO_OPTIONS
@@ -212,7 +213,7 @@ def _is_number(value: Any, kind: type) -> bool:
 
 def _is_text(value: Any) -> bool:
     """Tell whether something is a text that can be tokenised: JSON can hold half of a surrogate pair."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    return fits(value, str)
 
 
 def _check_options(body: dict[str, Any]) -> None:

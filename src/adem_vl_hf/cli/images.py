@@ -8,7 +8,7 @@ from typing import Any
 from ..terminal import say
 
 
-def open_pictures(command: str, paths: Sequence[str], remedy: str) -> list[Any]:
+def open_images(command: str, paths: Sequence[str], remedy: str) -> list[Any]:
     """Open images, and say on stderr of which only the first frame is seen.
 
     Args:
