@@ -6,17 +6,20 @@ template, so that what stands before each answer is the same text as when the mo
 
 import re
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, TypedDict
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from .chat_parts import as_text, check_shown, in_parts, plain_chat, plain_chats, sources_in
 from .images import IMAGE_MARK
 from .row_layout import Passage
 from .videos import VIDEO_MARK
 
 INSTRUCTION_PROMPT = "Instruction: {instruction}\nResponse:"  # the prompt of ADEM-VL's code
-MARKS = re.compile(f"({re.escape(IMAGE_MARK)}|{re.escape(VIDEO_MARK)})")
+# of ``apply_chat_template`` itself, beside those of the chat, since Transformers 5
+TAKES_IMAGES = "processor_kwargs" in signature(ProcessorMixin.apply_chat_template).parameters
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # what chat templates write before an answer
 
 # A Jinja template that turns the content lists of multimodal chats into text with marks. It is put before the
@@ -62,7 +65,7 @@ class Message(TypedDict):
     Attributes:
         role (str): "system", "user" or "assistant".
         content (str | Sequence[Mapping[str, Any]]): Its text, with marks where images and videos stand, or a list of
-            parts of the types "text", "image" and "video".
+            parts, as ``plain_part`` reads them.
     """
 
     role: str
@@ -108,22 +111,71 @@ def taking_parts(template: Any) -> Any:
     return template if takes_parts else flatten_content(template)
 
 
-def in_parts(conversation: Any) -> Any:
-    """Turn the texts of a chat, or of several chats, into lists of parts.
-
-    Transformers' ``apply_chat_template`` looks for images in lists of parts alone before version 5.1.
+def ready_chats(conversation: Any, given: Any, own: Any, options: Mapping[str, Any]) -> Any:
+    """Check a chat, or several chats, and write them as Transformers' ``apply_chat_template`` needs them.
 
     Args:
         conversation (Any): The messages of a chat, or several chats.
+        given (Any): The chat template of the call in Jinja, or its name. None means the processor's own.
+        own (Any): The chat template of the processor, or several by name.
+        options (Mapping[str, Any]): The keyword arguments of the call.
 
     Returns:
-        Any: The same with a list of parts as the content of each message.
+        Any: The same with contents as the template asks for them.
+
+    Raises:
+        ValueError: A message or a part is unknown, or the images of a chat do not fit its marks.
     """
-    if isinstance(conversation, (list, tuple)):
-        return [in_parts(one) for one in conversation]
-    if isinstance(conversation, Mapping) and isinstance(conversation.get("content"), str):
-        return {**conversation, "content": [{"type": "text", "text": conversation["content"]}]}
-    return conversation
+    template = own.get(given or "default", given) if isinstance(own, dict) else given or own
+    tokenize = bool(options.get("tokenize"))
+    chats, is_batch = plain_chats(conversation)
+    if _takes_parts(template):  # also before version 5.1, Transformers looks for images in lists of parts alone
+        chats = [[turn | {"content": in_parts(turn.get("content") or "")} for turn in chat] for chat in chats]
+    if tokenize and template == INSTRUCTION_TEMPLATE:  # which takes marks out, so that nobody could count them later
+        images: list[int] = [sources_in(chat, "image") for chat in chats]
+        further = {**options, **(options.get("processor_kwargs") or {})}.get("images")
+        if further is not None and TAKES_IMAGES:
+            rows = further if is_batch else [further]
+            images = [len(row) if isinstance(row, (list, tuple)) else int(row is not None) for row in rows]
+        for number, (chat, count) in enumerate(zip(chats, images, strict=False)):
+            check_shown(number, chat, count, sources_in(chat, "video"))
+    return chats if is_batch else chats[0]
+
+
+def chat_row(
+    number: int,
+    messages: Any,
+    answer: str | None,
+    template: str | dict[str, str] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    images: int,
+    videos: int,
+) -> Passage:
+    """Read and render the chat of a row, and find the answers in it that are supervised.
+
+    Args:
+        number (int): The position of the row in its batch, for error messages.
+        messages (Any): The messages of the chat.
+        answer (str | None): The answer to the chat, as for ``chat_passage``.
+        template (str | dict[str, str] | None): The chat template, as for ``chat_passage``.
+        tokenizer (PreTrainedTokenizerBase): The tokenizer, which knows the special tokens.
+        images (int): How many images the row has.
+        videos (int): How many videos it has.
+
+    Returns:
+        Passage: The text with its answers.
+
+    Raises:
+        ValueError: A message or a part is unknown, the images do not fit the marks, or the template refuses the chat.
+            The message names the row.
+    """
+    chat = plain_chat(messages, f"sample {number}")
+    if template in (None, INSTRUCTION_TEMPLATE):  # it takes marks out, so that nobody could count them later
+        check_shown(number, [*chat, {"content": answer}], images, videos)
+    try:
+        return chat_passage(chat, answer, template, tokenizer)
+    except ValueError as error:
+        raise ValueError(f"sample {number}: {error}") from error
 
 
 def chat_passage(
@@ -135,7 +187,7 @@ def chat_passage(
     """Render a chat, and find the answers in it that are supervised.
 
     Args:
-        messages (Sequence[Mapping[str, Any]]): The messages of the chat.
+        messages (Sequence[Mapping[str, Any]]): The messages of the chat, with contents as ``plain_chat`` writes them.
         answer (str | None): The answer to the chat, which alone is supervised then. None means that all answers of a
             chat that ends with an answer are supervised, and that any other chat is a prompt.
         template (str | dict[str, str] | None): The chat template in Jinja, or several by name, of which "default" is
@@ -173,12 +225,12 @@ def _span(
     chat: list[dict[str, Any]], place: int, text: str, template: str, tokenizer: Any, ends: str
 ) -> tuple[int, int]:
     """Find the answer at a place of a rendered chat: it begins where the prompt for it ends."""
-    whole = "".join(_as_text(message["content"]) for message in chat)
+    whole = "".join(as_text(message["content"]) for message in chat)
     before, _ = _render(chat[:place], template, tokenizer, asks=True, whole=whole)
     after, _ = _render(chat[: place + 1], template, tokenizer, whole=whole)
     # templates may write something at the end of the whole chat
     end = next((n for n, (one, other) in enumerate(zip(text, after, strict=False)) if one != other), len(after))
-    content = _as_text(chat[place]["content"]).strip()
+    content = as_text(chat[place]["content"]).strip()
     found = text.find(content, len(before), end)
     if not text.startswith(before) or found < 0:
         raise ValueError(
@@ -230,19 +282,12 @@ def _render(
     return texts[0], [(begin, end) for begin, end in marked[0]] if marked else []
 
 
+def _takes_parts(template: Any) -> bool:
+    """Tell whether a template is for contents in parts, of which it asks the type."""
+    return isinstance(template, str) and "type" in template
+
+
 def _content(content: Any, template: str) -> Any:
-    """Give a content the form that a template asks for: parts if it tells them apart by their type, else a text."""
-    text = _as_text(content)
-    if "type" not in template:
-        return text
-    marks = {IMAGE_MARK: "image", VIDEO_MARK: "video"}
-    pieces = [piece for piece in MARKS.split(text) if piece]
-    return [{"type": marks[piece]} if piece in marks else {"type": "text", "text": piece} for piece in pieces]
-
-
-def _as_text(content: Any) -> str:
-    """Join the parts of a content, with marks for images and videos."""
-    if isinstance(content, str):
-        return content
-    marks = {"image": IMAGE_MARK, "image_url": IMAGE_MARK, "video": VIDEO_MARK}
-    return "".join(marks.get(part["type"]) or part.get("text") or "" for part in content)
+    """Give a content the form that a template asks for: parts, without their sources, or a text."""
+    text = as_text(content)
+    return in_parts(text) if _takes_parts(template) else text

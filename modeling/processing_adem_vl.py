@@ -1,8 +1,8 @@
 """Defines ADEM-VL's processor, which turns text, images and videos into model inputs, with labels for given answers.
 
 ``processor_options`` sorts the options of a call, ``processor_parts`` loads the tokenizer and the image processor,
-``chat_rows`` renders chats and finds the answers in them, ``row_layout`` builds the tokens of a row, and ``images`` and
-``videos`` open what the row shows.
+``chat_parts`` reads chats, ``chat_rows`` renders them and finds the answers in them, ``row_layout`` builds the tokens
+of a row, and ``images`` and ``videos`` open what the row shows.
 """
 
 import os
@@ -21,15 +21,7 @@ from transformers import (
 )
 
 from .arguments import HUB_ARGUMENTS, HUB_ARGUMENTS_OF_A_BASE, hub_arguments_of, recorded_place, refuse_unknown
-from .chat_rows import (
-    FLATTEN_CONTENT,
-    INSTRUCTION_TEMPLATE,
-    Message,
-    chat_passage,
-    flatten_content,
-    in_parts,
-    taking_parts,
-)
+from .chat_rows import INSTRUCTION_TEMPLATE, Message, chat_row, flatten_content, ready_chats, taking_parts
 from .field_values import fits
 from .image_forms import scaled_once
 from .images import CAPTION_PROMPT, ImageSource
@@ -53,6 +45,7 @@ from .videos import Video, pair_with_rows, pixel_inputs
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
     from .base_sizes import read_base_config  # noqa: F401
     from .bases import base_name  # noqa: F401
+    from .chat_parts import plain_part  # noqa: F401
     from .open_clip_tower import OpenClipVisionTower  # noqa: F401
     from .quantization import split_gguf  # noqa: F401
     from .towers import find_tower  # noqa: F401
@@ -78,7 +71,6 @@ class AdemVLProcessor(ProcessorMixin):
             tokenizer's own, extended to content lists with images and videos.
         prompt (str | None): The commonest prompt of the training, which commands and pipelines continue where none is
             given. None means that there is none.
-        **kwargs (Any): Fields of a saved processor that are not used here.
 
     Raises:
         ValueError: There is no tokenizer, or ``image_token`` is not in its vocabulary.
@@ -97,7 +89,6 @@ class AdemVLProcessor(ProcessorMixin):
         image_tokens: int = 1,
         chat_template: str | dict[str, str] | None = None,
         prompt: str | None = None,
-        **kwargs: Any,
     ) -> None:
         if tokenizer is None:
             raise ValueError("tokenizer is missing: pass the tokenizer of the language model")
@@ -233,20 +224,22 @@ class AdemVLProcessor(ProcessorMixin):
 
         Args:
             conversation (list[dict[str, Any]] | list[list[dict[str, Any]]]): The messages of a chat, each with a "role"
-                and a "content", or several chats. The content is a text, or a list of parts of the types "text",
-                "image" and "video".
+                and a "content", or several chats. The content is a text, or a list of parts in any spelling that is
+                trained: "text", "image", "image_url", "video", ...
             *args (Any): Positional arguments of Transformers' method.
             **kwargs (Any): Keyword arguments of Transformers' method.
 
         Returns:
             Any: A text or a list of texts. With ``tokenize=True``, token ids as lists, or with ``return_dict=True``
             what ``__call__`` returns.
+
+        Raises:
+            ValueError: A message or a part is unknown, or the images do not fit the marks. The message names the turn.
         """
         given = args[0] if args else kwargs.get("chat_template")
         if given is None and self.chat_template is None:
             given = kwargs["chat_template"] = INSTRUCTION_TEMPLATE
-        if kwargs.get("tokenize") and FLATTEN_CONTENT in str(given or self.chat_template):
-            conversation = in_parts(conversation)
+        conversation = ready_chats(conversation, given, self.chat_template, kwargs)
         out = super().apply_chat_template(conversation, *args, **kwargs)
         return_tensors = {**kwargs, **(kwargs.get("processor_kwargs") or {})}.get("return_tensors", "auto")
         return out.tolist() if isinstance(out, torch.Tensor) and return_tensors in (None, "auto") else out
@@ -263,9 +256,14 @@ class AdemVLProcessor(ProcessorMixin):
 
     @property
     def pad_token_id(self) -> int:
-        """Id of the token that fills rows up: the padding token, or the end of sequence if the tokenizer has none."""
-        tokenizer = self.tokenizer
-        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        """Id of the token that fills rows up: the padding token, or the end of sequence if the tokenizer has none.
+
+        Never the image token: a row's first image tokens are its images', also those that fill it up on the left.
+        """
+        for number in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if number is not None and number != self.image_token_id:
+                return number
+        return 0 if self.image_token_id else 1  # any token will do, for padding is masked
 
     def __call__(
         self,
@@ -329,7 +327,7 @@ class AdemVLProcessor(ProcessorMixin):
         limit = options["max_length"] or self.tokenizer.model_max_length
         rows = []
         for number, (asked, of_row, answer) in enumerate(zip(texts, shown, answers, strict=True)):
-            passages = self._passages(number, asked, answer)
+            passages = self._passages(number, asked, answer, (len(of_row.images), len(of_row.videos)))
             if not all(fits(passage.text, str) for passage in passages):
                 raise ValueError(
                     f"sample {number}: its text has half of a surrogate pair, as of an emoji that was cut; write the "
@@ -355,15 +353,12 @@ class AdemVLProcessor(ProcessorMixin):
         return_tensors = options["return_tensors"]
         return BatchFeature(data, tensor_type=None if return_tensors == "pt" else return_tensors)
 
-    def _passages(self, number: int, asked: Any, answer: Any) -> list[Passage]:
-        """Turn a row of ``text`` and of ``suffix`` into the texts that are tokenised."""
+    def _passages(self, number: int, asked: Any, answer: Any, counts: tuple[int, int]) -> list[Passage]:
+        """Turn a row of ``text`` and of ``suffix``, with so many images and videos, into what is tokenised."""
         if isinstance(asked, str):
             return [Passage.of(asked, answer)]
-        if len(asked) and all(isinstance(message, Mapping) for message in asked):
-            try:
-                return [chat_passage(asked, answer, self.chat_template, self.tokenizer)]
-            except ValueError as error:
-                raise ValueError(f"sample {number}: {error}") from error
+        if isinstance(asked, Mapping) or any(isinstance(message, Mapping) for message in asked):
+            return [chat_row(number, asked, answer, self.chat_template, self.tokenizer, *counts)]
         answers = [None] * len(asked) if answer is None else answer
         if not len(asked) or isinstance(answers, str) or len(answers) != len(asked):
             raise ValueError(

@@ -10,6 +10,7 @@ from .row_layout import Row
 if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
     from .arguments import take  # noqa: F401
     from .bases import base_name  # noqa: F401
+    from .chat_parts import plain_part  # noqa: F401
     from .chat_rows import chat_passage  # noqa: F401
     from .field_values import fits  # noqa: F401
     from .image_forms import plain_form  # noqa: F401

@@ -8,6 +8,7 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
 from .arguments import nearest
+from .field_values import shown
 
 logger = logging.get_logger(__name__)
 
@@ -24,6 +25,7 @@ TEXT_DEFAULTS: dict[str, Any] = {
 # an attention mask, and offsets always count in the text as given.
 WITHOUT_EFFECT = {"truncation", "return_attention_mask", "return_text_replacement_offsets", "verbose"}
 VIDEO_OPTIONS = {"num_frames", "fps"}  # fps is refused, by name
+KNOWN_VALUES = {"padding": ("longest", "max_length", "do_not_pad"), "padding_side": ("left", "right")}
 POSITIONAL = ("images", "text", "suffix", "videos")
 ALIKE = 0.82  # of ``nearest``: "image" and "images", "max_lenght" and "max_length", and not "truncation_side"
 GROUPS = ("text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")  # each a dict of options
@@ -50,7 +52,8 @@ def sort_options(
         processor, then those given for videos.
 
     Raises:
-        ValueError: An option is given twice or misspelt, or ``sanitize_control_tokens`` or ``fps`` is given.
+        ValueError: An option is given twice or misspelt, ``padding`` or ``padding_side`` has an unknown value, the
+            length to pad to is missing, or ``sanitize_control_tokens`` or ``fps`` is given.
     """
     flat = {name: value for name, value in given.items() if name not in (*GROUPS, "common_kwargs")}
     flat = {**(given.get("common_kwargs") or {}), **flat}
@@ -85,6 +88,7 @@ def sort_options(
             "take special tokens out of the conversation before it is given to the processor"
         )
     text["padded_length"] = text["max_length"] or text["padded_length"]
+    _check_padding(text, loaded_with["padding"])
     images.pop("return_tensors", None)  # the pixels of all rows are joined as PyTorch tensors
     return text, images, videos
 
@@ -92,6 +96,20 @@ def sort_options(
 def _names_of(image_processor: BaseImageProcessor) -> set[str]:
     """List the options of this image processor that not all have, which are declared since Transformers 5."""
     return set(getattr(getattr(image_processor, "valid_kwargs", None), "__annotations__", ()))
+
+
+def _check_padding(text: Mapping[str, Any], loaded_with: Any) -> None:
+    """Refuse values that would pad in another way than was meant, unless they are the tokenizer's own."""
+    for name, known in KNOWN_VALUES.items():
+        value = text[name]
+        if value in (None, *known) or (name == "padding" and (isinstance(value, bool) or value == loaded_with)):
+            continue
+        near = nearest(value, known) if isinstance(value, str) else None
+        meant = "." if near is None else f"; did you mean {near!r}?"
+        truth = "True, False, " if name == "padding" else ""
+        raise ValueError(f"{name} is {shown(value)}{meant} Known are {truth}{', '.join(map(repr, known))}")
+    if text["padding"] == "max_length" != loaded_with and text["padded_length"] is None:
+        raise ValueError("padding='max_length' lacks the length to pad to; give max_length, too, or padding=True")
 
 
 def _pass_over(names: set[str], known: set[str]) -> None:

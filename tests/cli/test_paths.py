@@ -2,7 +2,10 @@
 
 import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,3 +123,23 @@ def test_a_bad_name_of_a_repository_is_refused_before_anything_is_made(name, tmp
 def test_a_good_name_of_a_repository_is_taken(name):
     validate_repo_id(name)
     check_repo_id(name)
+
+
+def test_a_folder_that_was_removed_and_a_reader_that_has_enough(tmp_path):
+    """Neither is an error that says nothing."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = [sys.executable, "-m", "adem_vl_hf.cli", "info", str(CHECKPOINT)]
+    removed = subprocess.run(
+        ["sh", "-c", f"cd {gone} && rmdir {gone} && exec " + shlex.join(command)], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}, timeout=300,
+    )  # fmt: skip
+    assert removed.returncode == 2
+    assert removed.stderr == (
+        "adem-vl info: error: the folder that this command was started in has been removed; go to another one\n"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    closed = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=300)
+    os.close(writing)
+    assert (closed.returncode, closed.stderr) == (1, "")

@@ -62,6 +62,7 @@ def test_the_best_checkpoint_by_loss(run, tmp_path):
         (["--best", "loss"], "--best needs --eval-data"),
         (["--eval-data", ".", "--best", "cider"], "--best cider needs --eval-task"),
         (["--train-size", "2"], "--train-size is for openmoji"),
+        (["--shuffle-buffer", "5"], "--shuffle-buffer is for --streaming"),
         (["--weights", "1", "2"], "give a number above 0 for each of --data"),
         (["--set", "report_to=wandb"], "use --report-to"),
         (
@@ -77,6 +78,15 @@ def test_the_best_checkpoint_by_loss(run, tmp_path):
 def test_flags_that_need_others_say_so(run, capsys, flags, message):
     assert run(*flags)[0] == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", ["openmoji --use-captions", "easy-vqa --prompt-format QCM-A", "openmoji --columns image=a"]
+)
+def test_flags_that_data_opened_by_name_would_not_notice_are_refused(tmp_path, capsys, words):
+    assert main(["train", "--data", *words.split(), "--output-dir", str(tmp_path / "run")]) == 2
+    name, flag, *_ = words.split()
+    assert f"{flag} has no effect on {name}; leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more", [[], ["--eval-task", "caption"]], ids=["loss", "answers"])

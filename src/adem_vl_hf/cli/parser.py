@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 bad usage or bad input (one line on stderr), 1 anything el
 
 import argparse
 import errno
+import os
 import sys
 
 from .. import __version__
@@ -52,12 +53,16 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     command = COMMANDS[args.command]
     try:
+        _check_working_folder()
         command.check(args)
         _prepare()
         command.run(args)
     except KeyboardInterrupt:
         left = command.what_is_left(args) if hasattr(command, "what_is_left") else ""
         say(f"adem-vl {args.command}: interrupted{left}", sys.stderr)
+        return EXIT_FAILED
+    except BrokenPipeError:  # such as `adem-vl info ... | head -1`, which has read what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
         return EXIT_FAILED
     except Exception as error:
         if args.debug:
@@ -69,6 +74,14 @@ def main(argv: list[str] | None = None) -> int:
         say(f"adem-vl {args.command}: {type(error).__name__}: {reason} (--debug shows more)", sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
+
+
+def _check_working_folder() -> None:
+    """Say what a relative path could not be found for."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ValueError("the folder that this command was started in has been removed; go to another one") from error
 
 
 def _prepare() -> None:

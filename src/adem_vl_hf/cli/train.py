@@ -13,6 +13,7 @@ from ..evaluation.tasks import TASKS
 from ..papers import PAPERS
 from ..terminal import say
 from .arguments import (
+    PROMPT_FORMAT,
     Several,
     add_bases,
     add_bits,
@@ -29,6 +30,8 @@ from .config_flags import add_config_flags, config_fields
 from .output_folder import DATA_FILE, check_output_folder, remove_run
 
 TEXT = "Train a small adapter that adds image input to a language model."
+MODEL = "adem_vl"  # the default
+OF_FILES = ("columns", "image_folder", "prompt_format", "use_captions")  # without effect on data opened by name
 ANSWER_LENGTH = 32  # tokens of an answer to a held-out sample
 # fields of TrainingArguments that have a flag of their own; the flag also sets fields that depend on them
 FLAG_OF_FIELD = {
@@ -49,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser (argparse.ArgumentParser): The parser of the command.
     """
-    parser.add_argument("--model", choices=tuple(PAPERS), default="adem_vl",
+    parser.add_argument("--model", choices=tuple(PAPERS), default=MODEL,
                         help="adem_vl (smallest, fastest) or evlm (gated cross-attention)")  # fmt: skip
     add_bases(parser, required=False)
     parser.add_argument("--from-checkpoint", help="begin with the adapter of this checkpoint, a folder or a Hub id")
@@ -64,10 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "once); of streams, how often relative to the others")  # fmt: skip
     parser.add_argument("--streaming", action="store_true", help="read --data as it is needed, e.g. from the Hub; the "
                         "number of --max-steps is needed")  # fmt: skip
-    parser.add_argument("--shuffle-buffer", type=positive, default=1000, metavar="N",
+    parser.add_argument("--shuffle-buffer", type=positive, metavar="N",
                         help="rows of a stream that are shuffled together (default: 1000)")  # fmt: skip
     parser.add_argument(
-        "--eval-data", nargs="+", action=Several, default=[], help="data as for --data; their loss is logged"
+        "--eval-data",
+        nargs="+",
+        action=Several,
+        default=[],
+        help="held-out data, named as for --data: their loss is logged. Of data that are trained on, too, or drawn, "
+        "the test split is taken",
     )
     parser.add_argument("--eval-steps", type=positive, help="steps between two evaluations (default: a tenth of all)")
     parser.add_argument("--eval-task", choices=TASKS, help="answer --eval-data at each evaluation, and log the scores "
@@ -134,6 +142,11 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--weights {args.weights}: give a number above 0 for each of --data {' '.join(args.data)}")
     if args.train_size and not {*args.data, *args.eval_data} & {*NAMED}:
         raise ValueError(f"--train-size is for {', '.join(NAMED)}, and other data are taken whole; leave it out")
+    if {*args.data, *args.eval_data} <= {*NAMED}:
+        for flag in (name for name in OF_FILES if getattr(args, name) not in (None, [], False, PROMPT_FORMAT)):
+            raise ValueError(f"--{flag.replace('_', '-')} has no effect on {' '.join(args.data)}; leave it out")
+    if args.shuffle_buffer is not None and not args.streaming:
+        raise ValueError("--shuffle-buffer is for --streaming; other data are shuffled as a whole")
     if args.streaming and args.max_steps <= 0:
         raise ValueError("--streaming needs --max-steps: a stream has no length, so that nobody knows its epochs")
     check_adapter("--from-checkpoint", args.from_checkpoint)
@@ -259,10 +272,11 @@ def _data(args: argparse.Namespace) -> tuple[Any, Any]:
     """Open the training set and the held-out set, which is None without --eval-data."""
     from ..data import open_dataset
     from ..data.mixing import mix
+    from ..data.stream import BUFFER
     from ..data.turns import EachTurn
 
     options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns), args.each_turn_alone)
-    stream = {"streaming": args.streaming, "shuffle_buffer": args.shuffle_buffer}
+    stream = {"streaming": args.streaming, "shuffle_buffer": args.shuffle_buffer or BUFFER}
     parts = [open_dataset(name, "train", args.train_size, args.seed, *options, **stream) for name in args.data]
     held_out = [  # of data that are drawn, or that are trained on as well, another split
         open_dataset(name, "test" if name in (*NAMED, *args.data) else "train", args.train_size, args.seed, *options)
@@ -303,7 +317,10 @@ def _model(args: argparse.Namespace) -> tuple[Any, Any]:
     }
     if args.from_checkpoint:  # whose configuration has places of its own
         given = {field: place for field, place in places.items() if place is not None}
-        return load_checkpoint(args.from_checkpoint, **moved_bases(args), **given, **setting)
+        model, processor = load_checkpoint(args.from_checkpoint, **moved_bases(args), **given, **setting)
+        if args.model not in (MODEL, model.config.model_type):
+            raise ValueError(f"--model {args.model}: {args.from_checkpoint} is of {model.config.model_type}")
+        return model, processor
     return build_model(
         args.language_model or "embedded",
         args.vision_tower or _tower_for(args.data),

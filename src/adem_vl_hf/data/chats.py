@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..modeling import field_values
+from ..modeling.chat_parts import A_TURN, MARK_OF, MARKS, plain_part
 from .cells import as_list
 from .sample import IMAGE_MARK, VIDEO_MARK, Chat, ChatTurn
 
@@ -17,8 +18,6 @@ ROLES = {
     "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
 }  # fmt: skip
-MARKS = {"image": IMAGE_MARK, "video": VIDEO_MARK}
-SOURCES = ("url", "path", "base64", "bytes")  # further keys of a part, beside its own type, that hold its image
 
 
 class ReadChat(NamedTuple):
@@ -88,11 +87,11 @@ def read_chat(
         sources = [(number, source) for number, turn in enumerate(turns) for of, source in turn[2] if of == kind]
         open_places = [place for place, (_, source) in enumerate(sources) if source is None]
         if given and not sources:
-            messages[first][1] = MARKS[kind] * len(given) + messages[first][1]
+            messages[first][1] = MARK_OF[kind] * len(given) + messages[first][1]
             sources = [(first, one) for one in given]
         elif len(open_places) != len(given):
             raise ValueError(
-                f"{where}: {len(open_places)} {MARKS[kind]} marks for {len(given)} {kind}s; write one for each, or "
+                f"{where}: {len(open_places)} {MARK_OF[kind]} marks for {len(given)} {kind}s; write one for each, or "
                 "none at all (they then stand before the first turn of the user)"
             )
         for place, one in zip(open_places, given, strict=False):
@@ -121,7 +120,7 @@ def _turn(message: Any, number: int, where: str) -> tuple[str, str, list[tuple[s
     """Read one message: its role, its text with marks, and the kind and the image of each mark, None if it has none."""
     where = f"{where}, turn {number}"
     if not isinstance(message, Mapping):
-        raise ValueError(f'{where}: {field_values.shown(message)}; a turn is {{"role": ..., "content": ...}}')
+        raise ValueError(f"{where}: {field_values.shown(message)}; {A_TURN}")
     said = message.get("role") if message.get("role") is not None else message.get("from")
     role = ROLES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
@@ -145,32 +144,9 @@ def _turn(message: Any, number: int, where: str) -> tuple[str, str, list[tuple[s
 
 def _part(part: Any, where: str) -> tuple[str, list[tuple[str, Any]]]:
     """Read one part of a content: its text with marks, and what the marks stand for."""
-    if isinstance(part, str):
-        part = {"type": "text", "text": part}
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind is None and isinstance(part, Mapping):  # Qwen's parts say by their key alone what they are
-        kind = next((known for known in ("text", *MARKS) if part.get(known) is not None), None)
-    if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
-        marks = sorted(
-            (place, of)
-            for of, mark in MARKS.items()
-            for place in _places(part["text"], mark)
-        )  # fmt: skip
-        return part["text"], [(of, None) for _, of in marks]
-    if kind in ("image_url", "input_image", "video_url"):
-        source = part.get("video_url" if kind == "video_url" else "image_url")
-        kind = "video" if kind == "video_url" else "image"
-        return MARKS[kind], [(kind, source.get("url") if isinstance(source, Mapping) else source)]
-    if kind in MARKS:
-        sources = (part.get(key) for key in (kind, *SOURCES))
-        return MARKS[kind], [(kind, next((source for source in sources if source is not None), None))]
-    raise ValueError(
-        f"{where}: a part of its content is {field_values.shown(part)}; known are text, image, image_url and video"
-    )
-
-
-def _places(text: str, mark: str) -> Iterator[int]:
-    place = text.find(mark)
-    while place >= 0:
-        yield place
-        place = text.find(mark, place + 1)
+    plain = plain_part(part, where)
+    kind = plain["type"]
+    if kind == "text":
+        marks = MARKS.findall(plain["text"])
+        return plain["text"], [("video" if mark == VIDEO_MARK else "image", None) for mark in marks]
+    return MARK_OF[kind], [(kind, plain.get(kind))]

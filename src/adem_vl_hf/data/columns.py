@@ -69,9 +69,9 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
         Sample: The sample. Its images are not opened.
 
     Raises:
-        ValueError: A named column is not there, there is no text to train on, an answer is no text, an image is in a
-            column that would not be seen, or the turns or the marks of a chat do not fit. The message lists the columns
-            found and the names that are known, or names the row.
+        ValueError: A named column is not there, there is no text to train on or there are two without a question, an
+            answer is no text, an image is in a column that would not be seen, or the turns or the marks of a chat do
+            not fit. The message lists the columns found and the names that are known, or names the row.
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"sample {position} is {shown(row)}; a row is a dictionary of columns, as datasets give it")
@@ -80,9 +80,15 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
             if not fits(row[key], hint):
                 raise ValueError(f"sample {row.get('id', position)}: its {key} is {shown(row[key])}, no text")
         return row | {"id": str(row.get("id", position))}  # type: ignore[operator,return-value]
-    places = _places(row, position, columns or {})
+    places = places_of(row, position, columns or {})
     found = {role: None if place is None else without_arrays(row[place], role) for role, place in places.items()}
     name = str(position if found["id"] is None else found["id"])
+    if found["prompt"] is None and found["question"] is None and not is_chat(found["messages"]):
+        named = (columns or {}).keys() & {"text", "answer"}
+        if len(named) != 1:
+            check_texts(f"sample {name}", places, found)
+        elif named == {"answer"} and found["answer"] is not None:
+            found["text"] = None  # the named one is the one to train
     sample = _chat_sample(name, found)
     if sample is None:
         sample = _question_sample(name, found)
@@ -100,8 +106,20 @@ def _is_sample(row: Mapping[str, Any]) -> bool:
     return not any(str(name).lower() in FOREIGN and value is not None for name, value in row.items())
 
 
-def _places(row: Mapping[str, Any], position: int, columns: Mapping[str, str]) -> dict[str, str | None]:
-    """Find the column of each role, which is None if the row has no value for it."""
+def places_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str]) -> dict[str, str | None]:
+    """Find the column of each role.
+
+    Args:
+        row (Mapping[str, Any]): The row.
+        position (int): Its place in the data set or the batch, which names it in an error.
+        columns (Mapping[str, str]): The names of columns that have other names than those in ``SPELLINGS``.
+
+    Returns:
+        The names of the columns by role; None if the row has no value for it.
+
+    Raises:
+        ValueError: A named column is not there, or its role is unknown.
+    """
     for role, name in columns.items():
         if role not in SPELLINGS:
             raise ValueError(f"columns: {role!r} is none of {', '.join(SPELLINGS)}")
@@ -113,6 +131,36 @@ def _places(row: Mapping[str, Any], position: int, columns: Mapping[str, str]) -
         known = [columns[role]] if role in columns else [small[name] for name in names if name in small]
         places[role] = next((name for name in known if row[name] is not None), None)
     return places
+
+
+def check_texts(where: str, places: Mapping[str, str | None], found: Mapping[str, Any]) -> None:
+    """Refuse a row without a question that has a text and another answer: one would be trained, and the other lost.
+
+    Args:
+        where (str): Names the row in the error.
+        places (Mapping[str, str | None]): The columns of the row, as ``places_of`` finds them.
+        found (Mapping[str, Any]): Their values by role.
+
+    Raises:
+        ValueError: It has both, and they differ. The message names the columns, and says how to choose one.
+    """
+    texts = _words(found["text"])
+    for role in ("answer", "completion"):
+        if texts and not _words(found[role]) <= texts:
+            text, answer = places["text"], places[role]
+            raise ValueError(
+                f'{where}: both "{text}" and "{answer}"; give one. If "{text}" is the question, name it with '
+                f"columns={{'question': '{text}'}} (on the command line, --columns question={text}); with "
+                f"columns={{'text': '{text}'}}, \"{answer}\" is ignored"
+            )
+
+
+def _words(value: Any) -> set[str]:
+    """Return the texts of a column, without empty ones and without what cannot be trained."""
+    try:
+        return {text.strip() for text in answers_of(value)} - {""}
+    except ValueError:  # nothing, or what pandas has where a cell is empty
+        return set()
 
 
 def _no_text(name: str, row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
@@ -143,7 +191,7 @@ def _check_unseen(name: str, row: Mapping[str, Any], columns: Mapping[str, str])
     for column, value in row.items():
         if str(column).lower() not in known and looks_like_image(value):
             raise ValueError(
-                f"sample {name}: the column {column!r} holds an image, and nothing would look at it. Name it with "
+                f"sample {name}: the column {column!r} holds an image that would be ignored. Name it with "
                 f"columns={{'image': {column!r}}} (on the command line, --columns image={column}), or remove it"
             )
 

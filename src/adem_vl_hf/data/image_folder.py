@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from ..json_files import read_jsonl
 from ..modeling.field_values import shown
 from ..modeling.reading import errors_naming
-from .columns import SPELLINGS, sample_of
+from .columns import SPELLINGS, check_texts, places_of, sample_of
 from .media import open_image, resolve_image
 from .sample import CAPTION_PROMPT, Sample, continuation
 
@@ -36,8 +36,8 @@ class ImageFolder(Dataset[Sample]):
     replaces the prompt of the folder, ``kind`` (default "caption"), ``references`` or ``captions`` (lists of further
     true answers) and ``choices`` (a list that contains the answer). Capitals do not matter, and other keys are
     ignored. A line with other columns that ``sample_of`` knows, such as ``caption``, ``question`` or ``messages``, is
-    read like a row of any other data set. The id of a sample is its ``file_name``, with ``:line`` added if an earlier
-    line names the same file.
+    read like a row of any other data set. Without any prompt, a line may not have two texts, one of which would not be
+    trained. The id of a sample is its ``file_name``, with ``:line`` added if an earlier line names the same file.
 
     Args:
         folder (str | os.PathLike[str]): The folder, or with ``split`` the parent of one folder per split.
@@ -157,6 +157,10 @@ def _sample(entry: dict[str, Any], name: str, default_prompt: str, where: str) -
     prompt = _text(entry, "prompt", where)
     if prompt is None:
         prompt = default_prompt
+        if prompt == CAPTION_PROMPT:
+            others = {name: value for name, value in entry.items() if name != "captions"}  # which are references
+            places = places_of(others, 0, {})
+            check_texts(where, places, {role: place and others[place] for role, place in places.items()})
     further = _texts(entry, "references", where) + _texts(entry, "captions", where)
     choices = _texts(entry, "choices", where)
     sample = Sample(
