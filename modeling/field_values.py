@@ -108,9 +108,9 @@ def check_kernels(saved: Mapping[str, Any], where: str) -> None:
     """
     for fields in (saved, *(part for part in saved.values() if isinstance(part, Mapping))):
         for name, value in fields.items():
-            if name.endswith(("attn_implementation", "attn_implementation_internal", "experts_implementation")) and (
-                "/" in str(value)
-            ):
+            if str(name).endswith(
+                ("attn_implementation", "attn_implementation_internal", "experts_implementation")
+            ) and ("/" in str(value)):
                 raise ValueError(
                     f"{where}: {name} is {shown(value)}, a repository whose code would be run; remove it, and give "
                     "attn_implementation to from_pretrained if you trust it"

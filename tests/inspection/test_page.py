@@ -203,7 +203,7 @@ def test_the_maps_of_a_word(write, kind, together):
             assert np.array_equal(drawn, overlay(part.contribution[place, 0], 2.0 * (place + 1)))
     for text in ("+1.25 and −0.50 nats", "+0.00 and −2.00 nats", "+2.50 and −1.00 nats"):
         assert text in reader.text
-    assert "A red place in the picture raises the probability" in reader.text
+    assert "A red place in the image raises the probability" in reader.text
     assert len(reader.all("div", "ramp")) == 1
 
 
