@@ -47,7 +47,9 @@ demo: $(VENV)/installed
 check: $(VENV)/installed
 	$(MAKE) --no-print-directory -j 2 --output-sync types style docs
 
+# the bundle is a part of the package, but lies elsewhere: together they are checked as they are installed
 types: $(VENV)/installed
+	rm -rf runs/types && mkdir -p runs/types && cp -r src/adem_vl_hf runs/types && cp -r modeling runs/types/adem_vl_hf
 	$(BIN)/mypy
 
 style: $(VENV)/installed

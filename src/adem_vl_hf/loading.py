@@ -152,7 +152,7 @@ def load_checkpoint(
     # their configs name the model on the Hub, so that a copy loads anywhere
     if Path(name).resolve() in SHIPPED and "text_model_name_or_path" not in kwargs:
         kwargs["text_model_name_or_path"] = resolve_language_model("embedded")  # which may download it
-    given = {
+    given: dict[str, Any] = {
         "token": token,
         "revision": revision,
         "subfolder": subfolder,

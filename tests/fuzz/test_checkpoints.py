@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save
 
-from adem_vl_hf.hub.model_card import count_adapter_parameters
+from adem_vl_hf.hub.model_card import count_saved_parameters
 from adem_vl_hf.loading import describe
 
 pytest.importorskip("peft")
@@ -119,7 +119,7 @@ def test_weights(arch, saved, tmp_path):
     def check(outcomes, data):
         write(path, data)
         outcomes.run(lambda: arch.model_class.from_pretrained(folder), [folder], "load")
-        outcomes.run(lambda: count_adapter_parameters(folder), [folder], "push")
+        outcomes.run(lambda: count_saved_parameters(folder), [folder], "push")
 
     fuzz("model.safetensors", 80, damaged, check)
 

@@ -232,7 +232,7 @@ def write_model_card(
         paper=paper,
         repo_id=json.dumps(printable(repo_id or title), ensure_ascii=False),
         prompt=json.dumps(prompt, ensure_ascii=False),
-        adapter_parameters=f"{count_adapter_parameters(folder):,}",
+        adapter_parameters=f"{count_saved_parameters(folder):,}",
         bases=bases,
         fingerprints=any(base.fingerprint for base in bases),
         config_fields=[(n, _cell(value)) for n in config.adapter_fields if (value := getattr(config, n)) is not None],
@@ -289,7 +289,7 @@ def read_record(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
     return read_object(path, "correct it or remove it")
 
 
-def count_adapter_parameters(folder: str | os.PathLike[str]) -> int:
+def count_saved_parameters(folder: str | os.PathLike[str]) -> int:
     """Count the parameters in ``model.safetensors``, from its header alone.
 
     Args:

@@ -28,7 +28,7 @@ from ..modeling.processing_adem_vl import AdemVLProcessor
 from ..modeling.processor_parts import PROCESSOR_FILES
 from ..report import SAMPLES, draw_loss
 from .checkpoint_files import check_links, code_files, copy, sample_rows
-from .model_card import CURVE, Metrics, checkpoint_bases, count_adapter_parameters, read_record, write_model_card
+from .model_card import CURVE, Metrics, checkpoint_bases, count_saved_parameters, read_record, write_model_card
 from .repo_id import check_repo_id
 
 PUBLISHED = 6  # sample answers in a card
@@ -153,7 +153,7 @@ def stage(
             raise ValueError("a model alone cannot be used from the Hub: give its processor too (processor=...)")
         processor.save_pretrained(target)
         model.save_pretrained(target)
-    count_adapter_parameters(target)  # raises an error if a tensor does not belong to the adapter
+    count_saved_parameters(target)  # raises an error if a tensor does not belong to the adapter
 
 
 def _stage_samples(model: Any, target: Path) -> None:
