@@ -190,6 +190,6 @@ def test_official_files(folder):
 
     def check(outcomes, data):
         write(path, data)
-        outcomes.run(lambda: _recorded_fields(_read(path)[2]), [path], "pth")
+        outcomes.run(lambda: _recorded_fields(_read(path)[2], path, ()), [path], "pth")
 
     fuzz(".pth of the authors", 300, st.one_of(damaged_bytes(sources), st.sampled_from(sources)), check)
