@@ -42,7 +42,7 @@ class Found(NamedTuple):
         """Put the adapter into the model, if there is one.
 
         Args:
-            model (PreTrainedModel): the model of the checkpoint.
+            model (Any): the model of the checkpoint.
 
         Raises:
             ImportError: PEFT is not installed.

@@ -110,6 +110,15 @@ def test_a_broken_image_in_the_held_out_data_is_found_before_the_training(run, t
     assert not folder.exists()
 
 
+def test_held_out_data_are_not_those_that_are_trained_on(run, tmp_path, capsys):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("question,answer\nwhich?,this one\n")
+    assert run("--data", str(rows), "--eval-data", str(rows))[0] == 2
+    said = capsys.readouterr().err
+    assert "rows.csv is in --data, too" in said
+    assert "no split 'test'; it has train); name data that are not trained on" in said
+
+
 @pytest.mark.slow
 def test_the_recipes_differ_in_their_rates(run):
     fitted, paper = (json.loads((run(*flags, output=name)[1] / "training.json").read_text())["learning_rate"]

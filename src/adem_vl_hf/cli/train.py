@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from ..data.dataset_names import NAMED, check_name
+from ..data.dataset_names import NAMED, NoSuchSplit, check_name
 from ..evaluation.tasks import TASKS
 from ..papers import PAPERS
 from ..terminal import say
@@ -278,10 +278,15 @@ def _data(args: argparse.Namespace) -> tuple[Any, Any]:
     options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns), args.each_turn_alone)
     stream = {"streaming": args.streaming, "shuffle_buffer": args.shuffle_buffer or BUFFER}
     parts = [open_dataset(name, "train", args.train_size, args.seed, *options, **stream) for name in args.data]
-    held_out = [  # of data that are drawn, or that are trained on as well, another split
-        open_dataset(name, "test" if name in (*NAMED, *args.data) else "train", args.train_size, args.seed, *options)
-        for name in args.eval_data
-    ]
+    held_out = []
+    for name in args.eval_data:  # of data that are drawn, or that are trained on as well, another split
+        split = "test" if name in (*NAMED, *args.data) else "train"
+        try:
+            held_out.append(open_dataset(name, split, args.train_size, args.seed, *options))
+        except NoSuchSplit as error:
+            raise ValueError(
+                f"--eval-data {name} is in --data, too ({error}); name data that are not trained on"
+            ) from error
     for part in held_out:
         _read_all(part)
     if args.eval_task:  # each turn is asked
