@@ -101,6 +101,11 @@ def load_config(folder: str | os.PathLike[str], **hub: Any) -> FrozenBasesConfig
     if place.is_file():
         raise ValueError(f"{place} is a file, and a checkpoint is a folder; name the folder with its config.json")
     if place.is_dir() and not (place / "config.json").is_file():
+        if (place / "adapter_config.json").is_file():
+            raise ValueError(
+                f"{place} holds an adapter of PEFT alone: load it with AutoModel.from_pretrained, and the processor "
+                "from the checkpoint that it was trained on"
+            )
         raise ValueError(f"{place} is no checkpoint, or its config.json is missing; name another, or save it again")
     try:
         with errors_naming(f"{folder}/config.json"):

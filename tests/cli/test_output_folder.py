@@ -73,7 +73,7 @@ def test_links_are_removed_and_not_followed(folder, tmp_path):
     (folder / "checkpoint-12").symlink_to(elsewhere)
     (folder / "checkpoint-14").symlink_to(tmp_path / "nowhere")
     (folder / "training.json").symlink_to(elsewhere / "trainer_state.json")
-    assert not refused(folder, "--overwrite", "--image-folder", elsewhere)
+    assert not refused(folder, "--overwrite", "--data", elsewhere, "--image-folder", elsewhere)
     remove_run(folder)
     assert not {"checkpoint-12", "checkpoint-14", "training.json"} & {*os.listdir(folder)}
     assert os.listdir(elsewhere) == ["trainer_state.json"]

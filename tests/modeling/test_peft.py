@@ -12,6 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from adem_vl_hf.loading import load_checkpoint
+
 # PEFT 0.21 asks Transformers 5.23 for a property by its name before
 pytestmark = [
     pytest.mark.core,
@@ -200,6 +202,8 @@ def test_from_pretrained_loads_an_adapter_of_peft_with_its_model(bases, arch, tm
             loaded = kind.from_pretrained(tmp_path / folder)
             assert type(loaded) is arch.model_class
             assert_close(logits(loaded), logits(wrapped))
+    with pytest.raises(ValueError, match=r"lora holds an adapter of PEFT alone: load it with AutoModel"):
+        load_checkpoint(tmp_path / "lora")
     settings = tmp_path / "lora" / "adapter_config.json"
     settings.write_text(settings.read_text().replace(str(tmp_path / "model"), ""))
     with pytest.raises(ValueError, match="an adapter of PEFT that does not name its model: load the model first"):
