@@ -1,7 +1,7 @@
-"""ADEM-VL and its peers, each with the best of four learning rates, on easy-VQA and on scenes. Resumable.
+"""ADEM-VL, its peers and the ladder from MemVP to it, each with the best of four learning rates. Resumable.
 
 python benchmarks/rates.py                 # every run that has no result file
-python benchmarks/rates.py --data scenes   # those of one data set
+python benchmarks/rates.py --data scenes   # those of one data set, of easy-VQA and scenes
 python benchmarks/rates.py --jobs 2        # two runs at once, each in a process with one thread
 python benchmarks/write_tables.py          # puts the tables into docs/results.md
 
@@ -27,12 +27,18 @@ from adem_vl_hf.evaluation.score import score
 STEPS, BATCH_SIZE, SEEDS = 480, 8, 3
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 IMAGES: tuple[ImageCondition, ...] = ("true", "shuffled")
-RUNS: dict[str, Run] = {
-    **{name: run for name, run in GROUPS["peers"].items() if run.paper is not None},
-    "ADEM-VL, query and sum at the MLP's output": ours(query_from="mlp_out", add_to="mlp_out"),
-    # its memory is there, with a weight of 0, and gets no gradient
-    "ADEM-VL, the class token alone": Run("adem_vl", {**OURS, "fusion_scale": 0.0}),
+# by the heading of a table
+TABLES: dict[str, dict[str, Run]] = {
+    "rates": {
+        **{name: run for name, run in GROUPS["peers"].items() if run.arm != "floor"},  # which has nothing to train
+        "ADEM-VL, query and sum at the MLP's output": ours(query_from="mlp_out", add_to="mlp_out"),
+        # its memory is there, with a weight of 0, and gets no gradient
+        "ADEM-VL, the class token alone": Run("adem_vl", {**OURS, "fusion_scale": 0.0}),
+    },
+    # its last step is ADEM-VL, which is trained once
+    "ladder rates": {"ADEM-VL" if name == "+ adaptive fusion" else name: run for name, run in GROUPS["ladder"].items()},
 }
+RUNS = {name: run for runs in TABLES.values() for name, run in runs.items()}
 
 
 def result_file(data: str, name: str, rate: float, seed: int) -> str:
@@ -141,11 +147,12 @@ def _row(data: str, name: str, results: dict[float, dict[str, Any]], seeds: list
     return [*head, *answers, "" if paper is None else f"{paper:.2f}"]
 
 
-def table(data: str) -> str:
+def table(data: str, heading: str) -> str:
     """A row for each method, from the result files.
 
     Args:
         data (str): a key of ``DATA``.
+        heading (str): a key of ``TABLES``.
 
     Returns:
         The table and a sentence about its order; empty if nothing was measured.
@@ -153,7 +160,7 @@ def table(data: str) -> str:
     rated = DATA[data]
     chosen: dict[str, list[dict[str, Any]]] = {}
     rows = []
-    for name in RUNS:
+    for name in TABLES[heading]:
         if results := tried(data, name):
             found = [tables.load(result_file(data, name, best_rate(results), seed)) for seed in range(SEEDS)]
             chosen[name] = [result for result in found if result is not None]
@@ -165,10 +172,10 @@ def table(data: str) -> str:
     head = ["", "trainable parameters", f"loss with {', '.join(f'{rate:g}' for rate in RATES)}", "best rate", "seeds",
             "held-out loss", *rated.measures, "ScienceQA in the paper, %"]  # fmt: skip
     known = {name: paper for name in chosen if (paper := RUNS[name].paper) is not None}
-    heading, value = next(iter(rated.measures.items()))
+    measure_name, value = next(iter(rated.measures.items()))
     means = {
         "held-out loss": [-statistics.mean(one["loss"]["true"] for one in chosen[name]) for name in known],
-        heading.removesuffix(", %"): [
+        measure_name.removesuffix(", %"): [
             statistics.mean(value(one["metrics"]["true"]) for one in chosen[name]) for name in known
         ],
     }
@@ -179,9 +186,14 @@ def sections() -> dict[str, str]:
     """The sections of docs/results.md.
 
     Returns:
-        The text by the name of the section.
+        The text by the name of the section, of those that compare anything yet.
     """
-    return {f"rates on {data.replace('-', ' ')}": table(data) or tables.NOT_MEASURED for data in DATA}
+    return {
+        f"{heading} on {data.replace('-', ' ')}": table(data, heading)
+        for heading, runs in TABLES.items()
+        for data in DATA
+        if sum(bool(tried(data, name)) for name in runs) > 1
+    }
 
 
 def main() -> None:
@@ -202,7 +214,8 @@ def main() -> None:
     run_all([partial(once, *pair, best[pair], seed, args.steps, args.output_dir)
              for seed in range(1, args.seeds) for pair in pairs], args.jobs)  # fmt: skip
     for data in args.data:
-        print(f"\n{data}\n{table(data)}")
+        for heading in TABLES:
+            print(f"\n{data}, {heading}\n{table(data, heading)}")
 
 
 if __name__ == "__main__":
