@@ -15,6 +15,7 @@ from .reading import errors_naming
 
 # how an Auto class passes on that it was given an adapter of PEFT, and gave the model of that instead
 OF_AUTO_CLASS = "_adapter_model_path"
+PREFIX = "base_model.model."  # of the names in a file of PEFT
 
 
 class Found(NamedTuple):
@@ -48,8 +49,15 @@ class Found(NamedTuple):
             ImportError: PEFT is not installed.
             ValueError: the adapter does not fit the model.
         """
-        if self.adapter is not None:
-            model.load_adapter(self.adapter, adapter_kwargs=dict(self.fetching))
+        if self.adapter is None:
+            return
+        model.load_adapter(self.adapter, adapter_kwargs=dict(self.fetching))
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        # Transformers 5.0 makes the layers and leaves them as they were drawn
+        weights = load_peft_weights(self.adapter, device="cpu", **self.fetching)
+        own = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+        set_peft_model_state_dict(model, own, adapter_name="default")
 
 
 def find_peft_adapter(name: str, subfolder: str, adapter_kwargs: Mapping[str, Any] | None) -> Found:

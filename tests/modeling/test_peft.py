@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from closeness import assert_close, assert_equal
+from families import V5_0
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
@@ -199,6 +200,10 @@ def test_from_pretrained_loads_an_adapter_of_peft_with_its_model(bases, arch, tm
     shutil.copytree(tmp_path / "lora", tmp_path / "both", dirs_exist_ok=True)
     for kind in (AutoModelForImageTextToText, arch.model_class):
         for folder in ("lora", "both"):
+            if save_base and V5_0:  # the library loads these itself, and that version misses the adapter's weights
+                with pytest.raises(ValueError, match=r"lacks .*lora_A"):
+                    kind.from_pretrained(tmp_path / folder)
+                continue
             loaded = kind.from_pretrained(tmp_path / folder)
             assert type(loaded) is arch.model_class
             assert_close(logits(loaded), logits(wrapped))
