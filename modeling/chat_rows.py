@@ -127,11 +127,12 @@ def ready_chats(conversation: Any, given: Any, own: Any, options: Mapping[str, A
         ValueError: A message or a part is unknown, or the images of a chat do not fit its marks.
     """
     template = own.get(given or "default", given) if isinstance(own, dict) else given or own
-    tokenize = bool(options.get("tokenize"))
     chats, is_batch = plain_chats(conversation)
     if _takes_parts(template):  # also before version 5.1, Transformers looks for images in lists of parts alone
         chats = [[turn | {"content": in_parts(turn.get("content") or "")} for turn in chat] for chat in chats]
-    if tokenize and template == INSTRUCTION_TEMPLATE:  # which takes marks out, so that nobody could count them later
+    if (
+        options.get("tokenize") and template == INSTRUCTION_TEMPLATE
+    ):  # which takes marks out, so that nobody could count them later
         images: list[int] = [sources_in(chat, "image") for chat in chats]
         further = {**options, **(options.get("processor_kwargs") or {})}.get("images")
         if further is not None and TAKES_IMAGES:

@@ -15,15 +15,14 @@ from .configuration_evlm import EvlmConfig
 from .decoder import SeeingLayer, decoder_layers, extend_layer
 from .visual_memory import VisualMemory
 
+EPS = 1e-6  # added to the mean square in RMSNorm
+
 
 class InputPrecisionLinear(nn.Linear):
     """Linear layer that computes in its input's precision."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight.to(x.dtype))
-
-
-EPS = 1e-6  # added to the mean square
 
 
 class InputPrecisionRMSNorm(nn.RMSNorm):

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, BitsAndBytesConfig
+from transformers.utils import ADAPTER_CONFIG_NAME
 
 from .counting import count_trained
 from .embedded.dinov2 import embedded_dinov2
@@ -101,7 +102,7 @@ def load_config(folder: str | os.PathLike[str], **hub: Any) -> FrozenBasesConfig
     if place.is_file():
         raise ValueError(f"{place} is a file, and a checkpoint is a folder; name the folder with its config.json")
     if place.is_dir() and not (place / "config.json").is_file():
-        if (place / "adapter_config.json").is_file():
+        if (place / ADAPTER_CONFIG_NAME).is_file():
             raise ValueError(
                 f"{place} holds an adapter of PEFT alone: load it with AutoModel.from_pretrained, and the processor "
                 "from the checkpoint that it was trained on"

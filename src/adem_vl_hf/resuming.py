@@ -8,13 +8,13 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from transformers import AutoConfig, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import ADAPTER_CONFIG_NAME
 
 from .json_files import read_object
 from .modeling.configuration_base import FrozenBasesConfig
 from .whole_checkpoints import MANIFEST, checkpoints, lack_of, tidy
 
 logger = logging.getLogger("adem_vl_hf")
-PEFT_CONFIG = "adapter_config.json"
 PEFT_SETTINGS = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save")
 
 
@@ -115,7 +115,7 @@ def peft_files(checkpoint: Path) -> dict[str, Path]:
     Returns:
         Their files by the adapters' names, of which PEFT's ``default`` lies in no folder of its own.
     """
-    found = (*checkpoint.glob(PEFT_CONFIG), *sorted(checkpoint.glob(f"*/{PEFT_CONFIG}")))
+    found = (*checkpoint.glob(ADAPTER_CONFIG_NAME), *sorted(checkpoint.glob(f"*/{ADAPTER_CONFIG_NAME}")))
     return {"default" if file.parent == checkpoint else file.parent.name: file for file in found}
 
 

@@ -29,17 +29,29 @@ def printable(value: Any, kept: str = KEPT) -> str:
     )
 
 
+class NobodyReads(Exception):
+    """The reader of standard output has ended, as in ``adem-vl info ... | head -1``."""
+
+
 def say(value: Any, file: IO[str] | None = None) -> None:
     """Print a text at once, with control characters and what the encoding of the output lacks as escapes.
 
     Args:
         value (Any): The text.
         file (IO[str] | None): Where it is printed. None means standard output.
+
+    Raises:
+        NobodyReads: It is standard output, whose reader has ended.
     """
     file, text = sys.stdout if file is None else file, printable(value)
     if encoding := getattr(file, "encoding", None):  # a result must not be lost because a terminal has no "ü"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
-    print(text, file=file, flush=True)
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError as error:
+        if file is sys.stdout:
+            raise NobodyReads from error
+        raise
 
 
 def escape_messages() -> None:

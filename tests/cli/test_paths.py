@@ -1,5 +1,6 @@
 """Names that may be paths or Hub ids, and what commands say of what they are given."""
 
+import errno
 import os
 import re
 import shlex
@@ -143,3 +144,12 @@ def test_a_folder_that_was_removed_and_a_reader_that_has_enough(tmp_path):
     closed = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=300)
     os.close(writing)
     assert (closed.returncode, closed.stderr) == (1, "")
+
+
+def test_a_broken_pipe_elsewhere_is_an_error_that_is_said(monkeypatch, capsys):
+    def breaks(args):
+        raise BrokenPipeError(errno.EPIPE, "the other end of a socket is gone")
+
+    monkeypatch.setattr("adem_vl_hf.cli.info.run", breaks)
+    assert main(["info", str(CHECKPOINT)]) == 1
+    assert "the other end of a socket is gone" in capsys.readouterr().err

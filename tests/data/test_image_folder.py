@@ -177,3 +177,13 @@ def test_a_cell_of_metadata_csv_is_the_text_that_was_written(tmp_path, place, st
     if place == ".":
         with pytest.raises(ValueError, match="no split 'test'"):
             open_dataset(str(tmp_path), "test", streaming=streaming)
+
+
+def test_a_relative_folder_is_that_of_the_working_folder_now(tmp_path, monkeypatch):
+    """As in a notebook that goes from one project to the next."""
+    for place, colour in (("one", "red"), ("two", "blue")):
+        (tmp_path / place / "pics").mkdir(parents=True)
+        Image.new("RGB", (2, 2), colour).save(tmp_path / place / "pics" / "a.png")
+        write(tmp_path / place / "pics", {"file_name": "a.png", "text": colour})
+        monkeypatch.chdir(tmp_path / place)
+        assert ImageFolder("pics")[0]["references"] == [colour]

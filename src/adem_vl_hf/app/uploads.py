@@ -17,7 +17,7 @@ PIXELS = 40_000_000  # of one image, which take 120 MB while it is opened
 SECONDS = 20  # for decoding the videos of one turn
 SIDE = 1536  # pixels of an image that is kept: more than any vision tower takes
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-RAISED = ", or raise "  # before the part of an error that says how to raise a limit, which who sends a file cannot
+RAISED = ", or raise "  # begins what an error says about raising a limit, which a visitor of the page cannot do
 SUFFIXES = (*IMAGE_SUFFIXES, ".gif", *sorted(VIDEO_SUFFIXES))
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 URL = re.compile(r"(?i)([a-z][a-z0-9+.-]+:/|data:)/?")  # of two letters or more: one is a disk
-PROMPT_FORMAT = "CQM-A"  # of ScienceQA, as ADEM-VL's authors train
 MOST_SHOWN = 200  # characters of a URL
 
 
@@ -175,7 +174,7 @@ def add_scienceqa(parser: argparse.ArgumentParser) -> None:
     Args:
         parser (argparse.ArgumentParser): The parser of the command.
     """
-    parser.add_argument("--prompt-format", default=PROMPT_FORMAT,
+    parser.add_argument("--prompt-format", default="CQM-A",
                         help="ScienceQA only: CQM or QCM, a dash, A, AL, AE, ALE, AEL, LA, EA, LEA or ELA; the authors "
                              "train with CQM-A and evaluate with QCM-A and --use-captions")  # fmt: skip
     parser.add_argument("--use-captions", action="store_true", help="ScienceQA only: add captions.json to the context")

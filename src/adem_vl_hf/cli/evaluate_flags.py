@@ -6,8 +6,8 @@ from typing import Any
 
 from ..data.dataset_names import NAMED
 from .arguments import check_output
+from .idle_flags import given_flags, refuse_flags
 
-ALWAYS = {"command", "debug", "task", "harness", "json"}
 OF_HARNESS = {"tasks", "include_path", "checkpoint", "size", "batch_size", "output"}
 OF_SCORING = {"predictions"}
 OF_SCIENCEQA = {"problems", "data", "split"}  # of its scoring: the problems may be in the data
@@ -23,22 +23,22 @@ def check_flags(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
     Raises:
         ValueError: There is such a flag. The message names it.
     """
-    given = _given(args, defaults)
+    given = given_flags(args, defaults)
     if args.harness:
-        _refuse(given - OF_HARNESS, args, f"has no effect on --harness {args.harness}")
+        refuse_flags(given - OF_HARNESS, args, f"has no effect on --harness {args.harness}")
         return
-    _refuse(given & {"tasks", "include_path"}, args, "belongs to --harness")
+    refuse_flags(given & {"tasks", "include_path"}, args, "belongs to --harness")
     if args.task != "scienceqa":
-        _refuse(given & {"problems"}, args, "belongs to --task scienceqa")
+        refuse_flags(given & {"problems"}, args, "belongs to --task scienceqa")
     if args.predictions:
         used = OF_SCORING | (OF_SCIENCEQA if args.task == "scienceqa" else set())
-        _refuse(given - used, args, "has no effect on predictions that --predictions gives")
+        refuse_flags(given - used, args, "has no effect on predictions that --predictions gives")
     elif args.task in NAMED and args.data != args.task:
-        _refuse(given & {"data"}, args, f"has no effect on --task {args.task}, which has data of its own")
+        refuse_flags(given & {"data"}, args, f"has no effect on --task {args.task}, which has data of its own")
     if args.task in NAMED:
-        _refuse(given & {"columns", "prompt_format", "use_captions"}, args, f"has no effect on --task {args.task}")
+        refuse_flags(given & {"columns", "prompt_format", "use_captions"}, args, f"has no effect on --task {args.task}")
     elif args.data not in NAMED:
-        _refuse(given & {"size"}, args, f"is for {', '.join(NAMED)}, and other data are taken whole")
+        refuse_flags(given & {"size"}, args, f"is for {', '.join(NAMED)}, and other data are taken whole")
     if args.split is not None and not args.split.strip():
         raise ValueError("--split is empty; name a split, such as test, or leave it out")
     for flag, path in (("--predictions", args.predictions), ("--problems", args.problems)):
@@ -73,20 +73,8 @@ def check_flags_of_data(args: argparse.Namespace, defaults: argparse.Namespace, 
     if args.columns and (is_scienceqa or isinstance(dataset, CocoCaptions | Alpaca | MME)):
         raise ValueError(f"--columns has no effect on {args.data}, whose format names its columns; leave it out")
     if not is_scienceqa:
-        _refuse(
-            _given(args, defaults) & {"prompt_format", "use_captions"},
+        refuse_flags(
+            given_flags(args, defaults) & {"prompt_format", "use_captions"},
             args,
             f"is of ScienceQA, and {args.data or args.task} is not ScienceQA",
         )
-
-
-def _given(args: argparse.Namespace, defaults: argparse.Namespace) -> set[str]:
-    """Name the flags that are given with another value than their default, but for those that always have an effect."""
-    return {name for name, value in vars(args).items() if value != getattr(defaults, name, value)} - ALWAYS
-
-
-def _refuse(names: set[str], args: argparse.Namespace, why: str) -> None:
-    """Refuse the first of some flags, if there is one."""
-    for name in sorted(names):
-        flag = f"--load-in-{args.bits}bit" if name == "bits" else f"--{name.replace('_', '-')}"
-        raise ValueError(f"{flag} {why}; leave it out")

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
 
     facts = describe(args.checkpoint, **moved_bases(args))
     if args.json:
-        print(json.dumps(facts))
+        say(json.dumps(facts))
     else:
         width = max(map(len, facts))
         for name, value in facts.items():  # one line each, whatever is in the values

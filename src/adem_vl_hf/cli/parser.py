@@ -11,7 +11,7 @@ import sys
 from .. import __version__
 from ..allocator import keep_freed_memory
 from ..quiet import quiet_libraries
-from ..terminal import escape_messages, say
+from ..terminal import NobodyReads, escape_messages, say
 from ..workers import said_first
 from . import app, caption, convert, evaluate, info, look, push, serve, train
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         left = command.what_is_left(args) if hasattr(command, "what_is_left") else ""
         say(f"adem-vl {args.command}: interrupted{left}", sys.stderr)
         return EXIT_FAILED
-    except BrokenPipeError:  # such as `adem-vl info ... | head -1`, which has read what it wanted
+    except NobodyReads:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
         return EXIT_FAILED
     except Exception as error:
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check_working_folder() -> None:
-    """Say what a relative path could not be found for."""
+    """Refuse a working folder that has been removed: no relative path could be found in it."""
     try:
         os.getcwd()
     except FileNotFoundError as error:

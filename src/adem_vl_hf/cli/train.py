@@ -13,7 +13,6 @@ from ..evaluation.tasks import TASKS
 from ..papers import PAPERS
 from ..terminal import say
 from .arguments import (
-    PROMPT_FORMAT,
     Several,
     add_bases,
     add_bits,
@@ -27,11 +26,12 @@ from .arguments import (
 )
 from .checkpoint import moved_bases
 from .config_flags import add_config_flags, config_fields
+from .idle_flags import given_flags, refuse_flags
 from .output_folder import DATA_FILE, check_output_folder, remove_run
 
 TEXT = "Train a small adapter that adds image input to a language model."
 MODEL = "adem_vl"  # the default
-OF_FILES = ("columns", "image_folder", "prompt_format", "use_captions")  # without effect on data opened by name
+OF_FILES = {"columns", "image_folder", "prompt_format", "use_captions"}  # without effect on data opened by name
 ANSWER_LENGTH = 32  # tokens of an answer to a held-out sample
 # fields of TrainingArguments that have a flag of their own; the flag also sets fields that depend on them
 FLAG_OF_FIELD = {
@@ -69,14 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "number of --max-steps is needed")  # fmt: skip
     parser.add_argument("--shuffle-buffer", type=positive, metavar="N",
                         help="rows of a stream that are shuffled together (default: 1000)")  # fmt: skip
-    parser.add_argument(
-        "--eval-data",
-        nargs="+",
-        action=Several,
-        default=[],
-        help="held-out data, named as for --data: their loss is logged. Of data that are trained on, too, or drawn, "
-        "the test split is taken",
-    )
+    parser.add_argument("--eval-data", nargs="+", action=Several, default=[],
+                        help="held-out data, named as for --data: their loss is logged. Of data that are trained on, "
+                             "too, or drawn, the test split is taken")  # fmt: skip
     parser.add_argument("--eval-steps", type=positive, help="steps between two evaluations (default: a tenth of all)")
     parser.add_argument("--eval-task", choices=TASKS, help="answer --eval-data at each evaluation, and log the scores "
                         "of this task")  # fmt: skip
@@ -140,24 +135,31 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--best {args.best} needs --eval-task, which computes it; without, only loss is known")
     if args.weights and (len(args.weights) != len(args.data) or min(args.weights) <= 0):
         raise ValueError(f"--weights {args.weights}: give a number above 0 for each of --data {' '.join(args.data)}")
-    if args.train_size and not {*args.data, *args.eval_data} & {*NAMED}:
-        raise ValueError(f"--train-size is for {', '.join(NAMED)}, and other data are taken whole; leave it out")
-    if {*args.data, *args.eval_data} <= {*NAMED}:
-        for flag in (name for name in OF_FILES if getattr(args, name) not in (None, [], False, PROMPT_FORMAT)):
-            raise ValueError(f"--{flag.replace('_', '-')} has no effect on {' '.join(args.data)}; leave it out")
+    given, data = given_flags(args, _defaults()), {*args.data, *args.eval_data}
+    if not data & {*NAMED}:
+        refuse_flags(given & {"train_size"}, args, f"is for {', '.join(NAMED)}, and other data are taken whole")
+    if data <= {*NAMED}:
+        refuse_flags(given & OF_FILES, args, f"has no effect on {' '.join(args.data)}")
     if args.shuffle_buffer is not None and not args.streaming:
         raise ValueError("--shuffle-buffer is for --streaming; other data are shuffled as a whole")
     if args.streaming and args.max_steps <= 0:
         raise ValueError("--streaming needs --max-steps: a stream has no length, so that nobody knows its epochs")
     check_adapter("--from-checkpoint", args.from_checkpoint)
-    if args.from_checkpoint and (given := [*config_fields(args, args.model)]):
-        raise ValueError(f"--from-checkpoint brings {given[0]}; leave the flag out, or train a new adapter")
+    if args.from_checkpoint and (brought := [*config_fields(args, args.model)]):
+        raise ValueError(f"--from-checkpoint brings {brought[0]}; leave the flag out, or train a new adapter")
     check_there("--image-folder", args.image_folder and Path(args.image_folder))
     check_there("the language model", args.language_model)
     check_there("the vision tower", args.vision_tower)
     for key, _ in args.set:
         if key in FLAG_OF_FIELD:
             raise ValueError(f"--set {key}: use {FLAG_OF_FIELD[key]}")
+
+
+def _defaults() -> argparse.Namespace:
+    """Return the values of flags that are not given."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(["--output-dir", ""])
 
 
 def run(args: argparse.Namespace) -> None:

@@ -62,7 +62,7 @@ def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
     if "://" in name:
         raise ImageError(f"{name[:200]}: a URL; download it first and give the path of the file")
     parsed = PureWindowsPath(name)  # understands both kinds of path separator
-    places = Path(folder).absolute(), _roots(os.fspath(folder))[0]
+    places = Path(folder).absolute(), _roots(Path(folder).absolute())[0]
     is_inside = Path(name).is_absolute() and any(Path(name).is_relative_to(place) for place in places)
     if ".." in parsed.parts or ((parsed.drive or parsed.root) and not is_inside):
         raise ImageError(f"{name}: leads out of the image folder {folder}; give a path relative to that folder")
@@ -90,16 +90,16 @@ def check_inside(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -
         ImageError: It lies outside.
     """
     found = Path(path).resolve()
-    if not any(found.is_relative_to(root) for root in _roots(os.fspath(folder))):
+    if not any(found.is_relative_to(root) for root in _roots(Path(folder).absolute())):
         raise ImageError(
             f"{path}: a link out of the image folder {folder}, which is not followed; put the file itself there"
         )
 
 
 @lru_cache(maxsize=8)  # asked for each image of a data set
-def _roots(folder: str) -> tuple[Path, ...]:
-    """The folder itself, and in the cache of the Hub the one that its links lead to."""
-    inside = Path(folder).resolve()
+def _roots(folder: Path) -> tuple[Path, ...]:
+    """The absolute folder without links, and in the cache of the Hub the one that its links lead to."""
+    inside = folder.resolve()
     return inside, *(one.parent / "blobs" for one in (inside, *inside.parents) if one.name == "snapshots")
 
 

@@ -270,10 +270,14 @@ def _check(path: Path, given: dict, wanted: dict, config: AdemVLConfig) -> None:
     for key, tensor in given.items():
         name = f"{_official_name(key)} in {path}"
         # a nested tensor has no shape, and one on the device "meta" no numbers
-        if tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
-            problem = "has no numbers (it is on the device meta)" if tensor.is_meta else "is a nested tensor"
-            if not (tensor.is_meta or tensor.is_nested):
-                problem = f"is {tensor.dtype}, {tensor.layout}"
+        problem = None
+        if tensor.is_meta:
+            problem = "has no numbers (it is on the device meta)"
+        elif tensor.is_nested:
+            problem = "is a nested tensor"
+        elif tensor.dtype not in DTYPES or tensor.layout != torch.strided:
+            problem = f"is {tensor.dtype}, {tensor.layout}"
+        if problem is not None:
             raise ValueError(f"{name} {problem}; it must hold floating point numbers, so fetch the file again")
         if tensor.shape != wanted[key].shape:
             remedy = _why_misshaped(key, tensor.shape, wanted[key].shape, config)
