@@ -130,9 +130,8 @@ def ready_chats(conversation: Any, given: Any, own: Any, options: Mapping[str, A
     chats, is_batch = plain_chats(conversation)
     if _takes_parts(template):  # also before version 5.1, Transformers looks for images in lists of parts alone
         chats = [[turn | {"content": in_parts(turn.get("content") or "")} for turn in chat] for chat in chats]
-    if (
-        options.get("tokenize") and template == INSTRUCTION_TEMPLATE
-    ):  # which takes marks out, so that nobody could count them later
+    # this template takes marks out, so that nobody could count them later
+    if options.get("tokenize") and template == INSTRUCTION_TEMPLATE:
         images: list[int] = [sources_in(chat, "image") for chat in chats]
         further = {**options, **(options.get("processor_kwargs") or {})}.get("images")
         if further is not None and TAKES_IMAGES:

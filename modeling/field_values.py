@@ -96,6 +96,10 @@ def has_lone_surrogate(text: str) -> bool:
     return False
 
 
+# fields that name the code of attention or of experts, as the library saves and reads them
+OF_KERNELS = ("attn_implementation", "attn_implementation_internal", "experts_implementation")
+
+
 def check_kernels(saved: Mapping[str, Any], where: str) -> None:
     """Refuse a saved configuration that names attention or experts by a repository, whose code would be run.
 
@@ -108,9 +112,7 @@ def check_kernels(saved: Mapping[str, Any], where: str) -> None:
     """
     for fields in (saved, *(part for part in saved.values() if isinstance(part, Mapping))):
         for name, value in fields.items():
-            if str(name).endswith(
-                ("attn_implementation", "attn_implementation_internal", "experts_implementation")
-            ) and ("/" in str(value)):
+            if str(name).endswith(OF_KERNELS) and "/" in str(value):
                 raise ValueError(
                     f"{where}: {name} is {shown(value)}, a repository whose code would be run; remove it, and give "
                     "attn_implementation to from_pretrained if you trust it"
