@@ -30,7 +30,8 @@ def plain_part(part: Any, where: str) -> dict[str, Any]:
 
     Returns:
         dict[str, Any]: ``{"type": "text", "text": ...}``, ``{"type": "image"}`` or ``{"type": "video"}``. Of the latter
-        two, the image or the video is under "image" or "video", if the part has it.
+        two, an image or a video that the part has is under its kind, or, as Transformers' templates write them, an
+        address under "url" and a file under "path".
 
     Raises:
         ValueError: Its type is unknown, a text is missing, or it is several parts in one.
@@ -53,11 +54,23 @@ def plain_part(part: Any, where: str) -> dict[str, Any]:
         if kind in URLS:
             source = fields.get("video_url" if kind == "video_url" else "image_url")
             source = source.get("url") if isinstance(source, Mapping) else getattr(source, "url", source)
-            return _of_kind(URLS[kind], source)
+            return {"type": URLS[kind]} | ({} if source is None else {"url": source})
         if kind in MARK_OF:
-            sources = (fields.get(key) for key in (kind, *SOURCES))
-            return _of_kind(kind, next((source for source in sources if source is not None), None))
+            key = next((key for key in (kind, *SOURCES) if fields.get(key) is not None), None)
+            return {"type": kind} | ({} if key is None else {key if key in ("url", "path") else kind: fields[key]})
     raise ValueError(f"{where}: a part of its content is {shown(part)}; known are text, image, image_url and video")
+
+
+def source_of(part: Mapping[str, Any]) -> Any:
+    """Return what a part shows.
+
+    Args:
+        part (Mapping[str, Any]): A part of type "image" or "video".
+
+    Returns:
+        Any: Its image or video, or None if it has none.
+    """
+    return next((part[key] for key in (part["type"], *SOURCES) if part.get(key) is not None), None)
 
 
 def plain_chat(chat: Any, where: str, may_call: bool = False) -> list[dict[str, Any]]:
@@ -152,7 +165,8 @@ def sources_in(chat: Sequence[Mapping[str, Any]], kind: str) -> int:
         int: Their number.
     """
     contents = (message.get("content") for message in chat)
-    return sum(part.get(kind) is not None for content in contents if isinstance(content, list) for part in content)
+    parts = (part for content in contents if isinstance(content, list) for part in content)
+    return sum(part["type"] == kind and source_of(part) is not None for part in parts)
 
 
 def check_shown(number: int, chat: Sequence[Mapping[str, Any]], images: int, videos: int) -> None:
@@ -189,7 +203,3 @@ def _plain_message(message: Any, where: str, may_call: bool) -> dict[str, Any]:
 def _fields(value: Any) -> dict[str, Any]:
     """Return the fields of a message or a part, which may be an object of a class; none of anything else."""
     return dict(value) if isinstance(value, Mapping) else dict(getattr(value, "__dict__", {}))
-
-
-def _of_kind(kind: str, source: Any) -> dict[str, Any]:
-    return {"type": kind} if source is None else {"type": kind, kind: source}

@@ -200,10 +200,23 @@ def test_the_chat_that_is_given_stays_as_it_is(processor):
     assert chat == user({"type": "input_text", "text": "a cat"})
 
 
-def test_a_plain_part_has_its_source_under_its_own_name():
-    assert plain_part({"type": "image", "text": None, "path": "a.png", "bytes": None}, "") == {
-        "type": "image",
-        "image": "a.png",
-    }
-    assert plain_part({"type": "video_url", "video_url": {"url": "a.gif"}}, "") == {"type": "video", "video": "a.gif"}
-    assert plain_part({"type": "image", "image": None}, "") == {"type": "image"}
+@pytest.mark.parametrize(
+    ("part", "plain"),
+    [
+        ({"type": "image", "text": None, "path": "a.png", "bytes": None}, {"type": "image", "path": "a.png"}),
+        ({"type": "image", "bytes": b"a"}, {"type": "image", "image": b"a"}),
+        ({"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "image", "url": "a.png"}),
+        ({"type": "input_image", "image_url": "a.png"}, {"type": "image", "url": "a.png"}),
+        ({"type": "video_url", "video_url": {"url": "a.gif"}}, {"type": "video", "url": "a.gif"}),
+        ({"video": "a.gif"}, {"type": "video", "video": "a.gif"}),
+        ({"type": "image", "image": None}, {"type": "image"}),
+    ],
+)
+def test_a_plain_part_has_its_source_under_one_key_of_transformers(part, plain):
+    assert plain_part(part, "") == plain
+
+
+def test_a_template_may_write_the_address_of_an_image(processor):
+    template = "{% for part in messages[0].content %}{{ part.url or part.text }};{% endfor %}"
+    chat = user({"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}, {"text": "a cat"})
+    assert processor.apply_chat_template(chat, chat_template=template) == "https://example.com/cat.png;a cat;"

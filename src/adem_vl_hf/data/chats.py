@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..modeling import field_values
-from ..modeling.chat_parts import A_TURN, MARK_OF, MARKS, plain_part
+from ..modeling.chat_parts import A_TURN, MARK_OF, MARKS, plain_part, source_of
 from .cells import as_list
 from .sample import IMAGE_MARK, VIDEO_MARK, Chat, ChatTurn
 
@@ -149,4 +149,4 @@ def _part(part: Any, where: str) -> tuple[str, list[tuple[str, Any]]]:
     if kind == "text":
         marks = MARKS.findall(plain["text"])
         return plain["text"], [("video" if mark == VIDEO_MARK else "image", None) for mark in marks]
-    return MARK_OF[kind], [(kind, plain.get(kind))]
+    return MARK_OF[kind], [(kind, source_of(plain))]
