@@ -18,6 +18,7 @@ import feature_cache
 import frozen_or_lora
 import fusion_speed
 import growth
+import kept_casts
 import lm_head
 import localisation
 import memory
@@ -50,6 +51,7 @@ SCRIPTS = (
     frozen_or_lora,
     fusion_speed,
     growth,
+    kept_casts,
     lm_head,
     localisation,
     memory,

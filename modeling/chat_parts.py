@@ -1,4 +1,4 @@
-"""Reads the contents of chats, in every spelling that training knows, into the parts that chat templates know.
+"""Reads chats, in every spelling that training knows, into the roles and parts that chat templates know.
 
 A chat that is trained and a chat that the model is asked about are read by the same function. A chat template passes
 over parts of a type that it does not know, so that the model would be asked without them.
@@ -18,6 +18,12 @@ MARKS = re.compile(f"({re.escape(IMAGE_MARK)}|{re.escape(VIDEO_MARK)})")
 TEXTS = ("text", "input_text", "output_text")
 URLS = {"image_url": "image", "input_image": "image", "video_url": "video"}
 SOURCES = ("url", "path", "base64", "bytes")  # further keys of a part, beside its own type, that hold its image
+# the names that data sets give the speakers -> those of chat templates
+ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
+}  # fmt: skip
 A_TURN = 'a turn is {"role": ..., "content": ...}'
 
 
@@ -189,6 +195,7 @@ def _plain_message(message: Any, where: str, may_call: bool) -> dict[str, Any]:
     fields = _fields(message)
     if not isinstance(fields.get("role"), str):
         raise ValueError(f"{where}: {shown(message)}; {A_TURN}")
+    fields["role"] = ROLES.get(fields["role"].lower(), fields["role"])  # as it is trained; "tool" and others stay
     content = fields.pop("content", None)
     if content is None and may_call and fields.get("tool_calls"):
         return fields

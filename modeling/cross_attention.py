@@ -4,12 +4,15 @@ attention -> tanh gate -> feed-forward -> tanh gate, both gates at zero at the s
 projections, so that an all-zero visual vector contributes exactly nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .configuration_evlm import EvlmConfig
 from .decoder import SeeingLayer, decoder_layers, extend_layer
@@ -18,11 +21,44 @@ from .visual_memory import VisualMemory
 EPS = 1e-6  # added to the mean square in RMSNorm
 
 
+# the weights that a call of ``generate`` has cast, and the copies; a weight that goes (offloaded, say) takes its along
+_COPIES: ContextVar[WeakTensorKeyDictionary | None] = ContextVar("_COPIES", default=None)
+
+
+@contextmanager
+def casts_kept() -> Iterator[None]:
+    """Cast each weight once within this context, and not for every token. The copies are freed at its end."""
+    token = _COPIES.set(WeakTensorKeyDictionary())
+    try:
+        yield
+    finally:
+        _COPIES.reset(token)
+
+
+def cast(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a weight in the precision that a layer computes in.
+
+    Args:
+        weight (torch.Tensor): the weight.
+        dtype (torch.dtype): the precision.
+
+    Returns:
+        The weight itself, or a copy.
+    """
+    copies = None if torch.compiler.is_compiling() or torch.is_grad_enabled() else _COPIES.get()
+    if copies is None or weight.dtype == dtype:
+        return weight.to(dtype)
+    copy = copies.get(weight)
+    if copy is None or copy.dtype != dtype:
+        copy = copies[weight] = weight.to(dtype)
+    return copy
+
+
 class InputPrecisionLinear(nn.Linear):
     """Linear layer that computes in its input's precision."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, cast(self.weight, x.dtype))
 
 
 class InputPrecisionRMSNorm(nn.RMSNorm):
@@ -93,8 +129,8 @@ class MixtureOfExperts(nn.Module):
         weights = torch.zeros_like(logits).scatter(-1, chosen.indices, weights).to(x.dtype)  # [P, E]
         # all experts in one product, and nothing of those that were not chosen: for experts this narrow one large
         # product is faster than many small ones
-        hidden = F.gelu(F.linear(flat, self.fc1.to(x.dtype).flatten(0, 1))).unflatten(-1, (len(self.fc1), -1))
-        routed = (hidden * weights[..., None]).flatten(1) @ self.fc2.to(x.dtype).flatten(0, 1)  # [P, D]
+        hidden = F.gelu(F.linear(flat, cast(self.fc1, x.dtype).flatten(0, 1))).unflatten(-1, (len(self.fc1), -1))
+        routed = (hidden * weights[..., None]).flatten(1) @ cast(self.fc2, x.dtype).flatten(0, 1)  # [P, D]
         out = self.world(x) + self.gate.tanh().to(x.dtype) * routed.view_as(x)
         return out, logits.view(*x.shape[:-1], -1)
 

@@ -86,6 +86,21 @@ class VisualGenerationMixin:
             kwargs["assistant_model"] = Draft(draft, tuple(self.memory_arguments), own or {})
         return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse the continuous batching of ``generate_batch``, which packs the tokens of several rows into one.
+
+        Args:
+            args (Any): the library's.
+            kwargs (Any): the library's.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no continuous batching, which takes token ids and no images; "
+            "generate takes a batch of rows with their images"
+        )
+
     def as_arguments(self, memory: VisualMemory | None) -> dict[str, torch.Tensor]:
         """Name the parts of a memory as ``forward`` takes them.
 

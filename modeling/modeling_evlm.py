@@ -16,7 +16,7 @@ from transformers.utils import TransformersKwargs
 
 from .adapter_evlm import EvlmAdapter
 from .configuration_evlm import EvlmConfig
-from .cross_attention import attach_cross_attention, balance
+from .cross_attention import attach_cross_attention, balance, casts_kept
 from .forward_pass import SeeingCausalLMOutputWithPast
 from .image_inputs import ImageRows, image_token_mask
 from .modeling_base import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
@@ -359,6 +359,16 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
             **{CACHE: outputs.get(CACHE)},
         )
         return out if return_dict else out.to_tuple()
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate as Transformers does; see :meth:`VisualGenerationMixin.generate`.
+
+        Args:
+            args (Any): as there.
+            kwargs (Any): as there.
+        """
+        with casts_kept():  # a float32 adapter beside a bfloat16 language model
+            return super().generate(*args, **kwargs)
 
     def _routing(self, visible: SlotVisibility, attention_mask: torch.Tensor | None) -> dict[str, Any]:
         if not visible.router_logits:

@@ -10,10 +10,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from adem_vl_hf import AdemVLConfig, EvlmConfig, training
+from adem_vl_hf.cli import caption
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.counting import count_adapter_parameters
 from adem_vl_hf.data import OpenMojiVideos
 from adem_vl_hf.data.media import save_gif
+from adem_vl_hf.evaluation import predict
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,26 @@ def test_captions_are_one_line_per_picture(trained, folder, capsys):
     assert [row["image"] for row in rows] == list(map(str, pictures))
     assert [f"{row['image']}: {row['text']}".strip() for row in rows] == [line.strip() for line in lines]
     output_of(capsys, "caption", *pictures, *flags, "--num-beams", "2", "--prompt", "a photo of")
+
+
+def test_many_images_are_answered_in_batches_and_a_damaged_one_is_found_before(
+    trained, folder, tmp_path, capsys, monkeypatch
+):
+    paths = [folder / "red.png", folder / "blue.png"] * 2 + [folder / "red.png"]
+    flags = ["--checkpoint", trained, "--max-new-tokens", "4"]
+    alone = [output_of(capsys, "caption", path, *flags) for path in paths]
+    assert "".join(alone) == output_of(capsys, "caption", *paths, *flags)
+    sizes, generate = [], predict.generate_texts
+    count = lambda *args, **kwargs: sizes.append(len(args[3])) or generate(*args, **kwargs)  # noqa: E731
+    monkeypatch.setattr(predict, "generate_texts", count)
+    monkeypatch.setattr(caption, "AT_ONCE", 2)
+    assert "".join(alone) == output_of(capsys, "caption", *paths, *flags)
+    assert sizes == [2, 2, 1]
+    (tmp_path / "damaged.png").write_bytes((folder / "red.png").read_bytes()[:60])
+    assert main([*map(str, ("caption", *paths, tmp_path / "damaged.png", *flags))]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, len(sizes)) == ("", 3)
+    assert "damaged.png" in printed.err
 
 
 def test_an_animated_image_is_said_to_be_seen_by_its_first_frame(trained, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 
 import pytest
 import tiny
@@ -117,6 +118,25 @@ def test_held_out_data_are_not_those_that_are_trained_on(run, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "rows.csv is in --data, too" in said
     assert "no split 'test'; it has train); name data that are not trained on" in said
+
+
+@pytest.mark.parametrize("form", ["metadata", "conversations", "alpaca"])
+def test_it_says_that_held_out_data_without_splits_are_trained_on(run, tmp_path, capsys, form, monkeypatch):
+    """Named a second time, in another spelling of the path, they would be the same rows."""
+    data = tmp_path / "pictures" if form == "metadata" else tmp_path / "rows.json"
+    if form == "conversations":
+        turns = [{"from": "human", "value": "which?"}, {"from": "gpt", "value": "this one"}]
+        data.write_text(json.dumps([{"id": "0", "conversations": turns}]))
+    if form == "alpaca":
+        data.write_text(json.dumps([{"instruction": "which?", "input": "", "output": "this one"}]))
+    monkeypatch.chdir(tmp_path)
+    said = f"--eval-data ./{data.name} is in --data, too, and has no splits, so that it is trained on"
+    assert run("--data", str(data), "--eval-data", f"./{data.name}")[0] == 0
+    assert said in capsys.readouterr().err
+    copy = shutil.copytree if data.is_dir() else shutil.copy
+    other = copy(data, tmp_path / f"other{data.suffix}")
+    assert run("--data", str(data), "--eval-data", str(other), output="two")[0] == 0
+    assert "is in --data, too" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -216,6 +216,16 @@ def test_a_plain_part_has_its_source_under_one_key_of_transformers(part, plain):
     assert plain_part(part, "") == plain
 
 
+def test_roles_are_those_of_training(processor):
+    known = [{"role": role, "content": "a cat"} for role in ("system", "user", "assistant", "user")]
+    chat = [turn | {"role": role} for turn, role in zip(known, ("System", "human", "gpt", "user"), strict=True)]
+    asked = processor.apply_chat_template(known, add_generation_prompt=True)
+    assert processor.apply_chat_template(chat, add_generation_prompt=True) == asked
+    template = "{% for message in messages %}{{ message.role }};{% endfor %}"
+    tool = [*chat, {"role": "tool", "content": "3"}]
+    assert processor.apply_chat_template(tool, chat_template=template) == "system;user;assistant;user;tool;"
+
+
 def test_a_template_may_write_the_address_of_an_image(processor):
     template = "{% for part in messages[0].content %}{{ part.url or part.text }};{% endfor %}"
     chat = user({"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}, {"text": "a cat"})

@@ -146,3 +146,9 @@ def test_a_bare_language_model_drafts(bases, model):
     one = evlm.prompt(evlm.alone(evlm.batch(), 3))
     expected = model.generate(**one, **GREEDY)
     assert torch.equal(model.generate(**one, **GREEDY, assistant_model=draft), expected)
+
+
+@pytest.mark.skipif(OLD, reason="Transformers 5 brought it")
+def test_continuous_batching_is_refused_in_a_sentence(model):
+    with pytest.raises(NotImplementedError, match="has no continuous batching, .* generate"):
+        model.generate_batch([[1, 2, 3]])

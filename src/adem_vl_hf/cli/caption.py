@@ -10,6 +10,7 @@ from .arguments import Several, check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load, say_what_ships
 from .images import open_images
 
+AT_ONCE = 8  # images or videos that are in memory and are answered together
 TEXT = "Describe images or videos, or answer a question about them, with a trained adapter."
 
 
@@ -60,24 +61,41 @@ def run(args: argparse.Namespace) -> None:
         args (argparse.Namespace): The parsed arguments.
     """
     from ..data.media import open_video
-    from ..modeling.images import IMAGE_MARK
+    from ..modeling.images import IMAGE_MARK, open_image
     from ..modeling.videos import VIDEO_MARK
 
-    # before the model loads: a damaged file should fail at once
-    images = open_images("caption", args.images, "give it after --video for all of them")
-    opened: list[tuple[str, str, dict[str, Any]]] = [
-        *(("image", path, {"images": [image]}) for path, image in zip(args.images, images, strict=True)),
-        *(("video", path, {"videos": [open_video(path, args.frames)]}) for path in args.video),
+    batches = [
+        (kind, paths[start : start + AT_ONCE])
+        for kind, paths in (("image", args.images), ("video", args.video))
+        for start in range(0, len(paths), AT_ONCE)
     ]
+    # before the model loads: a damaged file should fail at once; all of them may not fit into memory
+    first: list[Any] = []
+    for kind, paths in batches:
+        if kind == "image":
+            opened = open_images("caption", paths, "give it after --video for all of them")
+        else:
+            opened = [open_video(path, args.frames) for path in paths]
+        first = first or opened
     from ..evaluation.predict import generate_texts  # which imports all that a model needs
 
     say_what_ships(args)
     model, processor = load(args)
     prompt = processor.default_prompt if args.prompt is None else args.prompt
-    for kind, path, seen in opened:
+    for number, (kind, paths) in enumerate(batches):
+        if number == 0:
+            seen = first
+        else:
+            seen = [open_image(path) if kind == "image" else open_video(path, args.frames) for path in paths]
         mark = IMAGE_MARK if kind == "image" else VIDEO_MARK
         asked: Any = [{"role": "user", "content": f"{mark}{prompt}"}] if args.chat else prompt
-        (text,) = generate_texts(
-            model, processor, seen, [asked], max_new_tokens=args.max_new_tokens, num_beams=args.num_beams
+        texts = generate_texts(
+            model,
+            processor,
+            {f"{kind}s": seen},
+            [asked] * len(paths),
+            max_new_tokens=args.max_new_tokens,
+            num_beams=args.num_beams,
         )
-        say(json.dumps({kind: path, "text": text}) if args.json else f"{path}: {' '.join(text.split())}")
+        for path, text in zip(paths, texts, strict=True):
+            say(json.dumps({kind: path, "text": text}) if args.json else f"{path}: {' '.join(text.split())}")

@@ -1,12 +1,12 @@
 """Flags of ``adem-vl evaluate`` that its other flags or its data leave without effect, each of which is refused."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from ..data.dataset_names import NAMED
 from .arguments import check_output
 from .idle_flags import given_flags, refuse_flags
+from .training_data import has_no_splits
 
 OF_HARNESS = {"tasks", "include_path", "checkpoint", "size", "batch_size", "output"}
 OF_SCORING = {"predictions"}
@@ -60,14 +60,12 @@ def check_flags_of_data(args: argparse.Namespace, defaults: argparse.Namespace, 
         ValueError: There is such a flag. The message names it.
     """
     from ..data.coco import CocoCaptions
-    from ..data.image_folder import ImageFolder
-    from ..data.instructions import Alpaca, Conversations
+    from ..data.instructions import Alpaca
     from ..data.mme import MME
     from ..data.scienceqa import HubScienceQA, ScienceQA
 
-    is_whole = isinstance(dataset, Alpaca | Conversations | MME)
-    is_whole = is_whole or (isinstance(dataset, ImageFolder) and dataset.folder == Path(args.data))
-    if args.split not in (None, "train") and is_whole:  # the one split of a file is called train by datasets, too
+    # the one split of a file is called train by datasets, too
+    if args.split not in (None, "train") and has_no_splits(args.data, dataset):
         raise ValueError(f"--split {args.split}: {args.data} has no splits and is taken whole; leave the flag out")
     is_scienceqa = isinstance(dataset, ScienceQA | HubScienceQA)
     if args.columns and (is_scienceqa or isinstance(dataset, CocoCaptions | Alpaca | MME)):

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from ..data.dataset_names import NAMED, NoSuchSplit, check_name
+from ..data.dataset_names import NAMED, check_name
 from ..evaluation.tasks import TASKS
 from ..papers import PAPERS
 from ..terminal import say
@@ -28,6 +28,7 @@ from .checkpoint import moved_bases
 from .config_flags import add_config_flags, config_fields
 from .idle_flags import given_flags, refuse_flags
 from .output_folder import DATA_FILE, check_output_folder, remove_run
+from .training_data import training_data
 
 TEXT = "Train a small adapter that adds image input to a language model."
 MODEL = "adem_vl"  # the default
@@ -186,7 +187,7 @@ def run(args: argparse.Namespace) -> None:
     _check_set(dict(args.set))
     _check_report_to(args.report_to or ())
     refuse(fields_set, None if args.from_checkpoint else args.model)
-    dataset, held_out = _data(args)
+    dataset, held_out = training_data(args)
     set_seed(args.seed)
     model, processor = _model(args)
     if args.cache_features:
@@ -268,43 +269,6 @@ def what_is_left(args: argparse.Namespace) -> str:
 def _tower_for(data: list[str]) -> str:
     """Choose the vision tower where none is named: the one that ships has only seen OpenMoji."""
     return "embedded" if all(name.startswith("openmoji") for name in data) else "embedded-dinov2"
-
-
-def _data(args: argparse.Namespace) -> tuple[Any, Any]:
-    """Open the training set and the held-out set, which is None without --eval-data."""
-    from ..data import open_dataset
-    from ..data.mixing import mix
-    from ..data.stream import BUFFER
-    from ..data.turns import EachTurn
-
-    options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns), args.each_turn_alone)
-    stream = {"streaming": args.streaming, "shuffle_buffer": args.shuffle_buffer or BUFFER}
-    parts = [open_dataset(name, "train", args.train_size, args.seed, *options, **stream) for name in args.data]
-    held_out = []
-    for name in args.eval_data:  # of data that are drawn, or that are trained on as well, another split
-        split = "test" if name in (*NAMED, *args.data) else "train"
-        try:
-            held_out.append(open_dataset(name, split, args.train_size, args.seed, *options))
-        except NoSuchSplit as error:
-            raise ValueError(
-                f"--eval-data {name} is in --data, too ({error}); name data that are not trained on"
-            ) from error
-    for part in held_out:
-        _read_all(part)
-    if args.eval_task:  # each turn is asked
-        held_out = [EachTurn(part, "history") if hasattr(part, "number_of_turns") else part for part in held_out]
-    return mix(parts, args.weights, args.seed), mix(held_out) if held_out else None
-
-
-def _read_all(held_out: Any) -> None:
-    """Read the held-out data once, so that a broken image is found now and not after hours, at the first evaluation."""
-    from tqdm import tqdm
-
-    from ..data.sample import images_of, opened
-
-    for index in tqdm(range(len(held_out)), "reading --eval-data", delay=2):
-        sample = held_out[index]
-        opened(images_of(sample), sample["id"])
 
 
 def _model(args: argparse.Namespace) -> tuple[Any, Any]:

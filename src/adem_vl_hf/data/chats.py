@@ -8,16 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..modeling import field_values
-from ..modeling.chat_parts import A_TURN, MARK_OF, MARKS, plain_part, source_of
+from ..modeling.chat_parts import A_TURN, MARK_OF, MARKS, ROLES, plain_part, source_of
 from .cells import as_list
 from .sample import IMAGE_MARK, VIDEO_MARK, Chat, ChatTurn
-
-# the names that data sets give the speakers -> those of chat templates
-ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
-}  # fmt: skip
 
 
 class ReadChat(NamedTuple):
