@@ -151,6 +151,8 @@ class AdapterCheckpointMixin(_Model):
                 )
             return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
         check_outside_peft(self)
+        if state_dict is not None:  # that of torch.compile's module around this model has its prefix
+            state_dict = {name.removeprefix("_orig_mod."): tensor for name, tensor in state_dict.items()}
         if kwargs.get("variant") is not None:
             raise ValueError(
                 f"save_pretrained has no use for variant={kwargs['variant']!r}, which from_pretrained would not "

@@ -65,7 +65,7 @@ class InputPrecisionRMSNorm(nn.RMSNorm):
     """RMSNorm that computes in float32 and returns its input's precision."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x.float(), self.normalized_shape, self.weight, EPS).to(x.dtype)
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), EPS).to(x.dtype)
 
 
 class FeedForward(nn.Module):
@@ -108,7 +108,7 @@ class MixtureOfExperts(nn.Module):
         self.slices, self.top_k = slices, top_k
         experts = replicas * slices
         self.world = FeedForward(width, hidden)
-        self.router = nn.Linear(width, experts, bias=False)
+        self.router = InputPrecisionLinear(width, experts, bias=False)  # in float32, in whatever it is stored
         self.fc1 = nn.Parameter(torch.empty(experts, hidden // slices, width))
         self.fc2 = nn.Parameter(torch.empty(experts, hidden // slices, width))
         self.gate = nn.Parameter(torch.zeros(1))

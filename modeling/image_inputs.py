@@ -212,13 +212,14 @@ def image_token_mask(
         [B, T] bool.
 
     Raises:
-        ValueError: no image token is set.
+        ValueError: no image token is set, or there is no text.
     """
     if image_token_id is None:
         raise ValueError("config.image_token_id is not set: choose a token of the language model's vocabulary")
     if input_ids is not None:
         return input_ids == image_token_id
-    assert inputs_embeds is not None
+    if inputs_embeds is None:
+        raise ValueError("there is no text to read images for: give input_ids or inputs_embeds")
     # the library's way to find a token once it is embedded
     return torch.eq(inputs_embeds, _token_embed(embed, image_token_id, inputs_embeds)).all(-1)
 

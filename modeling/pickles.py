@@ -1,15 +1,18 @@
 """What a model needs to go into another process by pickle: the hooks of Transformers that return hidden states.
 
 Since Transformers 5.2 a tower's hidden states come from hooks, which the library installs in the first forward as local
-functions, which no pickle takes. It notes by class what they collect, when a model of the class is constructed, which
-a pickle does not do.
+functions, which no pickle takes. ``torch.compile`` cannot trace how, so that they are installed before. The library notes
+by class what they collect, when a model of the class is constructed, which a pickle does not do.
 """
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from .vision import record_hidden_states
 
 _noted: set[type] = set()  # classes that were constructed after a pickle, in this process
 
@@ -30,6 +33,13 @@ class PickledMixin:
                 _noted.add(type(part))
                 with torch.device("meta"):
                     type(part)(part.config)
+        record_hidden_states(self.vision_tower)  # type: ignore[attr-defined]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__setstate__(deepcopy(self.__getstate__(), memo))
+        record_hidden_states(self.vision_tower)  # type: ignore[attr-defined]  # this one has lost its hooks, too
+        return copied
 
 
 def _remove_local_hooks(part: nn.Module) -> None:

@@ -5,6 +5,8 @@ config: ``pipeline("image-to-text", "<folder or Hub id>", trust_remote_code=True
 ``AdemVLImageToTextPipeline(model=model, processor=processor)``.
 """
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,6 +66,16 @@ class AdemVLImageToTextPipeline(Pipeline):
             forward["max_new_tokens"] = max_new_tokens
         return preprocess, forward, {}
 
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save the model and the whole processor; the library's pipelines leave out what the processor alone knows.
+
+        Args:
+            save_directory (str | os.PathLike): The folder.
+            **kwargs (Any): Arguments of both, such as ``push_to_hub``.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
     def __call__(self, inputs: Any = None, **kwargs: Any) -> list[dict[str, str]] | list[list[dict[str, str]]]:
         """Write a text for each image.
 
@@ -92,6 +104,8 @@ class AdemVLImageToTextPipeline(Pipeline):
             if inputs is not None:
                 raise ValueError("both images and videos are given: pass a dict with both for each text")
             inputs = [{"videos": one} for one in videos] if isinstance(videos, list) else {"videos": videos}
+        if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview):
+            inputs = list(inputs)  # a tuple, or a column of ``datasets``
         if isinstance(inputs, list) and not inputs:
             return []
         prompts = kwargs.get("prompt")

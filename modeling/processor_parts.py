@@ -23,6 +23,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import cached_file, logging
 
 from .arguments import HUB_ARGUMENTS
+from .field_values import described, fits, shown
 from .quantization import split_gguf
 from .reading import errors_naming
 from .towers import TOWERS, side
@@ -105,15 +106,17 @@ def tokenizer_and_image_token(
 
 
 def check_saved(folder: Path) -> None:
-    """Refuse a folder that no processor was saved in. A name that is no folder may be one on the Hub.
+    """Refuse a folder without the file that every processor saves. A name that is no folder may be one on the Hub.
+
+    Without it, the prompt and the image tokens would be other ones: the library's pipelines save the rest alone.
 
     Args:
         folder (Path): The folder of a checkpoint.
 
     Raises:
-        OSError: It has no file of a processor.
+        OSError: The file is missing.
     """
-    if folder.is_dir() and not any((folder / file).is_file() for file in PROCESSOR_FILES):
+    if folder.is_dir() and not (folder / PROCESSOR_FILES[0]).is_file():
         raise OSError(
             f"{folder} has no {PROCESSOR_FILES[0]}: save the processor of the model there, with "
             "processor.save_pretrained, or make it anew from its bases, with from_base_pretrained"
@@ -138,6 +141,9 @@ def try_processor(processor: Any, name: str) -> None:
         raise ValueError(
             f"{name}/processor_config.json: image_tokens is {tokens!r}; it must be from 0 to {MOST_IMAGE_TOKENS:,}"
         )
+    prompt = processor.prompt
+    if not fits(prompt, str | None):
+        raise ValueError(f"{name}/processor_config.json: prompt is {shown(prompt)}; it must be {described(str | None)}")
     images = processor.image_processor
     with errors_naming(f"{name}/preprocessor_config.json"):
         for field in ("size", "crop_size"):

@@ -186,8 +186,9 @@ def _images_by_row(images: Any, rows: int) -> list[list[ImageSource]]:
         return [[] for _ in range(rows)]
     if _is_array(images) and images.ndim == 4:  # [n, H, W, 3]
         images = list(images)
-    if not isinstance(images, (list, tuple)):
+    if not isinstance(images, Sequence) or isinstance(images, (str, bytes, bytearray, memoryview)):
         return [[images]]
+    images = list(images)  # a column of ``datasets``, say
     if rows == 1 and len(images) > 1 and not any(isinstance(entry, (list, tuple)) for entry in images):
         return [list(images)]  # all of them belong to the only text
     return [[] if entry is None else list(entry) if isinstance(entry, (list, tuple)) else [entry] for entry in images]
@@ -254,7 +255,7 @@ def _open_frames(row: int, video: Any, num_frames: int | None) -> list[Image.Ima
                     "a video is a list of frames (images, paths or arrays [H, W, 3]); one of its entries is a "
                     f"{type(frame).__name__}"
                 )
-        frames = sample_frames(frames, num_frames) if num_frames else frames
+        frames = frames if num_frames is None else sample_frames(frames, num_frames)
         return open_video([from_array(frame) if _is_array(frame) else frame for frame in frames])
     except ValueError as error:
         raise ValueError(f"sample {row}: {error}") from error
@@ -287,6 +288,8 @@ def pixel_inputs(
     if not images:
         return {}
     largest = max(map(len, rows))  # n
+    if guesses_channels(image_processor) and any(image.height in (1, 3) for image in images):
+        options = {**options, "input_data_format": "channels_last"}
     pixels = image_processor(images=images, return_tensors="pt", **options)["pixel_values"]  # [I, 3, H, W]
     mask = torch.tensor([[place < len(row) for place in range(largest)] for row in rows])  # [B, n]
     if mask.all():
@@ -297,6 +300,21 @@ def pixel_inputs(
     if largest == 1:
         return {"pixel_values": pixel_values[:, 0], "image_mask": mask[:, 0]}
     return {"pixel_values": pixel_values, "image_mask": mask}
+
+
+def guesses_channels(image_processor: "BaseImageProcessor") -> bool:
+    """Say whether an image processor takes the rows of an image that is 1 or 3 pixels high for its channels.
+
+    The slow ones of Transformers before 5.2 do. The others are not told, because not all of them take the argument.
+
+    Args:
+        image_processor (BaseImageProcessor): The image processor.
+    """
+    try:
+        from transformers.image_processing_utils_fast import BaseImageProcessorFast
+    except ImportError:  # there is no such file any more
+        return False
+    return not isinstance(image_processor, BaseImageProcessorFast)
 
 
 def before_resize(

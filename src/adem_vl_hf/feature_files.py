@@ -25,7 +25,7 @@ import torch
 
 from .files import write_json
 from .json_files import read_object
-from .modeling.one_save import FULL, naming_full_disk
+from .modeling.one_save import naming_full_disk
 
 logger = logging.getLogger("adem_vl_hf")
 KEY_BYTES = 16
@@ -77,7 +77,7 @@ class FeatureFiles:
         return {key: tensor for key, tensor in found.items() if tensor is not None}
 
     def keep(self, keys: Sequence[bytes], tensors: torch.Tensor) -> None:
-        """Write tensors behind the others of this process. If the disk is full, a warning says so, and none is kept.
+        """Write tensors behind the others of this process. If that fails, a warning says why, and no more are kept.
 
         Args:
             keys (Sequence[bytes]): The n keys, 16 bytes each.
@@ -89,9 +89,7 @@ class FeatureFiles:
         try:
             with naming_full_disk(self.folder):
                 self._write(keys, tensors)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
+        except OSError as error:  # a full disk, a folder of somebody else, a server that is gone
             self._full = True
             logger.warning("%s. Training continues without caching more features.", error)
 
@@ -131,6 +129,8 @@ class FeatureFiles:
     def _refresh(self) -> None:
         """Read what is new in the index files."""
         about = self.folder / ABOUT
+        if self._shape is None and not about.is_file():  # nor is it a pipe, at which reading would wait
+            return
         if self._shape is None:
             try:
                 noted = read_object(about)
@@ -138,18 +138,22 @@ class FeatureFiles:
                 if min(shape, default=0) < 0 or not isinstance(dtype, torch.dtype):
                     raise ValueError(f"{noted['shape']} of {noted['dtype']} is no kind of tensor")
                 self._shape, self._dtype = shape, dtype
-            except FileNotFoundError:
-                return
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (OSError, OverflowError, ValueError, KeyError, TypeError, AttributeError) as error:
                 self._name(about, f"is damaged ({error})")
                 return
         for index in sorted(self.folder.glob("*.index")):  # by time: what was made again counts
             read = self._entries_read.get(index, 0)
-            if index.stat().st_size < (read + 1) * ENTRY.size:
+            try:
+                if not index.is_file() or index.stat().st_size < (read + 1) * ENTRY.size:
+                    continue
+                with index.open("rb") as file:
+                    file.seek(read * ENTRY.size)
+                    content = file.read()
+            except FileNotFoundError:  # somebody deletes the folder
                 continue
-            with index.open("rb") as file:
-                file.seek(read * ENTRY.size)
-                content = file.read()
+            except OSError as error:
+                self._name(index, f"cannot be read ({error.strerror})")
+                continue
             content = content[: len(content) // ENTRY.size * ENTRY.size]  # the last entry may be on its way
             for number, (key, checksum) in enumerate(ENTRY.iter_unpack(content), start=read):
                 self._places[key] = _Place(index.with_suffix(".features"), number, checksum)
@@ -171,6 +175,8 @@ class FeatureFiles:
                     damage = "is cut off"
         except FileNotFoundError:
             damage = "is gone"
+        except OSError as error:
+            damage = f"cannot be read ({error.strerror})"
         if damage:
             self._name(place.file, damage)
             del self._places[key]

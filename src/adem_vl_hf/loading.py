@@ -319,7 +319,7 @@ def _weights_of(folder: Path) -> dict[str, str]:
     """Look at the weights of a checkpoint in a folder, by their header; those of a Hub id are not fetched for it."""
     if not folder.is_dir():
         return {}
-    files = sorted(folder.glob("model*.safetensors"))
+    files = sorted(path for path in folder.glob("model*.safetensors") if path.is_file())
     if not files:
         return {"weights": f"missing: there is no model.safetensors in {folder}"}
     try:

@@ -6,24 +6,23 @@ import itertools
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from transformers import TrainerCallback
 
 from .data.sample import images_of, opened
 from .evaluation.metrics import is_right
 from .evaluation.predict import asked, generate_answers
-from .files import write_json
 from .inspection.page import GalleryItem, write_page
-from .json_files import read_entries, read_jsonl
+from .json_files import read_jsonl
 from .papers import PAPERS
+from .sample_answers import keep_samples, remove_samples
 
 REPORT = "report.html"
 SHOWN = 12  # sample answers
-SAMPLES = "samples"  # the folder of them, beside the report
 GREY = "#808590"  # readable on white and on black
 # what Trainer logs beside losses and metrics
 NOT_DRAWN = re.compile(r"epoch|step|grad_norm|total_flos|.*(runtime|per_second|preparation_time)|train_.*")
@@ -56,7 +55,7 @@ def write_report(
     folder = Path(folder)
     config = model.config
     gallery = _gallery(model, processor, samples)
-    _keep_samples(folder / SAMPLES, gallery)
+    keep_samples(folder, gallery)
     return write_page(
         folder / REPORT,
         f"{PAPERS[config.model_type].name}: {folder.resolve().name}",
@@ -73,6 +72,49 @@ def write_report(
     )  # fmt: skip
 
 
+def remove_report(folder: Path) -> None:
+    """Remove the report of a run and its sample answers.
+
+    Args:
+        folder (Path): The output folder of the training.
+    """
+    remove_samples(folder)
+    (folder / REPORT).unlink(missing_ok=True)
+
+
+class ForgetsReport(TrainerCallback):
+    """Removes the report and the sample answers of an earlier run, which show another adapter once a step is taken.
+
+    Before anything is pushed, too: ``Trainer`` pushes the whole folder, and nobody has asked it to publish the samples.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remove them if the training pushes.
+
+        Args:
+            args (Any): The training arguments.
+            state (Any): The state of the training.
+            control (Any): The control flow of the training, which stays as it is.
+            **kwargs (Any): The rest of what ``Trainer`` passes, which is ignored.
+        """
+        self.is_there = True
+        if args.push_to_hub:
+            self.on_step_begin(args, state, control)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remove them before the first step.
+
+        Args:
+            args (Any): The training arguments.
+            state (Any): The state of the training.
+            control (Any): The control flow of the training, which stays as it is.
+            **kwargs (Any): The rest of what ``Trainer`` passes, which is ignored.
+        """
+        if self.is_there and state.is_world_process_zero:
+            remove_report(Path(args.output_dir))
+        self.is_there = False
+
+
 def command_line(argv: Sequence[str]) -> str:
     """Write a command as one types it, without secrets.
 
@@ -85,38 +127,6 @@ def command_line(argv: Sequence[str]) -> str:
     pairs = [word.partition("=") for word in argv]
     words = [f"{key}=..." if equals and SECRET.search(key) else key + equals + value for key, equals, value in pairs]
     return shlex.join(words)
-
-
-def _keep_samples(folder: Path, gallery: Sequence[GalleryItem]) -> None:
-    """Write the sample answers into a folder of their own, from which ``push(samples=True)`` takes some."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    rows = []
-    for number, item in enumerate(gallery):
-        image, name = item.image.convert("RGB"), f"{number}.png"
-        image.thumbnail((512, 512))
-        image.save(folder / name)
-        rows.append(
-            {"image": name, "prompt": item.prompt, "answer": item.prediction, "references": list(item.references)}
-        )
-    write_json(folder / "samples.json", rows)
-
-
-def read_samples(folder: Path) -> list[dict[str, Any]]:
-    """Read the sample answers that lie in a folder.
-
-    Args:
-        folder (Path): The output folder of a training, or another one that has some of its samples.
-
-    Returns:
-        The image's name in the folder ``samples``, the prompt, the answer and the references of each. The list is empty
-        if there are none.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
-    path = folder / SAMPLES / "samples.json"
-    return list(read_entries(path, "sample answers")) if path.is_file() else []
 
 
 def draw_curves(log: Path) -> dict[str, str]:

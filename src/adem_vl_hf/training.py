@@ -275,7 +275,9 @@ def train(trainer: Trainer, processor: AdemVLProcessor, resume: bool = False) ->
         facts["resumed_at_step"] = int(checkpoint.name.rsplit("-", 1)[-1])  # the seconds are counted from there
         record = output / "training.json"
         if facts["resumed_at_step"] == trainer.state.global_step and record.is_file():  # it had ended before
-            facts = read_object(record, "remove it")
+            before = read_object(record, "remove it")
+            if before.get("steps") == trainer.state.global_step:  # else it died before it could write its own
+                facts = before
     with naming_full_disk(output):
         trainer.save_model(str(output))
     if trainer.is_world_process_zero():

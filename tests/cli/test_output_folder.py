@@ -68,6 +68,49 @@ def test_a_file_of_others_under_the_name_of_a_runs_is_neither_deleted_nor_replac
     assert "which is not what a run writes there" in refused(folder)
 
 
+@pytest.mark.parametrize("name", ["samples/0.png", "report.html", "README.md", "config.json"])
+def test_a_folder_without_a_run_keeps_what_a_run_would_replace(tmp_path, name):
+    path = tmp_path / "mine" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    said = f"holds {name.split('/')[0]}, which is not what a run writes there and would be replaced"
+    assert said in refused(tmp_path / "mine")
+    assert said in refused(tmp_path / "mine", "--overwrite")
+    remove_run(tmp_path / "mine")
+    assert path.read_text() == "precious"
+
+
+def test_the_report_of_a_run_goes_with_it_and_other_files_beside_its_samples_stay(folder):
+    (folder / "samples").mkdir()
+    for name in ("samples/0.png", "samples/samples.json", "samples/mine.png", "report.html", "config.json"):
+        (folder / name).write_text("[]")
+    assert not refused(folder, "--overwrite")
+    remove_run(folder)
+    assert not (folder / "report.html").exists()
+    assert os.listdir(folder / "samples") == ["mine.png"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite"], ["--resume"]])
+def test_samples_that_are_no_folder_are_refused_before_the_run(folder, tmp_path, flags):
+    (folder / "samples").symlink_to(tmp_path)
+    if flags:
+        assert "holds samples, which is not what a run writes there" in refused(folder, *flags)
+    (folder / "samples").unlink()
+    assert "whose files the run replaces" in refused(folder, *(flags or ["--resume"]), "--data", folder / "samples")
+
+
+@pytest.mark.parametrize("flag", ["--language-model", "--vision-tower"])
+def test_a_base_is_not_the_output_folder(tmp_path, bases, monkeypatch, flag):
+    monkeypatch.chdir(bases)
+    said = f"--output-dir {bases / 'llama'} is {flag}, whose files would be replaced: name another folder"
+    assert refused(bases / "llama", flag, "llama") == said
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "may not be written to; name another place or change its permissions" in refused(tmp_path / "run")
+
+
 def test_links_are_removed_and_not_followed(folder, tmp_path):
     elsewhere = checkpoint(tmp_path / "elsewhere")
     (folder / "checkpoint-12").symlink_to(elsewhere)
@@ -82,7 +125,7 @@ def test_links_are_removed_and_not_followed(folder, tmp_path):
 @pytest.mark.parametrize("flag", ["--data", "--eval-data", "--image-folder", "--language-model", "--vision-tower",
                                   "--from-checkpoint", "--cache-features"])  # fmt: skip
 def test_nothing_that_the_new_run_reads_is_deleted(folder, tmp_path, monkeypatch, flag):
-    words = "which --overwrite deletes: move it elsewhere, or name another --output-dir"
+    words = "whose files the run replaces: move it elsewhere, or name another --output-dir"
     inside = checkpoint(folder / "checkpoint-4" / "pictures", "config.json")
     (tmp_path / "link").symlink_to(inside)
     monkeypatch.chdir(folder.parent)

@@ -140,6 +140,17 @@ def test_the_answer_is_generated_and_the_model_left_as_it_was(adem_vl, training)
     assert found.answer.split() == [word for word in found.words if word != "␣"]
 
 
+def test_neither_inference_mode_nor_what_a_checkpoint_saves_for_generation_matters(adem_vl, monkeypatch):
+    model, processor = adem_vl
+    expected = look(model, processor, tiny.picture(), "a photo of", max_new_tokens=3)
+    monkeypatch.setattr(model.generation_config, "return_dict_in_generate", True)
+    monkeypatch.setattr(model.generation_config, "stop_strings", ["no such word"])
+    with torch.inference_mode():
+        found = look(model, processor, tiny.picture(), "a photo of", max_new_tokens=3)
+    assert found.answer == expected.answer
+    np.testing.assert_array_equal(found.contribution, expected.contribution)
+
+
 def test_the_figure_has_a_row_for_each_word(adem_vl):
     found = look(*adem_vl, tiny.picture(), PROMPT, ANSWER)
     figure = found.figure(["zebra", "sea"])

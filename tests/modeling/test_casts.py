@@ -64,3 +64,13 @@ def test_what_trains_is_cast_anew():
     with cross_attention.casts_kept():
         cross_attention.cast(weight, torch.bfloat16).sum().backward()
     assert torch.equal(weight.grad, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_whole_model_may_be_cast(bases, dtype):
+    model = evlm.build(bases, moe_replicas=2).to(dtype)
+    batch = evlm.batch()
+    model(**batch).loss.backward()
+    assert model.adapter.cross_attention[0].ffn.router.weight.grad.dtype == dtype
+    tokens = model.generate(**evlm.prompt(batch), **GREEDY)
+    assert tokens.shape[1] == batch["input_ids"].shape[1] + 5

@@ -2,6 +2,7 @@
 
 import re
 
+import datasets
 import evlm
 import numpy as np
 import pytest
@@ -319,3 +320,22 @@ def test_answers_are_asked_for_with_what_predict_hands_over(models, kind, proces
     inputs = processor(**arguments, text=[row["prompt"] for row in rows])
     ids = models[kind].generate(**inputs, max_new_tokens=3, do_sample=False)
     assert ids.shape[0] == 4
+
+
+@pytest.mark.parametrize("height", [1, 3, 4])
+def test_the_rows_of_a_flat_image_are_no_channels(processor, height):
+    array = np.random.default_rng(0).integers(0, 255, (height, 64, 3), dtype=np.uint8)
+    flat, tall = (processor(images=Image.fromarray(one), text="a")["pixel_values"][0]
+                  for one in (array, array.transpose(1, 0, 2).copy()))  # fmt: skip
+    assert (flat - tall.transpose(1, 2)).abs().max() < 0.3  # some round before they resize the other way
+
+
+def test_a_column_of_a_data_set_is_a_list_of_images(processor):
+    images = [tiny.picture(seed) for seed in range(2)]
+    column = datasets.Dataset.from_dict({"image": images}, features=datasets.Features(image=datasets.Image()))["image"]
+    assert equal(processor(images=column, text=["a", "b"]), processor(images=images, text=["a", "b"]))
+
+
+def test_no_frames_are_asked_for(processor):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        processor(videos=[frames(0, 60)], text="a", num_frames=0)

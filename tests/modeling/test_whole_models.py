@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 
+import architectures
 import pytest
 import tiny
 import torch
@@ -61,6 +62,25 @@ def test_a_copy_computes_the_same_with_an_adapter_of_its_own(bases, inputs, agai
     for adapter in only_tower.adapter.vision_adapters:
         adapter.up.weight.data.zero_()
     assert (logits(only_tower, inputs) - expected).abs().max() > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("again", [by_pickle, copy.deepcopy])
+@architectures.each()
+def test_a_copied_model_and_its_copy_compile_to_one_graph(bases, arch, again):
+    """The library's hooks are in both, as ``torch.compile`` needs it; pickle alone takes them from the original."""
+    model = arch.build(bases).train()
+    other = again(model)
+    for one in [other] if again is by_pickle else [other, again(other), model]:
+        torch.compiler.reset()
+        torch.compile(one, backend="eager", fullgraph=True)(**tiny.batch([9, 6], [True, False])).loss.backward()
+
+
+def test_a_compiled_model_is_saved_with_its_own_state_dict(bases, inputs, tmp_path):
+    model = tiny.build(bases)
+    compiled = torch.compile(model, backend="eager")
+    model.save_pretrained(tmp_path, state_dict=compiled.state_dict())
+    assert_close(logits(type(model).from_pretrained(tmp_path), inputs), logits(model, inputs))
 
 
 def test_a_random_model_is_saved_in_shards(whole, inputs, tmp_path):

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -311,3 +312,31 @@ def test_one_cache_on_two_models_and_on_edited_weights_gives_each_its_own_featur
     first.feature_cache = None
     assert torch.equal(edited, first(**inputs).logits)
     assert not torch.equal(edited, expected[0])
+
+
+@pytest.mark.parametrize("shape", ["[1e400]", "[-1]", '"no list"'])
+def test_a_shape_that_is_no_shape_is_damage(tmp_path, caplog, shape):
+    (tmp_path / "features.json").write_text(f'{{"shape": {shape}, "dtype": "float32"}}')
+    with caplog.at_level(logging.WARNING):
+        assert FeatureFiles(tmp_path, {}).find([b"0" * 16]) == {}
+    assert "features.json is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["features.json", "0.index"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)])
+def test_what_is_no_file_is_passed_over(tmp_path, name, make):
+    make(tmp_path / name)
+    assert FeatureFiles(tmp_path, {}).find([b"0" * 16]) == {}
+
+
+def test_a_folder_that_may_not_be_written_to_ends_no_training(tmp_path, caplog, monkeypatch):
+    def closed(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "features.json")
+
+    monkeypatch.setattr("adem_vl_hf.feature_files.write_json", closed)
+    with caplog.at_level(logging.WARNING):
+        files = FeatureFiles(tmp_path, {})
+        files.keep([b"0" * 16], torch.zeros(1, 2))
+        files.keep([b"1" * 16], torch.zeros(1, 2))
+    assert caplog.text.count("Permission denied") == 1
+    assert "Training continues without caching more features" in caplog.text

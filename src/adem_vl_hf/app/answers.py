@@ -90,7 +90,7 @@ class Answers:
                 try:
                     self.model.generate(
                         **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, streamer=streamer,
-                        stopping_criteria=[_StopWhenSet(stopped)],
+                        stopping_criteria=[_StopWhenSet(stopped)], tokenizer=self.processor.tokenizer,
                     )  # fmt: skip
                 except BaseException as error:
                     failed.append(error)

@@ -8,9 +8,13 @@ from pathlib import Path
 
 from ..json_files import read_object
 from ..whole_checkpoints import DELETED, MANIFEST, OPTIMIZERS, REPLACED, SAVING
+from .arguments import check_output
 
 DATA_FILE = "data.json"  # the names of the data that the run is trained on
 NOTES = ("log.jsonl", DATA_FILE, "training.json")
+SAMPLES = "samples"  # of sample_answers, which takes seconds to import
+# what a run writes beside its notes; other programs and people give their files these names, too
+PRODUCTS = ("config.json", "README.md", "report.html", SAMPLES)
 CHECKPOINT = re.compile(rf"(checkpoint-\d+)|_(checkpoint-\d+)\.({SAVING}|{REPLACED}|{DELETED})")
 # a Trainer writes them into each checkpoint; weights, which other programs write too, are not among them
 STATES = re.compile(
@@ -38,17 +42,24 @@ def check_output_folder(args: argparse.Namespace) -> None:
                          "folder, or rename it") from error  # fmt: skip
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output-dir {folder} is a file; name a folder")
+    for flag, name in (("--language-model", args.language_model), ("--vision-tower", args.vision_tower)):
+        if name and Path(name).exists() and Path(name).resolve() == folder.resolve():
+            raise ValueError(f"--output-dir {folder} is {flag}, whose files would be replaced: name another folder")
+    check_output("--output-dir", folder / "config.json")
     used, others = _files_of_a_run(folder)
     if used and not (args.resume or args.overwrite):
         raise ValueError(
             f"--output-dir {folder} holds a run already ({used[0].name}): add --resume to go on with it or "
             "--overwrite to replace it, or name another folder"
         )
-    if others and not args.resume:
-        raise ValueError(f"--output-dir {folder} holds {others[0].name}, which is not what a run writes there "
+    samples = folder / SAMPLES
+    is_in_the_way = os.path.lexists(samples) and (samples.is_symlink() or not samples.is_dir())
+    if is_in_the_way:
+        others.append(samples)
+    if others and (is_in_the_way or not args.resume):
+        raise ValueError(f"--output-dir {folder} holds {others[-1].name}, which is not what a run writes there "
                          "and would be replaced: move it elsewhere, or name another folder")  # fmt: skip
-    if args.overwrite:
-        _check_inputs(args, used)
+    _check_inputs(args, [*(used if args.overwrite else []), samples])
 
 
 def remove_run(folder: Path) -> None:
@@ -57,7 +68,12 @@ def remove_run(folder: Path) -> None:
     Args:
         folder (Path): The folder.
     """
-    for path in _files_of_a_run(folder)[0]:
+    from ..report import remove_report  # which takes seconds to import
+
+    used = _files_of_a_run(folder)[0]
+    if used:
+        remove_report(folder)
+    for path in used:
         path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
 
 
@@ -67,7 +83,10 @@ def _files_of_a_run(folder: Path) -> tuple[list[Path], list[Path]]:
     checkpoints = [path for path in paths if CHECKPOINT.fullmatch(path.name)]
     named = [*checkpoints, *(folder / name for name in NOTES if os.path.lexists(folder / name))]
     used = [path for path in named if (_is_checkpoint(path) if path in checkpoints else _is_note(path))]
-    return used, [path for path in named if path not in used]
+    others = [path for path in named if path not in used]
+    if not used:  # without a run, these are of somebody else
+        others += [folder / name for name in PRODUCTS if os.path.lexists(folder / name)]
+    return used, others
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -115,5 +134,5 @@ def _check_inputs(args: argparse.Namespace, deleted: list[Path]) -> None:
             for path in deleted:
                 gone = {Path(os.path.abspath(path)), path.parent.resolve() / path.name}
                 if any(place.is_relative_to(one) for place in places for one in gone):
-                    raise ValueError(f"{flag} {name} lies in {path}, which --overwrite deletes: move it elsewhere, or "
-                                     "name another --output-dir")  # fmt: skip
+                    raise ValueError(f"{flag} {name} lies in {path}, whose files the run replaces: move it elsewhere, "
+                                     "or name another --output-dir")  # fmt: skip

@@ -19,6 +19,7 @@ from .arguments import (
     add_columns,
     add_scienceqa,
     check_adapter,
+    check_output,
     check_there,
     key_value,
     positive,
@@ -125,6 +126,7 @@ def check(args: argparse.Namespace) -> None:
     """
     config_fields(args, args.model)
     check_output_folder(args)
+    check_output("--cache-features", args.cache_features and Path(args.cache_features, "features.json"))
     for name in (*args.data, *args.eval_data):
         check_name(name)
     for flag in ("eval_steps", "eval_task", "best"):
@@ -174,7 +176,7 @@ def run(args: argparse.Namespace) -> None:
     from ..feature_cache import FeatureCache
     from ..files import write_json
     from ..hub.model_card import write_model_card
-    from ..report import REPORT, write_report
+    from ..report import REPORT, ForgetsReport, write_report
     from ..training import build_trainer, train, training_arguments
     from ..training_fields import refuse
     from ..whole_checkpoints import checkpoints
@@ -208,7 +210,7 @@ def run(args: argparse.Namespace) -> None:
     )
     trainer = build_trainer(
         model, processor, dataset, arguments, args.max_length, eval_dataset=held_out, compute_metrics=metrics,
-        callbacks=[EarlyStoppingCallback(args.patience)] if args.patience else None,
+        callbacks=[ForgetsReport(), *([EarlyStoppingCallback(args.patience)] if args.patience else [])],
     )  # fmt: skip
     is_first = trainer.is_world_process_zero()
     chosen = None if args.vision_tower or args.from_checkpoint else _tower_for(args.data)

@@ -230,7 +230,15 @@ def generate_texts(
     inputs = processor(**shown, text=list(prompts), return_tensors="pt")
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     with evaluating(model):
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=num_beams)
+        output = model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=num_beams,
+            # a saved generation_config may have stop strings, and ask for more than the tokens
+            tokenizer=getattr(processor, "tokenizer", None),
+        )
+    output = output if isinstance(output, torch.Tensor) else output.sequences
     new_tokens = output[:, inputs["input_ids"].shape[1] :]  # [B, at most max_new_tokens]
     return [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
 

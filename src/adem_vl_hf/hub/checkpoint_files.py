@@ -13,7 +13,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..data.media import check_inside
 from ..modeling.field_values import shown
-from ..report import SAMPLES, read_samples
+from ..sample_answers import LIST, SAMPLES, read_samples
 
 CODE = re.compile(r"([A-Za-z_]\w*)\.[A-Za-z_]\w*")  # a module beside config.json and a class in it
 TEMPLATES = "additional_chat_templates"  # the one folder from which a processor reads files
@@ -105,7 +105,7 @@ def sample_rows(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: The file is damaged, a row lacks a text, or an image is not there.
     """
-    path = folder / SAMPLES / "samples.json"
+    path = folder / SAMPLES / LIST
     if path.is_file():
         _check_inside(folder, path)
     rows = read_samples(folder)

@@ -26,7 +26,7 @@ from ..modeling.adapter_file import read_shapes
 from ..modeling.configuration_base import FrozenBasesConfig
 from ..modeling.quantization import split_gguf
 from ..papers import PAPERS
-from ..report import SAMPLES
+from ..sample_answers import SAMPLES
 from ..terminal import printable
 from .checkpoint_files import sample_rows
 from .licences import licence_of

@@ -26,7 +26,8 @@ from ..modeling.modeling_base import FrozenBasesForConditionalGeneration
 from ..modeling.one_save import naming_full_disk
 from ..modeling.processing_adem_vl import AdemVLProcessor
 from ..modeling.processor_parts import PROCESSOR_FILES
-from ..report import SAMPLES, draw_loss
+from ..report import draw_loss
+from ..sample_answers import LIST, SAMPLES
 from .checkpoint_files import check_links, code_files, copy, sample_rows
 from .model_card import CURVE, Metrics, checkpoint_bases, count_saved_parameters, read_record, write_model_card
 from .repo_id import check_repo_id
@@ -166,7 +167,7 @@ def _stage_samples(model: Any, target: Path) -> None:
     (target / SAMPLES).mkdir()
     for row in rows:
         copy(source.parent, source / Path(row["image"]).name, target / SAMPLES)
-    write_json(target / SAMPLES / "samples.json", rows)
+    write_json(target / SAMPLES / LIST, rows)
 
 
 def _warn_of_local_bases(folder: Path) -> None:

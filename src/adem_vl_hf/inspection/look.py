@@ -129,6 +129,7 @@ def faded(image: Image.Image) -> Image.Image:
     return Image.blend(image.convert("L"), Image.new("L", image.size, 255), 0.5)
 
 
+@torch.inference_mode(False)  # it needs gradients
 def look(
     model: Any,
     processor: Any,
