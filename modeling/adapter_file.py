@@ -14,6 +14,8 @@ PICKLES = ("pytorch_model.bin", "adapter_model.bin")
 # as safetensors spells them; numbers of any other kind are no weights, and casting them would hide that
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
+LONGEST = 300  # characters of a problem in a message
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -58,7 +60,7 @@ def read_shapes(path: str) -> Shapes:
                 tensor = file.get_slice(key)
                 if tensor.get_dtype() not in FLOATS:
                     raise ValueError(
-                        f"{path}: {key} is of the type {tensor.get_dtype()}; the weights of an adapter are "
+                        f"{path}: {_short(key)} is of the type {tensor.get_dtype()}; the weights of an adapter are "
                         f"{', '.join(FLOATS.values())}, so save it with one of these"
                     )
                 shapes[key] = tuple(tensor.get_shape())
@@ -139,11 +141,18 @@ def refuse(path: str, problems: list[str]) -> None:
     """
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{path} is not the adapter that its config.json describes: {'; '.join(problems[:5])}{more}")
+        first = "; ".join(map(_short, problems[:5]))
+        raise ValueError(f"{path} is not the adapter that its config.json describes: {first}{more}")
+
+
+def _short(text: Any) -> str:
+    """Leave out the middle of a long text: the names of tensors are as long as whoever saved them wants."""
+    text = str(text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
 
 
 def _no_safetensors(path: str, error: Exception) -> ValueError:
     return ValueError(
-        f"{path} is not a readable safetensors file ({error}); adapters are never read from pickles, "
+        f"{path} is not a readable safetensors file ({_short(error)}); adapters are never read from pickles, "
         "and a file cut short has to be fetched or saved again"
     )

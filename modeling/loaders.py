@@ -50,7 +50,7 @@ from .checkpoint import check_digest
 from .decoder import computing_device
 from .field_values import check_generation
 from .one_save import finish_save
-from .peft_adapters import find_peft_adapter
+from .peft_adapters import Found, find_peft_adapter
 from .quantization import keep_trainable
 from .reading import errors_naming
 from .towers import tower_of
@@ -235,7 +235,9 @@ class LoadersMixin(_Model):
         dtype = one_dtype(loading)
         where = _given({key: loading.get(key) for key in HUB_ARGUMENTS})
         given, subfolder = str(pretrained_model_name_or_path), where.get("subfolder", "")
-        found = find_peft_adapter(given, subfolder, loading.get("adapter_kwargs"))
+        found = Found(given)
+        if pretrained_model_name_or_path is not None:
+            found = find_peft_adapter(given, subfolder, loading.get("adapter_kwargs"), where)
         name = found.checkpoint
         finish_save(Path(name, subfolder))
         hub = where | take(FETCHING_OF_A_BASE, kwargs)

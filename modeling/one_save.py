@@ -5,6 +5,8 @@
 2. They are flushed to the disk, and the folder is renamed to ``.saved-*``. From here on the save counts.
 3. Each file is renamed into its place, and the folder is removed.
 
+A save into the temporary folder of another, such as that of a processor and its model together, becomes a part of it.
+
 Whoever saves or loads next calls ``finish_save``. It completes the third step of a process that died in it, and removes
 what a process has left that died before.
 """
@@ -12,6 +14,7 @@ what a process has left that died before.
 import errno
 import filecmp
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -22,19 +25,21 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
+    import resource
+except ImportError:  # Windows has no such locks and limits
+    fcntl = resource = None  # type: ignore[assignment]
 
 WRITTEN, COUNTS = ".saving-", ".saved-"
 REMOVED = ".removed.json"  # in the temporary folder: files of an earlier save that have no place in this one
 DAY = 24 * 3600
 FULL_DISK = "No space left on device: the disk (or the quota)"
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# how the libraries that write in Rust and C++ say that a disk is full
-FULL_IN_WORDS = (
-    "No space left on device", "Disk quota exceeded", "os error 28", "os error 122", "PytorchStreamWriter failed",
-    "unexpected pos",
-)  # fmt: skip
+TOO_LARGE = "File too large: more than one file may hold here (ulimit -f) would go into"
+# how the libraries that write in Rust and C++ say that a disk is full; those in C++ do not say why they failed
+FULL_IN_WORDS = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")
+FAILED_IN_WORDS = ("PytorchStreamWriter failed", "unexpected pos", "basic_ios::clear")
+TOO_LARGE_IN_WORDS = ("File too large", "os error 27")
+_going_on: set[Path] = set()  # the temporary folders of this process
 
 
 @contextmanager
@@ -47,12 +52,16 @@ def one_save(target: Path, needed: int | None = None) -> Iterator[Path]:
 
     Yields:
         A temporary folder to write the files to. At the end they take the places of those in ``target``; after an error
-        they are removed, and those in ``target`` are as before.
+        they are removed, and those in ``target`` are as before. A ``target`` that is such a folder is its own.
 
     Raises:
         OSError: the disk is full. The message names the folder and the space that is needed.
         ValueError: a folder inside the target that a file belongs into is a link.
     """
+    if target in _going_on:
+        with naming_full_disk(target.parent, needed, target):
+            yield target
+        return
     target.mkdir(parents=True, exist_ok=True)
     with naming_full_disk(target, needed):
         finish_save(target)
@@ -61,6 +70,8 @@ def one_save(target: Path, needed: int | None = None) -> Iterator[Path]:
             temporary = Path(tempfile.mkdtemp(prefix=WRITTEN, dir=target))
             held.callback(shutil.rmtree, temporary, ignore_errors=True)
             held.enter_context(_locked(temporary))
+            _going_on.add(temporary)
+            held.callback(_going_on.discard, temporary)
         with naming_full_disk(target, needed, temporary):
             yield temporary
             new = _files(temporary)
@@ -137,23 +148,36 @@ def flush(path: Path) -> None:
 def naming_full_disk(folder: Path, needed: int | None = None, written: Path | None = None) -> Iterator[None]:
     """Turn each library's error about a full disk into one that names the disk and the space that is needed.
 
+    A limit on the size of a file, which has nothing to do with the disk, is named as such.
+
     Args:
         folder (Path): where the files go. It need not be there yet.
         needed (int | None): their size in bytes; None = nobody knows.
         written (Path | None): the file or folder that was written so far, and that is removed afterwards.
 
     Raises:
-        OSError: the disk is full.
+        OSError: the disk is full, or a file is too large.
     """
     try:
         yield
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in FULL
-        if FULL_DISK in str(error):  # another of these has said it
+        number, text = getattr(error, "errno", None), str(error)
+        if FULL_DISK in text or TOO_LARGE in text:  # another of these has said it
             raise
-        if not (full or any(words in str(error) for words in FULL_IN_WORDS)):
+        full, large, failed = (
+            number in numbers or any(words in text for words in known)
+            for numbers, known in ((FULL, FULL_IN_WORDS), ((errno.EFBIG,), TOO_LARGE_IN_WORDS), ((), FAILED_IN_WORDS))
+        )
+        if not (full or large or failed):
             raise
-        done = 0 if written is None else sum(path.stat().st_size for path in _files(written))
+        sizes = {} if written is None else {path: path.stat().st_size for path in _files(written)}
+        if large or (failed and max(sizes.values(), default=0) >= _most_bytes()):
+            place = folder / max(sizes, key=sizes.__getitem__).relative_to(written) if written and sizes else folder
+            raise OSError(
+                errno.EFBIG,
+                f"{TOO_LARGE} {place}. What was there before is as it was; raise the limit, and do it again",
+            ) from error
+        done = sum(sizes.values())
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(there).free + done
         wanted = f"More than {_size(done)} are needed" if needed is None else f"{_size(needed)} are needed"
@@ -162,6 +186,14 @@ def naming_full_disk(folder: Path, needed: int | None = None, written: Path | No
             f"{FULL_DISK} of {folder} is full. {wanted}, and {_size(free)} are "
             "free. What was there before is as it was; free some space, and do it again",
         ) from error
+
+
+def _most_bytes() -> float:
+    """Return how large a file of this process may be."""
+    if resource is None:
+        return math.inf
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
 
 
 def _size(number: int) -> str:

@@ -1,8 +1,9 @@
 """What a model needs to go into another process by pickle: the hooks of Transformers that return hidden states.
 
 Since Transformers 5.2 a tower's hidden states come from hooks, which the library installs in the first forward as local
-functions, which no pickle takes. ``torch.compile`` cannot trace how, so that they are installed before. The library notes
-by class what they collect, when a model of the class is constructed, which a pickle does not do.
+functions. No pickle takes those, and ``torch.compile`` cannot trace how they are installed, so that they are installed
+before. The library notes by class what they collect, when a model of the class is constructed, which a pickle does not
+do.
 """
 
 from copy import deepcopy

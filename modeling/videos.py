@@ -186,7 +186,8 @@ def _images_by_row(images: Any, rows: int) -> list[list[ImageSource]]:
         return [[] for _ in range(rows)]
     if _is_array(images) and images.ndim == 4:  # [n, H, W, 3]
         images = list(images)
-    if not isinstance(images, Sequence) or isinstance(images, (str, bytes, bytearray, memoryview)):
+    is_one = not isinstance(images, Sequence) or isinstance(images, (str, bytes, bytearray, memoryview))
+    if is_one:
         return [[images]]
     images = list(images)  # a column of ``datasets``, say
     if rows == 1 and len(images) > 1 and not any(isinstance(entry, (list, tuple)) for entry in images):

@@ -1,5 +1,6 @@
 """Writes files in one step, so that none is ever half written."""
 
+import errno
 import json
 import os
 import secrets
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .modeling.one_save import flush, naming_full_disk
+from .modeling.one_save import FULL, flush, naming_full_disk
 
 
 def cache_folder() -> Path:
@@ -18,6 +19,30 @@ def cache_folder() -> Path:
         ``$ADEM_VL_HF_CACHE``, or ``~/.cache/adem_vl_hf`` if that is not set.
     """
     return Path(os.environ.get("ADEM_VL_HF_CACHE") or Path.home() / ".cache" / "adem_vl_hf")
+
+
+def make_cache(folder: Path) -> None:
+    """Make the folder of a cache, if it is missing, before anything is downloaded for it.
+
+    Args:
+        folder (Path): The folder.
+
+    Raises:
+        OSError: It cannot be made, or nothing can be written to it. The message says how to take another one.
+    """
+    with naming_full_disk(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            raise OSError(
+                error.errno,
+                f"the cache {folder} cannot be written to ({error.strerror}); name a folder of yours in the variable "
+                "ADEM_VL_HF_CACHE",
+            ) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import tiny
 import torch
 from transformers import AutoProcessor
 
-from adem_vl_hf import AdemVLForConditionalGeneration
+from adem_vl_hf import AdemVLForConditionalGeneration, AdemVLProcessor
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.hub.convert_official import _official_name, convert_official
 from adem_vl_hf.loading import CLIP, SMOLLM2, TOWER, load_checkpoint
@@ -247,3 +247,30 @@ def test_a_language_model_without_a_tokenizer_needs_the_image_token(golden, tmp_
         return
     with pytest.raises(ValueError, match="has no tokenizer that can be loaded.*image_token_id"):
         convert_official(path, golden.bases / "llama", golden.bases / "clip", tmp_path)
+
+
+@pytest.mark.parametrize("broken", [AdemVLForConditionalGeneration, AdemVLProcessor])
+def test_the_same_command_goes_on_after_a_full_disk_and_a_kill(content, bases, tmp_path, monkeypatch, capsys, broken):
+    path, out = tmp_path / "checkpoint-19.pth", tmp_path / "out"
+    torch.save(content, path)
+    argv = ["convert", str(path), str(out), "--language-model", str(bases / "llama"), "--vision-tower",
+            str(bases / "clip")]  # fmt: skip
+    save = broken.save_pretrained
+
+    def full(*args, **kwargs):
+        save(*args, **kwargs)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, "save_pretrained", full)
+        assert main(argv) == 1
+    assert f"of {out} is full. " in capsys.readouterr().err
+    assert not list(out.iterdir())
+    (out / ".saving-dead").mkdir()
+    (out / ".saving-dead" / "config.json").write_text("{")
+    assert main(argv) == 0
+    assert not [entry.name for entry in out.iterdir() if entry.name.startswith(".")]
+    assert not any(b".saving-" in entry.read_bytes() for entry in out.iterdir() if entry.name != "one_save.py")
+    load_checkpoint(str(out))
+    assert main(argv) == 2
+    assert f"{out} holds files already" in capsys.readouterr().err

@@ -86,7 +86,11 @@ def test_weights_of_another_form_do_not_stay(tmp_path):
 
 def test_a_full_disk_is_named_and_changes_nothing(tmp_path):
     put(tmp_path, a="old")
-    for error in (OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file")):
+    for error in (
+        OSError(28, "No space left on device"),
+        RuntimeError("PytorchStreamWriter failed writing file"),
+        RuntimeError("basic_ios::clear: iostream error"),
+    ):
         with pytest.raises(OSError, match=rf"disk .* of {tmp_path} is full. 12.0 MB are needed, and .* free") as caught:  # noqa: PT012, SIM117
             with one_save(tmp_path, 12_000_000) as temporary:
                 put(temporary, a="new")
@@ -94,6 +98,30 @@ def test_a_full_disk_is_named_and_changes_nothing(tmp_path):
         assert caught.value.errno == 28
         assert there(tmp_path) == {"a": "old"}
         assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.write_bytes(bytes(3_000_000)),
+        lambda file: torch.save({"x": torch.zeros(750_000)}, file),
+        lambda file: save_file({"x": torch.zeros(750_000)}, file),
+    ],
+    ids=["plain", "torch", "safetensors"],
+)
+def test_a_limit_on_the_size_of_a_file_is_no_full_disk(tmp_path, write):
+    resource = pytest.importorskip("resource")
+    put(tmp_path, a="old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=rf"too large: .*ulimit.* into {tmp_path}(/new)?\. .*; raise") as caught:  # noqa: SIM117
+            with one_save(tmp_path, 12_000_000) as temporary:
+                write(temporary / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == 27
+    assert there(tmp_path) == {"a": "old"}
 
 
 @architectures.each()
@@ -214,3 +242,19 @@ def test_the_auto_classes_complete_a_save_before_they_read(bases, arch, tmp_path
 
 def there_as_bytes(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_save_into_that_of_another_becomes_a_part_of_it(tmp_path):
+    put(tmp_path / "out", a="old")
+    with one_save(tmp_path / "out") as together:
+        with one_save(together) as first:
+            put(first, a="new")
+        with pytest.raises(OSError, match=rf"of {tmp_path / 'out'} is full. 12.0 MB"), one_save(together, 12_000_000):
+            raise OSError(28, "No space left on device")
+        assert there(tmp_path / "out") == {"a": "old"}
+    assert there(tmp_path / "out") == {"a": "new"}
+    with pytest.raises(OSError, match=rf"of {tmp_path / 'out'} is full"), one_save(tmp_path / "out") as together:  # noqa: PT012, SIM117
+        with one_save(together) as first:
+            put(first, a="newer")
+            raise OSError(28, "No space left on device")
+    assert there(tmp_path / "out") == {"a": "new"}

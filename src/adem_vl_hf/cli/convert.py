@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..modeling.one_save import WRITTEN, finish_save
 from ..terminal import say
 from .arguments import add_bases, check_output, check_there
 from .config_flags import add_config_flags, config_fields
@@ -33,8 +34,11 @@ def check(args: argparse.Namespace) -> None:
     """
     if not args.official.is_file():
         raise ValueError(f"{args.official} is no file; give the authors' checkpoint-<epoch>.pth")
-    if args.output_dir.is_dir() and (held := sorted(args.output_dir.iterdir())):
-        raise ValueError(f"{args.output_dir} holds files already ({held[0].name}): name another folder, or empty it")
+    if args.output_dir.is_dir():
+        finish_save(args.output_dir)
+        # what another process has left half written, or still writes, is removed or kept by the save itself
+        if held := sorted(path.name for path in args.output_dir.iterdir() if not path.name.startswith(WRITTEN)):
+            raise ValueError(f"{args.output_dir} holds files already ({held[0]}): name another folder, or empty it")
     check_output("the folder of", args.output_dir / "config.json")
     check_there("the language model", args.language_model)
     check_there("the vision tower", args.vision_tower)

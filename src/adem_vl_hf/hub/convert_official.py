@@ -22,6 +22,7 @@ from ..loading import record_embedded, resolve_vision_tower
 from ..modeling.arguments import all_hub_arguments
 from ..modeling.configuration_adem_vl import AdemVLConfig
 from ..modeling.modeling_adem_vl import AdemVLForConditionalGeneration
+from ..modeling.one_save import one_save
 from ..modeling.processing_adem_vl import AdemVLProcessor
 from ..modeling.towers import IMAGENET, OPENAI
 
@@ -144,9 +145,10 @@ def convert_official(
     model.load_state_dict(renamed, strict=False)  # copies into float32 parameters, at any precision of the file
     output = Path(output_dir)
     hub = all_hub_arguments(config_fields)
-    processor_note = _save_processor(model.config, output, getattr(settings, "dataset", None), hub)
-    record_embedded(model.config, language_model, vision_tower)
-    model.save_pretrained(output)
+    with one_save(output) as together:  # so that no interruption leaves one without the other
+        processor_note = _save_processor(model.config, together, getattr(settings, "dataset", None), hub)
+        record_embedded(model.config, language_model, vision_tower)
+        model.save_pretrained(together)
     numbers = sum(tensor.numel() for tensor in wanted.values())
     report = ConversionReport(output, len(wanted), numbers, dropped, sorted(others))
     used = {name: getattr(model.config, name) for name in recorded}
