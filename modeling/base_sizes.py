@@ -54,7 +54,7 @@ def read_base_config(name: str, hub: Mapping[str, Any], gguf_file: str | None = 
 
 @contextmanager
 def no_larger_than_its_files(
-    name: str, hub: Mapping[str, Any], file: str | None = None, packed: bool = False
+    name: str, hub: Mapping[str, Any], file: str | None = None, packed: bool = False, buffers: bool = True
 ) -> Iterator[None]:
     """Count what a model registers while it is built in the body of the ``with`` statement, in this thread.
 
@@ -63,6 +63,7 @@ def no_larger_than_its_files(
         hub (Mapping[str, Any]): Arguments, of which the Hub arguments are used.
         file (str | None): The file there that has the weights. None means all safetensors files.
         packed (bool): Whether a byte of the files may hold several numbers.
+        buffers (bool): Whether buffers are counted. Some adapters have large ones that no file holds.
 
     Yields:
         None: Nothing.
@@ -93,7 +94,8 @@ def no_larger_than_its_files(
                     f"have {held:,} bytes; one of them is damaged, or belongs to another model"
                 )
 
-    hooks = register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)
+    of_buffers = [register_module_buffer_registration_hook(count)] if buffers else []
+    hooks = [register_module_parameter_registration_hook(count), *of_buffers]
     try:
         yield
     finally:

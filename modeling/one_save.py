@@ -34,7 +34,7 @@ REMOVED = ".removed.json"  # in the temporary folder: files of an earlier save t
 DAY = 24 * 3600
 FULL_DISK = "No space left on device: the disk (or the quota)"
 FULL = (errno.ENOSPC, errno.EDQUOT)
-TOO_LARGE = "File too large: more than one file may hold here (ulimit -f) would go into"
+TOO_LARGE = "File too large: there is a limit (ulimit -f, or that of the file system), which would be exceeded by"
 # how the libraries that write in Rust and C++ say that a disk is full; those in C++ do not say why they failed
 FULL_IN_WORDS = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")
 FAILED_IN_WORDS = ("PytorchStreamWriter failed", "unexpected pos", "basic_ios::clear")
@@ -175,7 +175,8 @@ def naming_full_disk(folder: Path, needed: int | None = None, written: Path | No
             place = folder / max(sizes, key=sizes.__getitem__).relative_to(written) if written and sizes else folder
             raise OSError(
                 errno.EFBIG,
-                f"{TOO_LARGE} {place}. What was there before is as it was; raise the limit, and do it again",
+                f"{TOO_LARGE} {place}. What was there before is as it was; raise the limit, or name another place, and do "
+                "it again",
             ) from error
         done = sum(sizes.values())
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -66,7 +66,7 @@ class Found(NamedTuple):
         if self.adapter is None:
             return
         # PEFT allocates what the configuration asks for before it looks into the file
-        within = no_larger_than_its_files(self.adapter, {}, ADAPTER_SAFE_WEIGHTS_NAME)
+        within = no_larger_than_its_files(self.adapter, {}, ADAPTER_SAFE_WEIGHTS_NAME, buffers=False)
         with errors_naming(f"the adapter of PEFT in {self.adapter}"), within:
             model.load_adapter(self.adapter, adapter_kwargs=dict(self.others))
             from peft import load_peft_weights, set_peft_model_state_dict
@@ -103,7 +103,8 @@ def find_peft_adapter(
         where = take(HUB_ARGUMENTS, dict(hub))
         quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
         quiet = {f"_raise_exceptions_for_{what}": value for what, value in quiet.items()}
-        beside = cached_file(name, ADAPTER_CONFIG_NAME, **where, **quiet)
+        with errors_naming(f"{name}/{CONFIG_NAME}"):  # a name that can be none has no such file either
+            beside = cached_file(name, ADAPTER_CONFIG_NAME, **where, **quiet)
         return Found(name) if beside is None else _checked(name, name, where | others)
     file = folder / ADAPTER_CONFIG_NAME
     if not file.is_file():

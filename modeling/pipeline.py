@@ -155,8 +155,7 @@ class AdemVLImageToTextPipeline(Pipeline):
         given = generate_kwargs.get("generation_config")
         if given is None and not generate_kwargs.keys() & {"max_new_tokens", "max_length"}:
             generate_kwargs["max_new_tokens"] = MAX_NEW_TOKENS
-        if generate_kwargs.get("stop_strings") or getattr(given, "stop_strings", None):
-            generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)
+        generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)  # for stop strings, which may be saved ones
         rows, options = model_inputs["rows"], model_inputs["options"]
         if isinstance(rows[0], list):  # a batch, of which each item has brought its list
             rows, options = [row for of_item in rows for row in of_item], options[0]

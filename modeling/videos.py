@@ -306,14 +306,15 @@ def pixel_inputs(
 def guesses_channels(image_processor: "BaseImageProcessor") -> bool:
     """Say whether an image processor takes the rows of an image that is 1 or 3 pixels high for its channels.
 
-    The slow ones of Transformers before 5.2 do. The others are not told, because not all of them take the argument.
+    The slow ones of Transformers before 5.2 do. The fast ones are not told where the channels are, because not all of
+    them take the argument. To those of later versions that use Pillow it makes no difference.
 
     Args:
         image_processor (BaseImageProcessor): The image processor.
     """
     try:
         from transformers.image_processing_utils_fast import BaseImageProcessorFast
-    except ImportError:  # there is no such file any more
+    except ImportError:
         return False
     return not isinstance(image_processor, BaseImageProcessorFast)
 

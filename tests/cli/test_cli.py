@@ -1,5 +1,6 @@
 """``adem-vl``: every command in process, on tiny bases: what it prints and what it leaves."""
 
+import gc
 import json
 import shutil
 
@@ -164,12 +165,18 @@ def test_many_images_are_answered_in_batches_and_a_damaged_one_is_found_before(
     flags = ["--checkpoint", trained, "--max-new-tokens", "4"]
     alone = [output_of(capsys, "caption", path, *flags) for path in paths]
     assert "".join(alone) == output_of(capsys, "caption", *paths, *flags)
-    sizes, generate = [], predict.generate_texts
-    count = lambda *args, **kwargs: sizes.append(len(args[3])) or generate(*args, **kwargs)  # noqa: E731
+    sizes, held, generate = [], [], predict.generate_texts
+
+    def count(*args, **kwargs):
+        sizes.append(len(args[3]))
+        held.append(sum(isinstance(one, Image.Image) and one.size == (20, 16) for one in gc.get_objects()))
+        return generate(*args, **kwargs)
+
     monkeypatch.setattr(predict, "generate_texts", count)
     monkeypatch.setattr(caption, "AT_ONCE", 2)
     assert "".join(alone) == output_of(capsys, "caption", *paths, *flags)
     assert sizes == [2, 2, 1]
+    assert max(held) - held[-1] <= 1  # no batch but the one that is answered
     (tmp_path / "damaged.png").write_bytes((folder / "red.png").read_bytes()[:60])
     assert main([*map(str, ("caption", *paths, tmp_path / "damaged.png", *flags))]) == 2
     printed = capsys.readouterr()

@@ -75,7 +75,8 @@ def test_a_folder_without_a_run_keeps_what_a_run_would_replace(tmp_path, name):
     path.write_text("precious")
     said = f"holds {name.split('/')[0]}, which is not what a run writes there and would be replaced"
     assert said in refused(tmp_path / "mine")
-    assert said in refused(tmp_path / "mine", "--overwrite")
+    for flag in ("--overwrite", "--resume"):
+        assert said in refused(tmp_path / "mine", flag)
     remove_run(tmp_path / "mine")
     assert path.read_text() == "precious"
 

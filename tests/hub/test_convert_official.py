@@ -274,3 +274,8 @@ def test_the_same_command_goes_on_after_a_full_disk_and_a_kill(content, bases, t
     load_checkpoint(str(out))
     assert main(argv) == 2
     assert f"{out} holds files already" in capsys.readouterr().err
+    (out / ".saved-dead").mkdir()
+    (out / "config.json").rename(out / ".saved-dead" / "config.json")
+    assert main(argv) == 2
+    assert f"{out} is complete now: the conversion that was interrupted" in capsys.readouterr().err
+    load_checkpoint(str(out))

@@ -141,6 +141,13 @@ def test_folders_that_are_no_checkpoints(load, saved, tmp_path):
         load(saved)
 
 
+@pytest.mark.parametrize("name", ["nowhere", "../nowhere/x/y"])
+def test_a_path_that_is_not_there_is_named_with_the_remedy(arch, tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises((OSError, ValueError), match=rf"^{re.escape(str(path))}.*; fetch or save it again"):
+        arch.model_class.from_pretrained(path)
+
+
 def test_a_checkpoint_without_its_processor_is_named(arch, saved):
     with pytest.raises(OSError, match=rf"^{re.escape(str(saved))} has no processor_config\.json: save the processor"):
         arch.processor_class.from_pretrained(saved)

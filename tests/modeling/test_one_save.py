@@ -115,7 +115,7 @@ def test_a_limit_on_the_size_of_a_file_is_no_full_disk(tmp_path, write):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))
     try:
-        with pytest.raises(OSError, match=rf"too large: .*ulimit.* into {tmp_path}(/new)?\. .*; raise") as caught:  # noqa: SIM117
+        with pytest.raises(OSError, match=rf"too large: .*ulimit.* by {tmp_path}(/new)?\. .*; raise") as caught:  # noqa: SIM117
             with one_save(tmp_path, 12_000_000) as temporary:
                 write(temporary / "new")
     finally:

@@ -260,6 +260,13 @@ def test_several_texts_of_each_image_stay_with_it(model, processor, paths, how):
     assert [len(texts) for texts in together] == [2, 2, 2]
 
 
+def test_saved_stop_strings_need_no_tokenizer_either(model, processor, paths, monkeypatch):
+    made = AdemVLImageToTextPipeline(model=model, processor=processor)
+    plain = made(paths[0], **FEW)
+    monkeypatch.setattr(model.generation_config, "stop_strings", ["no such word"])
+    assert made(paths[0], **FEW) == plain
+
+
 def test_stop_strings_need_no_tokenizer_and_no_images_give_no_texts(model, processor, paths):
     ours = AdemVLImageToTextPipeline(model=model, processor=processor)
     first = ours(paths[0], max_new_tokens=8, do_sample=False)[0]["generated_text"]

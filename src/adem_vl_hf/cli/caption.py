@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
         else:
             opened = [open_video(path, args.frames) for path in paths]
         first = first or opened
+        opened = []  # before the next batch is opened
     from ..evaluation.predict import generate_texts  # which imports all that a model needs
 
     say_what_ships(args)
@@ -84,8 +85,9 @@ def run(args: argparse.Namespace) -> None:
     prompt = processor.default_prompt if args.prompt is None else args.prompt
     for number, (kind, paths) in enumerate(batches):
         if number == 0:
-            seen = first
+            seen, first = first, []
         else:
+            seen = []
             seen = [open_image(path) if kind == "image" else open_video(path, args.frames) for path in paths]
         mark = IMAGE_MARK if kind == "image" else VIDEO_MARK
         asked: Any = [{"role": "user", "content": f"{mark}{prompt}"}] if args.chat else prompt

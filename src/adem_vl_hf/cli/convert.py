@@ -35,9 +35,13 @@ def check(args: argparse.Namespace) -> None:
     if not args.official.is_file():
         raise ValueError(f"{args.official} is no file; give the authors' checkpoint-<epoch>.pth")
     if args.output_dir.is_dir():
-        finish_save(args.output_dir)
+        finished = finish_save(args.output_dir)
         # what another process has left half written, or still writes, is removed or kept by the save itself
         if held := sorted(path.name for path in args.output_dir.iterdir() if not path.name.startswith(WRITTEN)):
+            if finished:
+                raise ValueError(
+                    f"{args.output_dir} is complete now: the conversion that was interrupted had all but ended"
+                )
             raise ValueError(f"{args.output_dir} holds files already ({held[0]}): name another folder, or empty it")
     check_output("the folder of", args.output_dir / "config.json")
     check_there("the language model", args.language_model)

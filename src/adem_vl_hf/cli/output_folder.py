@@ -56,7 +56,7 @@ def check_output_folder(args: argparse.Namespace) -> None:
     is_in_the_way = os.path.lexists(samples) and (samples.is_symlink() or not samples.is_dir())
     if is_in_the_way:
         others.append(samples)
-    if others and (is_in_the_way or not args.resume):
+    if others and (is_in_the_way or not (args.resume and used)):
         raise ValueError(f"--output-dir {folder} holds {others[-1].name}, which is not what a run writes there "
                          "and would be replaced: move it elsewhere, or name another folder")  # fmt: skip
     _check_inputs(args, [*(used if args.overwrite else []), samples])

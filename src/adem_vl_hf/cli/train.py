@@ -126,7 +126,8 @@ def check(args: argparse.Namespace) -> None:
     """
     config_fields(args, args.model)
     check_output_folder(args)
-    check_output("--cache-features", args.cache_features and Path(args.cache_features, "features.json"))
+    cache = args.cache_features  # one that is there may be somebody's who lets it be read alone
+    check_output("--cache-features", None if cache is None or cache.is_dir() else cache / "features.json")
     for name in (*args.data, *args.eval_data):
         check_name(name)
     for flag in ("eval_steps", "eval_task", "best"):

@@ -25,6 +25,7 @@ def training_data(args: argparse.Namespace) -> tuple[Any, Any]:
     from ..data.mixing import mix
     from ..data.stream import BUFFER
     from ..data.turns import EachTurn
+    from ..evaluation.predictions import processes
 
     options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns), args.each_turn_alone)
     stream = {"streaming": args.streaming, "shuffle_buffer": args.shuffle_buffer or BUFFER}
@@ -40,7 +41,7 @@ def training_data(args: argparse.Namespace) -> tuple[Any, Any]:
             raise ValueError(
                 f"--eval-data {name} is in --data, too ({error}); name data that are not trained on"
             ) from error
-        if is_trained_on and has_no_splits(name, part):
+        if is_trained_on and has_no_splits(name, part) and processes().is_main_process:
             say(
                 f"adem-vl train: --eval-data {name} is in --data, too, and has no splits, so that it is trained on; "
                 "its scores say nothing about other data",
