@@ -175,8 +175,8 @@ def naming_full_disk(folder: Path, needed: int | None = None, written: Path | No
             place = folder / max(sizes, key=sizes.__getitem__).relative_to(written) if written and sizes else folder
             raise OSError(
                 errno.EFBIG,
-                f"{TOO_LARGE} {place}. What was there before is as it was; raise the limit, or name another place, and do "
-                "it again",
+                f"{TOO_LARGE} {place}. What was there before is as it was; raise the limit, or name another place, and "
+                "do it again",
             ) from error
         done = sum(sizes.values())
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
