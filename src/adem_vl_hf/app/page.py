@@ -121,7 +121,11 @@ def build_page(answers: Answers, title: str, note: str | None = None) -> Any:
         def show_where(turns: list[Turn]) -> str:
             return _where(answers, turns)
 
-        box.submit(answer, [box, camera, chat, turns, as_chat], [chat, turns, box, camera, where], **few)
+        answered = box.submit(
+            answer, [box, camera, chat, turns, as_chat], [chat, turns, box, camera, where, ask_where], **few
+        )
+        # before, the last turn is not there yet; whether or not there is an answer
+        answered.then(lambda: gradio.Button(interactive=True), None, ask_where, **private)
         ask_where.click(show_where, turns, where, **few)
         clear.click(lambda: ([], [], NOTHING_YET), None, [chat, turns, where], **private)
     return page
@@ -184,14 +188,15 @@ def _answer(
         if not any(of.images or of.videos for of in [*turns, turn]):
             raise ValueError("there is no image yet: send one, or click on an example")
         content = [*({"path": path} for path in files), turn.text]
-        before, turns = turns, [*turns, turn]
+        before, turns, unchanged = turns, [*turns, turn], [gradio.skip()] * 4
         chat = [*chat, *({"role": "user", "content": part} for part in content), {"role": "assistant", "content": ""}]
-        yield chat, before, {"text": answers.processor.prompt or "", "files": []}, None, NOTHING_YET
+        box = {"text": answers.processor.prompt or "", "files": []}
+        yield chat, before, box, None, NOTHING_YET, gradio.Button(interactive=False)
         for turn.answer in answers.stream(turns):
             chat[-1] = {"role": "assistant", "content": turn.answer}
-            yield chat, before, gradio.skip(), gradio.skip(), gradio.skip()
+            yield chat, before, *unchanged
         chat[-1] = {"role": "assistant", "content": turn.answer or "(nothing)"}
-        yield chat, turns, gradio.skip(), gradio.skip(), gradio.skip()
+        yield chat, turns, *unchanged
     except ValueError as error:
         raise gradio.Error(html.escape(str(error)), print_exception=False) from error
 
