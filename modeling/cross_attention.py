@@ -21,7 +21,7 @@ from .visual_memory import VisualMemory
 EPS = 1e-6  # added to the mean square in RMSNorm
 
 
-# the weights that a call of ``generate`` has cast, and the copies; a weight that goes (offloaded, say) takes its along
+# the weights that a call of ``generate`` has cast, with their copies; a weight that is freed frees its copy
 _COPIES: ContextVar[WeakTensorKeyDictionary | None] = ContextVar("_COPIES", default=None)
 
 

@@ -6,14 +6,12 @@ config: ``pipeline("image-to-text", "<folder or Hub id>", trust_remote_code=True
 """
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import BatchFeature, Pipeline
 
-if TYPE_CHECKING:  # never run: Transformers 4.57 finds the files of a checkpoint by these lines, in this file alone
-    from .image_forms import plain_form  # noqa: F401
+from .image_forms import are_several
 
 MAX_NEW_TOKENS = 32
 
@@ -104,8 +102,8 @@ class AdemVLImageToTextPipeline(Pipeline):
             if inputs is not None:
                 raise ValueError("both images and videos are given: pass a dict with both for each text")
             inputs = [{"videos": one} for one in videos] if isinstance(videos, list) else {"videos": videos}
-        if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview):
-            inputs = list(inputs)  # a tuple, or a column of ``datasets``
+        if are_several(inputs):
+            inputs = list(inputs)  # the library takes lists alone for several inputs
         if isinstance(inputs, list) and not inputs:
             return []
         prompts = kwargs.get("prompt")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .image_forms import from_array
+from .image_forms import are_several, from_array
 from .images import VIDEO_SUFFIXES, ImageError, ImageSource, check_size, most_pixels, ready_image
 from .video_files import of_one_size, open_animation, open_video_file, sampled_indices
 
@@ -186,12 +186,11 @@ def _images_by_row(images: Any, rows: int) -> list[list[ImageSource]]:
         return [[] for _ in range(rows)]
     if _is_array(images) and images.ndim == 4:  # [n, H, W, 3]
         images = list(images)
-    is_one = not isinstance(images, Sequence) or isinstance(images, (str, bytes, bytearray, memoryview))
-    if is_one:
+    if not are_several(images):
         return [[images]]
-    images = list(images)  # a column of ``datasets``, say
+    images = list(images)  # a column reads its rows anew each time it is looked at
     if rows == 1 and len(images) > 1 and not any(isinstance(entry, (list, tuple)) for entry in images):
-        return [list(images)]  # all of them belong to the only text
+        return [images]  # all of them belong to the only text
     return [[] if entry is None else list(entry) if isinstance(entry, (list, tuple)) else [entry] for entry in images]
 
 

@@ -124,7 +124,7 @@ def build_page(answers: Answers, title: str, note: str | None = None) -> Any:
         answered = box.submit(
             answer, [box, camera, chat, turns, as_chat], [chat, turns, box, camera, where, ask_where], **few
         )
-        # before, the last turn is not there yet; whether or not there is an answer
+        # while an answer is written, its turn is not there yet; this follows errors, too
         answered.then(lambda: gradio.Button(interactive=True), None, ask_where, **private)
         ask_where.click(show_where, turns, where, **few)
         clear.click(lambda: ([], [], NOTHING_YET), None, [chat, turns, where], **private)

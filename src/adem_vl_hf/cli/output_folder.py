@@ -31,8 +31,8 @@ def check_output_folder(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError: It is a file, has a name that is no UTF-8, or holds a run that neither ``--resume`` nor
-            ``--overwrite`` speaks of, or files of others under the names that a run gives. Or ``--overwrite`` would
-            delete what the new run reads.
+            ``--overwrite`` speaks of, or files of others under the names that a run gives. Or it is the folder of a
+            frozen model, nobody may write there, or the run would delete what it reads.
     """
     folder = args.output_dir
     try:
