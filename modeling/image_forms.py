@@ -9,7 +9,7 @@ import binascii
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,14 @@ DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w-]+=[\w.-]+)*;base64,", re.IGN
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")  # shorter ones are no image, and may be the name of a file
 
 
-def are_several(given: Any) -> TypeGuard[Sequence[Any]]:
+def are_several(given: Any) -> bool:
     """Tell a list, a tuple or a column of ``datasets`` from a single image, which may be a path or the bytes of a file.
 
     Args:
         given (Any): What a caller gave.
 
     Returns:
-        TypeGuard[Sequence[Any]]: Whether it is a sequence of entries.
+        bool: Whether it is a sequence of entries.
     """
     return isinstance(given, Sequence) and not isinstance(given, (str, bytes, bytearray, memoryview))
 

@@ -190,7 +190,7 @@ def _answer(
         content = [*({"path": path} for path in files), turn.text]
         before, turns, unchanged = turns, [*turns, turn], [gradio.skip()] * 4
         chat = [*chat, *({"role": "user", "content": part} for part in content), {"role": "assistant", "content": ""}]
-        box = {"text": answers.processor.prompt or "", "files": []}
+        box: dict[str, Any] = {"text": answers.processor.prompt or "", "files": []}
         yield chat, before, box, None, NOTHING_YET, gradio.Button(interactive=False)
         for turn.answer in answers.stream(turns):
             chat[-1] = {"role": "assistant", "content": turn.answer}
