@@ -73,6 +73,12 @@ class SafeTrainer(OwnClassNames, LastingWorkers, StopsWhenBroken, WholeCheckpoin
 class SafeSeq2SeqTrainer(OwnClassNames, LastingWorkers, StopsWhenBroken, WholeCheckpoints, Seq2SeqTrainer):
     """The stock ``Seq2SeqTrainer``, which saves whole checkpoints or none, and stops at NaN."""
 
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
+        # generate asks for the tokenizer where a base's own generation_config.json has stop_strings
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        gen_kwargs = {"tokenizer": tokenizer, **(gen_kwargs or getattr(self, "_gen_kwargs", {}))}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+
 
 def training_arguments(
     output_dir: str | os.PathLike[str],

@@ -11,11 +11,13 @@ from adem_vl_hf.evaluation.score import score
 from adem_vl_hf.modeling.labels import NOT_SUPERVISED
 
 
-def test_the_trainer_logs_what_evaluation_scores(bases, tmp_path):
+@pytest.mark.parametrize("stop_strings", [None, ["a"]])
+def test_the_trainer_logs_what_evaluation_scores(bases, tmp_path, stop_strings):
     held_out = samples(4, images="some")
     held_out[0] |= {"kind": "count", "references": ["a cat", "two cats"]}
     model = tiny.build(bases)
     model.generation_config.max_new_tokens = 6
+    model.generation_config.stop_strings = stop_strings  # as a base's generation_config.json may have them
     processor = processor_of(bases, model)
     made, _ = trainer(
         bases, tmp_path, samples(4), model, eval_dataset=held_out, predict_with_generate=True,
