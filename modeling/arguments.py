@@ -30,7 +30,8 @@ HUB_ARGUMENTS_OF_A_BASE = tuple(f"{base}_{name}" for base in ("text_model", "vis
 PLACEMENT = ("device_map", "max_memory", "offload_folder", "offload_buffers", "quantization_config")
 BASE_ARGUMENTS = ("dtype", "torch_dtype", *PLACEMENT)
 OF_BASES = ("language_model", "vision_tower", "text_model_kwargs", "vision_model_kwargs")
-# arguments of the Auto classes and pipelines that change nothing about an adapter-only checkpoint
+# arguments of the Auto classes and pipelines that change nothing about an adapter-only checkpoint; but
+# use_safetensors=False is refused
 IGNORED_ARGUMENTS = (
     "_from_auto", "_from_pipeline", "_commit_hash", "trust_remote_code", "adapter_kwargs", "use_safetensors",
     "weights_only", "low_cpu_mem_usage", "disable_mmap", "resume_download",
@@ -276,6 +277,8 @@ def check_use(checkpoint: str, model_args: tuple, loading: Mapping[str, Any]) ->
         raise ArgumentError(
             f"{checkpoint} holds the adapter alone; give loaded bases by name (language_model=..., vision_tower=...)"
         )
+    if loading.get("use_safetensors") is False:
+        raise ArgumentError(f"use_safetensors=False: the weights of {checkpoint} are read from safetensors alone")
     used = {*HUB_ARGUMENTS, *BASE_ARGUMENTS, *IGNORED_ARGUMENTS}
     used |= {"attn_implementation", "generation_config", "output_loading_info"}
     for name, value in loading.items():

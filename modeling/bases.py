@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import threading
 import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -40,6 +41,7 @@ TOLERANCE = 0.01  # relative: half precision rounds by 0.4 %, another fine-tune 
 # more than their own size. GGUF keeps norms in full, so that these tell fine-tunes apart as ever.
 GGUF_TOLERANCE = 0.5
 
+_QUIET = threading.Lock()
 # where a dict of attention implementations says which is meant; "" is the model that holds both
 PARTS = ("", "text_config", "vision_config")
 
@@ -159,12 +161,13 @@ def load_vision_tower(name: str, backend: str = "transformers", **arguments: Any
 @contextlib.contextmanager
 def _without_report():
     """Do not list the weights of a whole model that are not the tower's; that one is missing is an error anyway."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
+    with _QUIET:  # of two threads, the second would take the first one's silence for what was before
+        before = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(before)
 
 
 def kind_of_tower(name: str, **hub: Any) -> Tower:

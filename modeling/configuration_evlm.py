@@ -126,9 +126,7 @@ class EvlmConfig(FrozenBasesConfig):
         self.train_vision_blocks = train_vision_blocks
         self.lora = complete_lora(lora)
         super().__init__(text_config, vision_config, **kwargs)
-        text = self.text_config
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        self.cross_attention_head_dim = cross_attention_head_dim or min(64, head_dim)
+        self.cross_attention_head_dim = cross_attention_head_dim or min(64, _head_dim(self.text_config))
         self.check_numbers()
         self.vision_feature_layer = self._levels(vision_feature_layer)
         self.level_map = self._default_map() if level_map is None else list(level_map)
@@ -210,6 +208,16 @@ class EvlmConfig(FrozenBasesConfig):
         blocks = self.vision_config.num_hidden_layers
         if self.train_vision_blocks > blocks:
             raise ValueError(f"train_vision_blocks={self.train_vision_blocks} is more than the tower's {blocks} blocks")
+
+
+def _head_dim(text: Any) -> int:
+    """Width of the language model's heads."""
+    try:
+        found = getattr(text, "head_dim", None)
+    except RuntimeError:  # in Gemma 4, each kind of layer has its own
+        found = None
+    heads = getattr(text, "num_attention_heads", None)
+    return found or text.hidden_size // (heads or 1)
 
 
 EvlmConfig.register_for_auto_class()

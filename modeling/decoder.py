@@ -37,9 +37,9 @@ def _empty_layer(mixin: type[SeeingLayer], cls: type) -> nn.Module:
 
 
 def _seeing_class(mixin: type[SeeingLayer], cls: type) -> type:
-    if (mixin, cls) not in _SEEING_CLASSES:
-        _SEEING_CLASSES[mixin, cls] = type(cls.__name__, (mixin, cls), {"__module__": __name__})
-    return _SEEING_CLASSES[mixin, cls]
+    made = _SEEING_CLASSES.get((mixin, cls))
+    # setdefault: of two threads, both get the class of the first
+    return made or _SEEING_CLASSES.setdefault((mixin, cls), type(cls.__name__, (mixin, cls), {"__module__": __name__}))
 
 
 def decoder_layers(language_model: nn.Module) -> nn.ModuleList:

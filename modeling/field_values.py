@@ -17,7 +17,9 @@ WIDTH: Range = (1, 2**20)
 # of the frozen parts' own configurations: patterns of the names of sizes, and what such a size may be
 SIZES: dict[str, Range] = {
     r"num_(hidden_|decoder_)?layers|n_layers?|depth": (1, 512),
-    r"(num|n)_\w*(experts|heads|groups|channels|register_tokens)\w*": (0, 4096),
+    r"(num|n)_\w*experts\w*": (0, 2**16),
+    r"(num|n)_\w*(heads|groups|channels|register_tokens)\w*": (0, 4096),
+    r"shared_intermediate_size": (0, 2**20),  # 0 = there is none
     r"hidden_size|\w*intermediate_size|head_dim|projection_dim|patch_size|image_size|n_embd|d_model|ffn_dim": WIDTH,
     r"vocab_size|max_position_embeddings|n_positions": (1, 2**26),
     r"num_labels": (0, 2**20),

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
+from .decoder_scales import OF_LOGITS
 from .image_inputs import ImageRows, merge_image_embeds, require
 from .labels import NOT_SUPERVISED
 from .supervised_loss import mean_loss, takes
@@ -51,6 +53,7 @@ class ForwardPass:
     training: bool
     loss_function: Any
     cache_argument: str  # in which the language model takes its key-value cache
+    input_scale = 1.0  # attach() says what the language model multiplies its input embeddings by
     adapts_tower = False  # whether attach() put parts of the adapter into the vision tower
     feature_cache: Any = None  # has features that were computed before
 
@@ -117,14 +120,12 @@ class ForwardPass:
 
     @property
     def has_plain_head(self) -> bool:
-        """Whether the LM's logits are its head's output as it stands (Gemma caps them, Granite and Cohere scale)."""
-        text_config = self.config.text_config
-        return not any(
-            getattr(text_config, n, None) for n in ("final_logit_softcapping", "logits_scaling", "logit_scale")
-        )
+        """Whether the LM's logits are its head's output as it stands."""
+        return not any(getattr(self.config.text_config, name, None) for name in OF_LOGITS)
 
     # one pass: pair, features, see, place, language model, loss
 
+    @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling | tuple:
         """Run images through the vision tower with its adapters (and PEFT's).
 
@@ -150,11 +151,8 @@ class ForwardPass:
                 f"pixel_values has images of {height} x {width} pixels, and the model takes {self.config.image_size} x "
                 f"{self.config.image_size} (config.image_size): let the model's own processor make them"
             )
-        return_dict = kwargs.pop("return_dict", None)
-        return_dict = self.config.return_dict if return_dict is None else return_dict
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_trains()):
-            out = vision_features(self.vision_tower, pixel_values, self.config.vision_feature_layer, **kwargs)
-        return out if return_dict else out.to_tuple()
+            return vision_features(self.vision_tower, pixel_values, self.config.vision_feature_layer, **kwargs)
 
     def features_of(self, rows: ImageRows) -> torch.Tensor | None:
         """Compute the features of a batch's images.
@@ -213,10 +211,9 @@ class ForwardPass:
             return None
         embed = self.language_model.get_input_embeddings()
         dtype = embed.weight.dtype
-        scale = decoder_input_scale(self.language_model)
         embeds = memory.embeds
         if embeds is not None:
-            embeds = rows.input_embeds(embeds, embed, self.config.image_token_id, scale, ids)
+            embeds = rows.input_embeds(embeds, embed, self.config.image_token_id, self.input_scale, ids)
         key, value = memory.key.to(dtype), memory.value.to(dtype)
         return memory._replace(key=key, value=value, embeds=embeds, image_outputs=rows.outputs)
 
@@ -383,17 +380,3 @@ def several_processes() -> bool:
     """Say whether this process is one of several that train or predict together."""
     distributed = torch.distributed
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def decoder_input_scale(language_model: nn.Module) -> float:
-    """Find what the decoder multiplies its input embeddings by.
-
-    Gemma 1 and 2 did so themselves before Transformers 5.
-
-    Args:
-        language_model (nn.Module): a causal LM.
-    """
-    config = language_model.config
-    if config.model_type in ("gemma", "gemma2") and not hasattr(language_model.get_input_embeddings(), "embed_scale"):
-        return config.hidden_size**0.5
-    return 1.0

@@ -25,6 +25,8 @@ def answers_labelled_batches(generate: Callable[..., Any]) -> Callable[..., Any]
         if labels is None:
             return generate(self, inputs, *args, **kwargs)
         ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        if ids is None:
+            raise ValueError("labels need input_ids, out of which they cut the prompts; leave the labels out")
         prompts, mask = prompts_alone(ids, kwargs.pop("attention_mask", None), labels, _padding(self.config))
         longest = kwargs.pop("max_length", None)
         if longest is not None:
@@ -135,6 +137,8 @@ class Draft:
         self.model, self.memory_names, self.own = model, memory_names, own
 
     def __getattr__(self, name):
+        if name.startswith("__") or "model" not in self.__dict__:  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self.model, name)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from transformers import GenerationMixin
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .adapter_adem_vl import AdemVLAdapter
 from .configuration_adem_vl import AdemVLConfig
+from .decoder_scales import decoder_input_scale
 from .forward_pass import SeeingCausalLMOutputWithPast
 from .fused_layers import attach_fusion
 from .fusion import memory_for_one_position
@@ -106,6 +107,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
     def attach(self) -> None:
         """Make every decoder layer add the fused term, and the tower's MLPs their adapters."""
         attach_fusion(self.language_model, self.config)
+        self.input_scale = decoder_input_scale(self.language_model)
         if self.config.vision_adapter_dim:
             attach_vision_adapters(self.vision_tower, self, self.config.vision_adapter_scale)
             self.adapts_tower = True
@@ -161,6 +163,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
         named = {name: getattr(memory, field) for name, field in self.memory_arguments.items()}
         return {**named, "image_hidden_states": memory.prompt}
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -211,8 +214,6 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
             ValueError: labels without a single supervised position, images that do not pair up with the rows, a row
                 with more images than image tokens, no image token set.
         """
-        return_dict = kwargs.pop("return_dict", None)
-        return_dict = self.config.return_dict if return_dict is None else return_dict
         if cache is None and past_key_values is not None:
             cache = by_old_name(past_key_values)
         if visual_key is None:
@@ -235,7 +236,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
         )
         if without_head:
             return outputs
-        out = AdemVLCausalLMOutputWithPast(
+        return AdemVLCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
             hidden_states=outputs.hidden_states,
@@ -244,7 +245,6 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
             image_hidden_states=None if memory is None else memory.prompt,
             **{CACHE: outputs.get(CACHE)},
         )
-        return out if return_dict else out.to_tuple()
 
 
 AdemVLForConditionalGeneration.register_for_auto_class("AutoModel")

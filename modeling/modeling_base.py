@@ -36,7 +36,7 @@ from .trained_in_base import (
     rename_for_load,
     unfrozen_blocks,
 )
-from .vision import keep_evaluating, let_tower_stop, record_hidden_states, tower_blocks
+from .vision import keep_evaluating, let_tower_stop, record_hidden_states, refuse_second_model, tower_blocks
 
 
 class HeadlessModel:
@@ -54,7 +54,9 @@ class HeadlessModel:
         self.model_with_head = model
 
     def __getattr__(self, name: str):
-        return getattr(self.__dict__["model_with_head"], name)
+        if name.startswith("__") or "model_with_head" not in self.__dict__:  # of a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.model_with_head, name)
 
     def __call__(self, *args, **kwargs):
         # the class's own forward: the instance's may be patched to call this
@@ -140,6 +142,8 @@ class FrozenBasesForConditionalGeneration(
         vision_tower: nn.Module | None = None,
     ) -> None:
         super().__init__(config)
+        if vision_tower is not None:
+            refuse_second_model(vision_tower)
         for given, name in ((language_model, "text_config"), (vision_tower, "vision_config")):
             if given is not None:
                 setattr(config, name, given.config)  # one object, so that later changes stay in step
@@ -151,8 +155,8 @@ class FrozenBasesForConditionalGeneration(
         self.language_model = language_model
         self.cache_argument = cache_argument(self.language_model)
         record_hidden_states(self.vision_tower)
-        let_tower_stop(self.vision_tower)
         self.attach()
+        let_tower_stop(self.vision_tower)
         prepare_unfrozen_blocks(self)
         self.post_init()
         if config.lora is not None:  # after post_init, which would draw LoRA's matrices as those of any other layer
@@ -205,6 +209,24 @@ class FrozenBasesForConditionalGeneration(
 
     def get_decoder(self):
         return self.language_model.get_decoder()
+
+    def set_decoder(self, decoder):
+        self.language_model.set_decoder(decoder)
+
+    def get_encoder(self, modality=None):
+        return self.vision_tower if modality in ("image", "video") else self
+
+    def set_encoder(self, encoder, modality=None):
+        """Refuse another vision tower.
+
+        Args:
+            encoder (Any): the library's.
+            modality (Any): the library's.
+
+        Raises:
+            NotImplementedError: always. The adapter belongs to its tower.
+        """
+        raise NotImplementedError("the adapter belongs to its vision tower; build a model with the other tower")
 
     @property
     def base_model(self) -> HeadlessModel:

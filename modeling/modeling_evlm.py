@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from transformers import GenerationMixin
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .adapter_evlm import EvlmAdapter
 from .configuration_evlm import EvlmConfig
 from .cross_attention import attach_cross_attention, balance, casts_kept
+from .decoder_scales import decoder_input_scale
 from .forward_pass import SeeingCausalLMOutputWithPast
 from .image_inputs import ImageRows, image_token_mask
 from .modeling_base import FrozenBasesForConditionalGeneration, FrozenBasesPreTrainedModel
@@ -116,6 +117,8 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
 
     def attach(self) -> None:
         """Put a cross-attention layer before every n-th decoder layer."""
+        if self.config.media_tokens:
+            self.input_scale = decoder_input_scale(self.language_model)
         attach_cross_attention(self.language_model, self, self.config.cross_attention_interval)
 
     def upcycle(self, moe_replicas: int = 4, moe_slices: int = 4, moe_top_k: int = 4) -> "EvlmForConditionalGeneration":
@@ -264,6 +267,7 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
             return {}
         return {name: getattr(memory, field) for name, field in self.memory_arguments.items()}
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -320,8 +324,6 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
             ValueError: labels without a single supervised position, images that do not pair up with the rows, a row
                 with more images than image tokens, no image token set.
         """
-        return_dict = kwargs.pop("return_dict", None)
-        return_dict = self.config.return_dict if return_dict is None else return_dict
         if cache is None and past_key_values is not None:
             cache = by_old_name(past_key_values)
         if visual_key is None:
@@ -349,7 +351,7 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
             loss = loss + self.config.router_aux_loss_coef * routed["aux_loss"]
         if not output_router_logits:
             routed.pop("router_logits", None)
-        out = EvlmCausalLMOutputWithPast(
+        return EvlmCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
             hidden_states=outputs.hidden_states,
@@ -358,7 +360,6 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
             **routed,
             **{CACHE: outputs.get(CACHE)},
         )
-        return out if return_dict else out.to_tuple()
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Generate as Transformers does; see :meth:`VisualGenerationMixin.generate`.

@@ -1,6 +1,7 @@
 """Wraps the image towers of the package open_clip in those attributes of a ``CLIPVisionModel`` that a model uses."""
 
 import logging
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ from .reading import errors_naming
 
 HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"  # how the names of open_clip begin that are repositories, or folders
 OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+_QUIET = threading.Lock()
 
 
 def need_open_clip() -> ModuleType:
@@ -44,6 +46,8 @@ class OpenClipVisionTower(nn.Module):
     Raises:
         ValueError: The tower is not a plain ViT with a class token.
     """
+
+    in_model = False  # whether it belongs to a model
 
     def __init__(self, visual: nn.Module) -> None:
         super().__init__()
@@ -149,17 +153,18 @@ class OpenClipVisionTower(nn.Module):
 def _try_on_meta(name: str) -> None:
     """Build a model of open_clip without memory, so that one that is larger than its files is refused."""
     folder = name.removeprefix(LOCAL_DIR)
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # which says that no weights were loaded
-    try:
-        with (
-            errors_naming(f"{folder}/{OPEN_CLIP_CONFIG}"),
-            no_larger_than_its_files(folder, {}, OPEN_CLIP_WEIGHTS),
-            torch.device("meta"),
-        ):
-            need_open_clip().create_model(name, load_weights=False, pretrained_text=False, device="meta")
-    finally:
-        logging.disable(before)
+    with _QUIET:  # of two threads, the second would take the first one's silence for what was before
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # which says that no weights were loaded
+        try:
+            with (
+                errors_naming(f"{folder}/{OPEN_CLIP_CONFIG}"),
+                no_larger_than_its_files(folder, {}, OPEN_CLIP_WEIGHTS),
+                torch.device("meta"),
+            ):
+                need_open_clip().create_model(name, load_weights=False, pretrained_text=False, device="meta")
+        finally:
+            logging.disable(before)
 
 
 def open_clip_vision_config(visual: nn.Module) -> CLIPVisionConfig:

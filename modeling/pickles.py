@@ -19,7 +19,10 @@ _noted: set[type] = set()  # classes that were constructed after a pickle, in th
 
 
 class PickledMixin:
-    """Leaves the library's hooks behind, and lets it install them again in the new process."""
+    """Leaves the library's hooks behind, and lets it install them again in the new process.
+
+    The model that is pickled or copied loses them, too, until its next forward: no other thread may use it meanwhile.
+    """
 
     def __getstate__(self) -> Any:
         for part in self.modules():  # type: ignore[attr-defined]

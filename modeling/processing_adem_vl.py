@@ -236,11 +236,13 @@ class AdemVLProcessor(ProcessorMixin):
         Raises:
             ValueError: A message or a part is unknown, or the images do not fit the marks. The message names the turn.
         """
-        given = args[0] if args else kwargs.get("chat_template")
-        if given is None and self.chat_template is None:
-            given = kwargs["chat_template"] = INSTRUCTION_TEMPLATE
-        conversation = ready_chats(conversation, given, self.chat_template, kwargs)
-        out = super().apply_chat_template(conversation, *args, **kwargs)
+        given, own = args[0] if args else kwargs.pop("chat_template", None), self.chat_template
+        if given is None and own is None:
+            given = INSTRUCTION_TEMPLATE
+        elif given is not None and not (isinstance(own, dict) and given in own):
+            given = taking_parts(given)
+        conversation = ready_chats(conversation, given, own, kwargs)
+        out = super().apply_chat_template(conversation, given, *args[1:], **kwargs)
         return_tensors = {**kwargs, **(kwargs.get("processor_kwargs") or {})}.get("return_tensors", "auto")
         return out.tolist() if isinstance(out, torch.Tensor) and return_tensors in (None, "auto") else out
 

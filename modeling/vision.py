@@ -128,20 +128,36 @@ class StoppingBlock(SeeingLayer):
         return output
 
 
+def refuse_second_model(tower: nn.Module) -> None:
+    """Refuse a tower that belongs to a model: the adapters of both would run in it, and what trains would be shared.
+
+    Args:
+        tower (nn.Module): A loaded tower, to be given to a model.
+
+    Raises:
+        ValueError: It belongs to a model.
+    """
+    of_open_clip = isinstance(tower, OpenClipVisionTower)
+    if tower.in_model if of_open_clip else any(isinstance(block, SeeingLayer) for block in tower_blocks(tower)):
+        raise ValueError(
+            f"this {type(tower).__name__} already belongs to a model of this package; load a second copy of it"
+        )
+
+
 def let_tower_stop(tower: nn.Module) -> None:
     """Let a tower leave out the blocks behind its features, which ``vision_features`` asks of it.
 
     A tower of open_clip does so by itself.
 
     Args:
-        tower (nn.Module): The tower. It may belong to a model already.
+        tower (nn.Module): The tower, which belongs to a model from now on.
     """
     if isinstance(tower, OpenClipVisionTower):
+        tower.in_model = True
         return
     for place, block in enumerate(tower_blocks(tower)):
-        if not isinstance(block, StoppingBlock):
-            extend_layer(block, StoppingBlock)
-            block.place = place  # type: ignore[assignment]
+        extend_layer(block, StoppingBlock)
+        block.place = place  # type: ignore[assignment]
 
 
 def _blocks_before(tower: nn.Module, layer: int | list[int]) -> int:

@@ -24,7 +24,7 @@ OTHERS = {
     "smollm3": {},
     "phi3": {"resid_pdrop": 0.0},
     "olmo2": {},
-    "granite": {"residual_multiplier": 0.3, "logits_scaling": 2.0},
+    "granite": {"residual_multiplier": 0.3, "logits_scaling": 2.0, "embedding_multiplier": 3.0},
     "phi": {"partial_rotary_factor": 0.5},
     "cohere": {},
 }

@@ -118,6 +118,7 @@ PARTS = "{% for m in messages %}{% for p in m['content'] %}{{ p.get('text', '<im
     [
         "{% for m in messages %}{{ m['content'] }};{% endfor %}",
         "{% for m in messages %}{{ m['content'] + ';' }}{% endfor %}",  # adds texts, which lists of parts are not
+        "{% for m in messages %}{{ m['content'] }};{% endfor %}{{ tools[0]['type'] if tools else '' }}",
         PARTS,
         {"default": "{% for m in messages %}{{ m['content'] }};{% endfor %}", "other": PARTS},
     ],
@@ -127,6 +128,9 @@ def test_a_template_that_is_set_later_may_take_texts_alone(both, template):
     processor.chat_template = template
     chat = [{"role": "user", "content": [{"type": "image", "image": tiny.picture()}, {"type": "text", "text": " a"}]}]
     assert processor.apply_chat_template(chat) == "<image> a;"
+    if isinstance(template, str):  # the same of a template that is given in the call
+        assert both[1].apply_chat_template(chat, chat_template=template) == "<image> a;"
+        assert both[1].apply_chat_template(chat, template) == "<image> a;"
     if template == PARTS:
         assert processor.chat_template == PARTS  # it stays as it is
 

@@ -209,6 +209,37 @@ def test_a_language_model_serves_one_model_only(bases):
 
 
 @architectures.each()
+def test_a_vision_tower_serves_one_model_only(bases, arch):
+    """The second model's adapters would run in the first one, too, and its frozen blocks would freeze the first one's."""
+    first = arch.build(bases)
+    fields = {"image_token_id": tiny.IMAGE_TOKEN_ID}
+    with pytest.raises(ValueError, match="already belongs to a model of this package; load a second copy"):
+        arch.model_class.from_base_pretrained(bases / "llama", first.vision_tower, **fields)
+
+
+@architectures.each()
+def test_encoder_and_decoder_as_the_library_asks_for_them(bases, arch):
+    model, batch = arch.build(bases), tiny.batch([9, 7], [True, False])
+    expected = model(**batch).loss
+    assert model.get_encoder() is model
+    assert model.get_encoder(modality="image") is model.vision_tower
+    model.set_decoder(model.get_decoder())
+    assert_close(model(**batch).loss, expected)
+    assert isinstance(model(**batch, return_dict=False), tuple)
+    assert isinstance(model.base_model(**batch, return_dict=False), tuple)
+    with pytest.raises(NotImplementedError, match="belongs to its vision tower"):
+        model.set_encoder(None)
+
+
+@architectures.each()
+def test_the_model_without_its_head_is_copied_as_such(bases, arch):
+    headless, batch = arch.build(bases).base_model, tiny.batch([9, 7], [True, False])
+    for copied in (copy.copy(headless), copy.deepcopy(headless)):
+        assert type(copied) is type(headless)
+        assert_close(copied(**batch).last_hidden_state, headless(**batch).last_hidden_state)
+
+
+@architectures.each()
 def test_labels_that_are_shifted_already(bases, arch):
     model, batch = arch.build(bases).train(), tiny.batch([9, 7], [True, False])
     shifted = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=-100)
