@@ -349,6 +349,8 @@ class ForwardPass:
             if takes(head, self.loss_function, hidden_states, kwargs):
                 return mean_loss(hidden_states, head.weight, targets, kwargs.get("num_items_in_batch"))
         else:
+            if targets.shape != hidden_states.shape[:2]:
+                raise ValueError(f"labels are {list(labels.shape)} for a text of {hidden_states.shape[1] + 1} tokens")
             supervised = targets != NOT_SUPERVISED  # [B, T-1]
             targets, hidden_states = targets[supervised], hidden_states[supervised]
         logits = head(hidden_states)  # [positions, vocabulary]

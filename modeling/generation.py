@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .labels import prompts_alone
+from .labels import padding_token, prompts_alone
 from .visual_memory import CACHE, VisualMemory
 
 
@@ -27,7 +27,9 @@ def answers_labelled_batches(generate: Callable[..., Any]) -> Callable[..., Any]
         ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         if ids is None:
             raise ValueError("labels need input_ids, out of which they cut the prompts; leave the labels out")
-        prompts, mask = prompts_alone(ids, kwargs.pop("attention_mask", None), labels, _padding(self.config))
+        given = (getattr(self.config.text_config, name, None) for name in ("pad_token_id", "eos_token_id"))
+        padding = padding_token(self.config.image_token_id, *given)
+        prompts, mask = prompts_alone(ids, kwargs.pop("attention_mask", None), labels, padding)
         longest = kwargs.pop("max_length", None)
         if longest is not None:
             kwargs.setdefault("max_new_tokens", longest)
@@ -38,16 +40,6 @@ def answers_labelled_batches(generate: Callable[..., Any]) -> Callable[..., Any]
         return out
 
     return wrapped
-
-
-def _padding(config) -> int:
-    """A token to fill up with; the mask hides it. Never the image's own, which may be any other."""
-    for name in ("pad_token_id", "eos_token_id"):
-        found = getattr(config.text_config, name, None)
-        found = found[0] if isinstance(found, (list, tuple)) else found
-        if found is not None and found != config.image_token_id:
-            return found
-    return 0 if config.image_token_id else 1
 
 
 class VisualGenerationMixin:
@@ -70,6 +62,11 @@ class VisualGenerationMixin:
             args (Any): the library's.
             kwargs (Any): the library's, the image arguments of ``forward``, or a memory (:meth:`get_visual_memory`).
         """
+        if kwargs.get("assistant_early_exit") is not None:
+            raise ValueError(
+                "assistant_early_exit cuts off layers that have a part in the adapter; use prompt_lookup_num_tokens or "
+                "an assistant_model"
+            )
         images = {name: kwargs.pop(name, None) for name in self.image_arguments}
         older, cache = kwargs.pop("past_key_values", None), kwargs.pop("cache", None)  # the library's two names
         cache = older if cache is None else cache

@@ -64,6 +64,9 @@ class ImageRows:
         """
         if pixel_values is None:
             return cls(None, None, batch)
+        for name, given in (("pixel_values", pixel_values), ("image_mask", image_mask)):
+            if given is not None and not isinstance(given, torch.Tensor):
+                raise ValueError(f"{name} is a {type(given).__name__}; give a tensor (return_tensors='pt')")
         if pixel_values.dim() == 4:
             pixel_values = pixel_values[:, None]
         rows, number = pixel_values.shape[:2]

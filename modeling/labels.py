@@ -5,6 +5,25 @@ import torch
 NOT_SUPERVISED = -100  # the label of a position that does not count in the loss; PyTorch's and Transformers' own number
 
 
+def padding_token(image_token_id: int | None, *given: int | list[int] | None) -> int:
+    """Choose a token that fills rows up, which the mask hides.
+
+    Never the image token: a row's first image tokens are its images', also those that fill it up on the left.
+
+    Args:
+        image_token_id (int | None): The image token.
+        *given (int | list[int] | None): Ids to choose from, or lists of such; the first that will do is taken.
+
+    Returns:
+        int: The id; any other token where none of them will do.
+    """
+    for found in given:
+        number = found[0] if isinstance(found, list | tuple) and found else found
+        if isinstance(number, int) and number >= 0 and number != image_token_id:  # old Llamas have -1
+            return number
+    return 0 if image_token_id else 1
+
+
 def prompts_alone(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor, pad_token_id: int
 ) -> tuple[torch.Tensor, torch.Tensor]:

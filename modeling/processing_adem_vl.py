@@ -25,7 +25,7 @@ from .chat_rows import INSTRUCTION_TEMPLATE, Message, chat_row, flatten_content,
 from .field_values import fits
 from .image_forms import scaled_once
 from .images import CAPTION_PROMPT, ImageSource
-from .labels import NOT_SUPERVISED
+from .labels import NOT_SUPERVISED, padding_token
 from .one_save import finish_save, one_save
 from .processor_options import sort_options
 from .processor_parts import (
@@ -80,6 +80,7 @@ class AdemVLProcessor(ProcessorMixin):
         attributes = ["image_processor", "tokenizer"]
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
+    always_has_mask = True  # False leaves image_mask out where every image exists, for code that knows no such input
 
     def __init__(
         self,
@@ -258,14 +259,8 @@ class AdemVLProcessor(ProcessorMixin):
 
     @property
     def pad_token_id(self) -> int:
-        """Id of the token that fills rows up: the padding token, or the end of sequence if the tokenizer has none.
-
-        Never the image token: a row's first image tokens are its images', also those that fill it up on the left.
-        """
-        for number in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if number is not None and number != self.image_token_id:
-                return number
-        return 0 if self.image_token_id else 1  # any token will do, for padding is masked
+        """Id of the token that fills rows up: the padding token, or the end of sequence if the tokenizer has none."""
+        return padding_token(self.image_token_id, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
 
     def __call__(
         self,
@@ -351,6 +346,8 @@ class AdemVLProcessor(ProcessorMixin):
             data.pop("offset_mapping")
         in_order = [of_row.in_order(row.order) for of_row, row in zip(shown, rows, strict=True)]
         data |= pixel_inputs(in_order, self.image_processor, scaled_once(image_options, images, videos))
+        if not self.always_has_mask and "image_mask" in data and data["image_mask"].all():
+            data.pop("image_mask")
         data |= self._more_inputs(rows)
         return_tensors = options["return_tensors"]
         return BatchFeature(data, tensor_type=None if return_tensors == "pt" else return_tensors)
@@ -366,6 +363,8 @@ class AdemVLProcessor(ProcessorMixin):
             raise ValueError(
                 f"sample {number}: {len(asked)} prompts and the answers {answer!r}; give one for each, in a list"
             )
+        if wrong := next((one for one in asked if not isinstance(one, str)), None):
+            raise ValueError(f"sample {number}: its text has {wrong!r}; give prompts, not token ids")
         return [Passage.of(*pair) for pair in zip(asked, answers, strict=True)]
 
     def _more_inputs(self, rows: list[Row]) -> dict[str, torch.Tensor]:

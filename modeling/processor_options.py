@@ -24,6 +24,13 @@ TEXT_DEFAULTS: dict[str, Any] = {
 # Accepted because Transformers and users pass them, and ignored: a text is never cut, a batch is always padded and has
 # an attention mask, and offsets always count in the text as given.
 WITHOUT_EFFECT = {"truncation", "return_attention_mask", "return_text_replacement_offsets", "verbose"}
+# arguments of tokenizers that hold a text or change its meaning, and what is given here instead
+LOST = {
+    "text_pair": "give one text for each row",
+    "text_target": "give the answer as suffix",
+    "text_pair_target": "give the answer as suffix",
+    "is_split_into_words": "give each text as a whole",
+}
 VIDEO_OPTIONS = {"num_frames", "fps"}  # fps is refused, by name
 KNOWN_VALUES = {"padding": ("longest", "max_length", "do_not_pad"), "padding_side": ("left", "right")}
 POSITIONAL = ("images", "text", "suffix", "videos")
@@ -52,11 +59,15 @@ def sort_options(
         processor, then those given for videos.
 
     Raises:
-        ValueError: An option is given twice or misspelt, ``padding`` or ``padding_side`` has an unknown value, the
-            length to pad to is missing, or ``sanitize_control_tokens`` or ``fps`` is given.
+        ValueError: An option is given twice or misspelt, a text is given by another name, ``padding`` or
+            ``padding_side`` has an unknown value, the length to pad to is missing, or ``sanitize_control_tokens`` or
+            ``fps`` is given.
     """
     flat = {name: value for name, value in given.items() if name not in (*GROUPS, "common_kwargs")}
     flat = {**(given.get("common_kwargs") or {}), **flat}
+    for name, remedy in LOST.items():
+        if {**flat, **(given.get("text_kwargs") or {})}.get(name):
+            raise ValueError(f"{name} would have no effect: {remedy}")
     text: dict[str, Any] = dict(TEXT_DEFAULTS)
     images: dict[str, Any] = {}
     videos: dict[str, Any] = {}

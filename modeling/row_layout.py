@@ -6,7 +6,7 @@ several questions goes on with the next ``prompt answer <eos>``.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +41,8 @@ def rows_of_text(text: Any) -> list[Any]:
         raise ValueError("text is missing: give one prompt per image")
     if isinstance(text, str):
         return [text]
+    if isinstance(text, Mapping):
+        raise ValueError(f"text is a mapping with {', '.join(map(str, text))}; a chat is a list of messages")
     if isinstance(text, bytes) or not hasattr(text, "__iter__"):
         raise ValueError(f"text is {text!r}; {ONE_A_ROW}")
     rows = list(text)

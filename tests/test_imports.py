@@ -75,8 +75,8 @@ for argv in json.loads(sys.argv[1]):
 """
 AUTO_MODELS = [
     name
-    for name in ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
-    if hasattr(transformers, name)  # the last since Transformers 5
+    for name in ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForVision2Seq")
+    if hasattr(transformers, name)  # the third since Transformers 5, and the fourth before
 ]
 
 

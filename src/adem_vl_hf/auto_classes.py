@@ -24,6 +24,7 @@ CLASSES = {"adem_vl": "AdemVL", "evlm": "Evlm"}  # model type -> what the names 
 MODEL_TABLES = (
     "MODEL_MAPPING",
     "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "MODEL_FOR_VISION_2_SEQ_MAPPING",  # before Transformers 5
     "MODEL_FOR_MULTIMODAL_LM_MAPPING",  # since Transformers 5: the pipeline any-to-any looks there
 )
 

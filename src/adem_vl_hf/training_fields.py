@@ -159,6 +159,29 @@ def refuse_without_lengths(arguments: TrainingArguments, *datasets: Any) -> None
             )
 
 
+def refuse_without_full_batch(arguments: TrainingArguments, batch_size: int, *datasets: Any) -> None:
+    """Refuse to leave out incomplete batches where a data set has no other.
+
+    Args:
+        arguments (TrainingArguments): The arguments.
+        batch_size (int): The number of samples that a process takes at a time.
+        *datasets (Any): The data sets that are read in batches of this size. None and streams have always enough.
+
+    Raises:
+        ValueError: A data set has fewer samples than the processes take at a time.
+    """
+    if not arguments.dataloader_drop_last:
+        return
+    # the processes share a batch with split_batches, and have one each without
+    taken = batch_size * (1 if arguments.accelerator_config.split_batches else arguments.world_size)
+    for dataset in datasets:
+        if isinstance(dataset, Sized) and len(dataset) < taken:
+            raise ValueError(
+                f"dataloader_drop_last leaves out incomplete batches, and with {len(dataset)} samples there is no other: "
+                f"a batch has {taken}; leave the field out, or take a smaller batch size"
+            )
+
+
 def recorded_fields(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
     """Take what ``training.json`` and the model card say of the arguments of a training.
 
@@ -177,8 +200,15 @@ def recorded_fields(args: TrainingArguments, state: TrainerState) -> dict[str, A
     }
 
 
+# TRL's trainers that hand every model input on to functions with a fixed list of names, by their arguments
+KNOW_NO_MASK = {"GRPOConfig", "RLOOConfig"}
+
+
 class CheckArguments(TrainerCallback):
-    """Refuses arguments when a ``Trainer`` of one of our models is built. Every ``Trainer`` has it by default."""
+    """Refuses arguments when a ``Trainer`` of one of our models is built. Every ``Trainer`` has it by default.
+
+    The processor of a trainer that does not know ``image_mask`` leaves it out where every image exists.
+    """
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Check the arguments if the model is one of ours.
@@ -192,3 +222,5 @@ class CheckArguments(TrainerCallback):
         model_type = model_type_of(kwargs.get("model"))
         if model_type is not None:
             refuse(args, model_type)
+            if KNOW_NO_MASK & {kind.__name__ for kind in type(args).__mro__}:
+                kwargs["processing_class"].always_has_mask = False

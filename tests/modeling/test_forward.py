@@ -4,6 +4,7 @@ import copy
 import threading
 
 import architectures
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -210,7 +211,7 @@ def test_a_language_model_serves_one_model_only(bases):
 
 @architectures.each()
 def test_a_vision_tower_serves_one_model_only(bases, arch):
-    """The second model's adapters would run in the first one, too, and its frozen blocks would freeze the first one's."""
+    """The adapters of the second would run in the first one, too, and freezing its blocks would freeze the first's."""
     first = arch.build(bases)
     fields = {"image_token_id": tiny.IMAGE_TOKEN_ID}
     with pytest.raises(ValueError, match="already belongs to a model of this package; load a second copy"):
@@ -251,6 +252,19 @@ def test_features_of_rows_of_images_are_asked_for_image_by_image(bases, arch):
     model = arch.build(bases)
     with pytest.raises(ValueError, match=r"\[I, 3, H, W\] is needed; .* take pixel_values\[image_mask\]"):
         model.get_image_features(torch.zeros(2, 2, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE))
+
+
+@architectures.each()
+def test_inputs_that_are_no_tensors_are_named(bases, arch):
+    model, batch = arch.build(bases), tiny.batch([9, 7], [True, True])
+    for name in ("pixel_values", "image_mask"):
+        for made in (list, np.asarray):
+            with pytest.raises(ValueError, match=f"{name} is a (list|ndarray); give a tensor"):
+                model(**{**batch, name: made(batch[name])})
+    with pytest.raises(ValueError, match=r"labels are \[2, 3\] for a text of 9 tokens"):
+        model.train()(**{**batch, "labels": torch.zeros(2, 3, dtype=torch.long)})
+    with pytest.raises(ValueError, match="assistant_early_exit cuts off layers"):
+        model.generate(input_ids=batch["input_ids"], assistant_early_exit=1)
 
 
 def test_dropout_acts_in_training_only(bases):

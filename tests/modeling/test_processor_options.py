@@ -50,6 +50,30 @@ def test_options_stand_flat_or_by_part(processor, warnings, given):
     assert not warnings
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"text_pair": "b"},
+        {"text_target": "b"},
+        {"text_kwargs": {"text_pair_target": "b"}},
+        {"is_split_into_words": True},
+    ],
+)
+def test_a_text_under_a_name_of_tokenizers_is_refused(processor, given):
+    with pytest.raises(ValueError, match="would have no effect: give"):
+        processor(tiny.picture(), "a", **given)
+    processor(tiny.picture(), "a", is_split_into_words=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [([[1, 2]], "its text has 1; give prompts"), ({"role": "user"}, "a chat is a list of messages")],
+)
+def test_what_is_no_text_is_said(processor, text, message):
+    with pytest.raises(ValueError, match=message):
+        processor(None, text)
+
+
 def test_an_option_that_is_given_twice_is_refused(processor):
     with pytest.raises(ValueError, match="max_length is given twice, in text_kwargs"):
         processor(text="a cat", max_length=30, text_kwargs={"max_length": 40})
