@@ -38,9 +38,7 @@ from .arguments import (
 from .base_sizes import no_larger_than_its_files
 from .bases import (
     attention_by_part,
-    base_fingerprint,
     base_name,
-    check_base,
     load_language_model,
     load_vision_tower,
     locate_base,
@@ -49,6 +47,7 @@ from .bases import (
 from .checkpoint import check_digest
 from .decoder import computing_device
 from .field_values import check_generation
+from .fingerprints import base_fingerprint, check_base
 from .one_save import finish_save
 from .peft_adapters import Found, find_peft_adapter
 from .quantization import keep_trainable

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .adapter_file import adapter_file  # noqa: F401
     from .arguments import library_fields  # noqa: F401
     from .base_sizes import read_base_config  # noqa: F401
-    from .bases import base_fingerprint  # noqa: F401
+    from .bases import load_language_model  # noqa: F401
     from .changed_bases import LoadedBases  # noqa: F401
     from .chat_parts import plain_part  # noqa: F401
     from .chat_rows import chat_passage  # noqa: F401
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .decoder import decoder_layers  # noqa: F401
     from .drop_kernel import drop_smallest  # noqa: F401
     from .field_values import check_range  # noqa: F401
+    from .fingerprints import base_fingerprint  # noqa: F401
     from .generation import VisualGenerationMixin  # noqa: F401
     from .image_forms import plain_form  # noqa: F401
     from .image_inputs import ImageRows  # noqa: F401

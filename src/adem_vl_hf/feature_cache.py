@@ -19,7 +19,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .feature_files import KEY_BYTES, FeatureFiles, bytes_of
-from .modeling.bases import align_module_device, base_fingerprint
+from .modeling.fingerprints import align_module_device, base_fingerprint
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 
 
@@ -152,10 +152,22 @@ def refuse_if_trained(model: FrozenBasesForConditionalGeneration) -> None:
     )
 
 
+def is_spread(model: nn.Module) -> bool:
+    """Tell whether FSDP or ZeRO-3 spreads the weights of a model over processes, which must all run it together.
+
+    Args:
+        model (nn.Module): The model.
+
+    Returns:
+        Whether it does.
+    """
+    wrapped = any(hasattr(part, "_fsdp_wrapped_module") or hasattr(part, "_get_fsdp_state") for part in model.modules())
+    return wrapped or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
 def _refuse_if_sharded(model: nn.Module) -> None:
     """Refuse FSDP and ZeRO-3, where all processes must run the tower in the same steps, or wait for each other."""
-    spread = any(hasattr(part, "_fsdp_wrapped_module") or hasattr(part, "_get_fsdp_state") for part in model.modules())
-    if spread or any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+    if is_spread(model):
         raise ValueError(
             "the features of the vision tower cannot be kept where FSDP or ZeRO-3 spreads its weights over processes, "
             "because a process that has its features would not take part in the tower's run of the others; use plain "

@@ -18,8 +18,9 @@ from .embedded.dinov2 import embedded_dinov2
 from .embedded.smollm2 import EMBEDDED_NAMES, LANGUAGE_MODEL_ID, resolve_language_model
 from .modeling.arguments import all_hub_arguments, hub_arguments_of
 from .modeling.base_sizes import read_base_config
-from .modeling.bases import check_base, kind_of_tower, locate_base
+from .modeling.bases import kind_of_tower, locate_base
 from .modeling.configuration_base import FrozenBasesConfig
+from .modeling.fingerprints import check_base
 from .modeling.modeling_adem_vl import AdemVLForConditionalGeneration
 from .modeling.modeling_base import FrozenBasesForConditionalGeneration
 from .modeling.modeling_evlm import EvlmForConditionalGeneration

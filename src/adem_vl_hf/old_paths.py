@@ -16,7 +16,7 @@ BUNDLE = "adem_vl_hf.modeling."
 # old name -> the modules that hold its contents now
 MOVED: dict[str, tuple[str, ...]] = {
     "base_configuration_adem_vl": ("configuration_base",),
-    "bases_adem_vl": ("bases", "quantization"),
+    "bases_adem_vl": ("bases", "fingerprints", "quantization"),
     "body_adem_vl": ("modeling_base",),
     "checkpoint_adem_vl": ("checkpoint", "loaders"),
     "cross_attention_evlm": ("cross_attention",),

@@ -15,7 +15,7 @@ from adem_vl_hf.embedded.smollm2 import LANGUAGE_MODEL_ID
 from adem_vl_hf.hub.upload import stage
 from adem_vl_hf.loading import CHECKPOINT, CHECKPOINT_ON_CLIP, DINOV2, FOLDER, SHIPPED, TOWER, describe, load_checkpoint
 from adem_vl_hf.modeling.adapter_adem_vl import AdemVLAdapter
-from adem_vl_hf.modeling.bases import base_fingerprint
+from adem_vl_hf.modeling.fingerprints import base_fingerprint
 
 TEXT_FILES = {".json", ".jsonl", ".md", ".txt", ".py", ".jinja"}
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work|Users|mnt|data)(?:/|\b)|[A-Za-z]:\\\\")

@@ -16,7 +16,8 @@ from transformers import AutoConfig
 
 from adem_vl_hf import AdemVLConfig, AdemVLForConditionalGeneration, AdemVLProcessor
 from adem_vl_hf.loading import build_model, describe
-from adem_vl_hf.modeling.bases import base_fingerprint, load_vision_tower
+from adem_vl_hf.modeling.bases import load_vision_tower
+from adem_vl_hf.modeling.fingerprints import base_fingerprint
 from adem_vl_hf.modeling.towers import TOWERS
 from adem_vl_hf.modeling.vision import VisionAdapter, attach_vision_adapters, tower_blocks, vision_features
 

@@ -6,13 +6,25 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..data.sample import Chat, Shown
-from ..modeling.bases import sample_weights
 from ..modeling.checkpoint import adapter_digest
+from ..modeling.fingerprints import SAMPLES, can_sample
 from .predictions import Prediction
 
 REMEDY = "remove the file or choose another one"
 DIGITS = 12  # of each digest
+
+
+def _sample_weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Take a few values of every tensor; a merged LoRA, which touches every value of a matrix, shows in them."""
+    samples = {}
+    for key, tensor in tensors.items():
+        if can_sample(key, tensor):
+            flat = tensor.detach().reshape(-1)
+            samples[key] = flat[:: -(-flat.numel() // SAMPLES)].to("cpu", copy=True)
+    return samples
 
 
 def model_digest(model: Any) -> str | None:
@@ -28,7 +40,7 @@ def model_digest(model: Any) -> str | None:
         return None
     tensors = model.state_dict()
     of_peft = {key: tensor for key, tensor in tensors.items() if "lora_" in key}
-    of_bases = {f"some of {key}": some for key, some in sample_weights(tensors).items()}
+    of_bases = {f"some of {key}": some for key, some in _sample_weights(tensors).items()}
     return adapter_digest(of_bases | of_peft | model.adapter_state_dict())[:DIGITS]
 
 
