@@ -20,7 +20,7 @@ LONGEST_ROW = 8192  # slots: the scores of a row stay in the registers of one bl
 WIDTHS = {torch.float32: 32, torch.bfloat16: 16, torch.float16: 16}  # bits
 
 
-def takes(scores: torch.Tensor) -> bool:
+def kernel_takes(scores: torch.Tensor) -> bool:
     """Whether the kernel can drop these scores.
 
     Args:

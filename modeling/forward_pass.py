@@ -15,7 +15,7 @@ from transformers.utils import can_return_tuple
 from .decoder_scales import OF_LOGITS
 from .image_inputs import ImageRows, merge_image_embeds, require
 from .labels import NOT_SUPERVISED
-from .supervised_loss import mean_loss, takes
+from .supervised_loss import mean_loss, operator_takes
 from .vision import vision_features
 from .visual_memory import CACHE, VisualCacheLayer, VisualMemory, visual_cache_layer
 
@@ -346,7 +346,7 @@ class ForwardPass:
         targets = shifted.to(hidden_states.device)
         if torch.compiler.is_compiling():
             targets, hidden_states = targets.flatten(), hidden_states.flatten(0, 1)
-            if takes(head, self.loss_function, hidden_states, kwargs):
+            if operator_takes(head, self.loss_function, hidden_states, kwargs):
                 return mean_loss(hidden_states, head.weight, targets, kwargs.get("num_items_in_batch"))
         else:
             if targets.shape != hidden_states.shape[:2]:

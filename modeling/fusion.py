@@ -13,7 +13,7 @@ from .visual_memory import VisualMemory
 
 BY_TRITON = os.environ.get("ADEM_VL_HF_TRITON") == "1"
 if BY_TRITON:  # importing it takes half a second
-    from .drop_kernel import drop_smallest, takes
+    from .drop_kernel import drop_smallest, kernel_takes
 
 MANY = 4096  # scores: among fewer, as in decoding, calling NumPy takes longer than selecting
 ONE_IN_BITS = {torch.bfloat16: np.int16(0x3F80), torch.float16: np.int16(0x3C00)}
@@ -140,7 +140,7 @@ def fuse(
     """
     # bmm: what the operator @ asks about shapes takes a GPU's host as long as the product
     scores = torch.bmm(kernel_map(hidden_states.to(key.dtype), kernel), key.transpose(1, 2))  # [B, T, S]
-    if BY_TRITON and drop_ratio and takes(scores):
+    if BY_TRITON and drop_ratio and kernel_takes(scores):
         scores, _ = drop_smallest(scores, drop_ratio, slot_mask)
     else:
         # in place: nothing else needs the scores as they were, nor does the product's backward

@@ -1,45 +1,12 @@
 """Generation: the tower runs once, and what was computed of the images goes on from step to step."""
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import torch
 
 from .labels import padding_token, prompts_alone
 from .visual_memory import CACHE, VisualMemory
-
-
-def answers_labelled_batches(generate: Callable[..., Any]) -> Callable[..., Any]:
-    """Let ``generate`` take ``labels``: it then sees the prompts alone and returns the new tokens alone.
-
-    ``max_length`` then counts the new tokens, too: ``generation_max_length`` of ``Seq2SeqTrainingArguments`` is that of
-    the answers, and prompts of a batch differ in length.
-
-    Args:
-        generate (Callable[..., Any]): the method to extend.
-    """
-
-    @wraps(generate)
-    def wrapped(self, inputs=None, *args, labels=None, **kwargs):
-        if labels is None:
-            return generate(self, inputs, *args, **kwargs)
-        ids = kwargs.pop("input_ids", None) if inputs is None else inputs
-        if ids is None:
-            raise ValueError("labels need input_ids, out of which they cut the prompts; leave the labels out")
-        given = (getattr(self.config.text_config, name, None) for name in ("pad_token_id", "eos_token_id"))
-        padding = padding_token(self.config.image_token_id, *given)
-        prompts, mask = prompts_alone(ids, kwargs.pop("attention_mask", None), labels, padding)
-        longest = kwargs.pop("max_length", None)
-        if longest is not None:
-            kwargs.setdefault("max_new_tokens", longest)
-        out = generate(self, prompts, *args, attention_mask=mask, **kwargs)
-        if isinstance(out, torch.Tensor):
-            return out[:, prompts.shape[1] :]
-        out.sequences = out.sequences[:, prompts.shape[1] :]
-        return out
-
-    return wrapped
 
 
 class VisualGenerationMixin:
@@ -51,17 +18,24 @@ class VisualGenerationMixin:
     image_arguments: tuple[str, ...] = ("pixel_values", "image_mask")  # what a memory is computed from
 
     @torch.no_grad()
-    @answers_labelled_batches
-    def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def generate(
+        self, inputs: torch.Tensor | None = None, *args: Any, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
         """Generate as Transformers does; the tower runs once, and beams expand the memory, not the pixels.
-
-        With ``labels`` [B, T] (a training batch) it answers the prompts alone and returns the answers alone.
 
         Args:
             inputs (torch.Tensor | None): [B, T], the prompts' ids (or give ``input_ids``).
             args (Any): the library's.
+            labels (torch.Tensor | None): [B, T], those of a training batch: it answers the prompts alone, and returns
+                the answers alone. ``max_length`` counts the new tokens then, as ``generation_max_length`` of
+                ``Seq2SeqTrainingArguments`` is that of the answers, and prompts of a batch differ in length.
             kwargs (Any): the library's, the image arguments of ``forward``, or a memory (:meth:`get_visual_memory`).
+
+        Raises:
+            ValueError: labels without ids, a row without a prompt, or ``assistant_early_exit``.
         """
+        if labels is not None:
+            return self._answer(labels, inputs, *args, **kwargs)
         if kwargs.get("assistant_early_exit") is not None:
             raise ValueError(
                 "assistant_early_exit cuts off layers that have a part in the adapter; use prompt_lookup_num_tokens or "
@@ -84,6 +58,23 @@ class VisualGenerationMixin:
         if draft is not None and (own is not None or draft.config.model_type != self.config.model_type):
             kwargs["assistant_model"] = Draft(draft, tuple(self.memory_arguments), own or {})
         return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def _answer(self, labels: torch.Tensor, inputs: torch.Tensor | None, *args: Any, **kwargs: Any) -> Any:
+        """Answer the prompts of a training batch; the new tokens alone, [B, new]."""
+        ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        if ids is None:
+            raise ValueError("labels need input_ids, out of which they cut the prompts; leave the labels out")
+        given = (getattr(self.config.text_config, name, None) for name in ("pad_token_id", "eos_token_id"))
+        padding = padding_token(self.config.image_token_id, *given)
+        prompts, mask = prompts_alone(ids, kwargs.pop("attention_mask", None), labels, padding)
+        longest = kwargs.pop("max_length", None)
+        if longest is not None:
+            kwargs.setdefault("max_new_tokens", longest)
+        out = VisualGenerationMixin.generate(self, prompts, *args, attention_mask=mask, **kwargs)
+        if isinstance(out, torch.Tensor):
+            return out[:, prompts.shape[1] :]
+        out.sequences = out.sequences[:, prompts.shape[1] :]
+        return out
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse the continuous batching of ``generate_batch``, which packs the tokens of several rows into one.

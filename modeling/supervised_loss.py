@@ -16,7 +16,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from .labels import NOT_SUPERVISED
 
 
-def takes(head: Any, loss_function: Any, hidden_states: torch.Tensor, arguments: dict[str, Any]) -> bool:
+def operator_takes(head: Any, loss_function: Any, hidden_states: torch.Tensor, arguments: dict[str, Any]) -> bool:
     """Whether the operator computes what the head and the loss function would.
 
     Args:

@@ -12,7 +12,7 @@ USED = {
     "frozen_adem_vl": "FrozenBasesForConditionalGeneration",
     "distributed_adem_vl": "several_processes",
     "base_configuration_adem_vl": "FrozenBasesConfig",
-    "prompts_adem_vl": "prompts_alone answers_labelled_batches",
+    "prompts_adem_vl": "prompts_alone VisualGenerationMixin",
     "lora_adem_vl": "attach_lora complete_lora",
     "unfrozen_adem_vl": "unfreeze_blocks",
     "vision_adem_vl": "vision_features tower_blocks",

@@ -103,7 +103,7 @@ def test_what_it_cannot_take_is_refused():
             drop_kernel.drop_smallest(wrong, 0.1, None)
     with pytest.raises(ValueError, match="slot_mask is"):
         drop_kernel.drop_smallest(scores, 0.1, torch.ones(2, 6, dtype=torch.bool, device=DEVICE))
-    assert drop_kernel.takes(scores) is (DEVICE == "cuda")
+    assert drop_kernel.kernel_takes(scores) is (DEVICE == "cuda")
 
 
 FOR_A_GPU = """

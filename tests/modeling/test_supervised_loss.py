@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from adem_vl_hf.modeling.supervised_loss import mean_loss, supervised_loss, takes
+from adem_vl_hf.modeling.supervised_loss import mean_loss, operator_takes, supervised_loss
 
 VOCABULARY, WIDTH, POSITIONS = 23, 8, 14
 
@@ -44,17 +44,17 @@ def test_the_operator_is_one_that_compilers_take():
 
 def test_it_takes_only_what_it_computes_alike():
     head, hidden_states, _ = parts()
-    assert takes(head, ForCausalLMLoss, hidden_states, {"num_items_in_batch": 3, "use_cache": False})
-    assert not takes(head, lambda **_: None, hidden_states, {})
-    assert not takes(head, ForCausalLMLoss, hidden_states, {"ignore_index": 0})
-    assert not takes(head, ForCausalLMLoss, hidden_states.bfloat16(), {})
-    assert not takes(nn.Linear(WIDTH, VOCABULARY).requires_grad_(False), ForCausalLMLoss, hidden_states, {})
-    assert not takes(nn.Linear(WIDTH, VOCABULARY, bias=False), ForCausalLMLoss, hidden_states, {})
-    assert not takes(nn.Sequential(head), ForCausalLMLoss, hidden_states, {})
+    assert operator_takes(head, ForCausalLMLoss, hidden_states, {"num_items_in_batch": 3, "use_cache": False})
+    assert not operator_takes(head, lambda **_: None, hidden_states, {})
+    assert not operator_takes(head, ForCausalLMLoss, hidden_states, {"ignore_index": 0})
+    assert not operator_takes(head, ForCausalLMLoss, hidden_states.bfloat16(), {})
+    assert not operator_takes(nn.Linear(WIDTH, VOCABULARY).requires_grad_(False), ForCausalLMLoss, hidden_states, {})
+    assert not operator_takes(nn.Linear(WIDTH, VOCABULARY, bias=False), ForCausalLMLoss, hidden_states, {})
+    assert not operator_takes(nn.Sequential(head), ForCausalLMLoss, hidden_states, {})
     with torch.autocast("cpu"):
-        assert not takes(head, ForCausalLMLoss, hidden_states, {})
+        assert not operator_takes(head, ForCausalLMLoss, hidden_states, {})
     head.register_forward_hook(lambda *_: None)
-    assert not takes(head, ForCausalLMLoss, hidden_states, {})
+    assert not operator_takes(head, ForCausalLMLoss, hidden_states, {})
 
 
 @pytest.mark.slow
