@@ -181,11 +181,12 @@ def naming_full_disk(folder: Path, needed: int | None = None, written: Path | No
         done = sum(sizes.values())
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(there).free + done
-        wanted = f"More than {_size(done)} are needed" if needed is None else f"{_size(needed)} are needed"
+        wanted = f"More than {_size(done)}" if needed is None else _size(needed)
+        room = f"{_size(free)} are free" if not (needed or done) else f"{wanted} are needed, and {_size(free)} are free"
         raise OSError(
             errno.ENOSPC,
-            f"{FULL_DISK} of {folder} is full. {wanted}, and {_size(free)} are "
-            "free. What was there before is as it was; free some space, and do it again",
+            f"{FULL_DISK} of {folder} is full. {room}. What was there before is as it was; free some space, and do it "
+            "again",
         ) from error
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import logging
 import os
 import re
 import shlex
@@ -16,17 +17,21 @@ from transformers import TrainerCallback
 from .data.sample import images_of, opened
 from .evaluation.metrics import is_right
 from .evaluation.predict import asked, generate_answers
+from .feature_cache import is_spread
 from .inspection.page import GalleryItem, write_page
 from .json_files import read_jsonl
 from .papers import PAPERS
 from .sample_answers import keep_samples, remove_samples
 
+logger = logging.getLogger("adem_vl_hf")
 REPORT = "report.html"
 SHOWN = 12  # sample answers
+HELD_OUT, TRAINED_ON = "held-out data", "data that were trained on"
 GREY = "#808590"  # readable on white and on black
 # what Trainer logs beside losses and metrics
 NOT_DRAWN = re.compile(r"epoch|step|grad_norm|total_flos|.*(runtime|per_second|preparation_time)|train_.*")
 SECRET = re.compile(r"token|key|password|secret")
+NO_ANSWERS = "none, because FSDP or ZeRO-3 spreads the weights over processes, and one of them writes the report"
 
 
 def write_report(
@@ -37,25 +42,39 @@ def write_report(
     facts: Mapping[str, Any],
     argv: Sequence[str],
     data: Sequence[str] = (),
+    are_held_out: bool = False,
 ) -> Path:
     """Write the report of a training. An older one is replaced.
+
+    It has no sample answers where the weights of the model are spread over processes (``is_spread``), and says so: the
+    process that writes it cannot generate without the others.
 
     Args:
         folder (str | os.PathLike[str]): The output folder of the training, with ``log.jsonl``.
         model (Any): The trained model.
         processor (Any): Its processor.
-        samples (Any): Samples, twelve of which are answered and shown.
+        samples (Any): Samples, twelve of which are answered and shown where possible.
         facts (Mapping[str, Any]): What ``train`` returned.
         argv (Sequence[str]): The words of the command. Values of secrets are left out.
         data (Sequence[str]): The names of the data sets.
+        are_held_out (bool): Whether the samples were not trained on.
 
     Returns:
         The path of the report.
     """
     folder = Path(folder)
     config = model.config
-    gallery = _gallery(model, processor, samples)
+    settings = {name: value for name, value in facts.items() if name not in ("seconds", "trained_numbers", "data")}
+    if is_spread(model):
+        gallery: list[GalleryItem] = []
+        settings["sample answers"] = NO_ANSWERS
+        logger.warning("sample answers in %s: %s. adem-vl look and adem-vl evaluate answer", REPORT, NO_ANSWERS)
+    else:
+        gallery = _gallery(model, processor, samples)
+        settings["sample answers"] = f"of {HELD_OUT if are_held_out else TRAINED_ON}"
     keep_samples(folder, gallery)
+    resumed = facts.get("resumed_at_step")
+    training = "training" if resumed is None else f"training after step {resumed:,}"
     return write_page(
         folder / REPORT,
         f"{PAPERS[config.model_type].name}: {folder.resolve().name}",
@@ -63,8 +82,8 @@ def write_report(
         trainable_parameters=facts["trained_numbers"],
         model={"language model": _name(config.text_model_name_or_path), "data": ", ".join(map(_name, data)),
                "tower": _name(config.vision_model_name_or_path)},
-        settings={name: value for name, value in facts.items() if name not in ("seconds", "trained_numbers", "data")},
-        seconds={"training": facts["seconds"]},
+        settings=settings,
+        seconds={training: facts["seconds"]},
         metrics={},
         gallery=gallery,
         curves=draw_curves(folder / "log.jsonl"),

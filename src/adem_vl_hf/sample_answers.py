@@ -18,7 +18,7 @@ WRITTEN = re.compile(rf"\d+\.png|{re.escape(LIST)}|\.{re.escape(LIST)}\.[0-9a-f]
 
 
 def keep_samples(output: Path, gallery: Sequence[GalleryItem]) -> None:
-    """Write sample answers. Those of an earlier run are replaced.
+    """Write sample answers. Those of an earlier run are replaced, or removed where there are no new ones.
 
     Args:
         output (Path): The output folder of the training.
@@ -28,6 +28,8 @@ def keep_samples(output: Path, gallery: Sequence[GalleryItem]) -> None:
         OSError: The disk is full, with its name.
     """
     remove_samples(output)
+    if not gallery:
+        return
     folder, rows = output / SAMPLES, []
     with naming_full_disk(output):
         folder.mkdir(exist_ok=True)

@@ -39,7 +39,7 @@ from .precision import fastest_setting, launched_processes
 from .preemption import TERMINATED, SaveOnTermination
 from .recipe import paper_learning_rate, peak_learning_rate
 from .resuming import SettingsOfOptimizer, check_same_peft, check_same_settings, newest_complete, peft_files
-from .training_fields import recorded_fields, refuse, refuse_without_lengths
+from .training_fields import recorded_fields, refuse, refuse_without_full_batch, refuse_without_lengths
 from .whole_checkpoints import WholeCheckpoints
 from .workers import LastingWorkers
 
@@ -72,6 +72,11 @@ class SafeTrainer(OwnClassNames, LastingWorkers, StopsWhenBroken, WholeCheckpoin
 
 class SafeSeq2SeqTrainer(OwnClassNames, LastingWorkers, StopsWhenBroken, WholeCheckpoints, Seq2SeqTrainer):
     """The stock ``Seq2SeqTrainer``, which saves whole checkpoints or none, and stops at NaN."""
+
+    def evaluation_loop(self, *args, **kwargs):
+        # evaluate has set a function that keeps the samples with which several processes fill up the last batch
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         # generate asks for the tokenizer where a base's own generation_config.json has stop_strings
@@ -183,8 +188,9 @@ def build_trainer(
         The trainer.
 
     Raises:
-        ValueError: A field is refused (``training_fields``), such as grouping by length without lengths; nothing in the
-            model trains; or it has a module that no checkpoint can hold.
+        ValueError: A field is refused (``training_fields``), such as grouping by length without lengths, or leaving out
+            incomplete batches where there is no other; nothing in the model trains; or it has a module that no
+            checkpoint can hold.
     """
     if isinstance(model, FrozenBasesForConditionalGeneration):
         model.check_parts()  # and not when the first checkpoint is saved
@@ -197,6 +203,8 @@ def build_trainer(
     eval_dataset = trainer_kwargs.get("eval_dataset")
     held_out = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
     refuse_without_lengths(arguments, train_dataset, *held_out)
+    refuse_without_full_batch(arguments, arguments.train_batch_size, train_dataset)
+    refuse_without_full_batch(arguments, arguments.eval_batch_size, *held_out)
     callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), JsonLinesLog(), LearningWatch()]
     kind = SafeSeq2SeqTrainer if isinstance(arguments, Seq2SeqTrainingArguments) else SafeTrainer
     return kind(

@@ -165,7 +165,7 @@ def refuse_without_full_batch(arguments: TrainingArguments, batch_size: int, *da
     Args:
         arguments (TrainingArguments): The arguments.
         batch_size (int): The number of samples that a process takes at a time.
-        *datasets (Any): The data sets that are read in batches of this size. None and streams have always enough.
+        *datasets (Any): The data sets that are read in batches of this size. None and streams are not checked.
 
     Raises:
         ValueError: A data set has fewer samples than the processes take at a time.
@@ -177,8 +177,8 @@ def refuse_without_full_batch(arguments: TrainingArguments, batch_size: int, *da
     for dataset in datasets:
         if isinstance(dataset, Sized) and len(dataset) < taken:
             raise ValueError(
-                f"dataloader_drop_last leaves out incomplete batches, and with {len(dataset)} samples there is no other: "
-                f"a batch has {taken}; leave the field out, or take a smaller batch size"
+                f"dataloader_drop_last leaves out incomplete batches, and with {len(dataset)} samples there is no "
+                f"other: a batch has {taken}; leave the field out, or take a smaller batch size"
             )
 
 

@@ -7,9 +7,11 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 if TYPE_CHECKING:  # a mixin stands before the Trainer that it completes
     from transformers import Trainer as _Trainer
@@ -18,6 +20,7 @@ else:
 
 MOST_WORKERS = 4
 SHARED_MEMORY = Path("/dev/shm")  # where batches travel between processes
+CAN_HOLD_BACK = hasattr(signal, "pthread_sigmask")  # not on Windows
 ROOM = 2**30  # bytes; a container often has 64 MiB, and what does not fit kills a worker
 
 
@@ -63,6 +66,8 @@ class DeafToTermination:
             number (int): The number of the worker.
         """
         signal.signal(signal.SIGTERM, self._heard)
+        if CAN_HOLD_BACK:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         if self.start is not None:
             self.start(number)
 
@@ -121,8 +126,28 @@ class LastingWorkers(_Trainer):
 
 
 def _lasting(loader: Any) -> Any:
-    """Make the workers of a loader deaf to SIGTERM, unless they are so already."""
+    """Make the workers of a loader deaf to SIGTERM from their beginning, unless they are so already."""
     starts = getattr(loader, "base_dataloader", loader)  # what accelerate wraps starts the workers
     if starts.num_workers and not isinstance(starts.worker_init_fn, DeafToTermination):
         starts.worker_init_fn = DeafToTermination(starts.worker_init_fn)
+        starts._get_iterator = partial(_start_deaf, ref(starts))  # which does not keep the loader and its workers alive
     return loader
+
+
+def _start_deaf(loader: Callable[[], Any]) -> Any:
+    """Start the workers of a loader with SIGTERM held back: until ours, they have a handler of PyTorch, that ends them.
+
+    Not where a server forks them. It is started at its first use, and would hold SIGTERM back for all of its children.
+    """
+    starts = loader()
+    start = partial(type(starts)._get_iterator, starts)
+    method = (starts.multiprocessing_context or multiprocessing).get_start_method()
+    if method == "forkserver" or not CAN_HOLD_BACK:
+        return start()
+    if method == "spawn":  # the first such process would start it, and that lets SIGTERM through again
+        resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -11,6 +11,7 @@ from adem_vl_hf import AdemVLProcessor
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.data import Alpaca, Conversations, open_dataset
 from adem_vl_hf.data.collator import AdemVLCollator
+from adem_vl_hf.data.sample import images_of
 
 ROWS = [
     {"instruction": "Name a colour.", "input": "", "output": "Blue."},
@@ -87,3 +88,22 @@ def test_bad_files_are_named(tmp_path, text, words):
     with pytest.raises(ValueError, match=r"alpaca_data\.json") as caught:
         Alpaca(path)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["image", "img", "Picture", "photo", "image_path", "file_name", "images", "videos"])
+def test_instructions_with_an_image_in_any_known_column_show_it(tmp_path, column):
+    Image.new("RGB", (6, 4), "red").save(tmp_path / "a.png")
+    row = {"instruction": "What?", "input": "", "output": "x", column: "a.png"}
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    (sample,) = open_dataset(str(tmp_path / "rows.json"))
+    assert images_of(sample).images
+
+
+def test_instructions_with_an_image_in_an_unknown_column_are_refused_until_it_is_named(tmp_path):
+    Image.new("RGB", (6, 4), "red").save(tmp_path / "a.png")
+    (tmp_path / "rows.json").write_text(json.dumps([ROWS[0], {**ROWS[0], "img_name": "a.png"}]))
+    with pytest.raises(ValueError, match=r"rows\.json, row 1: the column 'img_name' holds an image that would be ign"):
+        open_dataset(str(tmp_path / "rows.json"))
+    (tmp_path / "rows.json").write_text(json.dumps([{**ROWS[0], "img_name": "a.png"}]))
+    (sample,) = open_dataset(str(tmp_path / "rows.json"), columns={"image": "img_name"})
+    assert sample["image"].size == (6, 4)

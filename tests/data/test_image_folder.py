@@ -143,6 +143,16 @@ def test_samples_are_independent_and_pictures_are_opened_late(folder):
         ({"file_name": "a.png", "text": "x", "references": [""]}, '"references" is'),
         ({"file_name": "a.png", "text": "x", "video": "a.gif"}, "it shows more than the image of its file_name"),
         ({"file_name": "a.png", "text": "x", "choices": ["y", "z"]}, 'the answer "x" is not among "choices"'),
+        (
+            {"file_name": "a.png", "question": "?", "answer": "ox", "choices": ["y"]},
+            "'ox', which is none of its choices",
+        ),
+        (
+            {"file_name": "a.png", "question": "?", "answer": "C", "A": "x", "B": "y"},
+            "its choices are A, B; correct it",
+        ),
+        ({"file_name": "a.png", "question": "", "answer": "x"}, 'its "question" is empty'),
+        ({"file_name": "a.png", "question": "?", "answer": " "}, "its answer is empty, so it would train nothing"),
     ],
 )
 def test_bad_lines_are_named(folder, line, words):
@@ -158,6 +168,14 @@ def test_a_file_without_lines_or_in_another_encoding(folder):
     (folder / "metadata.jsonl").write_bytes('{"file_name": "a.png", "text": "é"}'.encode("latin-1"))
     with pytest.raises(ValueError, match=r"metadata\.jsonl: not UTF-8"):
         ImageFolder(folder)
+
+
+def test_capitals_do_not_matter_among_choices(folder):
+    line = {"file_name": "a.png", "prompt": "which?", "text": "Dog", "choices": ["cat", "dog"]}
+    sample = ImageFolder(write(folder, line))[0]
+    assert (sample["answer"], sample["references"], sample["choices"]) == (" dog", ["dog"], ["cat", "dog"])
+    line = {"file_name": "a.png", "question": "which?", "answer": "B", "A": "cat", "B": "dog"}
+    assert ImageFolder(write(folder, line))[0]["answer"] == " dog"
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -7,6 +7,7 @@ other families, and by EVLM on the Llama.
 """
 
 import json
+import os
 import sys
 import time
 from contextlib import suppress
@@ -21,9 +22,11 @@ import tiny
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from training_runs import PLAIN, Interrupted, StopAt, blocks, processor_of
+from training_runs import PLAIN, Interrupted, StopAt, blocks, processor_of, samples
 
-from adem_vl_hf import AdemVLProcessor
+from adem_vl_hf import AdemVLProcessor, training
+from adem_vl_hf.cli.parser import main
+from adem_vl_hf.evaluation.in_training import answer_metrics
 from adem_vl_hf.training import IN_ORDER, build_trainer, train, training_arguments
 
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
@@ -38,14 +41,18 @@ OTHERS = {family: (family, tiny.build) for family in families.TABLE if family !=
 ADAM = {**PLAIN, "optim": "adamw_torch", "adam_epsilon": 1.0}
 
 
+def as_on_gpus() -> None:
+    """Have accelerate turn FSDP on, which it does for GPUs alone; all that it does from there on works on CPUs too."""
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
 def run(bases: Path, folder: Path, batch_size: int, model=None, stop=None, resume=False, fsdp=False, **more):
     """The same run for one process or for several, on blocks of samples with and without pictures."""
     model = model or tiny.build(bases)
     settings = {"use_cpu": True, "disable_tqdm": True, **STEPS, **ADAM, **IN_ORDER, **more}
     arguments = training_arguments(folder, 16, batch_size, **settings)
     if fsdp:
-        # accelerate turns FSDP on for GPUs alone; all that it does from there on works on CPUs too
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        as_on_gpus()
     trainer = build_trainer(model, processor_of(bases, model), blocks(16), arguments, callbacks=[StopAt(stop)])
     with suppress(Interrupted):
         train(trainer, trainer.processing_class, resume=resume)
@@ -57,6 +64,31 @@ def others(bases: Path, output: Path, batch_size: int, models=None, **settings) 
     for name, (family, build) in OTHERS.items():
         model = models[name] if models else build(bases / family)
         run(bases / family, output / name, batch_size, model, **ONE_STEP, **settings)
+
+
+def answers(bases: Path, folder: Path, batch_size: int) -> dict[str, list[list[int]]]:
+    """What an evaluation by generation scores, of numbers of samples that two processes have to fill up and of one not.
+
+    The tokens of each answer, without padding, by the number of samples and by what was called.
+    """
+    model, found = tiny.build(bases), {}
+    model.generation_config.max_new_tokens = 6
+    processor = processor_of(bases, model)
+    settings = {"use_cpu": True, "disable_tqdm": True, "predict_with_generate": True}
+    arguments = training_arguments(folder, 4, batch_size, max_steps=1, **settings)
+    for number in (1, 3, 4, 5):
+        held_out, seen = blocks(number), []
+        score = answer_metrics(processor, held_out)
+
+        def note(prediction, score=score, seen=seen):
+            seen.append([[one for one in row if one >= 0] for row in prediction.predictions.tolist()])
+            return score(prediction)
+
+        made = build_trainer(model, processor, samples(4), arguments, eval_dataset=held_out, compute_metrics=note)
+        made.evaluate()
+        made.predict(held_out)
+        found |= {f"{number} evaluated": seen[0], f"{number} predicted": seen[1]}
+    return found
 
 
 def slowly(save):
@@ -76,6 +108,7 @@ def ddp(bases: Path, output: Path) -> None:
         trainer = run(bases, output / "plain", 2)
     saved = (output / "plain" / "training.json").is_file()
     facts = {"wrapped": type(trainer.model_wrapped).__name__, "world": trainer.args.world_size, "saved": saved}
+    facts["answers"] = answers(bases, output / "answered", 2)
     arguments = [output / "pictures", "--output-dir", output / "example", "--epochs", 1, "--batch-size", 2]
     arguments += ["--language-model", bases / "llama", "--vision-tower", bases / "clip"]
     sys.argv = ["train.py", *map(str, arguments)]
@@ -123,6 +156,23 @@ def zero3(bases: Path, output: Path) -> None:
     report(output, facts)
 
 
+def command(bases: Path, output: Path) -> None:
+    """``adem-vl train`` itself, on a folder that has the Llama."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+
+        def build(*args, **kwargs):
+            as_on_gpus()
+            return build_trainer(*args, **kwargs)
+
+        training.build_trainer = build
+    else:
+        without_compiled_collectives()
+    sys.argv = ["adem-vl", "train", *tiny.base_flags(bases), "--data", str(output / "pictures"),
+                "--projector-dim", "8", "--batch-size", "2", "--max-steps", "2", "--set", "use_cpu=true",
+                "--output-dir", str(output / "run")]  # fmt: skip
+    sys.exit(main(sys.argv[1:]))
+
+
 def report(output: Path, facts: dict) -> None:
     (output / f"rank{PartialState().process_index}.json").write_text(json.dumps(facts))
 
@@ -130,4 +180,4 @@ def report(output: Path, facts: dict) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     strategy, bases, output = sys.argv[1], *map(Path, sys.argv[2:])
-    {"ddp": ddp, "fsdp2": fsdp2, "zero3": zero3}[strategy](bases, output)
+    {"ddp": ddp, "fsdp2": fsdp2, "zero3": zero3, "command": command}[strategy](bases, output)

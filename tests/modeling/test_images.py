@@ -4,6 +4,7 @@ import struct
 import warnings
 import zlib
 from io import BytesIO, StringIO
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -225,6 +226,19 @@ def test_a_raised_pixel_limit_is_respected(monkeypatch):
     refused(image, "100 x 100 pixels")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert open_image(image).size == (100, 100)
+
+
+def test_resolve_image_finds_names_as_other_systems_write_them(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for kept, written in (
+        ("deep/a.png", "deep\\a.png"),
+        (normalize("NFC", "Käse.png"), normalize("NFD", "Käse.png")),
+        (normalize("NFD", "Öl.png"), normalize("NFC", "Öl.png")),
+    ):
+        Image.new("RGB", (1, 1)).save(tmp_path / kept)
+        assert resolve_image(tmp_path, written) == tmp_path / kept
+    with pytest.raises(ImageError, match="leads out of the image folder"):
+        resolve_image(tmp_path / "deep", "..\\deep\\a.png")
 
 
 def test_resolve_image_stays_in_its_folder(tmp_path):

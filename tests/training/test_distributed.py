@@ -101,7 +101,10 @@ def test_two_processes_train_as_one_does(all_bases, alone, tmp_path):
     """Of each batch one process has all the pictures and the other none, and the answers differ in length."""
     picture_folder(tmp_path / "pictures", 4)
     printed = launch("ddp.yaml", distributed_worker.__file__, "ddp", all_bases, tmp_path, **ON_CPU)
-    assert facts_of(tmp_path) == [{"wrapped": "DistributedDataParallel", "world": 2, "saved": True}] * 2
+    answers = distributed_worker.answers(all_bases / "llama", tmp_path / "answered", 2)
+    assert [len(rows) for rows in answers.values()] == [1, 1, 3, 3, 4, 4, 5, 5]
+    facts = {"wrapped": "DistributedDataParallel", "world": 2, "saved": True, "answers": answers}
+    assert facts_of(tmp_path) == [facts] * 2
     assert_same_others(tmp_path, alone)
     together, alone = tmp_path / "plain", alone / "llama"
     fresh, moved = tiny.build(all_bases / "llama").adapter_state_dict(), load_file(alone / "model.safetensors")
@@ -156,6 +159,21 @@ def test_zero3_saves_the_same_file_and_resumes(all_bases, alone, tmp_path):
         assert_same_adapter(tmp_path / name, alone / "llama")
     assert_resumed(tmp_path)
     assert_same_others(tmp_path, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "environment"), [("fsdp2.yaml", ON_CPU), ("deepspeed_zero3.yaml", {"DS_ACCELERATOR": "cpu"})]
+)
+def test_the_command_line_ends_where_the_weights_are_spread(bases, tmp_path, config, environment):
+    """One process writes the report, and the others, which have a share of the weights, do not wait for it."""
+    picture_folder(tmp_path / "pictures", 4)
+    printed = launch(config, distributed_worker.__file__, "command", bases, tmp_path, **environment)
+    assert printed.count(f"saved in {tmp_path / 'run'}") == 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "none, because FSDP or ZeRO-3 spreads the weights over processes" in page
+    assert not (tmp_path / "run" / "samples").exists()
+    assert load_file(tmp_path / "run" / "model.safetensors").keys()
 
 
 class OnlyWhileCalled(dict):

@@ -17,7 +17,7 @@ from adem_vl_hf import training_fields
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.training import build_trainer, training_arguments
-from adem_vl_hf.training_fields import REFUSALS, refuse
+from adem_vl_hf.training_fields import REFUSALS, refuse, refuse_without_full_batch
 
 SEQ2SEQ = {"trainer": Seq2SeqTrainer, "arguments": Seq2SeqTrainingArguments, "predict_with_generate": True}
 REFUSED = {
@@ -126,6 +126,37 @@ def test_the_command_line_refuses_before_it_reads_anything(bases, tmp_path, caps
         assert message in said
         assert "hf_secret" not in said
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("max_steps", [-1, 2])
+def test_no_batch_is_left_where_incomplete_ones_are_left_out(bases, tmp_path, capsys, max_steps):
+    model = tiny.build(bases)
+    processor = processor_of(bases, model)
+    fields = {"max_steps": max_steps, "use_cpu": True, "disable_tqdm": True, "dataloader_drop_last": True}
+    arguments = training_arguments(tmp_path / "o", 3, 4, **fields)
+    for data, held_out in ((3, None), (4, samples(3)), (4, {"one": samples(4), "another": samples(3)})):
+        with pytest.raises(ValueError, match="dataloader_drop_last .* with 3 samples there is no other: a batch has 4"):
+            build_trainer(model, processor, samples(data), arguments, eval_dataset=held_out)
+    build_trainer(model, processor, samples(4), arguments, eval_dataset=samples(4))
+    refuse_without_full_batch(arguments, 4, None)
+    arguments.dataloader_drop_last = False
+    build_trainer(model, processor, samples(3), arguments)
+    picture_folder(tmp_path / "pictures", 3)
+    command = ["train", "--data", str(tmp_path / "pictures"), *tiny.base_flags(bases), "--projector-dim", "8",
+               "--output-dir", str(tmp_path / "o"), "--batch-size", "4"]  # fmt: skip
+    command += ["--set", "dataloader_drop_last=true", *(["--max-steps", "2"] if max_steps > 0 else [])]
+    assert main(command) == 2
+    assert "with 3 samples there is no other: a batch has 4; leave the field out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("split", "taken"), [(False, 8), (True, 4)])
+def test_a_batch_is_that_of_all_processes(monkeypatch, tmp_path, split, taken):
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", dataloader_drop_last=True,
+                                  accelerator_config={"split_batches": split})  # fmt: skip
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    refuse_without_full_batch(arguments, 4, range(taken))
+    with pytest.raises(ValueError, match=f"with {taken - 1} samples there is no other: a batch has {taken};"):
+        refuse_without_full_batch(arguments, 4, range(taken - 1))
 
 
 GROUPED = [{"train_sampling_strategy": "group_by_length"}, {"train_sampling_strategy": "batch_rebalance"}]

@@ -40,9 +40,11 @@ def test_they_are_gone_while_another_run_trains(run, monkeypatch):
         there.append((folder / "report.html").exists() or (folder / "samples").exists())
 
     monkeypatch.setattr(report.ForgetsReport, "on_step_begin", noting)
+    assert "<td>" in (folder / "report.html").read_text().split(">training</th>")[1]
     run("--resume", steps=3)
     assert there == [False, False]
     assert shown(folder)
+    assert ">training after step 1</th>" in (folder / "report.html").read_text()
     old = (folder / "report.html").stat().st_mtime_ns
     run("--resume", steps=3)  # nothing is left to do
     assert (folder / "report.html").stat().st_mtime_ns == old

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 import tiny
 from closeness import assert_equal
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.worker import signal_handling
 from training_runs import adapter, picture_folder, samples, trainer
 from transformers import TrainerCallback
 
@@ -100,6 +102,67 @@ def test_a_signal_to_all_processes_saves_a_last_checkpoint(bases, tmp_path):
     worker.join(10)
     assert worker.exitcode == 0  # it ended with the training, and not by the signal
     assert_equal(run(tmp_path / "cut"), run(tmp_path / "whole", dataloader_persistent_workers=True))
+
+
+@pytest.fixture
+def mask():
+    """Signals that this process holds back; a loader must leave them as they were."""
+    if not workers.CAN_HOLD_BACK:
+        pytest.skip("no signal can be held back here")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    yield before
+    assert signal.pthread_sigmask(signal.SIG_SETMASK, before) == before
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="a worker would import everything anew")
+def test_a_signal_while_a_worker_starts_leaves_it_alive(mask, monkeypatch):
+    handlers = signal_handling._set_worker_signal_handlers
+
+    def signalled():
+        handlers()
+        # from another process, as above; the worker's next line comes after it
+        subprocess.run(["kill", "-TERM", str(os.getpid())], check=True)
+
+    monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", signalled)
+    assert list(workers._lasting(DataLoader([0, 1], num_workers=1, collate_fn=list))) == [[0], [1]]
+
+
+class SignalledWhenOpened(list):
+    """Samples that send SIGTERM to the process that receives them, which is before PyTorch's own code runs in it."""
+
+    def __reduce__(self):
+        signal_itself = "__import__('os').kill(__import__('os').getpid(), 15)"
+        return eval, (f"[{signal_itself}, {list(self)}][1]",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_worker_that_imports_everything_anew_may_be_signalled_too(mask, method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system does not start processes so")
+    # what a server forks hears a signal until our handler is there
+    data = (SignalledWhenOpened if method == "spawn" else list)([0, 1])
+    loader = DataLoader(data, num_workers=1, collate_fn=list, multiprocessing_context=method)
+    assert list(workers._lasting(loader)) == [[0], [1]]
+    if method == "forkserver":  # other children of its server end as they would
+        child = multiprocessing.get_context(method).Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join(20)
+        assert child.exitcode == -signal.SIGTERM
+
+
+def test_signals_are_heard_again_after_workers_that_could_not_start(mask, monkeypatch):
+    held = []
+
+    def fail(loader):
+        held.append(signal.pthread_sigmask(signal.SIG_BLOCK, set()))
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(DataLoader, "_get_iterator", fail)
+    with pytest.raises(OSError, match="no more processes"):
+        iter(workers._lasting(DataLoader([0], num_workers=1)))
+    assert held == [mask | {signal.SIGTERM}]
 
 
 def raised_in_worker(error):

@@ -6,16 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
+from .caption_files import CaptionFiles, has_caption_files
 from .coco import FILE as COCO_FILE
 from .coco import CocoCaptions
-from .columns import sample_of
+from .columns import SPELLINGS, sample_of
 from .dataset_names import DRAWN, NAMED, SCIENCEQA_ID, unknown_dataset
 from .easy_vqa import EasyVQA
 from .image_folder import ImageFolder, sample_of_line
 from .instructions import Alpaca, Conversations
 from .library import open_library_dataset, open_library_stream
+from .library_rows import format_of
 from .mme import MME
 from .mme import TASKS as MME_TASKS
 from .openmoji.clips import OpenMojiVideos
@@ -26,11 +28,13 @@ from .openmoji.pairs import OpenMojiPairs
 from .openmoji.scenes import OpenMojiScenes
 from .sample import Sample
 from .scienceqa import HubScienceQA, ScienceQA, has_hub_layout
+from .split_column import places_of_split
+from .splits import rows_of_split
 from .stream import BUFFER, Stream
 from .turns import EachTurn, EachTurnOfStream
 
-# what rows of instructions may have beside those of Alpaca itself, where it is not empty
-MORE_THAN_ALPACA = re.compile(r'"(images?|videos?|history|system)"\s*:(?!\s*(""|\[\s*\]|null))')
+# what rows of instructions may have beside what Alpaca's have
+MORE_THAN_ALPACA = ("image", "images", "video", "history", "system")
 # A caption says more about an image than an answer does, so three of seven training samples are captions.
 SCENE_KINDS = ("caption", "caption", "caption", "presence", "count", "relation", "choice")
 
@@ -56,8 +60,8 @@ def open_dataset(
             - ``openmoji-names``, ``openmoji-scenes``, ``openmoji`` (both together), ``openmoji-videos`` or
               ``openmoji-pairs`` (two images per sample), which are drawn on demand.
             - ``easy-vqa``, the benchmark, which is downloaded once (3.2 MB).
-            - A folder with ``metadata.jsonl``, with ``problems.json`` (ScienceQA), with ``dataset_coco.json`` (COCO) or
-              with the sub-tasks of MME.
+            - A folder with ``metadata.jsonl``, with a text file beside each image, with ``problems.json`` (ScienceQA),
+              with ``dataset_coco.json`` (COCO) or with the sub-tasks of MME.
             - ScienceQA as the Hub has it: a folder with parquet files, or an id such as ``derek-thomas/ScienceQA``.
             - A ``.json`` or ``.jsonl`` file of conversations (LLaVA, ShareGPT, messages) or of instructions (Alpaca).
             - Anything else that ``open_library_dataset`` opens: parquet, CSV, JSON, webdataset, ``save_to_disk``, image
@@ -121,11 +125,11 @@ def _open_stream(
     image_folder: str | None,
 ) -> Stream:
     """Open a data set as a stream, with the library ``datasets`` alone."""
-    layout = _layout(name, split, None, "CQM-A", False, False, None)
-    if name in NAMED or (layout is not None and layout.func not in (ImageFolder, Conversations)):
+    layout = _layout(name, split, None, "CQM-A", False, False, columns)
+    if name in NAMED or (layout is not None and layout.func not in (_image_folder, Conversations)):
         kind = "drawn on demand" if name in DRAWN else "it has a reader of its own"
         raise ValueError(f"{name} cannot be streamed ({kind}); leave --streaming out")
-    read = sample_of_line if layout is not None and layout.func is ImageFolder else sample_of
+    read = _sample_of_metadata if layout is not None and layout.func is _image_folder else sample_of
     found = open_library_stream(name, split, columns, seed, shuffle_buffer, image_folder, read)
     if found is None:
         raise unknown_dataset(name)
@@ -143,8 +147,8 @@ def _layout(
 ) -> "partial[Any] | None":
     """Find the reader of a data set whose layout is that of a benchmark, or of this package; None for any other."""
     path = Path(name)
-    if path.is_file() and path.suffix in (".json", ".jsonl") and (key := _first_key(path)) is not None:
-        if key == "instruction" and not MORE_THAN_ALPACA.search(path.read_text("utf-8", errors="replace")):
+    if path.is_file() and format_of(path) == "json" and (key := _first_key(path)) is not None:
+        if key == "instruction" and not _is_more_than_alpaca(path, columns or {}):
             return partial(Alpaca, path)
         return partial(Conversations, path, image_folder, each_turn_alone, columns)
     if (path / "problems.json").is_file():
@@ -152,14 +156,40 @@ def _layout(
     if (path / COCO_FILE).is_file():
         return partial(CocoCaptions, path, split)
     if (path / "metadata.jsonl").is_file() or (path / split / "metadata.jsonl").is_file():
-        return partial(ImageFolder, path, split=split if (path / split).is_dir() else None, columns=columns)
+        return partial(_image_folder, path, split, columns)
     if has_hub_layout(path) or SCIENCEQA_ID.fullmatch(name):
         if use_captions:
             raise ValueError(f"{name}: ScienceQA on the Hub has no captions; use the benchmark's own files for them")
         return partial(HubScienceQA, name, split, prompt_format)
     if any((path / task).is_dir() for task in MME_TASKS):
         return partial(MME, path)
+    if has_caption_files(path):
+        return partial(CaptionFiles, path, split)
     return None
+
+
+def _image_folder(path: Path, split: str, columns: Mapping[str, str] | None) -> Dataset[Sample]:
+    """Read a split's own ``metadata.jsonl``, or the lines about the split in that of the whole folder."""
+    if (path / split / "metadata.jsonl").is_file():
+        return ImageFolder(path, split=split, columns=columns)
+    whole = ImageFolder(path, columns=columns)
+    table = str(path / "metadata.jsonl")
+    kept = rows_of_split(whole._files, split, table) or places_of_split(whole._splits, split, table)
+    return whole if kept is None else Subset(whole, kept)
+
+
+def _sample_of_metadata(row: Mapping[str, Any], position: int, columns: Mapping[str, str] | None = None) -> Sample:
+    """Make a sample of a streamed line of ``metadata.jsonl``, whose image is still the name of a file."""
+    named = set((columns or {}).values())
+    renamed = {"image" if key.lower() == "file_name" and key not in named else key: row[key] for key in row}
+    return sample_of_line(renamed, position, columns)
+
+
+def _is_more_than_alpaca(path: Path, columns: Mapping[str, str]) -> bool:
+    """Tell whether a row of instructions has something that is not empty in a column that Alpaca's rows lack."""
+    names = {name for role in MORE_THAN_ALPACA for name in (*SPELLINGS[role], *filter(None, [columns.get(role)]))}
+    column = rf'"({"|".join(map(re.escape, sorted(names)))})"\s*:(?!\s*(""|\[\s*\]|null))'
+    return re.search(column, path.read_text("utf-8", errors="replace"), re.IGNORECASE) is not None
 
 
 def _first_key(path: Path) -> str | None:

@@ -1,9 +1,13 @@
 """Reads the values of a row's columns, which the formats of ``datasets``, pandas and JSON write in many ways."""
 
 import ast
+import datetime
+import io
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+import tokenize
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,52 +16,13 @@ from PIL import Image
 
 from ..modeling.field_values import shown
 from ..modeling.image_forms import DATA_URL
+from .choices import Options
 
 # the keys under which annotations have their text: VQA's answers, Karpathy's captions of COCO
 TEXT_KEYS = ("answer", "raw", "caption", "text", "sentence")
+SEVERAL = ("text", "question", "answer", "references")  # of which a row may have several in one cell
+DATES = (datetime.date, datetime.time, datetime.timedelta)  # of which datetime itself is the first
 IMAGE_NAME = re.compile(r"[^\n]{1,500}\.(jpe?g|png|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
-MOST_OPTIONS = 26  # those that a letter can name
-
-
-class Options(list[str]):
-    """Holds the choices of a question, and finds the one that an answer names.
-
-    Args:
-        texts (Iterable[str]): The choices.
-        labels (Iterable[Any]): What names each in the data, if they have labels of their own.
-    """
-
-    def __init__(self, texts: Iterable[str], labels: Iterable[Any] = ()) -> None:
-        super().__init__(texts)
-        self.labels = [str(label) for label in labels]
-
-    def named_by(self, answer: str) -> str:
-        """Find the choice that an answer names by its label, its number (from 0) or its letter.
-
-        Args:
-            answer (str): The answer, which is none of the choices itself.
-
-        Returns:
-            The choice; the answer itself if it names none, as a sentence does.
-
-        Raises:
-            ValueError: The answer is a number or a letter, and there are not so many choices.
-        """
-        bare = answer.strip()
-        if bare in self.labels:
-            return self[self.labels.index(bare)]
-        if re.fullmatch(r"\(?[A-Za-z][).]?", bare):
-            place = ord(bare.strip("().").upper()) - ord("A")
-        elif re.fullmatch(r"-?[0-9]{1,9}", bare):
-            place = int(bare)
-        else:
-            return answer
-        if not 0 <= place < len(self):
-            raise ValueError(
-                f"its answer is {bare}, and its choices are numbered from 0 to {len(self) - 1} (A to "
-                f"{chr(ord('A') + min(len(self), MOST_OPTIONS) - 1)})"
-            )
-        return self[place]
 
 
 def as_list(value: Any) -> list[Any]:
@@ -73,6 +38,23 @@ def as_list(value: Any) -> list[Any]:
     if isinstance(value, Mapping) and value and all(isinstance(column, (list, tuple)) for column in value.values()):
         return [dict(zip(value, entries, strict=True)) for entries in zip(*value.values(), strict=False)]
     return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def value_of(value: Any, role: str, column: str) -> Any:
+    """Return the value of a row's column, whose lists may be arrays or texts.
+
+    Args:
+        value (Any): The value as it stands.
+        role (str): What the column is for.
+        column (str): Its name. If it ends with "s", it may hold several texts, and a list in a text is read.
+
+    Returns:
+        Any: The value with lists.
+    """
+    if isinstance(value, str) and role in SEVERAL and column.lower().endswith("s"):
+        found = from_cell(value)
+        return found if isinstance(found, list) else value
+    return without_arrays(value, role)
 
 
 def without_arrays(value: Any, role: str) -> Any:
@@ -97,6 +79,41 @@ def without_arrays(value: Any, role: str) -> Any:
     return value
 
 
+def from_cell(text: str) -> Any:
+    """Read a list or a dictionary that was written into a cell of a table.
+
+    Args:
+        text (str): The cell: what Python, JSON or NumPy writes for a list or a dictionary, or any other text.
+
+    Returns:
+        Any: The list or the dictionary; any other text as it stands.
+    """
+    bare = text.strip()
+    if bare[:1] not in ("[", "{", "("):
+        return text
+    for read in (_literal, json.loads):
+        try:
+            value = read(bare)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
+            continue
+        if isinstance(value, (list, tuple, Mapping)):
+            return value
+    return text
+
+
+def _literal(text: str) -> Any:
+    """Read a value of Python. NumPy writes no commas (``['a' 'b']``), and Python would join the texts."""
+    parts: list[str] = []
+    was_end = False
+    for token in tokenize.generate_tokens(io.StringIO(text.replace("\n", " ")).readline):
+        is_value = token.type in (tokenize.STRING, tokenize.NUMBER, tokenize.NAME)
+        if was_end and (is_value or token.string in ("[", "{")):
+            parts.append(",")
+        was_end = is_value or token.string in ("]", "}")
+        parts.append(token.string)
+    return ast.literal_eval(" ".join(parts))
+
+
 def _is_texts(value: Any) -> bool:
     """Tell whether a value inside a list may hold arrays of texts or of dictionaries; arrays of numbers are images."""
     return isinstance(value, (list, tuple, Mapping)) or (isinstance(value, np.ndarray) and value.dtype.kind in "OUS")
@@ -108,7 +125,7 @@ def answers_of(said: Any, options: Options | None = None, is_caption: bool = Fal
     Args:
         said (Any): A text, a number, a list of them, or VQA's list of ``{"answer": ...}``. Of a list, what is empty is
             left out.
-        options (Options | None): The choices, of which the answer may be the label, the number (from 0) or the letter.
+        options (Options | None): The choices. What names one of them becomes its text.
         is_caption (bool): Whether it is the text of an image, which no number can be.
 
     Returns:
@@ -119,11 +136,16 @@ def answers_of(said: Any, options: Options | None = None, is_caption: bool = Fal
     """
     entries = as_list(said) or [said]
     values = [_text_of(entry) if isinstance(entry, Mapping) else entry for entry in entries]
-    texts = [_written(value, options) for value in values if value is not None]
+    texts = [_named(value, options) for value in values if value is not None]
     if is_caption and any(isinstance(value, (int, np.integer)) for value in values):
         raise ValueError(
             f"its text is {shown(said)}; if that is a class, write its name: "
             "rows.map(lambda row: {'text': rows.features['label'].int2str(row['label'])})"
+        )
+    if dates := [value for value in values if isinstance(value, DATES)]:
+        raise ValueError(
+            f"its answer is the date or time {dates[0]}, which the library datasets makes of texts in a JSON file that "
+            "look like one; save the table as CSV, whose cells stay as they are written"
         )
     if not texts or None in texts:
         raise ValueError(f"its answer is {shown(said)}; it must be a text or a list of texts")
@@ -135,68 +157,28 @@ def _text_of(entry: Mapping[str, Any]) -> Any:
     return next((entry[key] for key in TEXT_KEYS if entry.get(key) is not None), None)
 
 
-def _written(value: Any, options: Options | None) -> str | None:
-    """Write an answer as a text, or return None for what is neither a text nor a number."""
+def _named(value: Any, options: Options | None) -> str | None:
+    """Write an answer as a text, that of the choice that it names, or return None."""
+    text = written(value)
+    return text if options is None or text is None else options.named_by(text, not isinstance(value, str))
+
+
+def written(value: Any) -> str | None:
+    """Write a value as a text.
+
+    Args:
+        value (Any): The value.
+
+    Returns:
+        The text, or None for what is neither a text nor a finite number.
+    """
     if isinstance(value, str):
-        return str(value) if options is None or value in options else options.named_by(str(value))
+        return str(value)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         return None
     if not math.isfinite(value):
         return None  # what pandas has where a cell is empty
-    number = str(int(value)) if value == int(value) else str(float(value))
-    return number if options is None or value != int(value) else options.named_by(number)
-
-
-def chosen(choices: Any) -> Options | None:
-    """Read the choices of a question.
-
-    Args:
-        choices (Any): The value of the column: a list of texts or numbers, the same written into a text as CSV has it,
-            or a dictionary with the choices by their labels, or with the lists ``text`` and ``label``.
-
-    Returns:
-        The choices, or None if there are none.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    values, labels = choices, []
-    if isinstance(values, str) and values.strip():
-        try:
-            values = ast.literal_eval(values.strip())
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            values = choices
-    if isinstance(values, Mapping):
-        if isinstance(values.get("text"), (list, tuple)):
-            values, labels = values["text"], as_list(values.get("label"))
-        else:
-            values, labels = list(values.values()), list(values)
-    if values is None or (isinstance(values, (str, list, tuple)) and not values):
-        return None
-    written = [_written(value, None) for value in values] if isinstance(values, (list, tuple)) else [None]
-    texts = [text for text in written if text is not None]
-    if len(texts) != len(written) or (labels and len(labels) != len(texts)):
-        raise ValueError(
-            f"its choices are {shown(choices)}; they must be a list of texts. Correct them, or remove that column"
-        )
-    return Options(texts, labels)
-
-
-def with_options(prompt: str, options: list[str] | None) -> str:
-    """Add the choices to a question, in the words of ADEM-VL's prompt for ScienceQA.
-
-    Args:
-        prompt (str): The question.
-        options (list[str] | None): Its choices.
-
-    Returns:
-        The question with a line of the lettered choices, or the question alone if it has none, or more than there are
-        letters.
-    """
-    if not options or len(options) > MOST_OPTIONS:
-        return prompt
-    lettered = " ".join(f"({chr(ord('A') + number)}) {text}" for number, text in enumerate(options))
-    return f"{prompt.rstrip()}\nOptions: {lettered}\nAnswer:"
+    return str(int(value)) if value == int(value) else str(float(value))
 
 
 def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:

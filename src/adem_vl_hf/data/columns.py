@@ -7,8 +7,10 @@ from typing import Any
 from PIL import Image
 
 from ..modeling.field_values import fits, shown
-from .cells import answers_of, as_list, chosen, looks_like_image, with_options, without_arrays
+from .cells import answers_of, as_list, looks_like_image, value_of
 from .chats import ReadChat, is_chat, read_chat
+from .choice_columns import choices_in_columns, chosen
+from .choices import with_options
 from .sample import CAPTION_PROMPT, Question, Sample, continuation
 
 # what a column is for -> the names that are known for it, in any mixture of capitals; the first that a row has counts
@@ -54,10 +56,12 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
     text or caption (or a list of captions) of an image; a question with an answer or a list of answers, as VQA has
     them; several questions, a list, with as many answers; or a prompt with a completion or answer. Of several answers
     to one question, the commonest is trained and all are references. A question with choices shows them, and its answer
-    may be the number (from 0) or the letter of one. A question with a system prompt or a history is a chat. An answer
-    gets the space that separates it from its prompt, unless it begins with one. ``references`` are further true
-    answers, and ``kind`` is the name under which the answers to a question or a prompt are counted. A sample of this
-    package, which has a prompt, an answer, references and a kind, stays as it is.
+    is one of them, in any capitals, its letter, its label, or its number from 0. A number among choices that are
+    numbers is always one of them. A list that is written as a text is read in a column whose name ends with "s".
+    Choices may also have columns of their own, ``A``, ``B``, ... or ``option_a``, .... A question with a system prompt
+    or a history is a chat. An answer gets the space that separates it from its prompt, unless it begins with one.
+    ``references`` are further true answers, and ``kind`` is the name under which the answers to a question or a prompt
+    are counted. A sample of this package, which has a prompt, an answer, references and a kind, stays as it is.
 
     Args:
         row (Mapping[str, Any]): The row.
@@ -70,8 +74,9 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
 
     Raises:
         ValueError: A named column is not there, there is no text to train on or there are two without a question, an
-            answer is no text, an image is in a column that would not be seen, or the turns or the marks of a chat do
-            not fit. The message lists the columns found and the names that are known, or names the row.
+            answer is no text, empty or none of the choices, a question is empty, an image is in a column that would not
+            be seen, or the turns or the marks of a chat do not fit. The message lists the columns found and the names
+            that are known, or names the row.
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"sample {position} is {shown(row)}; a row is a dictionary of columns, as datasets give it")
@@ -81,8 +86,12 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
                 raise ValueError(f"sample {row.get('id', position)}: its {key} is {shown(row[key])}, no text")
         return row | {"id": str(row.get("id", position))}  # type: ignore[operator,return-value]
     places = places_of(row, position, columns or {})
-    found = {role: None if place is None else without_arrays(row[place], role) for role, place in places.items()}
+    found = {role: None if place is None else value_of(row[place], role, place) for role, place in places.items()}
     name = str(position if found["id"] is None else found["id"])
+    if found["choices"] is None:
+        named_otherwise = set((columns or {}).values())
+        found["choices"] = choices_in_columns({key: row[key] for key in row if key not in named_otherwise})
+    _check_question(name, row, places, found, columns or {})
     if found["prompt"] is None and found["question"] is None and not is_chat(found["messages"]):
         named = (columns or {}).keys() & {"text", "answer"}
         if len(named) != 1:
@@ -95,7 +104,7 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
     if sample is None:
         raise ValueError(_no_text(name, row, found))
     if all(sample.get(field) is None for field in ("image", "images", "video")):
-        _check_unseen(name, row, columns or {})
+        check_unseen(name, row, columns or {})
     return sample
 
 
@@ -131,6 +140,34 @@ def places_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str])
         known = [columns[role]] if role in columns else [small[name] for name in names if name in small]
         places[role] = next((name for name in known if row[name] is not None), None)
     return places
+
+
+def _check_question(
+    name: str,
+    row: Mapping[str, Any],
+    places: Mapping[str, str | None],
+    found: dict[str, Any],
+    columns: Mapping[str, str],
+) -> None:
+    """Refuse an empty question whose answer would be trained as a caption. A row may have a caption in its place."""
+    questions = found["question"] if isinstance(found["question"], list) else [found["question"]]
+    if any(question is not None and str(question).strip() for question in questions):
+        if any(question is None or not str(question).strip() for question in questions):
+            raise ValueError(f"sample {name}: one of its questions is empty; write it, or remove it and its answer")
+        return
+    found["question"] = None
+    others = ("prompt", "input", "text", "messages")
+    if places["answer"] is None or any(found[role] is not None for role in others):
+        return
+    asking = {columns["question"]} if "question" in columns else SPELLINGS["question"]
+    empty = next((column for column in row if column in asking or str(column).lower() in asking), None)
+    if empty is not None:
+        answer = places["answer"]
+        raise ValueError(
+            f'sample {name}: its "{empty}" is empty, so its "{answer}" would be trained as a caption; write the '
+            f"question or remove the row. If it is a caption, say so with columns={{'text': '{answer}'}} "
+            f"(on the command line, --columns text={answer})"
+        )
 
 
 def check_texts(where: str, places: Mapping[str, str | None], found: Mapping[str, Any]) -> None:
@@ -182,7 +219,7 @@ def _no_text(name: str, row: Mapping[str, Any], found: Mapping[str, Any]) -> str
     )
 
 
-def _check_unseen(name: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+def check_unseen(name: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
     """Refuse a row whose image is in a column of another name: it would be trained as a text alone."""
     known = {spelling for names in SPELLINGS.values() for spelling in names} | set(columns.values())
     shows = (*SPELLINGS["image"], *SPELLINGS["images"], *SPELLINGS["video"])
@@ -316,14 +353,18 @@ def _question(
         raise ValueError(f"sample {name}: {error}") from error
     further = references if fits(references, list[str]) else []  # others have literature in a column of that name
     answer = Counter(texts).most_common(1)[0][0]
+    if not answer.strip():
+        raise ValueError(f"sample {name}: its answer is empty, so it would train nothing; write it, or remove the row")
+    if options and answer not in options:
+        raise ValueError(f"sample {name}: {options.refusal(answer)}")
     prompt = with_options(prompt, options)
     question = Question(
         prompt=prompt,
-        answer=answer if answer[:1].isspace() or not answer.strip() else continuation(prompt, answer),
+        answer=answer if answer[:1].isspace() else continuation(prompt, answer),
         references=list(dict.fromkeys(text.strip() for text in [*texts, *further])),
         kind="caption" if is_caption else "question" if kind is None else str(kind),
     )
-    if options and answer in options:
+    if options:
         question["choices"] = list(options)
     return question
 

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from ..embedded.from_wheel import locked, remove_leftovers
 from ..files import cache_folder, make_cache
+from ..modeling.one_save import naming_full_disk
 from ..wheels import Wheel, download
 from .sample import Question, Sample
 
@@ -128,6 +129,7 @@ def easy_vqa_wheel(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         The path of the wheel.
 
     Raises:
+        OSError: The disk is full.
         RuntimeError: It could not be downloaded in time, or is not the expected file.
     """
     cache = cache_folder() if cache_dir is None else Path(cache_dir)
@@ -135,7 +137,11 @@ def easy_vqa_wheel(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     if not PACKAGE.is_whole(kept):
         make_cache(cache)
         remove_leftovers(cache, "easy-vqa")
-        with tempfile.TemporaryDirectory(prefix="easy-vqa.", suffix=".tmp", dir=cache) as work, locked(Path(work)):
+        with (
+            tempfile.TemporaryDirectory(prefix="easy-vqa.", suffix=".tmp", dir=cache) as work,
+            naming_full_disk(cache, written=Path(work)),
+            locked(Path(work)),
+        ):
             os.replace(download(PACKAGE, Path(work)), kept)
     return kept
 

@@ -70,6 +70,7 @@ class ImageFolder(Dataset[Sample]):
             raise FileNotFoundError(f"{metadata}: no such file; {remedy}")
         self._samples: list[Sample] = []  # without their images
         self._files: list[str] = []
+        self._splits: list[object] = []  # what each line says in a column of that name
         seen: set[str] = set()
         for number, line in read_jsonl(metadata):
             entry = _small(line, columns)
@@ -86,6 +87,7 @@ class ImageFolder(Dataset[Sample]):
             else:
                 self._samples.append(_sample(entry, name, prompt, where))
             self._files.append(file_name)
+            self._splits.append(entry.get("split"))
         if not self._samples:
             raise ValueError(f'{metadata}: no lines; write one line {{"file_name": ..., "text": ...}} per image')
 
@@ -163,6 +165,11 @@ def _sample(entry: dict[str, Any], name: str, default_prompt: str, where: str) -
             check_texts(where, places, {role: place and others[place] for role, place in places.items()})
     further = _texts(entry, "references", where) + _texts(entry, "captions", where)
     choices = _texts(entry, "choices", where)
+    if choices:
+        matching = sorted((one for one in choices if one.casefold() == text.casefold()), key=lambda one: one != text)
+        if not matching:
+            raise ValueError(f'{where}: the answer "{text}" is not among "choices" {choices}; add it')
+        text = matching[0]
     sample = Sample(
         id=name,
         image=None,
@@ -172,8 +179,6 @@ def _sample(entry: dict[str, Any], name: str, default_prompt: str, where: str) -
         kind=_text(entry, "kind", where) or "caption",
     )
     if choices:
-        if text not in choices:
-            raise ValueError(f'{where}: the answer "{text}" is not among "choices" {choices}; add it')
         sample["choices"] = choices
     return sample
 

@@ -24,7 +24,7 @@ from ..modeling.chat_rows import INSTRUCTION_PROMPT
 from ..modeling.field_values import shown
 from ..modeling.reading import errors_naming
 from .chats import is_chat
-from .columns import SPELLINGS, sample_of
+from .columns import SPELLINGS, check_unseen, sample_of
 from .media import ImageError, holds_image, open_image, resolve_image
 from .sample import FIELDS, IMAGE_MARK, Sample, continuation
 from .turns import count_turns, each_turn
@@ -54,6 +54,10 @@ class Alpaca(Dataset[Sample]):
         for position, entry in enumerate(read_entries(Path(path), "Alpaca-style rows")):
             where = f"{path}, row {position}"
             instruction, context, output = (_text(entry, key, where) for key in ("instruction", "input", "output"))
+            try:
+                check_unseen(str(position), entry, {})
+            except ValueError as error:
+                raise ValueError(f"{where}: {str(error).removeprefix(f'sample {position}: ')}") from error
             if not instruction:
                 raise ValueError(f'{where}: "instruction" is empty; write what is asked, or remove the row')
             if output:
@@ -136,6 +140,8 @@ class Conversations(Dataset[Sample]):
         """Find the files of the images that an entry names."""
         if isinstance(source, list):
             return [self._paths(one) for one in source]
+        if isinstance(source, Mapping) and isinstance(source.get("path"), str) and source.get("bytes") is None:
+            source = source["path"]
         if not isinstance(source, str):
             raise ImageError(f'"image" is {shown(source)}; name a file relative to the image folder')
         if holds_image(source):

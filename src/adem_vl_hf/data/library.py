@@ -1,22 +1,25 @@
 """Opens whatever Hugging Face ``datasets`` reads: folders, files and ids of the Hub, whose rows become samples."""
 
-import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL.Image import registered_extensions
 from torch.utils.data import Dataset
 
 from ..modeling.field_values import shown
 from ..modeling.reading import errors_naming
 from .cells import class_names, with_class_names
-from .columns import sample_of
+from .columns import SPELLINGS, sample_of
+from .dataset_names import NoSuchSplit
+from .folder_tables import METADATA, check_columns, lists_images
 from .indexing import from_start
 from .library_rows import load_rows, with_files
 from .media import ImageError, holds_image, resolve_image
 from .sample import FIELDS, Sample
-from .stream import BUFFER, Stream
+from .split_column import rows_of_split_column, split_column
+from .splits import rows_of_split
+from .stream import BUFFER, Stream, reading
 from .turns import count_turns
 
 ReadRow = Callable[[Mapping[str, Any], int, Mapping[str, str] | None], Sample]
@@ -31,6 +34,7 @@ class RowReader:
             the images themselves.
         columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
         read (ReadRow): Makes a sample of a row, its number and the names of its columns; its images are not found yet.
+        name (str): Names the data set in errors.
     """
 
     def __init__(
@@ -39,8 +43,9 @@ class RowReader:
         folder: Path | None = None,
         columns: Mapping[str, str] | None = None,
         read: ReadRow = sample_of,
+        name: str = "the data set",
     ) -> None:
-        self.folder, self.columns, self.read = folder, columns, read
+        self.folder, self.columns, self.read, self.name = folder, columns, read, name
         self.classes = class_names(rows.features)
 
     def __call__(self, row: Mapping[str, Any], position: int) -> Sample:
@@ -54,10 +59,12 @@ class RowReader:
             The sample. Its images are not opened.
 
         Raises:
-            ValueError: No column has a text to train on.
+            ValueError: The row cannot be used. The message names the data set and the row.
         """
         row = with_class_names(row, self.classes)
-        with errors_naming(f"sample {row.get('id') or position}"):
+        name = position if row.get("id") is None else row["id"]
+        where = f"{self.name}, row {position} (from 0{'' if name == position else f', id {name}'})"
+        with errors_naming(where), _named(where, name):
             sample = self.read(row, position, self.columns)
             for field in FIELDS:
                 if sample.get(field) is not None:
@@ -95,8 +102,23 @@ class RowReader:
         return any(folder is not None and found.is_relative_to(Path(folder).resolve()) for folder in folders)
 
 
+@contextmanager
+def _named(where: str, name: Any) -> Iterator[None]:
+    """Say in errors where a row is, in place of the name of the sample with which they begin."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("sample "):
+            raise
+        reason = str(error).removeprefix(f"sample {str(name)!r}").removeprefix(f"sample {name}")
+        raise ValueError(f"{where}{'' if reason[:1] in ' ,:' else ': '}{reason}") from error
+
+
 class LibraryDataset(Dataset[Sample]):
     """Gives the rows of a data set of the library ``datasets`` as samples.
+
+    From the second time that an id occurs, such as that of an image with several questions, the id of a sample is
+    ``id@row``.
 
     Args:
         rows (Any): The ``datasets.Dataset``.
@@ -112,6 +134,7 @@ class LibraryDataset(Dataset[Sample]):
         with errors_naming(name):
             # the library would open any file of this machine that a row names; what opens the samples does not
             self.rows = with_files(rows)
+            self._repeated = _repeated(self.rows, make_sample.columns or {})
         if len(rows):
             self[0]  # an unknown column is said before a model is loaded
 
@@ -120,7 +143,8 @@ class LibraryDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         index = from_start(index, len(self))
-        return self.make_sample(self._row(index), index)
+        sample = self.make_sample(self._row(index), index)
+        return sample | {"id": f"{sample['id']}@{index}"} if index in self._repeated else sample
 
     def _row(self, index: int) -> dict[str, Any]:
         with errors_naming(self.name):
@@ -136,6 +160,22 @@ class LibraryDataset(Dataset[Sample]):
             The number of its questions, or of the answers in its chat.
         """
         return count_turns(self.make_sample(self._row(index), index))
+
+
+def _repeated(rows: Any, columns: Mapping[str, str]) -> set[int]:
+    """Find the rows whose id an earlier row has, too."""
+    small = {**{name.lower(): name for name in rows.column_names}, **{name: name for name in rows.column_names}}
+    column = columns.get("id") or next((small[name] for name in SPELLINGS["id"] if name in small), None)
+    if column not in rows.column_names:
+        return set()
+    seen: set[str] = set()
+    found = set()
+    for index, value in enumerate(rows[column][:]):
+        name = str(index if value is None else value)
+        if name in seen:
+            found.add(index)
+        seen.add(name)
+    return found
 
 
 def open_library_dataset(
@@ -161,13 +201,13 @@ def open_library_dataset(
         ImportError: The library is not installed.
         ValueError: It cannot read the data set, or there is no such split.
     """
-    source, part, folder = _source(name, split, image_folder)
-    rows = load_rows(source, part, streaming=False)
+    rows, source, folder = _load(name, split, image_folder, streaming=False)
     if rows is None:
         return None
     with errors_naming(name):
-        make_sample = RowReader(rows, folder, columns)
-    return LibraryDataset(rows, make_sample, name)
+        check_columns(Path(name), rows.column_names, columns or {})
+        make_sample = RowReader(rows, folder, columns, name=source)
+    return LibraryDataset(rows, make_sample, source)
 
 
 def open_library_stream(
@@ -197,37 +237,42 @@ def open_library_stream(
         ImportError: The library is not installed.
         ValueError: It cannot read the data set, there is no such split, or no column has a text to train on.
     """
-    source, part, folder = _source(name, split, image_folder)
-    rows = load_rows(source, part, streaming=True)
+    rows, source, folder = _load(name, split, image_folder, streaming=True)
     if rows is None:
         return None
-    with errors_naming(name):
+    with reading(name):
         rows = with_files(rows)  # the buffer holds compressed files; the collator opens them
-        make_sample = RowReader(rows, folder, columns, read)
+        make_sample = RowReader(rows, folder, columns, read, source)
         for row in rows.take(1):
+            check_columns(Path(name), list(row), columns or {})
             make_sample(row, 0)  # an unknown column is said before a model is loaded
         return Stream(rows, make_sample, seed, buffer, name)
 
 
-def _source(name: str, split: str, image_folder: str | None) -> tuple[str, str, Path | None]:
-    """Return what the library is to read, which split of it, and where its images are (None: the rows hold them).
+def _load(name: str, split: str, image_folder: str | None, streaming: bool) -> tuple[Any, str, Path | None]:
+    """Load a split; return its rows, what they were read from, and where their images are (None: the rows hold them).
 
-    The ``metadata.csv`` of a folder of images is read as the table that it is. With the folder, the library would make
-    7 of 007.
+    The metadata of a folder of images is read as the table that it is. With the folder, the library would make 7 of
+    007, and would not read the metadata of a folder that has a folder per split.
     """
     given, path = None if image_folder is None else Path(image_folder), Path(name)
-    whole = [] if (path / split).is_dir() else [(path, split)]
-    for folder, part in [(path / split, "train"), *whole]:
-        table = folder / "metadata.csv"
-        if table.is_file() and _lists_images(table):
-            return str(table), part, given or folder
-    if given is not None:
-        return name, split, given
-    return name, split, path.parent if path.is_file() else path if path.is_dir() else None
+    for folder in (path / split, path):
+        for table in (folder / file for file in METADATA):
+            if table.is_file() and lists_images(table):
+                rows, where = _of_split(str(table), split, folder == path)
+                return rows.to_iterable_dataset() if streaming else rows, where, given or folder
+    place = path.parent if path.is_file() else path if path.is_dir() else None
+    return load_rows(name, split, streaming), name, given or place
 
 
-def _lists_images(table: Path) -> bool:
-    """Tell whether the first row of a CSV file names an image as its ``file_name``, and not a video."""
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        row = next(csv.DictReader(file), {})
-    return Path(row.get("file_name") or "").suffix.lower() in registered_extensions()
+def _of_split(table: str, split: str, is_whole: bool) -> tuple[Any, str]:
+    """Read the metadata of a folder of images, or of the whole folder that the split is a part of, and name it."""
+    rows = load_rows(table, None, streaming=False)  # a stream has to know which splits there are, too
+    if is_whole and split_column(rows) is not None:
+        return rows_of_split_column(rows, split, table), f"{table} (split {split})"
+    kept = rows_of_split(rows["file_name"][:], split, table) if is_whole else None
+    if kept is not None:
+        return rows.select(kept), f"{table} (split {split})"
+    if is_whole and split != "train":
+        raise NoSuchSplit(f"{table}: no split {split!r}; it has train", ["train"])
+    return rows, table

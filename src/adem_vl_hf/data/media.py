@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
+from unicodedata import normalize
 
 from PIL import Image
 
@@ -67,7 +68,10 @@ def resolve_image(folder: str | os.PathLike[str], name: str) -> Path:
     if ".." in parsed.parts or ((parsed.drive or parsed.root) and not is_inside):
         raise ImageError(f"{name}: leads out of the image folder {folder}; give a path relative to that folder")
     path = Path(folder) / name
-    try:
+    try:  # as it is written, else as Windows separates folders and as macOS and other systems write an umlaut
+        spellings = [name, name.replace("\\", "/")]
+        spellings += [normalize(form, one) for form in ("NFC", "NFD") for one in spellings]
+        path = next((found for one in spellings if (found := Path(folder) / one).is_file()), path)
         is_file = path.is_file()
     except (OSError, ValueError) as error:  # a name that is too long for the system, or has a zero byte
         raise ImageError(f"{name[:100]!r}: no name of a file ({getattr(error, 'strerror', None) or error})") from error

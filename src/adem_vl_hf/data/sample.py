@@ -179,7 +179,7 @@ def images_of(sample: Sample) -> Shown:
         return Shown()
     found: Any = sample[given[0]]
     is_path = isinstance(found, str | os.PathLike)
-    if given[0] != "image" and (isinstance(found, Mapping | bytes) or not hasattr(found, "__iter__")):
+    if given[0] != "image" and (isinstance(found, Mapping | bytes) or not (is_path or hasattr(found, "__iter__"))):
         kind = "a list of images" if given[0] == "images" else "a list of frames or the path of a file"
         raise ValueError(f"sample {sample['id']!r}: its {given[0]} is a {type(found).__name__}; give {kind}")
     images = (found,) if given[0] == "image" or is_path else tuple(found)

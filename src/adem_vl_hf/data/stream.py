@@ -4,6 +4,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,27 @@ from .sample import Sample
 from .stream_notes import StreamNotes
 
 BUFFER = 1000  # rows; a row holds its images as compressed files, of some 100 kB each
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Let every error in the body of the ``with`` statement name the data that are read, as ``errors_naming`` does.
+
+    Args:
+        name (str): The data set.
+
+    Yields:
+        None: Nothing.
+
+    Raises:
+        OSError: The data cannot be reached.
+        ValueError: They cannot be used, such as a text in another encoding than UTF-8.
+    """
+    with errors_naming(name):
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}: not UTF-8 text ({error}); save it as UTF-8") from error
 
 
 class Stream(IterableDataset[Sample]):
@@ -75,7 +97,7 @@ class Stream(IterableDataset[Sample]):
 
     def _taken(self, iterator: Iterator[Any]) -> list[Any]:
         """Read the rows of one buffer."""
-        with errors_naming(self.name):
+        with reading(self.name):
             return list(itertools.islice(iterator, self.buffer))
 
     def follow_worker(self, context: str | None = None) -> None:

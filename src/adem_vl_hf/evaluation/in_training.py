@@ -37,7 +37,10 @@ def answer_metrics(
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         ids = np.asarray(prediction.predictions)  # [N, T]
         if len(ids) != size:
-            raise ValueError(f"{len(ids)} predictions and {size} samples: give answer_metrics the eval_dataset")
+            raise ValueError(
+                f"{len(ids)} predictions and {size} samples: give answer_metrics the eval_dataset. In several "
+                "processes, take the trainer of build_trainer: Seq2SeqTrainer itself keeps what fills up the last batch"
+            )
         said = processor.batch_decode(np.where(ids < 0, processor.pad_token_id, ids), skip_special_tokens=True)
         answered = [{**row, "prediction": text.strip()} for row, text in zip(rows, said, strict=True)]
         return dict(_flat(score(task, answered)))  # type: ignore[arg-type]  # rows with another text
