@@ -38,6 +38,13 @@ def test_the_answer_grows_to_the_one_that_the_model_gives(answers):
     assert other != said[-1]
 
 
+def test_beams_of_the_checkpoint_are_left_out_because_they_cannot_be_streamed(answers, monkeypatch):
+    alone = list(answers.stream([turn(0)]))[-1]
+    monkeypatch.setattr(answers.model.generation_config, "num_beams", 4)
+    monkeypatch.setattr(answers.model.generation_config, "num_return_sequences", 2)
+    assert list(answers.stream([turn(0)]))[-1] == alone
+
+
 def test_who_stops_waiting_stops_the_model(answers):
     passes = []
 

@@ -27,7 +27,8 @@ from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
 from adem_vl_hf.app import page as app_page  # noqa: E402
 from adem_vl_hf.app import uploads  # noqa: E402
 from adem_vl_hf.app.answers import Answers, Turn  # noqa: E402
-from adem_vl_hf.app.page import POLICY, serve  # noqa: E402
+from adem_vl_hf.app.page import serve  # noqa: E402
+from adem_vl_hf.app.page_guard import POLICY  # noqa: E402
 
 # what Gradio itself is warned of is not ours to mend
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]

@@ -136,6 +136,28 @@ def test_many_at_once_get_what_each_gets_alone(client):
     assert together == alone * 2
 
 
+def test_a_seed_gives_one_answer_however_many_ask(client):
+    def ask_with(seed):
+        options = {"seed": seed, "temperature": 5.0}
+        stream = ask(client, "What is it?", tiny.picture(), stream=True, **options)
+        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        return said(client, "What is it?", tiny.picture(), **options), streamed
+
+    alone = [ask_with(seed) for seed in range(3)]
+    assert len({whole for whole, _ in alone}) == 3
+    assert all(whole == streamed for whole, streamed in alone)
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(ask_with, [0, 1, 2] * 2)) == alone * 2
+
+
+def test_an_answer_without_a_seed_does_not_follow_from_the_last_seed(client):
+    def after_a_seed():
+        said(client, "What is it?", tiny.picture(), seed=0, temperature=5.0)
+        return said(client, "What is it?", tiny.picture(), temperature=5.0)
+
+    assert len({after_a_seed() for _ in range(3)}) > 1
+
+
 @pytest.mark.parametrize(
     ("url", "why"),
     [
@@ -192,6 +214,29 @@ def test_an_option_of_the_library_that_fails_is_named(client):
     if not client.plain:
         with pytest.raises(openai.BadRequestError, match="chat_template_kwargs may not set images_kwargs"):
             said(client, "Hello", extra_body={"chat_template_kwargs": {"images_kwargs": 3}})
+
+
+def test_beams_of_the_checkpoint_are_limited_and_not_streamed(client, model, monkeypatch):
+    greedy, used = said(client, "Hello"), []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **given: used.append(given["generation_config"]) or generate(**given))
+    monkeypatch.setattr(model.generation_config, "num_beams", 10**6)
+    monkeypatch.setattr(model.generation_config, "num_return_sequences", 10**6)
+    assert said(client, "Hello", max_tokens=2)
+    stream = ask(client, "Hello", stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == greedy
+    assert [(one.num_beams, one.num_return_sequences) for one in used] == [(16, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 1 / 0 }}", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "{{ [][0].x }}"]
+)
+def test_a_chat_template_that_fails_is_said(client, processor, template, monkeypatch):
+    if client.plain:
+        pytest.skip("no template is used")
+    monkeypatch.setattr(processor, "chat_template", template)
+    with pytest.raises(openai.BadRequestError, match="the request cannot be answered"):
+        said(client, "Hello")
 
 
 def test_half_an_emoji_is_refused_as_any_other_name(client):

@@ -88,9 +88,11 @@ class Answers:
 
             def generate() -> None:
                 try:
+                    # beams, which a checkpoint may ask for, cannot be streamed
                     self.model.generate(
-                        **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, streamer=streamer,
-                        stopping_criteria=[_StopWhenSet(stopped)], tokenizer=self.processor.tokenizer,
+                        **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1,
+                        num_return_sequences=1, streamer=streamer, stopping_criteria=[_StopWhenSet(stopped)],
+                        tokenizer=self.processor.tokenizer,
                     )  # fmt: skip
                 except BaseException as error:
                     failed.append(error)

@@ -1,26 +1,25 @@
 """The web page, made with Gradio: a chat with images, videos and the camera, and a panel about the words of an answer.
 
 Nothing is fetched from the network, by this process or by the page: Gradio's analytics are off, fonts are those of the
-reader's system, and a Content-Security-Policy tells the browser to ask no other server for anything.
+reader's system, and ``page_guard.py`` refuses the addresses of visitors and tells the browser to ask no other server.
 """
 
 import html
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, and later
-
 import gradio
 from PIL import Image
-from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 
 from ..inspection.look_page import look_page
+from ..loopback import OwnHostOnly, is_loopback
 from ..modeling.images import SHARE_OF_LIMIT
 from .answers import Answers, Turn
+from .page_guard import OwnServerOnly, Page
 from .uploads import FRAMES, MEGABYTES, PIXELS, SUFFIXES, open_files
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -30,39 +29,12 @@ AT_ONCE = 4  # requests whose files are opened, so that a film that takes long k
 WAITING = 32  # requests in the queue
 KEPT = 3600  # seconds that uploads and chats are kept after they were used last
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
-    "connect-src 'self' ws: wss: data: blob:; object-src 'none'; base-uri 'self'"
-)
 NOTHING_YET = "<p>Ask about an image first. Then choose a word of the answer here.</p>"
 # hidden: a button that would post the chat on the Hub, and one that would empty the chat without its images
 STYLE = (
     "footer, #chat button[title=Share], #chat button[title=Clear] { display: none !important; } "
     "#where iframe { width: 100%; height: 46rem; border: 0; }"
 )
-
-
-class OwnServerOnly:
-    """Adds the Content-Security-Policy to every answer of the server.
-
-    Args:
-        app (Any): The ASGI application.
-    """
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = POLICY
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["X-Content-Type-Options"] = "nosniff"
-            await send(message)
-
-        await self.app(scope, receive, send_with_policy)
 
 
 def build_page(answers: Answers, title: str, note: str | None = None) -> Any:
@@ -77,8 +49,9 @@ def build_page(answers: Answers, title: str, note: str | None = None) -> Any:
         A ``gradio.Blocks``.
     """
     prompt = answers.processor.prompt
-    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
-        turns = gradio.State([], time_to_live=KEPT)
+    with Page(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
+        # what the page shows is kept here as well: a visitor could send anything as the chat so far
+        shown, turns = gradio.State([], time_to_live=KEPT), gradio.State([], time_to_live=KEPT)
         gradio.Markdown(f"# {html.escape(title)}\n{html.escape(note or '')}")
         with gradio.Row():
             with gradio.Column(scale=1, min_width=320):
@@ -115,19 +88,19 @@ def build_page(answers: Answers, title: str, note: str | None = None) -> Any:
         few: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "model", "api_visibility": "private"}
         private: dict[str, Any] = {"queue": False, "api_visibility": "private"}
 
-        def answer(said: dict[str, Any], shot: str | None, chat: list[Any], turns: list[Turn], as_chat: bool) -> Any:
-            yield from _answer(answers, said, shot, chat, turns, as_chat)
+        def answer(said: dict[str, Any], shot: str | None, shown: list[Any], turns: list[Turn], as_chat: bool) -> Any:
+            yield from _answer(answers, said, shot, shown, turns, as_chat)
 
         def show_where(turns: list[Turn]) -> str:
             return _where(answers, turns)
 
         answered = box.submit(
-            answer, [box, camera, chat, turns, as_chat], [chat, turns, box, camera, where, ask_where], **few
+            answer, [box, camera, shown, turns, as_chat], [chat, shown, turns, box, camera, where, ask_where], **few
         )
         # while an answer is written, its turn is not there yet; this follows errors, too
         answered.then(lambda: gradio.Button(interactive=True), None, ask_where, **private)
         ask_where.click(show_where, turns, where, **few)
-        clear.click(lambda: ([], [], NOTHING_YET), None, [chat, turns, where], **private)
+        clear.click(lambda: ([], [], [], NOTHING_YET), None, [chat, shown, turns, where], **private)
     return page
 
 
@@ -147,6 +120,7 @@ def serve(answers: Answers, title: str, host: str, port: int, note: str | None =
     """
     Image.MAX_IMAGE_PIXELS = math.ceil(PIXELS / SHARE_OF_LIMIT)
     page = build_page(answers, title, note).queue(max_size=WAITING, api_open=False)
+    guards = [Middleware(OwnHostOnly, PlainTextResponse)] if is_loopback(host) else []
     page.launch(
         server_name=host,
         server_port=port,
@@ -164,13 +138,13 @@ def serve(answers: Answers, title: str, host: str, port: int, note: str | None =
         footer_links=[],
         theme=gradio.themes.Base(font=SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")),
         css=STYLE,
-        app_kwargs={"middleware": [Middleware(OwnServerOnly)], "docs_url": None, "redoc_url": None},
+        app_kwargs={"middleware": [*guards, Middleware(OwnServerOnly)], "docs_url": None, "redoc_url": None},
     )
     return page
 
 
 def _answer(
-    answers: Answers, said: dict[str, Any], shot: str | None, chat: list[Any], turns: list[Turn], as_chat: bool
+    answers: Answers, said: dict[str, Any], shot: str | None, shown: list[Any], turns: list[Turn], as_chat: bool
 ) -> Iterator[tuple[Any, ...]]:
     """Add a turn to a chat, and its answer as it grows."""
     files = [*said.get("files", []), *([shot] if shot else [])]
@@ -182,21 +156,21 @@ def _answer(
         if len(text) > TEXT:
             raise ValueError(f"{len(text)} characters; write at most {TEXT}")
         turn = Turn(text or answers.processor.default_prompt, images, videos, as_chat)
-        shown = sum(len(of.images) + FRAMES * len(of.videos) for of in [*turns, turn])
-        if shown > IN_CHAT:
-            raise ValueError(f"{shown} images and frames in one chat; begin a new chat after {IN_CHAT}")
+        number = sum(len(of.images) + FRAMES * len(of.videos) for of in [*turns, turn])
+        if number > IN_CHAT:
+            raise ValueError(f"{number} images and frames in one chat; begin a new chat after {IN_CHAT}")
         if not any(of.images or of.videos for of in [*turns, turn]):
             raise ValueError("there is no image yet: send one, or click on an example")
         content = [*({"path": path} for path in files), turn.text]
         before, turns, unchanged = turns, [*turns, turn], [gradio.skip()] * 4
-        chat = [*chat, *({"role": "user", "content": part} for part in content), {"role": "assistant", "content": ""}]
+        chat = [*shown, *({"role": "user", "content": part} for part in content), {"role": "assistant", "content": ""}]
         box: dict[str, Any] = {"text": answers.processor.prompt or "", "files": []}
-        yield chat, before, box, None, NOTHING_YET, gradio.Button(interactive=False)
+        yield chat, shown, before, box, None, NOTHING_YET, gradio.Button(interactive=False)
         for turn.answer in answers.stream(turns):
             chat[-1] = {"role": "assistant", "content": turn.answer}
-            yield chat, before, *unchanged
+            yield chat, shown, before, *unchanged
         chat[-1] = {"role": "assistant", "content": turn.answer or "(nothing)"}
-        yield chat, turns, *unchanged
+        yield chat, chat, turns, *unchanged
     except ValueError as error:
         raise gradio.Error(html.escape(str(error)), print_exception=False) from error
 

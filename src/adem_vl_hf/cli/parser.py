@@ -28,6 +28,8 @@ COMMANDS = {
     "convert": convert, "info": info,
 }  # fmt: skip
 
+STAYING = ("app", "serve")  # they would hold what their largest request took for as long as they run
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _check_working_folder()
         command.check(args)
-        _prepare()
+        _prepare(args.command)
         command.run(args)
     except KeyboardInterrupt:
         left = command.what_is_left(args) if hasattr(command, "what_is_left") else ""
@@ -84,11 +86,12 @@ def _check_working_folder() -> None:
         raise ValueError("the folder that this command was started in has been removed; go to another one") from error
 
 
-def _prepare() -> None:
+def _prepare(name: str) -> None:
     """Set up the process for a command that computes."""
     from transformers.utils.logging import disable_progress_bar
 
-    keep_freed_memory()
+    if name not in STAYING:
+        keep_freed_memory()
     quiet_libraries()
     escape_messages()
     if not sys.stderr.isatty():  # whoever reads stderr wants the error, not bars of models that load

@@ -117,9 +117,8 @@ def _builder_of_folder(folder: Path, split: str | None) -> Any:
     found = files_of_splits(folder, guessed, everything, hasattr(builder.config, "drop_labels"))
     if found is None:
         return builder
-    if (
-        split is not None and split in found
-    ):  # alone, because the library makes no classes of folders that lie at different depths
+    # alone, because the library makes no classes of folders that lie at different depths
+    if split is not None and split in found:
         found = {split: found[split]}
     return _builder(
         str(folder),

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import HTTPException, Request
 from PIL import Image
+from starlette.requests import ClientDisconnect
 from transformers import ProcessorMixin
 from transformers.processing_utils import ImagesKwargs
 
@@ -58,7 +59,7 @@ async def read_object(request: Request) -> dict[str, Any]:
         The JSON object in it.
 
     Raises:
-        HTTPException: It is of another content type (status 415), no JSON or no object (status 400).
+        HTTPException: It is of another content type (status 415), no JSON, no object, or not sent to its end (400).
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # a page in a browser may send the other types to a server of this machine without asking it first
@@ -67,6 +68,8 @@ async def read_object(request: Request) -> dict[str, Any]:
         raise HTTPException(415, f"the content-type {said}; send a JSON object as application/json")
     try:
         body = json.loads(await request.body())
+    except ClientDisconnect as error:  # nobody reads the refusal, and a traceback in the log would help nobody
+        raise HTTPException(400, "the client has hung up before the end of the body; send it again") from error
     except (ValueError, RecursionError) as error:
         reason = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "damaged"
         raise HTTPException(400, f"the body is not JSON in UTF-8 ({reason}); send a JSON object") from error

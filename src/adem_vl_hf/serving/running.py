@@ -6,7 +6,9 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
+from ..loopback import OwnHostOnly, is_loopback
 from ..terminal import say
+from .refusals import refusal
 
 GRACE = 5  # seconds that answers have to end; a generation ends after the token that it is at
 
@@ -17,12 +19,14 @@ class Running(uvicorn.Server):
     Args:
         app (FastAPI): The application, of ``make_app``.
         name (str): How requests name the model.
-        host (str): The address to listen on.
+        host (str): The address to listen on. If it is reached from this machine alone, requests for another host
+            are refused.
         port (int): The port. 0 means any free one.
     """
 
     def __init__(self, app: FastAPI, name: str, host: str, port: int) -> None:
-        config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE)
+        asked = OwnHostOnly(app, refusal) if is_loopback(host) else app
+        config = uvicorn.Config(asked, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE)
         super().__init__(config)
         self.app, self.name = app, name
 

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from jinja2 import TemplateError
-from transformers import PreTrainedModel, ProcessorMixin, StoppingCriteriaList
+from transformers import LogitsProcessorList, PreTrainedModel, ProcessorMixin, StoppingCriteriaList
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
@@ -22,7 +22,8 @@ from transformers.cli.serving.utils import GenerateManager, GenerationState, Mod
 from ..data.turns import latest_shown
 from .answers import Answer, cut_stream
 from .refusals import add_refusals
-from .requests import checked, open_images, read_object, refuse_long, shortened, tokens_left
+from .requests import OPTIONS, checked, open_images, read_object, refuse_long, shortened, tokens_left
+from .seeds import Seeded
 from .stopping import Leaving, OneAtATime
 
 ROUTES = ("/v1/chat/completions", "/v1/models", "/load_model", "/health")  # `transformers chat` asks for all of them
@@ -36,6 +37,9 @@ REPLACED = {
         "_non_streaming",
     ),
 }  # fmt: skip
+
+# what comes of reading a request; a chat template computes what it likes
+OF_A_REQUEST = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, OSError, TemplateError)
 
 
 def check_library() -> None:
@@ -174,6 +178,7 @@ class Chat(ChatCompletionHandler):
     def __init__(self, model_manager: OneModel, generation_state: OneAtATime, leaving: Leaving) -> None:
         super().__init__(model_manager, generation_state)
         self.leaving = leaving
+        self.seed: int | None = None  # of the request
 
     async def handle_request(self, body: dict[str, Any], request_id: str) -> Response:
         """Answer a request.
@@ -199,7 +204,7 @@ class Chat(ChatCompletionHandler):
             raise
         except Exception as error:
             # with an option of the library, anything may come of what a request says
-            if not (options or isinstance(error, ValueError | TypeError | KeyError | OSError | TemplateError)):
+            if not (options or isinstance(error, OF_A_REQUEST)):
                 raise
             remedy = f"leave out {' and '.join(options)}" if options else "check its messages"
             raise HTTPException(
@@ -223,7 +228,12 @@ class Chat(ChatCompletionHandler):
         return open_images(ChatCompletionHandler.get_processor_inputs_from_messages(messages, modality))
 
     def _build_generation_config(self, body: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        config = super()._build_generation_config(body, *args, **kwargs)
+        self.seed = body.get("seed")
+        unseeded = {name: value for name, value in body.items() if name != "seed"}
+        config = super()._build_generation_config(unseeded, *args, **kwargs)
+        if not body.get("generation_config"):  # of the checkpoint; one is sent, and beams cannot be streamed
+            most = 1 if body.get("stream") else OPTIONS["num_beams"]
+            config.num_return_sequences, config.num_beams = 1, min(config.num_beams or 1, most)
         if body.get("temperature"):  # the library sets the temperature alone, which greedy decoding ignores
             config.do_sample = True
         stops = config.stop_strings or []
@@ -231,14 +241,15 @@ class Chat(ChatCompletionHandler):
         return config
 
     def _limited(self, inputs: Any, gen_config: Any) -> dict[str, Any]:
-        """Add what ends the generation, at the latest where the context of the model does."""
+        """Add what seeds the generation, and what ends it, at the latest where the context of the model does."""
         context = self.model_manager.context
         left = tokens_left(inputs["input_ids"].shape[-1], context)
         if gen_config.max_new_tokens is not None:
             gen_config.max_new_tokens = min(gen_config.max_new_tokens, left)
         elif gen_config.max_length is not None:
             gen_config.max_length = min(gen_config.max_length, context)
-        return {**inputs, "stopping_criteria": StoppingCriteriaList([self.leaving])}
+        seeds, ends = LogitsProcessorList([Seeded(self.seed)]), StoppingCriteriaList([self.leaving])
+        return {**inputs, "logits_processor": seeds, "stopping_criteria": ends}
 
     def _streaming(
         self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any, **kwargs: Any
