@@ -79,6 +79,8 @@ class LearningWatch(TrainerCallback):
     ) -> None:
         """Compare the learning rate and the number of steps with those that the recipe would need.
 
+        A resumed run remembers the losses of all of its steps.
+
         Args:
             args (TrainingArguments): The training arguments.
             state (TrainerState): The state of the training.
@@ -86,6 +88,7 @@ class LearningWatch(TrainerCallback):
             model (Any): The model.
             **kwargs (Any): The rest of what ``Trainer`` passes, which is ignored.
         """
+        self.losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         adam = any(name in str(args.optim).lower() for name in ("adam", "lion", "ademamix"))
         if not (state.is_world_process_zero and adam and state.max_steps):
             return

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,11 @@ class SafeSeq2SeqTrainer(OwnClassNames, LastingWorkers, StopsWhenBroken, WholeCh
         # generate asks for the tokenizer where a base's own generation_config.json has stop_strings
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         gen_kwargs = {"tokenizer": tokenizer, **(gen_kwargs or getattr(self, "_gen_kwargs", {}))}
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+        before = deepcopy(self.model.generation_config)
+        try:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+        finally:  # Transformers fills in defaults, of which it warns at the next batch, and which would be saved
+            self.model.generation_config = before
 
 
 def training_arguments(

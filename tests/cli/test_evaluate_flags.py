@@ -11,6 +11,7 @@ from training_runs import picture_folder
 
 from adem_vl_hf.cli import evaluate
 from adem_vl_hf.cli.parser import main
+from adem_vl_hf.data.sample import images_of
 
 
 @pytest.fixture
@@ -53,6 +54,9 @@ def refused(capsys, *flags):
         (["--task", "openmoji-names", "--columns", "image=x"], "--columns has no effect on --task openmoji-names"),
         (["--harness", "lmms-eval", "--tasks", "gqa", "--split", "val"], "--split has no effect on --harness lmms"),
         (["--task", "mme", "--data", "HERE", "--result-files", "HERE/metadata.jsonl"], "is a file, not a folder"),
+        (["--task", "caption", "--data", "HERE", "--image-folder", "HERE"], "--image-folder has no effect on HERE"),
+        (["--task", "caption", "--data", "HERE", "--image-folder", "HERE/nowhere"], "folder HERE/nowhere: there is no"),
+        (["--task", "openmoji-names", "--image-folder", "HERE"], "--image-folder has no effect on --task openmoji-n"),
         (["--task", "scienceqa", "--data", "HERE"], "is not ScienceQA, whose questions have choices"),
     ],
 )  # fmt: skip
@@ -72,6 +76,25 @@ def test_problems_of_other_questions_are_refused_before_a_model_loads(tmp_path, 
     monkeypatch.setattr(evaluate, "load", lambda args: pytest.fail("a model is loaded"))
     said = refused(capsys, "--task", "scienceqa", "--data", data, "--problems", others / "problems.json")
     assert "prediction '1' is not in problems.json" in said
+
+
+@pytest.mark.parametrize("form", ["csv", "conversations"])
+def test_images_are_found_in_another_folder_as_in_training(pictures, tmp_path, monkeypatch, form):
+    table = tmp_path / "tables" / f"rows.{'csv' if form == 'csv' else 'json'}"
+    table.parent.mkdir()
+    turns = [{"from": "human", "value": "<image>what?"}, {"from": "gpt", "value": "a cat"}]
+    table.write_text("image,text\n0.png,a cat\n" if form == "csv" else
+                     json.dumps([{"id": "0", "image": "0.png", "conversations": turns}]))  # fmt: skip
+    seen = []
+
+    def predictions(args, dataset, problems):
+        seen.extend(images_of(dataset[index]).images for index in range(len(dataset)))
+        return [{"id": "0", "kind": "caption", "prediction": "a cat", "references": ["a cat"]}]
+
+    monkeypatch.setattr(evaluate, "_predictions", predictions)
+    argv = ["evaluate", "--task", "questions", "--data", str(table), "--image-folder", str(pictures)]
+    assert main(argv + (["--split", "train"] if form == "csv" else [])) == 0
+    assert [len(images) for images in seen] == [1]
 
 
 def test_another_split_is_named(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 import tiny
 from training_runs import picture_folder
 
-from adem_vl_hf.cli.output_folder import remove_run
+from adem_vl_hf.cli.output_folder import note_data, remove_run
 from adem_vl_hf.cli.parser import build_parser, main
 from adem_vl_hf.cli.train import check
 
@@ -66,6 +66,19 @@ def test_a_file_of_others_under_the_name_of_a_runs_is_neither_deleted_nor_replac
     remove_run(folder)
     assert path.read_text() == '[{"conversations": []}]'
     assert "which is not what a run writes there" in refused(folder)
+
+
+def test_the_note_of_a_run_that_ended_before_its_first_step_is_no_run(tmp_path, capsys):
+    folder = tmp_path / "run"
+    args = build_parser().parse_args(["train", "--output-dir", str(folder), "--data", "wrong", "--resume"])
+    note_data(args, 0)
+    assert not refused(folder)
+    args.data = ["right"]
+    assert note_data(args, 0) == ([], ["right"])
+    assert note_data(args, 20) == (["right"], ["right"])
+    assert capsys.readouterr().err == ""
+    checkpoint(folder / "checkpoint-4")
+    assert "holds a run already (checkpoint-4)" in refused(folder)
 
 
 @pytest.mark.parametrize("name", ["samples/0.png", "report.html", "README.md", "config.json"])
@@ -174,11 +187,11 @@ def test_what_is_no_folder_is_refused(tmp_path):
 def test_what_the_files_of_a_run_say_does_not_steer_the_terminal(tmp_path, bases, capsys):
     run, data = tmp_path / "run", tmp_path / "pictures"
     picture_folder(data)
-    run.mkdir()
-    (run / "data.json").write_text(json.dumps({"data": ["\x1b[2J\x1b]0;pwn\x07evil"]}))
     argv = ["train", *tiny.base_flags(bases), "--data", str(data), "--batch-size", "2", "--max-steps", "1",
-            "--projector-dim", "8", "--output-dir", str(run), "--resume", "--set", "use_cpu=true"]  # fmt: skip
+            "--projector-dim", "8", "--output-dir", str(run), "--set", "use_cpu=true"]  # fmt: skip
     assert main(argv) == 0
+    (run / "data.json").write_text(json.dumps({"data": ["\x1b[2J\x1b]0;pwn\x07evil"]}))
+    assert main([*argv, "--resume", "--max-steps", "2"]) == 0
     out, err = capsys.readouterr()
     assert r"the run was trained on \x1b[2J\x1b]0;pwn\x07evil until now" in err
     assert not {*"\x1b\x07"} & {*out, *err}

@@ -42,6 +42,8 @@ def test_the_best_checkpoint_by_a_metric_of_answers_and_early_stopping(run, tmp_
     assert values[0] == 0
     # untrained, it answers nothing right, so that the second evaluation is not better than the first
     assert len(values) == 2
+    said = "stopped at step 2 of 9: caption_exact_match is no better than at step 1, which is kept"
+    assert said in capsys.readouterr().err
     assert run(*held_out, "--best", "caption_exactness", output="other")[0] == 2
     assert "has loss, caption_" in capsys.readouterr().err
 
@@ -156,6 +158,8 @@ def test_the_report_shows_the_run(run, tmp_path):
     assert str(tmp_path) not in page.replace(re.search(r"<pre.*?</pre>", page, re.S)[0], "")
     curve = base64.b64decode(re.search(r"svg\+xml;base64,([^\"]+)", page)[1]).decode()
     assert "held-out data" in curve
+    # --eval-data is what is trained on
+    assert "Sample answers of data that were trained on." in page
 
 
 def test_curves_of_an_empty_log(tmp_path):

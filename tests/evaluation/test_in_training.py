@@ -24,6 +24,7 @@ def test_the_trainer_logs_what_evaluation_scores(bases, tmp_path, stop_strings):
         compute_metrics=answer_metrics(processor, held_out, "openmoji-scenes"),
     )  # fmt: skip
     found = made.evaluate()
+    assert model.generation_config.max_length is None  # Transformers filled in 20 for each batch
     rows = predict(model, processor, held_out, output=tmp_path / "p.jsonl", max_new_tokens=6, progress=False)
     scores = score("openmoji-scenes", rows)
     for name in ("exact_match", "bleu4", "cider"):

@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="address to listen at (default: 127.0.0.1, this machine alone); with another address, "
                              "everybody who can reach it can use the page")  # fmt: skip
     parser.add_argument("--port", type=port, default=7860, help="default: %(default)s")
-    parser.add_argument("--max-new-tokens", type=positive, default=128)
+    parser.add_argument("--max-new-tokens", type=positive, default=128,
+                        help="longest answer, in tokens (default: %(default)s)")  # fmt: skip
 
 
 def check(args: argparse.Namespace) -> None:

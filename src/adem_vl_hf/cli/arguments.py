@@ -64,6 +64,16 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
                         help="columns with other names than the usual, e.g. image=photo text=description")  # fmt: skip
 
 
+def add_image_folder(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says where images are.
+
+    Args:
+        parser (argparse.ArgumentParser): The parser of a command.
+    """
+    parser.add_argument("--image-folder", metavar="DIR", help="folder that the names of images in conversations and "
+                        "tables are relative to (default: that of the file)")  # fmt: skip
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1.
 

@@ -23,15 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="*", help="image files")
     parser.add_argument("--video", nargs="+", action=Several, default=[], metavar="FILE",
                         help="videos: animated images, folders of frames, and, with PyAV, video files")  # fmt: skip
-    parser.add_argument("--frames", type=positive, default=8, help="number of frames to take from each video")
+    parser.add_argument("--frames", type=positive, default=8, help="frames to take from each video (default: 8)")
     add_checkpoint(parser)
     parser.add_argument(
         "--prompt", help='what to continue, e.g. "How many foxes are there?"; default: what it was trained with'
     )
     parser.add_argument("--chat", action="store_true",
                         help="ask --prompt as a turn of a chat, as conversations are trained")  # fmt: skip
-    parser.add_argument("--max-new-tokens", type=positive, default=32)
-    parser.add_argument("--num-beams", type=positive, default=1)
+    parser.add_argument("--max-new-tokens", type=positive, default=32,
+                        help="longest text in tokens (default: 32)")  # fmt: skip
+    parser.add_argument("--num-beams", type=positive, default=1,
+                        help="beams of the search; 1 takes the most probable word each time (default: 1)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object per image")
 
 

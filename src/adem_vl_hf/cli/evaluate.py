@@ -9,7 +9,7 @@ from typing import Any
 from ..data.dataset_names import DRAWN, NAMED, NoSuchSplit, check_name
 from ..evaluation.tasks import TASKS
 from ..terminal import say
-from .arguments import Several, add_columns, add_scienceqa, check_there, positive
+from .arguments import Several, add_columns, add_image_folder, add_scienceqa, check_there, positive
 from .checkpoint import add_checkpoint, check_checkpoint, load
 from .evaluate_flags import check_flags, check_flags_of_data
 
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--data", "--data-dir", dest="data", help="data to evaluate on, unless the task brings its own")
     add_columns(parser)
+    add_image_folder(parser)
     parser.add_argument("--split", help=f"the split to use, if the data have splits (default: {SPLIT})")
     add_scienceqa(parser)
     parser.add_argument(
@@ -48,8 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="file for the predictions, as JSON Lines (default: not saved)")
     parser.add_argument("--result-files", type=Path, metavar="DIR",
                         help="of mme: write the official result files, too")  # fmt: skip
-    parser.add_argument("--batch-size", type=positive, default=32)
-    parser.add_argument("--max-new-tokens", type=positive, default=24)
+    parser.add_argument("--batch-size", type=positive, default=32,
+                        help="samples that are answered together (default: 32)")  # fmt: skip
+    parser.add_argument("--max-new-tokens", type=positive, default=24,
+                        help="longest answer in tokens (default: 24)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -73,6 +76,7 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--result-files is for predictions that --task mme makes; leave it out")
     if _data(args) is None and args.predictions is None:
         raise ValueError(f"--task {args.task} needs --predictions to score, or --data to predict on")
+    check_there("--image-folder", args.image_folder and Path(args.image_folder))
     check_there("--predictions", args.predictions)
     check_there("--problems", args.problems)
     if (data := _data(args)) is not None:
@@ -131,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
         try:
             dataset = open_dataset(
                 data, args.split or SPLIT, size, prompt_format=args.prompt_format, use_captions=args.use_captions,
-                columns=dict(args.columns),
+                columns=dict(args.columns), image_folder=args.image_folder,
             )  # fmt: skip
         except NoSuchSplit as error:
             if not error.splits:

@@ -36,7 +36,11 @@ def check_flags(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
     elif args.task in NAMED and args.data != args.task:
         refuse_flags(given & {"data"}, args, f"has no effect on --task {args.task}, which has data of its own")
     if args.task in NAMED:
-        refuse_flags(given & {"columns", "prompt_format", "use_captions"}, args, f"has no effect on --task {args.task}")
+        refuse_flags(
+            given & {"columns", "image_folder", "prompt_format", "use_captions"},
+            args,
+            f"has no effect on --task {args.task}",
+        )
     elif args.data not in NAMED:
         refuse_flags(given & {"size"}, args, f"is for {', '.join(NAMED)}, and other data are taken whole")
     if args.split is not None and not args.split.strip():
@@ -60,7 +64,8 @@ def check_flags_of_data(args: argparse.Namespace, defaults: argparse.Namespace, 
         ValueError: There is such a flag. The message names it.
     """
     from ..data.coco import CocoCaptions
-    from ..data.instructions import Alpaca
+    from ..data.instructions import Alpaca, Conversations
+    from ..data.library import LibraryDataset
     from ..data.mme import MME
     from ..data.scienceqa import HubScienceQA, ScienceQA
 
@@ -70,6 +75,8 @@ def check_flags_of_data(args: argparse.Namespace, defaults: argparse.Namespace, 
     is_scienceqa = isinstance(dataset, ScienceQA | HubScienceQA)
     if args.columns and (is_scienceqa or isinstance(dataset, CocoCaptions | Alpaca | MME)):
         raise ValueError(f"--columns has no effect on {args.data}, whose format names its columns; leave it out")
+    if args.image_folder and not isinstance(dataset, Conversations | LibraryDataset):
+        raise ValueError(f"--image-folder has no effect on {args.data}, which says where its images are; leave it out")
     if not is_scienceqa:
         refuse_flags(
             given_flags(args, defaults) & {"prompt_format", "use_captions"},

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true",
                         help="ask --prompt as a turn of a chat, as conversations are trained")  # fmt: skip
     parser.add_argument("--answer", help="the answer to look at; default: the one that the model gives")
-    parser.add_argument("--max-new-tokens", type=positive, default=32)
+    parser.add_argument("--max-new-tokens", type=positive, default=32,
+                        help="longest answer in tokens (default: 32)")  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, default=Path("look.html"), help="the page (default: look.html)")
 
 

@@ -4,9 +4,11 @@ import argparse
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from ..json_files import read_object
+from ..terminal import say
 from ..whole_checkpoints import DELETED, MANIFEST, OPTIMIZERS, REPLACED, SAVING
 from .arguments import check_output
 
@@ -77,6 +79,30 @@ def remove_run(folder: Path) -> None:
         path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
 
 
+def note_data(args: argparse.Namespace, began_at: int) -> tuple[list[str], list[str]]:
+    """Note in the output folder what the run is trained on, and say if that changes.
+
+    Args:
+        args (argparse.Namespace): The parsed arguments.
+        began_at (int): The step of the checkpoint that the run goes on from, or 0 if there is none.
+
+    Returns:
+        What it was trained on before, and what it is trained on from its first step on.
+    """
+    from ..files import write_json
+
+    path = args.output_dir / DATA_FILE
+    before = read_object(path, "remove it").get("data") if began_at and path.is_file() else None
+    before = [str(name) for name in before] if isinstance(before, list) else []
+    data = list(dict.fromkeys([*before, *args.data]))
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"data": data})
+    if before and before != data:
+        say(f"adem-vl train: the run was trained on {', '.join(before)} until now, and goes on with "
+            f"{', '.join(args.data)}", sys.stderr)  # fmt: skip
+    return before, data
+
+
 def _files_of_a_run(folder: Path) -> tuple[list[Path], list[Path]]:
     """List what a run has left in its output folder, and what is not of a run but has a name that a run gives."""
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -84,6 +110,8 @@ def _files_of_a_run(folder: Path) -> tuple[list[Path], list[Path]]:
     named = [*checkpoints, *(folder / name for name in NOTES if os.path.lexists(folder / name))]
     used = [path for path in named if (_is_checkpoint(path) if path in checkpoints else _is_note(path))]
     others = [path for path in named if path not in used]
+    if [path.name for path in used] == [DATA_FILE]:  # of a run that ended before its first step
+        used = []
     if not used:  # without a run, these are of somebody else
         others += [folder / name for name in PRODUCTS if os.path.lexists(folder / name)]
     return used, others

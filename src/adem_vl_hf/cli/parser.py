@@ -7,6 +7,7 @@ import argparse
 import errno
 import os
 import sys
+from typing import NoReturn
 
 from .. import __version__
 from ..allocator import keep_freed_memory
@@ -31,9 +32,21 @@ COMMANDS = {
 STAYING = ("app", "serve")  # they would hold what their largest request took for as long as they run
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong, without the forty of all flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error, and leave.
+
+        Args:
+            message (str): What is wrong.
+        """
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message} ({self.prog} --help lists the flags)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="adem-vl", description="Teach a frozen language model to see (ADEM-VL).")
+    parser = OneLineParser(prog="adem-vl", description="Teach a frozen language model to see (ADEM-VL).")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():

@@ -1,6 +1,8 @@
 """``adem-vl push``: a checkpoint on the Hub, with its code and a model card."""
 
 import argparse
+import sys
+import warnings
 from pathlib import Path
 
 from ..hub.repo_id import check_repo_id
@@ -48,13 +50,16 @@ def run(args: argparse.Namespace) -> None:
     """
     from ..hub import push
 
-    commit = push(
-        args.checkpoint,
-        args.repo_id,
-        private=args.private,
-        revision=args.revision,
-        commit_message=args.message,
-        bases=moved_bases(args),
-        samples=args.samples,
-    )
+    with warnings.catch_warnings():
+        # the message alone: nobody who types a command knows the line of code that Python would name
+        warnings.showwarning = lambda message, *_, **__: say(f"adem-vl push: {message}", sys.stderr)
+        commit = push(
+            args.checkpoint,
+            args.repo_id,
+            private=args.private,
+            revision=args.revision,
+            commit_message=args.message,
+            bases=moved_bases(args),
+            samples=args.samples,
+        )
     say(f"uploaded {args.checkpoint} to {commit.repo_url}")

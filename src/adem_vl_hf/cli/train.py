@@ -17,6 +17,7 @@ from .arguments import (
     add_bases,
     add_bits,
     add_columns,
+    add_image_folder,
     add_scienceqa,
     check_adapter,
     check_output,
@@ -28,7 +29,7 @@ from .arguments import (
 from .checkpoint import moved_bases
 from .config_flags import add_config_flags, config_fields
 from .idle_flags import given_flags, refuse_flags
-from .output_folder import DATA_FILE, check_output_folder, remove_run
+from .output_folder import DATA_FILE, check_output_folder, note_data, remove_run
 from .training_data import training_data
 
 TEXT = "Train a small adapter that adds image input to a language model."
@@ -59,10 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bases(parser, required=False)
     parser.add_argument("--from-checkpoint", help="begin with the adapter of this checkpoint, a folder or a Hub id")
     parser.add_argument("--data", nargs="+", action=Several, default=["openmoji"],
-                        help=f"{', '.join(NAMED)}; a folder of images with metadata.jsonl, metadata.csv or a folder "
-                             "per class; parquet, CSV, JSON or tar files (webdataset); what save_to_disk wrote; a "
-                             "folder of ScienceQA or of COCO; a .json file of LLaVA-style conversations or of Alpaca's "
-                             "instructions; user/set or user/set:config on the Hub; several are mixed")  # fmt: skip
+                        help=f"{', '.join(NAMED)} (default: openmoji); a folder of images with metadata.jsonl, "
+                             "metadata.csv or a folder per class; parquet, CSV, JSON or tar files (webdataset); what "
+                             "save_to_disk wrote; a folder of ScienceQA or of COCO; a .json file of LLaVA-style "
+                             "conversations or of Alpaca's instructions; user/set or user/set:config on the Hub; "
+                             "several are mixed")  # fmt: skip
     add_columns(parser)
     parser.add_argument("--weights", nargs="+", action=Several, type=float, default=[], metavar="X",
                         help="one for each of --data: how often its samples come in an epoch, e.g. 1 0.5 (default: all "
@@ -72,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shuffle-buffer", type=positive, metavar="N",
                         help="rows of a stream that are shuffled together (default: 1000)")  # fmt: skip
     parser.add_argument("--eval-data", nargs="+", action=Several, default=[],
-                        help="held-out data, named as for --data: their loss is logged. Of data that are trained on, "
-                             "too, or drawn, the test split is taken")  # fmt: skip
+                        help="held-out data, named as for --data: their loss is logged. Their test split is taken, or "
+                             "else val, validation or train, never what is trained on")  # fmt: skip
     parser.add_argument("--eval-steps", type=positive, help="steps between two evaluations (default: a tenth of all)")
     parser.add_argument("--eval-task", choices=TASKS, help="answer --eval-data at each evaluation, and log the scores "
                         "of this task")  # fmt: skip
@@ -81,15 +83,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "the scores of --eval-task, e.g. caption_exact_match")  # fmt: skip
     parser.add_argument("--patience", type=positive, metavar="N",
                         help="stop after N evaluations that are not better by --best")  # fmt: skip
-    parser.add_argument("--image-folder", help="folder that the image names of conversations are relative to")
+    add_image_folder(parser)
     parser.add_argument("--each-turn-alone", action="store_true",
                         help="train each turn of a conversation alone, as ADEM-VL's authors do")  # fmt: skip
     add_scienceqa(parser)
     parser.add_argument("--train-size", type=positive, help="number of samples drawn from the OpenMoji data sets")
     parser.add_argument("--output-dir", type=Path, required=True, help="where checkpoints and the adapter go")
-    parser.add_argument("--epochs", type=positive_number, default=1.0)
+    parser.add_argument("--epochs", type=positive_number, default=1.0,
+                        help="passes over the data, such as 0.5 (default: 1)")  # fmt: skip
     parser.add_argument("--max-steps", type=positive, default=-1, help="stop after so many steps")
-    parser.add_argument("--batch-size", type=positive, default=32)
+    parser.add_argument("--batch-size", type=positive, default=32,
+                        help="samples that a process takes at a time (default: 32)")  # fmt: skip
     parser.add_argument("--recipe", choices=("fitted", "paper"), default="fitted",
                         help="fitted: settings that suit the sizes of the models; paper: the authors', for 7B "
                              "models (default: fitted)")  # fmt: skip
@@ -98,7 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="run the vision tower once for each image, and keep its features in this folder for later "
                              "epochs and runs; nothing in the tower may train (--vision-adapter-dim 0)")  # fmt: skip
     parser.add_argument("--max-length", type=positive, help="longest sample in tokens; a longer one is an error")
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--seed", type=int, default=42,
+                        help="of the adapter's first weights and the order of the samples (default: 42)")  # fmt: skip
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
                         help="of the frozen models (default: the fastest here)")  # fmt: skip
     add_bits(parser)
@@ -182,6 +187,7 @@ def run(args: argparse.Namespace) -> None:
     from ..training_fields import refuse
     from ..whole_checkpoints import checkpoints
     from ..workers import default_workers
+    from .run_line import SaysWhatIsTrained, what_is_kept
 
     fields_set = {"dataloader_num_workers": default_workers(args.streaming), **_evaluation(args), **dict(args.set)}
     if fields_set["dataloader_num_workers"]:
@@ -190,7 +196,7 @@ def run(args: argparse.Namespace) -> None:
     _check_set(dict(args.set))
     _check_report_to(args.report_to or ())
     refuse(fields_set, None if args.from_checkpoint else args.model)
-    dataset, held_out = training_data(args)
+    dataset, held_out, seen = training_data(args)
     set_seed(args.seed)
     model, processor = _model(args)
     if args.cache_features:
@@ -211,7 +217,8 @@ def run(args: argparse.Namespace) -> None:
     )
     trainer = build_trainer(
         model, processor, dataset, arguments, args.max_length, eval_dataset=held_out, compute_metrics=metrics,
-        callbacks=[ForgetsReport(), *([EarlyStoppingCallback(args.patience)] if args.patience else [])],
+        callbacks=[SaysWhatIsTrained(seen), ForgetsReport(),
+                   *([EarlyStoppingCallback(args.patience)] if args.patience else [])],
     )  # fmt: skip
     is_first = trainer.is_world_process_zero()
     chosen = None if args.vision_tower or args.from_checkpoint else _tower_for(args.data)
@@ -221,7 +228,7 @@ def run(args: argparse.Namespace) -> None:
     if args.overwrite and is_first:
         remove_run(args.output_dir)
     began_at = next(iter(checkpoints(args.output_dir)), 0) if args.resume else 0
-    before, data = _note_data(args) if is_first else ([], [])
+    before, data = note_data(args, began_at) if is_first else ([], [])
     facts = train(trainer, processor, args.resume)
     if not is_first:
         return
@@ -232,26 +239,12 @@ def run(args: argparse.Namespace) -> None:
         return
     write_model_card(args.output_dir, data=data)
     samples = dataset if held_out is None else held_out
-    report = write_report(args.output_dir, trainer.model, processor, samples, facts, sys.argv, data)
+    are_held_out = held_out is not None and not any(part.is_trained_on for part in seen)
+    report = write_report(args.output_dir, trainer.model, processor, samples, facts, sys.argv, data, are_held_out)
+    if kept := what_is_kept(trainer.state, args.best):
+        say(f"adem-vl train: {kept}", sys.stderr)
     say(f"trained {facts['trained_numbers']:,} parameters in {facts['seconds']} s; saved in {args.output_dir}; "
         f"{report} shows the run")  # fmt: skip
-
-
-def _note_data(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Note in the output folder what the run is trained on, and say if that changes; return what it was and is."""
-    from ..files import write_json
-    from ..json_files import read_object
-
-    path = args.output_dir / DATA_FILE
-    before = read_object(path, "remove it").get("data") if args.resume and path.is_file() else None
-    before = [str(name) for name in before] if isinstance(before, list) else []
-    data = list(dict.fromkeys([*before, *args.data]))
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"data": data})
-    if before and before != data:
-        say(f"adem-vl train: the run was trained on {', '.join(before)} until now, and goes on with "
-            f"{', '.join(args.data)}", sys.stderr)  # fmt: skip
-    return before, data
 
 
 def what_is_left(args: argparse.Namespace) -> str:

@@ -7,19 +7,22 @@ from typing import Any
 
 from ..data.dataset_names import NAMED, NoSuchSplit
 from ..terminal import say
+from .seen_data import SeenData, look_at, warn_of_missing_images
+
+HELD_OUT = ("test", "val", "validation", "train")  # the splits to evaluate on, the best one first
 
 
-def training_data(args: argparse.Namespace) -> tuple[Any, Any]:
-    """Open the training set and the held-out set.
+def training_data(args: argparse.Namespace) -> tuple[Any, Any, list[SeenData]]:
+    """Open the training set and the held-out set, and look at every row of both.
 
     Args:
         args (argparse.Namespace): The parsed arguments.
 
     Returns:
-        Both. The held-out set is None without --eval-data.
+        Both, and what there is to say about their parts. The held-out set is None without --eval-data.
 
     Raises:
-        ValueError: A split of data that are trained on is not there to be held out, or a file is broken.
+        ValueError: --eval-data has only what is trained on, a row cannot be used, or a file is broken.
     """
     from ..data import open_dataset
     from ..data.mixing import mix
@@ -30,29 +33,65 @@ def training_data(args: argparse.Namespace) -> tuple[Any, Any]:
     options = (args.image_folder, args.prompt_format, args.use_captions, dict(args.columns), args.each_turn_alone)
     stream = {"streaming": args.streaming, "shuffle_buffer": args.shuffle_buffer or BUFFER}
     parts = [open_dataset(name, "train", args.train_size, args.seed, *options, **stream) for name in args.data]
-    trained_on = {_same_for_all_spellings(name) for name in args.data}
+    trained_on = {_place(name, "train", part) for name, part in zip(args.data, parts, strict=True)}
+    seen = [look_at(name, part) for name, part in zip(args.data, parts, strict=True)]
+    is_first = processes().is_main_process
+    if is_first:
+        warn_of_missing_images(seen)
     held_out = []
-    for name in args.eval_data:  # of data that are drawn, or that are trained on as well, another split
-        is_trained_on = _same_for_all_spellings(name) in trained_on
-        split = "test" if name in NAMED or is_trained_on else "train"
-        try:
-            part = open_dataset(name, split, args.train_size, args.seed, *options)
-        except NoSuchSplit as error:
-            raise ValueError(
-                f"--eval-data {name} is in --data, too ({error}); name data that are not trained on"
-            ) from error
-        if is_trained_on and has_no_splits(name, part) and processes().is_main_process:
+    for name in args.eval_data:
+        split, part, is_trained_on = _not_trained_on(name, trained_on, args, options)
+        if is_trained_on and is_first:
             say(
                 f"adem-vl train: --eval-data {name} is in --data, too, and has no splits, so that it is trained on; "
                 "its scores say nothing about other data",
                 sys.stderr,
             )
         held_out.append(part)
+        named = None if has_no_splits(name, part) else split
+        seen.append(SeenData(name, len(part), is_held_out=True, split=named, is_trained_on=is_trained_on))
     for part in held_out:
         _read_all(part)
     if args.eval_task:  # each turn is asked
         held_out = [EachTurn(part, "history") if hasattr(part, "number_of_turns") else part for part in held_out]
-    return mix(parts, args.weights, args.seed), mix(held_out) if held_out else None
+    return mix(parts, args.weights, args.seed), mix(held_out) if held_out else None, seen
+
+
+def _not_trained_on(
+    name: str, trained_on: set[tuple[str, str]], args: argparse.Namespace, options: tuple[Any, ...]
+) -> tuple[str, Any, bool]:
+    """Open the best split of data that is not trained on; return its name, it, and whether it is trained on after all.
+
+    Only of data without splits, which are what they are, the latter may be true.
+    """
+    from ..data import open_dataset
+
+    missing: NoSuchSplit | None = None
+    for split in HELD_OUT[:1] if name in NAMED else HELD_OUT:
+        if missing is not None and split != "train" and not (split in missing.splits or (Path(name) / split).is_dir()):
+            continue
+        try:
+            part = open_dataset(name, split, args.train_size, args.seed, *options)
+        except NoSuchSplit as error:
+            missing = missing or error
+            continue
+        is_trained_on = _place(name, split, part) in trained_on
+        if not is_trained_on or has_no_splits(name, part):
+            return split, part, is_trained_on
+    if missing is not None and "train" not in missing.splits and len(missing.splits) > 1:
+        raise ValueError(f"--eval-data {name} ({missing}): name the files of the one to evaluate on")
+    reason = f" ({missing})" if missing else ""
+    raise ValueError(f"--eval-data {name} is in --data, too{reason}; name data that are not trained on")
+
+
+def _place(name: str, split: str, dataset: Any) -> tuple[str, str]:
+    """Say what was opened, alike for all names that lead to it: ``shapes`` with its split train is ``shapes/train``."""
+    if name in NAMED or not Path(name).exists():
+        return name, split
+    path = Path(name).resolve()
+    if (path / split).is_dir():
+        return str(path / split), "train"
+    return str(path), "train" if has_no_splits(name, dataset) else split
 
 
 def has_no_splits(name: str, dataset: Any) -> bool:
@@ -68,10 +107,6 @@ def has_no_splits(name: str, dataset: Any) -> bool:
 
     is_whole = isinstance(dataset, Alpaca | Conversations | MME)
     return is_whole or (isinstance(dataset, ImageFolder) and dataset.folder == Path(name))
-
-
-def _same_for_all_spellings(name: str) -> str:
-    return str(Path(name).resolve()) if name not in NAMED and Path(name).exists() else name
 
 
 def _read_all(held_out: Any) -> None:

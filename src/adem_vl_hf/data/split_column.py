@@ -20,11 +20,15 @@ def places_of_split(values: Iterable[object], split: str, name: str, is_own: boo
             split alone, it says where they were taken from.
 
     Returns:
-        The places of the rows. None means all: the column names no splits, or one alone, and "train" is wanted.
+        The places of the rows. None means all: there is no such column, it names no splits, or one alone, and "train"
+        is wanted.
 
     Raises:
         NoSuchSplit: The column names other splits, but not this one.
     """
+    values = list(values)
+    if all(value is None for value in values):
+        return None
     of_rows = [_split(value) for value in values]
     found, wanted = list(dict.fromkeys(of_rows)), _split(split)
     if not _are_splits(found) or (len(found) == 1 and (is_own or wanted == "train")):
