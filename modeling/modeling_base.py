@@ -216,7 +216,7 @@ class FrozenBasesForConditionalGeneration(
     def get_encoder(self, modality=None):
         return self.vision_tower if modality in ("image", "video") else self
 
-    def set_encoder(self, encoder, modality=None):
+    def set_encoder(self, encoder: Any, modality: Any = None) -> None:
         """Refuse another vision tower.
 
         Args:

@@ -220,16 +220,26 @@ def _no_text(name: str, row: Mapping[str, Any], found: Mapping[str, Any]) -> str
 
 
 def check_unseen(name: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
-    """Refuse a row whose image is in a column of another name: it would be trained as a text alone."""
+    """Refuse a row whose image is in a column of another name: it would be trained as a text alone.
+
+    Args:
+        name (str): Names the row in an error.
+        row (Mapping[str, Any]): The row.
+        columns (Mapping[str, str]): The columns that the user named, by role.
+
+    Raises:
+        ValueError: A column that nothing reads holds an image. The message names it.
+    """
     known = {spelling for names in SPELLINGS.values() for spelling in names} | set(columns.values())
     shows = (*SPELLINGS["image"], *SPELLINGS["images"], *SPELLINGS["video"])
     if any(str(column).lower() in shows for column in row) or {"image", "images", "video"} & columns.keys():
         return  # the row says itself that it has none
     for column, value in row.items():
         if str(column).lower() not in known and looks_like_image(value):
+            role = "video" if "video" in str(column).lower() else "image"
             raise ValueError(
                 f"sample {name}: the column {column!r} holds an image that would be ignored. Name it with "
-                f"columns={{'image': {column!r}}} (on the command line, --columns image={column}), or remove it"
+                f"columns={{'{role}': {column!r}}} (on the command line, --columns {role}={column}), or remove it"
             )
 
 
