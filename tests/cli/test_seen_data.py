@@ -60,9 +60,9 @@ def test_images_are_counted_without_being_opened(table, tmp_path, monkeypatch):
     assert (seen.size, seen.with_images, seen.first) == (2, 1, '"a picture of" -> " a"')
 
 
-def test_of_a_stream_the_first_thousand_rows_are_counted(table, capsys):
-    seen = look_at("rows", open_dataset(table(2001), streaming=True))
-    assert "rows: a stream, 500 of the first 1,000 with images; first: " in said([seen], capsys)
+def test_of_a_stream_the_first_hundred_rows_are_counted(table, capsys):
+    seen = look_at("rows", open_dataset(table(201), streaming=True))
+    assert "rows: a stream, 50 of the first 100 with images; first: " in said([seen], capsys)
 
 
 def test_a_row_that_cannot_be_used_is_found_wherever_it_is(table):

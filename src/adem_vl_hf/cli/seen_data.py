@@ -8,7 +8,7 @@ from typing import Any
 
 from ..terminal import printable, say
 
-FIRST_ROWS = 1000  # of a stream, which a buffer holds at the beginning anyway
+FIRST_ROWS = 100  # of a stream, which are fetched again for the training
 LONGEST = 60  # characters of a prompt or an answer
 
 
@@ -49,7 +49,7 @@ class SeenData:
 def look_at(name: str, dataset: Any) -> SeenData:
     """Look at the samples of a data set without opening images, but for the first one.
 
-    All rows of a table are read, and the first thousand of a stream. Other data sets have read their rows already.
+    All rows of a table are read, and the first hundred of a stream. Other data sets have read their rows already.
 
     Args:
         name (str): The name of the data set, as it was given.
