@@ -96,7 +96,6 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, FrozenBasesForCondit
         "AutoConfig": "configuration_adem_vl.AdemVLConfig",
         "AutoModel": "modeling_adem_vl.AdemVLForConditionalGeneration",
         "AutoModelForImageTextToText": "modeling_adem_vl.AdemVLForConditionalGeneration",
-        "AutoModelForVision2Seq": "modeling_adem_vl.AdemVLForConditionalGeneration",  # before Transformers 5
         "AutoProcessor": "processing_adem_vl.AdemVLProcessor",
     }
     memory_arguments = {

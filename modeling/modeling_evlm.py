@@ -105,7 +105,6 @@ class EvlmForConditionalGeneration(EvlmPreTrainedModel, FrozenBasesForConditiona
         "AutoConfig": "configuration_evlm.EvlmConfig",
         "AutoModel": "modeling_evlm.EvlmForConditionalGeneration",
         "AutoModelForImageTextToText": "modeling_evlm.EvlmForConditionalGeneration",
-        "AutoModelForVision2Seq": "modeling_evlm.EvlmForConditionalGeneration",  # before Transformers 5
         "AutoProcessor": "processing_evlm.EvlmProcessor",
     }
     memory_arguments = {
