@@ -140,7 +140,8 @@ def refuse_second_model(tower: nn.Module) -> None:
     of_open_clip = isinstance(tower, OpenClipVisionTower)
     if tower.in_model if of_open_clip else any(isinstance(block, SeeingLayer) for block in tower_blocks(tower)):
         raise ValueError(
-            f"this {type(tower).__name__} already belongs to a model of this package; load a second copy of it"
+            f"this {type(tower).__name__} already belongs to a model of this package, or to one that could not be "
+            "loaded; load a second copy of it"
         )
 
 

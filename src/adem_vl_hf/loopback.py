@@ -1,4 +1,4 @@
-"""Keeps a server of this machine from web pages of other sites, which a browser may lead to it under another name."""
+"""Refuses requests that name another host, so that no web page reaches a local server by DNS rebinding."""
 
 import re
 from collections.abc import Callable

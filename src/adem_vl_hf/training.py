@@ -83,11 +83,13 @@ class SafeSeq2SeqTrainer(OwnClassNames, LastingWorkers, StopsWhenBroken, WholeCh
         # generate asks for the tokenizer where a base's own generation_config.json has stop_strings
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         gen_kwargs = {"tokenizer": tokenizer, **(gen_kwargs or getattr(self, "_gen_kwargs", {}))}
-        before = deepcopy(self.model.generation_config)
+        # a PeftModel would keep what it is given to itself
+        owner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        before = deepcopy(owner.generation_config)
         try:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
         finally:  # Transformers fills in defaults, of which it warns at the next batch, and which would be saved
-            self.model.generation_config = before
+            owner.generation_config = before
 
 
 def training_arguments(

@@ -135,9 +135,10 @@ def _lasting(loader: Any) -> Any:
 
 
 def _start_deaf(loader: Callable[[], Any]) -> Any:
-    """Start the workers of a loader with SIGTERM held back: until ours, they have a handler of PyTorch, that ends them.
+    """Start the workers of a loader while SIGTERM is blocked: until our handler is set, PyTorch's would end them.
 
-    Not where a server forks them. It is started at its first use, and would hold SIGTERM back for all of its children.
+    Not with forkserver: its server process starts at the first use, would inherit the block, and pass it on to all of
+    its children.
     """
     starts = loader()
     start = partial(type(starts)._get_iterator, starts)

@@ -81,13 +81,13 @@ def test_what_a_visitor_says_the_chat_was_is_not_looked_at(address, tmp_path):
     assert len(other.chat) == 6  # the server knows what was said
 
 
-@pytest.mark.parametrize("route", ["queue/join", "run/answer", "api/answer", "call/answer", "call/v2/answer"])
+@pytest.mark.parametrize("route", ["queue/join", "call/answer"])
 def test_no_route_takes_an_address(address, route):
     user = AppUser(address)
     (called,) = [one for one in user.config["dependencies"] if len(one["inputs"]) == 5]
     data = [{"text": "a", "files": [file(ADDRESS)]}, None, None, None, False]
     body = {"data": data, "fn_index": called["id"], "session_hash": user.session, "box": data[0]}
-    user.http.post(f"/gradio_api/{route}", json=body)
+    assert user.http.post(f"/gradio_api/{route}", json=body).status_code == 200
     time.sleep(0.5)
 
 

@@ -1,5 +1,6 @@
 """``adem-vl train --eval-data``: which split is evaluated on, and that it is not the one that is trained on."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -99,3 +100,18 @@ def test_data_whose_splits_have_other_names_are_refused_with_them(opened, tmp_pa
     pictures(tmp_path / "other", 1)
     with pytest.raises(ValueError, match="no split 'test'; it has a, b.*: name the files of the one to evaluate on"):
         opened("other", "--eval-data", "set")
+
+
+def test_a_table_whose_only_split_is_trained_is_not_held_out(opened, tmp_path):
+    rows = [{"question": f"q{number}", "answer": "a", "split": "test"} for number in range(4)]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"--eval-data x\.jsonl is in --data, too"):
+        opened("x.jsonl", "--eval-data", "x.jsonl")
+
+
+def test_a_held_out_split_that_cannot_be_used_is_named(opened, tmp_path):
+    (tmp_path / "set").mkdir()
+    for split, answer in (("train", "a"), ("test", None)):
+        (tmp_path / "set" / f"{split}.jsonl").write_text(json.dumps({"question": "q", "answer": answer}))
+    with pytest.raises(ValueError, match="--eval-data set, split test: .*answer is empty"):
+        opened("set", "--eval-data", "set")

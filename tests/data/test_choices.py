@@ -28,6 +28,9 @@ ANIMALS = ["cat", "dog", "cow"]
         (["2", "4", "8"], "2", "2"),
         (ANIMALS, "2", "cow"),
         (ANIMALS, "DOG ", "dog"),
+        (ANIMALS, "dog.", "dog"),
+        (ANIMALS, "(B) dog", "dog"),
+        (ANIMALS, "b. Dog.", "dog"),
         (["Dog", "dog"], "dog", "dog"),
         (["b", "a"], "B", "b"),  # one of them, and not the second
         ([" cat ", "dog"], "cat", "cat"),
@@ -101,6 +104,8 @@ def test_other_columns_are_no_choices():
     for columns in ({"A": None, "B": ""}, {"A": "cat"}, {"0": "cat", "1": "dog"}, {"x": 1, "y": 2}):
         sample = sample_of({**QUESTION, "answer": "C", **columns}, 0)
         assert (sample["prompt"], sample["answer"]) == ("which?", " C")
+    measured = sample_of({**QUESTION, "answer": "dog", "a": 0.5, "b": 0.7}, 0)
+    assert (measured["prompt"], measured["answer"]) == ("which?", " dog")
     assert sample_of({"text": "a cat", "A": "cat", "B": "dog"}, 0)["prompt"] == "a picture of"
     named = sample_of({"a": "which?", "b": "dog"}, 0, {"question": "a", "answer": "b"})
     assert (named["prompt"], named["answer"]) == ("which?", " dog")

@@ -27,6 +27,34 @@ def test_the_rows_of_the_split_are_taken(split, streaming):
     assert [int(row["text"]) for row in rows] == WANTED[split]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("values", "trained", "tested"),
+    [
+        (["trainval", "test", "train2014", "val2017"], [0, 2], [1]),
+        (["easy", "test", "hard"], [0, 2], [1]),
+        ([None, "train", "test"], [0, 1], [2]),
+        ([["x"], ["y"]], [0, 1], [0, 1]),
+        ([{"n": 1}, {"n": 2}], [0, 1], [0, 1]),
+    ],
+)
+def test_other_values_of_the_column(streaming, values, trained, tested):
+    for split, expected in (("train", trained), ("test", tested)):
+        rows = table(values)
+        rows = rows_of_split_column(rows.to_iterable_dataset() if streaming else rows, split, "rows.csv")
+        assert [int(row["text"]) for row in rows] == expected
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_column_may_hold_labels(streaming):
+    features = datasets.Features(
+        {"split": datasets.ClassLabel(names=["test", "train"]), "text": datasets.Value("string")}
+    )
+    rows = datasets.Dataset.from_dict({"split": [1, 0, 1], "text": ["0", "1", "2"]}, features)
+    rows = rows_of_split_column(rows.to_iterable_dataset() if streaming else rows, "train", "rows.csv")
+    assert [row["text"] for row in rows] == ["0", "2"]
+
+
 def test_a_split_that_the_column_lacks_is_named():
     for splits, split in ((SPLITS, "mine"), (["train", "train"], "test"), (["test", "test"], "val")):
         with pytest.raises(NoSuchSplit, match=f"^rows.csv: no split '{split}'; its column of splits has t"):

@@ -214,7 +214,7 @@ def test_a_vision_tower_serves_one_model_only(bases, arch):
     """The adapters of the second would run in the first one, too, and freezing its blocks would freeze the first's."""
     first = arch.build(bases)
     fields = {"image_token_id": tiny.IMAGE_TOKEN_ID}
-    with pytest.raises(ValueError, match="already belongs to a model of this package; load a second copy"):
+    with pytest.raises(ValueError, match="already belongs to a model of this package, or .*; load a second copy"):
         arch.model_class.from_base_pretrained(bases / "llama", first.vision_tower, **fields)
 
 

@@ -150,6 +150,8 @@ def warn_of_missing_images(seen: Sequence[SeenData]) -> None:
     remedy = "if that is not meant, name the column of the images, --columns image=NAME"
     if not any(part.with_images for part in seen):
         names = ", ".join(part.name for part in seen)
+        if all(part.is_of_text for part in seen):
+            remedy = "mix in data with images"
         say(f"adem-vl train: no sample of {names} has an image, so that nothing is learned about images; {remedy}",
             sys.stderr)  # fmt: skip
         return

@@ -19,6 +19,7 @@ from .sample import CAPTION_PROMPT, Sample, continuation
 from .splits import SPLITS, split_of_folder
 
 TEXT = ".txt"
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".tar")
 
 
 class CaptionFiles(Dataset[Sample]):
@@ -85,15 +86,17 @@ class CaptionFiles(Dataset[Sample]):
 
 
 def has_caption_files(folder: Path) -> bool:
-    """Tell whether a folder has an image with a text file of the same name.
+    """Tell whether half of the images of a folder or more have a text file of the same name, and no table is there.
 
     Args:
-        folder (Path): The folder. One with metadata of its own has none.
+        folder (Path): The folder. One with a table of its own has no such files.
     """
     if not folder.is_dir() or any(folder.glob("metadata.*")) or any(folder.glob("*/metadata.*")):
         return False
+    if any(file.suffix.lower() in TABLES for file in folder.iterdir()):
+        return False
     images, texts = _images_and_texts(folder)
-    return any(image.with_suffix("") in texts for image in images)
+    return 0 < len(images) <= 2 * sum(image.with_suffix("") in texts for image in images)
 
 
 def _images_and_texts(folder: Path) -> tuple[list[Path], dict[Path, Path]]:

@@ -46,11 +46,14 @@ def chosen(choices: Any) -> Options | None:
     return Options(known, labels, has_numbers=not all(isinstance(value, str) for value in values))
 
 
-def choices_in_columns(row: Mapping[str, Any]) -> dict[str, Any] | None:
+def choices_in_columns(row: Mapping[str, Any], answer: Any) -> dict[str, Any] | None:
     """Find choices that have a column each: ``A``, ``B``, ...; ``choice_a``, ...; ``option_1``, ....
+
+    Numbers in columns that are called by a letter alone may be anything: they are choices if the answer is one of them.
 
     Args:
         row (Mapping[str, Any]): The row.
+        answer (Any): The answer to its question.
 
     Returns:
         dict[str, Any] | None: The choices by the letters or numbers of their columns, without empty ones; None if the
@@ -60,7 +63,11 @@ def choices_in_columns(row: Mapping[str, Any]) -> dict[str, Any] | None:
     for column, value in row.items():
         if found := ONE_CHOICE.fullmatch(str(column).strip()):
             families.setdefault((found[1] or "").lower(), {})[found[2].lower()] = value
-    for family in families.values():
+    said = str(answer).strip().strip("().").casefold()
+    for prefix, family in families.items():
+        measured = all(value is None or isinstance(value, (int, float)) for value in family.values())
+        if not prefix and measured and said not in {*family, *map(str, family.values())}:
+            continue
         for order in ORDERS:
             labels = list(takewhile(family.__contains__, order))
             filled = {label: family[label] for label in labels if not _is_empty(family[label])}

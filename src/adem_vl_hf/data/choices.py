@@ -8,6 +8,7 @@ from ..modeling.field_values import shown
 
 MOST_OPTIONS = 26  # those that a letter can name
 LETTER = re.compile(r"\(?([A-Za-z])[).]?")
+LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])[).:]\s+(.+)", re.DOTALL)
 NUMBER = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -49,8 +50,13 @@ class Options(list[str]):
             if bare in self:
                 return bare
             small = [text.casefold() for text in self]
-            if bare.casefold() in small:
-                return self[small.index(bare.casefold())]
+            for spelling in (bare.casefold(), bare.casefold().removesuffix(".")):
+                if spelling in small:
+                    return self[small.index(spelling)]
+            if both := LETTER_AND_TEXT.fullmatch(bare):
+                place = ord(both[1].upper()) - ord("A")
+                if place < len(self) and both[2].casefold().removesuffix(".") in (small[place], small[place] + "."):
+                    return self[place]
         if letter:
             place = ord(letter[1].upper()) - ord("A")
         elif NUMBER.fullmatch(bare) and not self.has_numbers:

@@ -90,7 +90,9 @@ def sample_of(row: Mapping[str, Any], position: int, columns: Mapping[str, str] 
     name = str(position if found["id"] is None else found["id"])
     if found["choices"] is None:
         named_otherwise = set((columns or {}).values())
-        found["choices"] = choices_in_columns({key: row[key] for key in row if key not in named_otherwise})
+        found["choices"] = choices_in_columns(
+            {key: row[key] for key in row if key not in named_otherwise}, found["answer"]
+        )
     _check_question(name, row, places, found, columns or {})
     if found["prompt"] is None and found["question"] is None and not is_chat(found["messages"]):
         named = (columns or {}).keys() & {"text", "answer"}

@@ -1,6 +1,7 @@
 """Finds what separates the cells of a CSV file: Excel writes semicolons where a comma is part of a number."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ SEPARATORS = (",", ";", "\t")
 def separator_of(table: Path) -> str:
     """Tell what separates the names in the first line of a CSV file.
 
+    Names in quotes may hold any of them.
+
     Args:
         table (Path): The file.
 
@@ -18,7 +21,7 @@ def separator_of(table: Path) -> str:
     """
     with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         first = next(iter(file), "")
-    return max(SEPARATORS, key=first.count)
+    return max(SEPARATORS, key=re.sub('"[^"]*"', "", first).count)
 
 
 def read_cells(table: Path) -> Iterator[dict[str, str]]:

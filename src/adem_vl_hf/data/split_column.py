@@ -1,23 +1,30 @@
 """Takes the rows of a split from a table with a column ``split``, as Karpathy's and Flickr30k's tables have it."""
 
+import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from .dataset_names import NoSuchSplit
 from .splits import SPLITS
 
-KNOWN = {**SPLITS, "restval": "train"}  # what COCO has left of its validation, which is trained as usual
+# what COCO has left of its validation, and a split that is both, are trained as usual
+KNOWN = {**SPLITS, "restval": "train", "trainval": "train"}
+OF_A_YEAR = re.compile("(train|val|test)20[0-9]{2}", re.IGNORECASE)  # as COCO and VQA write it
+FIRST_ROWS = 100  # of a stream
 
 
 def places_of_split(values: Iterable[object], split: str, name: str, is_own: bool = False) -> list[int] | None:
-    """Choose the rows that a column assigns to a split. Rows without a value are trained.
+    """Choose the rows that a column assigns to a split.
+
+    Rows whose value is missing, or names neither a validation nor a test split, are trained.
 
     Args:
         values (Iterable[object]): The values of the column.
         split (str): The split.
         name (str): Names the table in an error.
-        is_own (bool): Whether all rows are of this split by the name of their file. If the column names one other
-            split alone, it says where they were taken from.
+        is_own (bool): Whether the name of its file already says that all rows are of this split. A column that names
+            another split alone is then ignored.
 
     Returns:
         The places of the rows. None means all: there is no such column, it names no splits, or one alone, and "train"
@@ -27,40 +34,35 @@ def places_of_split(values: Iterable[object], split: str, name: str, is_own: boo
         NoSuchSplit: The column names other splits, but not this one.
     """
     values = list(values)
-    if all(value is None for value in values):
+    if _is_whole(values, split, is_own):
         return None
-    of_rows = [_split(value) for value in values]
-    found, wanted = list(dict.fromkeys(of_rows)), _split(split)
-    if not _are_splits(found) or (len(found) == 1 and (is_own or wanted == "train")):
-        return None
-    if wanted not in found:
+    kept = [place for place, value in enumerate(values) if _is_of(value, split)]
+    if not kept:
+        found = list(dict.fromkeys(map(_split, values)))
         raise NoSuchSplit(f"{name}: no split {split!r}; its column of splits has {', '.join(found)}", found)
-    return [place for place, one in enumerate(of_rows) if one == wanted]
+    return kept
 
 
 def split_column(rows: Any) -> str | None:
     """Find the column that says which split a row belongs to.
 
     Args:
-        rows (Any): The ``datasets.Dataset`` or ``datasets.IterableDataset``. Of the latter, the first row is read.
+        rows (Any): The ``datasets.Dataset`` or ``datasets.IterableDataset``. Of the latter, the first rows are read.
 
     Returns:
         The name of the column, or None if there is none whose values are names of splits.
     """
     names: Iterable[str] = rows.column_names or next(iter(rows.take(1)), {})
     column = next((name for name in names if name.lower() == "split"), None)
-    if column is None:
-        return None
-    is_table = hasattr(rows, "unique")
-    values = rows.unique(column) if is_table else [row[column] for row in rows.select_columns([column]).take(1)]
-    return column if any(value is not None for value in values) and _are_splits(map(_split, values)) else None
+    return column if column is not None and _are_splits(_values(rows, column)) else None
 
 
 def rows_of_split_column(rows: Any, split: str, name: str, is_own: bool = False) -> Any:
     """Take the rows of a split, if a column says which these are.
 
     Args:
-        rows (Any): The ``datasets.Dataset`` or ``datasets.IterableDataset``, whose images are files.
+        rows (Any): The ``datasets.Dataset`` or ``datasets.IterableDataset``, whose images are files. What a stream
+            has is judged by its first rows.
         split (str): The split.
         name (str): Names the data set in an error.
         is_own (bool): As for ``places_of_split``.
@@ -74,19 +76,56 @@ def rows_of_split_column(rows: Any, split: str, name: str, is_own: bool = False)
     column = split_column(rows)
     if column is None:
         return rows
-    if not hasattr(rows, "unique"):
-        wanted = _split(split)
-        return rows.filter(lambda value: _split(value) == wanted, input_columns=[column])
-    kept = places_of_split((row[column] for row in rows.select_columns([column])), split, name, is_own)
-    return rows if kept is None else rows.select(kept)
+    values = _values(rows, column)
+    if not _is_stream(rows):
+        kept = places_of_split(values, split, name, is_own)
+        return rows if kept is None else rows.select(kept)
+    if _is_whole(values, split, is_own):
+        return rows
+    names = _label_names(rows, column)
+    return rows.filter(lambda value: _is_of(_named(value, names), split), input_columns=[column])
+
+
+def _values(rows: Any, column: str) -> list[Any]:
+    """Return the values of a column, of a stream the first ones; labels of a class by their names."""
+    found = rows.select_columns([column])
+    names = _label_names(rows, column)
+    return [_named(row[column], names) for row in (islice(found, FIRST_ROWS) if _is_stream(rows) else found)]
+
+
+def _label_names(rows: Any, column: str) -> list[str]:
+    """Return the names of the labels of a column that holds their numbers."""
+    return getattr((rows.features or {}).get(column), "names", None) or []
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
+
+
+def _is_stream(rows: Any) -> bool:
+    return not hasattr(rows, "unique")
 
 
 def _split(value: object) -> str:
     """Return the common name of a split."""
     text = "train" if value is None else str(value).strip()
+    if found := OF_A_YEAR.fullmatch(text):
+        text = found[1]
     return KNOWN.get(text.lower(), text)
 
 
-def _are_splits(names: Iterable[str]) -> bool:
-    """Tell whether a column names splits, and not something else that is called so."""
-    return not set(names).isdisjoint(KNOWN.values())
+def _is_of(value: object, split: str) -> bool:
+    name, wanted = _split(value), _split(split)
+    return name == wanted or (wanted == "train" and name not in KNOWN.values())
+
+
+def _is_whole(values: list[Any], split: str, is_own: bool) -> bool:
+    """Tell whether a column leaves all rows to the split that is wanted."""
+    is_one = len(set(map(_split, values))) == 1
+    return not _are_splits(values) or (is_one and (is_own or _split(split) == "train"))
+
+
+def _are_splits(values: Iterable[object]) -> bool:
+    """Tell whether a column names splits, and not something else that is called so; a missing value names none."""
+    texts = [value for value in values if value is not None]
+    return all(isinstance(text, str) for text in texts) and any(_split(text) in KNOWN.values() for text in texts)

