@@ -62,7 +62,7 @@ def names_the_disk(done, disk):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("adem-vl ")]
     assert "No space left on device" in line
     assert str(disk) in line
-    assert "are needed, and" in line
+    assert "MB are free. What was there before" in line
 
 
 def test_a_download_names_it_and_goes_on_when_there_is_room(hub, small_disk, tmp_path):

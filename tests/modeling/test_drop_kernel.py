@@ -20,7 +20,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def in_use(monkeypatch):
     """``fuse`` with the kernel, which it otherwise takes for scores on a GPU alone."""
     monkeypatch.setattr(fusion, "BY_TRITON", True)
-    monkeypatch.setattr(fusion, "takes", lambda scores: True, raising=False)
+    monkeypatch.setattr(fusion, "kernel_takes", lambda scores: True, raising=False)
     monkeypatch.setattr(fusion, "drop_smallest", drop_kernel.drop_smallest, raising=False)
 
 
