@@ -47,8 +47,6 @@ class OpenClipVisionTower(nn.Module):
         ValueError: The tower is not a plain ViT with a class token.
     """
 
-    in_model = False  # whether it belongs to a model
-
     def __init__(self, visual: nn.Module) -> None:
         super().__init__()
         self.config = open_clip_vision_config(visual)

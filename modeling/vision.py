@@ -137,8 +137,7 @@ def refuse_second_model(tower: nn.Module) -> None:
     Raises:
         ValueError: It belongs to a model.
     """
-    of_open_clip = isinstance(tower, OpenClipVisionTower)
-    if tower.in_model if of_open_clip else any(isinstance(block, SeeingLayer) for block in tower_blocks(tower)):
+    if getattr(tower, "in_model", False):
         raise ValueError(
             f"this {type(tower).__name__} already belongs to a model of this package, or to one that could not be "
             "loaded; load a second copy of it"
@@ -153,8 +152,8 @@ def let_tower_stop(tower: nn.Module) -> None:
     Args:
         tower (nn.Module): The tower, which belongs to a model from now on.
     """
+    tower.in_model = True  # type: ignore[assignment]
     if isinstance(tower, OpenClipVisionTower):
-        tower.in_model = True
         return
     for place, block in enumerate(tower_blocks(tower)):
         extend_layer(block, StoppingBlock)

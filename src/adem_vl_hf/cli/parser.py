@@ -33,7 +33,7 @@ STAYING = ("app", "serve")  # they would hold what their largest request took fo
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says in one line what is wrong, without the forty of all flags."""
+    """Says in one line what is wrong, and does not list all flags."""
 
     def error(self, message: str) -> NoReturn:
         """Print the error, and leave.

@@ -130,9 +130,8 @@ def _shown(sample: Any) -> str:
     if "turns" in sample:
         prompt, answer = sample["turns"][0]["prompt"], sample["turns"][0]["answer"]
     if "messages" in sample:
-        for role in ("user", "assistant"):
-            said = next((turn["content"] for turn in sample["messages"] if turn["role"] == role), None)
-            prompt, answer = (said or prompt, answer) if role == "user" else (prompt, said or answer)
+        said = {turn["role"]: turn["content"] for turn in reversed(sample["messages"])}  # the first of each role
+        prompt, answer = said.get("user") or prompt, said.get("assistant") or answer
     return f"{_cut(prompt)} -> {_cut(answer)}"
 
 

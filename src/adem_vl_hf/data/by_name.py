@@ -12,12 +12,11 @@ from .caption_files import CaptionFiles, has_caption_files
 from .coco import FILE as COCO_FILE
 from .coco import CocoCaptions
 from .columns import SPELLINGS, sample_of
-from .dataset_names import DRAWN, NAMED, SCIENCEQA_ID, unknown_dataset
+from .dataset_names import DRAWN, NAMED, SCIENCEQA_ID, format_of, unknown_dataset
 from .easy_vqa import EasyVQA
 from .image_folder import ImageFolder, sample_of_line
 from .instructions import Alpaca, Conversations
 from .library import open_library_dataset, open_library_stream
-from .library_rows import format_of
 from .mme import MME
 from .mme import TASKS as MME_TASKS
 from .openmoji.clips import OpenMojiVideos

@@ -13,13 +13,12 @@ from torch.utils.data import Dataset
 
 from ..json_files import read_text
 from .cells import IMAGE_NAME
-from .dataset_names import NoSuchSplit
+from .dataset_names import NoSuchSplit, format_of
 from .media import check_inside, open_image
 from .sample import CAPTION_PROMPT, Sample, continuation
 from .splits import SPLITS, split_of_folder
 
 TEXT = ".txt"
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".tar")
 
 
 class CaptionFiles(Dataset[Sample]):
@@ -93,7 +92,7 @@ def has_caption_files(folder: Path) -> bool:
     """
     if not folder.is_dir() or any(folder.glob("metadata.*")) or any(folder.glob("*/metadata.*")):
         return False
-    if any(file.suffix.lower() in TABLES for file in folder.iterdir()):
+    if any(format_of(file) is not None for file in folder.iterdir()):
         return False
     images, texts = _images_and_texts(folder)
     return 0 < len(images) <= 2 * sum(image.with_suffix("") in texts for image in images)

@@ -10,7 +10,8 @@ SCIENCEQA_ID = re.compile(r"[\w.-]+/ScienceQA")  # on the Hub it has a layout of
 HUB_ID = re.compile(r"(?P<path>\w[\w.-]*/[\w.-]+)(:(?P<config>[\w.-]+))?")  # user/set or user/set:config
 # the formats of single files, by their suffix
 BUILDERS = {
-    ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".tar": "webdataset",
+    ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json",
+    ".tar": "webdataset",
 }  # fmt: skip
 FORMATS = (
     "a folder or file that datasets reads (images, parquet, CSV, JSON, webdataset, save_to_disk), the folder of a "
@@ -41,7 +42,19 @@ def hub_id(name: str) -> re.Match[str] | None:
     Returns:
         The groups ``path`` and ``config``, or None if it is no id, or ends as a file of data does.
     """
-    return None if Path(name).suffix in BUILDERS else HUB_ID.fullmatch(name)
+    return None if format_of(Path(name)) is not None else HUB_ID.fullmatch(name)
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format of a single file, which its ending tells; capitals do not matter.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        The name under which the library reads it, or None.
+    """
+    return BUILDERS.get(path.suffix.lower())
 
 
 def check_name(name: str) -> None:
@@ -79,6 +92,6 @@ def unknown_dataset(name: str) -> ValueError:
         file = next((file for file in path.rglob("*") if file.is_file()), None)
         what = "the folder is empty" if file is None else f"its files, such as {file.name}, are of no known format"
         return ValueError(f"{name}: {what}; {known}")
-    if path.suffix in BUILDERS:
+    if format_of(path) is not None:
         return ValueError(f"{name}: there is no such file; correct the path")
     return ValueError(f"no data set {name!r}: {known}")

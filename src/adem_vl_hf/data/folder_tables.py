@@ -8,7 +8,7 @@ from typing import Any
 from PIL.Image import registered_extensions
 
 from .cells import IMAGE_NAME
-from .library_rows import format_of
+from .dataset_names import format_of
 from .separators import read_cells
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")

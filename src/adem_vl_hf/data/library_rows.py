@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..json_files import check_for_pyarrow, read_object
-from .dataset_names import BUILDERS, NoSuchSplit, hub_id
+from .dataset_names import NoSuchSplit, format_of, hub_id
 from .separators import separator_of
 from .split_column import rows_of_split_column, split_column
 from .splits import files_of_splits, is_guessed
@@ -69,19 +69,6 @@ def _as_written(cell: str) -> str | None:
 
 # pandas would make numbers, truth values and nothing of 007, True and NA; its columns are named by their places
 AS_WRITTEN = {"converters": dict.fromkeys(range(1000), _as_written), "keep_default_na": False}
-
-
-def format_of(path: Path) -> str | None:
-    """Return the format of a single file, which its ending tells; capitals do not matter.
-
-    Args:
-        path (Path): The file.
-
-    Returns:
-        The name under which the library reads it, or None.
-    """
-    suffix = path.suffix.lower()
-    return BUILDERS.get(".jsonl" if suffix == ".ndjson" else suffix)
 
 
 def _builder(path: str, **arguments: Any) -> Any:

@@ -52,9 +52,8 @@ def split_column(rows: Any) -> str | None:
     Returns:
         The name of the column, or None if there is none whose values are names of splits.
     """
-    names: Iterable[str] = rows.column_names or next(iter(rows.take(1)), {})
-    column = next((name for name in names if name.lower() == "split"), None)
-    return column if column is not None and _are_splits(_values(rows, column)) else None
+    column, values = _column(rows)
+    return column if _are_splits(values) else None
 
 
 def rows_of_split_column(rows: Any, split: str, name: str, is_own: bool = False) -> Any:
@@ -73,10 +72,7 @@ def rows_of_split_column(rows: Any, split: str, name: str, is_own: bool = False)
     Raises:
         NoSuchSplit: The column names other splits, but not this one.
     """
-    column = split_column(rows)
-    if column is None:
-        return rows
-    values = _values(rows, column)
+    column, values = _column(rows)
     if not _is_stream(rows):
         kept = places_of_split(values, split, name, is_own)
         return rows if kept is None else rows.select(kept)
@@ -86,14 +82,19 @@ def rows_of_split_column(rows: Any, split: str, name: str, is_own: bool = False)
     return rows.filter(lambda value: _is_of(_named(value, names), split), input_columns=[column])
 
 
-def _values(rows: Any, column: str) -> list[Any]:
-    """Return the values of a column, of a stream the first ones; labels of a class by their names."""
+def _column(rows: Any) -> tuple[str | None, list[Any]]:
+    """Return the name of the column and its values, of a stream the first ones; labels of a class by their names."""
+    columns: Iterable[str] = rows.column_names or next(iter(rows.take(1)), {})
+    column = next((name for name in columns if name.lower() == "split"), None)
+    if column is None:
+        return None, []
     found = rows.select_columns([column])
+    values = [row[column] for row in islice(found, FIRST_ROWS)] if _is_stream(rows) else found[:][column]
     names = _label_names(rows, column)
-    return [_named(row[column], names) for row in (islice(found, FIRST_ROWS) if _is_stream(rows) else found)]
+    return column, [_named(value, names) for value in values]
 
 
-def _label_names(rows: Any, column: str) -> list[str]:
+def _label_names(rows: Any, column: str | None) -> list[str]:
     """Return the names of the labels of a column that holds their numbers."""
     return getattr((rows.features or {}).get(column), "names", None) or []
 
