@@ -6,9 +6,11 @@ The tower as it is, frozen, is the teacher. It sees a layout of the OpenMoji dat
 in the styles of OpenMoji, Twemoji and Fluent, changed at random (``tower_pictures.py``), and learns to give the
 features that the teacher gives, at the class token and at every patch. So an adapter that was trained on the teacher
 works with the student, too: the own part in the tower of the adapter that ships on it is in place on both sides.
-Further, a linear classifier that was trained on the teacher's features must name the thing from the student's. On
-pictures of basic shapes there is no teacher. Linear heads, which are thrown away, name the shapes and colours from each
-patch of the last two blocks, from the class token and from the mean patch.
+Further, a linear classifier that was trained on the teacher's features must name the thing from the student's. With
+``--dinov2-weight``, DINOv2-small is a second teacher: another linear layer must find its class token for the thing, the
+mean over the styles, whatever the student sees it in. On pictures of basic shapes there is no teacher. Linear heads,
+which are thrown away, name the shapes and colours from each patch of the last two blocks, from the class token and from
+the mean patch.
 
 After an interruption the same command continues from the last checkpoint; with a smaller ``--steps`` it ends earlier.
 The result is a folder like the teacher's. Its weights are a running mean of the trained ones.
@@ -30,21 +32,23 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tower_pictures import GRID, PAINTS, SHAPES, STYLES, Layouts, draw_shapes
 from tqdm import tqdm
-from transformers import CLIPImageProcessor, CLIPVisionModel
+from transformers import AutoImageProcessor, CLIPImageProcessor, CLIPVisionModel, Dinov2Model
 
 from adem_vl_hf.allocator import keep_freed_memory
 from adem_vl_hf.data import OpenMojiNames
 from adem_vl_hf.data.openmoji.sprites import openmoji
 from adem_vl_hf.data.openmoji.styles import OPENMOJI
+from adem_vl_hf.embedded.dinov2 import embedded_dinov2
 from adem_vl_hf.files import replacing
 from adem_vl_hf.loading import CHECKPOINT_ON_CLIP, TOWER
 from adem_vl_hf.modeling.vision import VisionAdapter
 from adem_vl_hf.training import fastest_setting
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-LOSSES = ("kept", "distance", "naming", "shapes")  # kept is the distance in OpenMoji's own style
+LOSSES = ("kept", "distance", "naming", "likeness", "shapes")  # kept is the distance in OpenMoji's own style
 BARE = 0.2  # the share of steps in which both towers are without the adapter's part
 MEAN_OF = 0.995  # of the running mean of the weights
+DINOV2_WIDTH = 384
 DRAWINGS = 8  # of each thing, from which the classifier on the teacher's features learns
 OWN = 3  # the student sees one layout of so many in OpenMoji's own style, too
 
@@ -158,6 +162,7 @@ class Teaching(nn.Module):
     """What the teacher's features are like: their deviations, and a linear classifier of the things on top of them.
 
     The classifier reads the class token and the mean patch. It learns from the teacher alone and then stays as it is.
+    So do the features of DINOv2, which are zeros until they are asked for.
 
     Args:
         things (int): The number of things.
@@ -170,6 +175,7 @@ class Teaching(nn.Module):
         self.register_buffer("deviation", torch.ones(tokens, width))  # [1+N, C]
         self.register_buffer("pooled_mean", torch.zeros(2 * width))
         self.register_buffer("pooled_deviation", torch.ones(2 * width))
+        self.register_buffer("dinov2", torch.zeros(things, DINOV2_WIDTH))  # unit vectors around their mean
         self.classifier = nn.Linear(2 * width, things)
 
     def pool(self, features: torch.Tensor) -> torch.Tensor:
@@ -210,6 +216,22 @@ class Teaching(nn.Module):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+
+    @torch.no_grad()
+    def ask_dinov2(self) -> None:
+        """Keep DINOv2's class token for every thing: the mean over the styles of the student."""
+        folder = embedded_dinov2()
+        tower, processor = Dinov2Model.from_pretrained(folder).to(DEVICE), AutoImageProcessor.from_pretrained(folder)
+        of_styles = []
+        for style in STYLES:
+            data = OpenMojiNames("train", size=10**6, seed=78, kinds=("caption",), styles=[style])
+            found = torch.zeros_like(self.dinov2)
+            for start in tqdm(range(0, len(data.things), 71), desc=f"DINOv2 on {style}", mininterval=5):
+                places = range(start, start + 71)  # each thing comes once in so many samples as there are things
+                pixels = processor([data[i]["image"] for i in places], return_tensors="pt")["pixel_values"]
+                found[[data.thing_index(i) for i in places]] = tower(pixels.to(DEVICE)).last_hidden_state[:, 0]
+            of_styles.append(F.normalize(found - found.mean(0), dim=1))
+        self.dinov2.copy_(F.normalize(torch.stack(of_styles).mean(0), dim=1))
 
 
 @torch.inference_mode()
@@ -254,6 +276,7 @@ def main() -> None:
     parser.add_argument("--distance-weight", type=float, default=0.4)
     parser.add_argument("--shapes-weight", type=float, default=0.2)
     parser.add_argument("--things-weight", type=float, default=0.25)
+    parser.add_argument("--dinov2-weight", type=float, default=0.0, help="of the second teacher; without it, none")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw; a GPU needs several")
     parser.add_argument("--save-every", type=int, default=100)
@@ -266,7 +289,8 @@ def main() -> None:
     teacher = Tower(args.tower, args.checkpoint).to(DEVICE).eval().requires_grad_(False)
     student = Tower(args.tower, args.checkpoint).to(DEVICE).eval()
     normalise = Normalise(args.tower)
-    heads = nn.ModuleList(Heads(student.tower.config.hidden_size) for _ in range(2)).to(DEVICE)
+    width = student.tower.config.hidden_size
+    heads = nn.ModuleList([Heads(width), Heads(width), nn.Linear(2 * width, DINOV2_WIDTH)]).to(DEVICE)
     trained = [p for p in student.tower.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.02, "factor": 1.0},
@@ -275,12 +299,14 @@ def main() -> None:
     ]
     optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98), fused=True)
     mean = {name: tensor.clone() for name, tensor in student.tower.state_dict().items()}
-    teaching = Teaching(len(openmoji()[0]), 1 + GRID * GRID, student.tower.config.hidden_size).to(DEVICE)
+    teaching = Teaching(len(openmoji()[0]), 1 + GRID * GRID, width).to(DEVICE)
     learned = args.output_dir / "teaching.safetensors"
     if learned.exists():
         teaching.load_state_dict(load_file(learned))
     else:
         teaching.learn(teacher, normalise)
+        if args.dinov2_weight:
+            teaching.ask_dinov2()
         with replacing(learned) as beside:
             save_file(teaching.state_dict(), beside)
     teaching.requires_grad_(False)
@@ -314,10 +340,15 @@ def main() -> None:
         kept, distance = distances[own].mean(), distances[~own].sum() / max(1, int((~own).sum()))
         things = batch["things"].to(DEVICE)[layout]
         naming = F.cross_entropy(teaching.name(found), things, ignore_index=-1)
+        likeness = found.new_zeros(())
+        if args.dinov2_weight and (named := things >= 0).any():
+            like = heads[2](teaching.pool(found[named]))
+            likeness = 1 - F.cosine_similarity(like, teaching.dinov2[things[named]]).mean()
         labels = [batch[name].to(DEVICE) for name in ("shapes", "colours")]
         levels = student(normalise(batch["pictures"]), adapted=False)
-        shapes = sum(head(features, *labels) for head, features in zip(heads, levels, strict=True)) / 2
+        shapes = sum(head(features, *labels) for head, features in zip(heads[:2], levels, strict=True)) / 2
         loss = kept + args.distance_weight * distance + args.things_weight * naming + args.shapes_weight * shapes
+        loss = loss + args.dinov2_weight * likeness
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
@@ -327,7 +358,7 @@ def main() -> None:
             for name, tensor in student.tower.state_dict().items():
                 if tensor.is_floating_point():
                     mean[name].lerp_(tensor, 1 - keep)
-        recent.append([kept.item(), distance.item(), naming.item(), shapes.item()])
+        recent.append([kept.item(), distance.item(), naming.item(), likeness.item(), shapes.item()])
         done = step + 1
         if done % 20 == 0:
             losses = dict(zip(LOSSES, np.mean(recent, axis=0).round(4).tolist(), strict=True))

@@ -20,8 +20,10 @@ def opened(tmp_path, monkeypatch, capsys):
 
     def open_them(*flags):
         capsys.readouterr()
-        argv = ["train", "--output-dir", "run", "--data", *flags]
-        _, held_out, seen = training_data(build_parser().parse_args(argv))
+        given, bare = (
+            build_parser().parse_args(["train", "--output-dir", "run", "--data", *more]) for more in (flags, flags[:1])
+        )
+        _, held_out, seen = training_data(given, bare)
         ids = [held_out[index]["id"] for index in range(len(held_out))]
         err = "".join(line for line in capsys.readouterr().err.splitlines() if line.startswith("adem-vl"))
         return SimpleNamespace(ids=ids, line=str(seen[-1]), err=err)  # without the bars of the library datasets
@@ -115,3 +117,40 @@ def test_a_held_out_split_that_cannot_be_used_is_named(opened, tmp_path):
         (tmp_path / "set" / f"{split}.jsonl").write_text(json.dumps({"question": "q", "answer": answer}))
     with pytest.raises(ValueError, match="--eval-data set, split test: .*answer is empty"):
         opened("set", "--eval-data", "set")
+
+
+def conversations(file, *splits):
+    said = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A cat."}]
+    file.write_text(json.dumps([{"conversations": said} | ({"split": split} if split else {}) for split in splits]))
+
+
+def test_conversations_hold_out_what_their_entries_assign_to_the_test(opened, tmp_path):
+    conversations(tmp_path / "rows.json", "train", "test", "train")
+    found = opened("rows.json", "--eval-data", "rows.json")
+    assert found.ids == ["1"]
+    assert found.line.endswith("rows.json, split test: 1 sample")
+    assert "is trained on" not in found.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["shapes", "--image-folder", "."], "--image-folder has no effect on shapes, which says where its images are"),
+        (["rows.json", "--prompt-format", "QCM-A"], "--prompt-format is of ScienceQA, and rows.json is not ScienceQA"),
+        (["captions", "--columns", "text=x"], "--columns has no effect on captions, whose format names its columns"),
+    ],
+)
+def test_flags_that_no_data_heed_are_refused(opened, tmp_path, flags, message):
+    pictures(tmp_path / "shapes", 2)
+    conversations(tmp_path / "rows.json", None)
+    pictures(tmp_path / "captions", 1)
+    (tmp_path / "captions" / "metadata.jsonl").unlink()
+    (tmp_path / "captions" / "0.txt").write_text("a cat")
+    with pytest.raises(ValueError, match=message):
+        opened(*flags)
+
+
+def test_a_flag_that_one_of_the_data_heeds_is_taken(opened, tmp_path):
+    pictures(tmp_path / "shapes", 2)
+    conversations(tmp_path / "rows.json", None)
+    assert len(opened("shapes", "--image-folder", ".", "--eval-data", "rows.json").ids) == 1

@@ -93,3 +93,20 @@ def test_files_are_read_by_their_column(tmp_path, file, streaming):
         assert streaming or len(read) == len(answers)
     with pytest.raises(ValueError, match="no split 'mine'" if not streaming or file != "rows.csv" else "no rows"):
         next(iter(open_dataset(name, "mine", streaming=streaming)))
+
+
+@pytest.mark.parametrize("key", ["conversations", "instruction"])
+def test_conversations_and_instructions_are_read_by_their_splits(tmp_path, key):
+    def entry(place, split):
+        said = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": str(place)}]
+        row = {"instruction": "What is it?", "output": str(place)} if key == "instruction" else {key: said}
+        return row if split is None else row | {"split": split}
+
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([entry(place, split) for place, split in enumerate(SPLITS)]))
+    for split, places in WANTED.items():
+        assert [sample["answer"].strip() for sample in open_dataset(str(file), split)] == list(map(str, places))
+    with pytest.raises(NoSuchSplit, match="no split 'mine'; its column of splits has train"):
+        open_dataset(str(file), "mine")
+    file.write_text(json.dumps([entry(place, None) for place in range(3)]))
+    assert len(open_dataset(str(file), "test")) == 3  # as it was: such a file is of every split

@@ -8,7 +8,7 @@ import pytest
 import scripts
 import tiny
 import torch
-from transformers import CLIPVisionModel
+from transformers import BitImageProcessor, CLIPVisionModel, Dinov2Config, Dinov2Model
 
 from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes
 from adem_vl_hf.data.openmoji.styles import sprites_in
@@ -105,14 +105,17 @@ def script(monkeypatch):
     """``widen_tower.py`` with the shipped tower, but without training its classifier on thousands of drawings."""
     module = scripts.load("examples/widen_tower.py")
     monkeypatch.setattr(module.Teaching, "learn", lambda self, teacher, normalise: None)
+    monkeypatch.setattr(module.Teaching, "ask_dinov2", lambda self: self.dinov2.fill_(1.0))
     monkeypatch.setattr(module, "scores", lambda *given: NAMED)
     return module
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("styles", [["openmoji", "twemoji", "fluent"], ["openmoji"]])
-def test_the_tower_trains_saves_and_goes_on_to_the_same_bits(script, styles, tmp_path, monkeypatch):
-    sizes = ["--steps", 3, "--layouts", 2, "--shapes", 1, "--save-every", 1, "--styles", *styles]
+@pytest.mark.parametrize(
+    "flags", [["openmoji", "twemoji", "fluent"], ["openmoji"], ["openmoji", "twemoji", "--dinov2-weight", 1]]
+)
+def test_the_tower_trains_saves_and_goes_on_to_the_same_bits(script, flags, tmp_path, monkeypatch):
+    sizes = ["--steps", 3, "--layouts", 2, "--shapes", 1, "--save-every", 1, "--styles", *flags]
     scripts.call(script, monkeypatch, "--output-dir", tmp_path / "whole", *sizes)
     scored = []
 
@@ -138,3 +141,21 @@ def test_the_tower_trains_saves_and_goes_on_to_the_same_bits(script, styles, tmp
     }
     facts = json.loads((tmp_path / "cut" / "tower" / "training.json").read_text())
     assert facts == {"steps": 3, "layouts": 2, "shapes": 1, "seed": 0, **NAMED}
+
+
+@pytest.mark.slow
+def test_dinov2_is_asked_about_each_thing_in_each_style(tmp_path, monkeypatch):
+    module = scripts.load("examples/widen_tower.py")
+    config = Dinov2Config(
+        hidden_size=module.DINOV2_WIDTH, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    Dinov2Model(config).save_pretrained(tmp_path)
+    size = {"height": 28, "width": 28}
+    BitImageProcessor(size=size, crop_size=size, do_center_crop=False).save_pretrained(tmp_path)
+    monkeypatch.setattr(module, "embedded_dinov2", lambda: tmp_path)
+    things = len(OpenMojiNames("train").things)
+    teaching = module.Teaching(things, 65, 192)
+    teaching.ask_dinov2()
+    torch.testing.assert_close(teaching.dinov2.norm(dim=1), torch.ones(things))
+    like = teaching.dinov2 @ teaching.dinov2.T
+    assert (like.fill_diagonal_(0) < 0.999).all()  # no two things are alike

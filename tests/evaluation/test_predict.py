@@ -65,7 +65,13 @@ class Model:
     def generate(self, input_ids, attention_mask, pixel_values, **options):
         assert not self.training
         assert not torch.is_grad_enabled()
-        assert options == {"max_new_tokens": 5, "do_sample": False, "num_beams": 1, "tokenizer": None}
+        assert options == {
+            "max_new_tokens": 5,
+            "do_sample": False,
+            "num_beams": 1,
+            "num_return_sequences": 1,
+            "tokenizer": None,
+        }
         if self.fail_at == len(self.calls):
             raise KeyboardInterrupt
         self.calls.append(len(input_ids))

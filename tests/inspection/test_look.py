@@ -145,6 +145,8 @@ def test_neither_inference_mode_nor_what_a_checkpoint_saves_for_generation_matte
     expected = look(model, processor, tiny.picture(), "a photo of", max_new_tokens=3)
     monkeypatch.setattr(model.generation_config, "return_dict_in_generate", True)
     monkeypatch.setattr(model.generation_config, "stop_strings", ["no such word"])
+    monkeypatch.setattr(model.generation_config, "num_return_sequences", 3)
+    monkeypatch.setattr(model.generation_config, "do_sample", True)
     with torch.inference_mode():
         found = look(model, processor, tiny.picture(), "a photo of", max_new_tokens=3)
     assert found.answer == expected.answer

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..data.dataset_names import NAMED
 from .arguments import check_output
+from .flags_of_files import NO_EFFECT, check_flags_of_files
 from .idle_flags import given_flags, refuse_flags
 from .training_data import has_no_splits
 
@@ -37,7 +38,7 @@ def check_flags(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
         refuse_flags(given & {"data"}, args, f"has no effect on --task {args.task}, which has data of its own")
     if args.task in NAMED:
         refuse_flags(
-            given & {"columns", "image_folder", "prompt_format", "use_captions"},
+            given & NO_EFFECT.keys(),
             args,
             f"has no effect on --task {args.task}",
         )
@@ -63,23 +64,7 @@ def check_flags_of_data(args: argparse.Namespace, defaults: argparse.Namespace, 
     Raises:
         ValueError: There is such a flag. The message names it.
     """
-    from ..data.coco import CocoCaptions
-    from ..data.instructions import Alpaca, Conversations
-    from ..data.library import LibraryDataset
-    from ..data.mme import MME
-    from ..data.scienceqa import HubScienceQA, ScienceQA
-
     # the one split of a file is called train by datasets, too
     if args.split not in (None, "train") and has_no_splits(args.data, dataset):
         raise ValueError(f"--split {args.split}: {args.data} has no splits and is taken whole; leave the flag out")
-    is_scienceqa = isinstance(dataset, ScienceQA | HubScienceQA)
-    if args.columns and (is_scienceqa or isinstance(dataset, CocoCaptions | Alpaca | MME)):
-        raise ValueError(f"--columns has no effect on {args.data}, whose format names its columns; leave it out")
-    if args.image_folder and not isinstance(dataset, Conversations | LibraryDataset):
-        raise ValueError(f"--image-folder has no effect on {args.data}, which says where its images are; leave it out")
-    if not is_scienceqa:
-        refuse_flags(
-            given_flags(args, defaults) & {"prompt_format", "use_captions"},
-            args,
-            f"is of ScienceQA, and {args.data or args.task} is not ScienceQA",
-        )
+    check_flags_of_files(args, defaults, args.data or args.task, [dataset])

@@ -28,13 +28,13 @@ from .arguments import (
 )
 from .checkpoint import moved_bases
 from .config_flags import add_config_flags, config_fields
+from .flags_of_files import NO_EFFECT
 from .idle_flags import given_flags, refuse_flags
 from .output_folder import DATA_FILE, check_output_folder, note_data, remove_run
 from .training_data import training_data
 
 TEXT = "Train a small adapter that adds image input to a language model."
 MODEL = "adem_vl"  # the default
-OF_FILES = {"columns", "image_folder", "prompt_format", "use_captions"}  # without effect on data opened by name
 ANSWER_LENGTH = 32  # tokens of an answer to a held-out sample
 # fields of TrainingArguments that have a flag of their own; the flag also sets fields that depend on them
 FLAG_OF_FIELD = {
@@ -148,7 +148,7 @@ def check(args: argparse.Namespace) -> None:
     if not data & {*NAMED}:
         refuse_flags(given & {"train_size"}, args, f"is for {', '.join(NAMED)}, and other data are taken whole")
     if data <= {*NAMED}:
-        refuse_flags(given & OF_FILES, args, f"has no effect on {' '.join(args.data)}")
+        refuse_flags(given & NO_EFFECT.keys(), args, f"has no effect on {' '.join(args.data)}")
     if args.shuffle_buffer is not None and not args.streaming:
         raise ValueError("--shuffle-buffer is for --streaming; other data are shuffled as a whole")
     if args.streaming and args.max_steps <= 0:
@@ -196,7 +196,7 @@ def run(args: argparse.Namespace) -> None:
     _check_set(dict(args.set))
     _check_report_to(args.report_to or ())
     refuse(fields_set, None if args.from_checkpoint else args.model)
-    dataset, held_out, seen = training_data(args)
+    dataset, held_out, seen = training_data(args, _defaults())
     set_seed(args.seed)
     model, processor = _model(args)
     if args.cache_features:

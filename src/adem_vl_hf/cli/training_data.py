@@ -7,22 +7,25 @@ from typing import Any
 
 from ..data.dataset_names import NAMED, NoSuchSplit
 from ..terminal import say
+from .flags_of_files import check_flags_of_files
 from .seen_data import SeenData, look_at, warn_of_missing_images
 
 HELD_OUT = ("test", "val", "validation", "train")  # the splits to evaluate on, the best one first
 
 
-def training_data(args: argparse.Namespace) -> tuple[Any, Any, list[SeenData]]:
+def training_data(args: argparse.Namespace, defaults: argparse.Namespace) -> tuple[Any, Any, list[SeenData]]:
     """Open the training set and the held-out set, and look at every row of both.
 
     Args:
         args (argparse.Namespace): The parsed arguments.
+        defaults (argparse.Namespace): The values of all flags that are not given.
 
     Returns:
         Both, and what there is to say about their parts. The held-out set is None without --eval-data.
 
     Raises:
-        ValueError: --eval-data has only what is trained on, a row cannot be used, or a file is broken.
+        ValueError: --eval-data has only what is trained on, a flag has no effect on any of the data, a row cannot be
+            used, or a file is broken.
     """
     from ..data import open_dataset
     from ..data.mixing import mix
@@ -50,6 +53,7 @@ def training_data(args: argparse.Namespace) -> tuple[Any, Any, list[SeenData]]:
         held_out.append(part)
         named = None if has_no_splits(name, part) else split
         seen.append(SeenData(name, len(part), is_held_out=True, split=named, is_trained_on=is_trained_on))
+    check_flags_of_files(args, defaults, " ".join(dict.fromkeys([*args.data, *args.eval_data])), [*parts, *held_out])
     for part in held_out:
         _read_all(part)
     if args.eval_task:  # each turn is asked
@@ -128,8 +132,8 @@ def has_no_splits(name: str, dataset: Any) -> bool:
     from ..data.instructions import Alpaca, Conversations
     from ..data.mme import MME
 
-    is_whole = isinstance(dataset, Alpaca | Conversations | MME)
-    return is_whole or (isinstance(dataset, ImageFolder) and dataset.folder == Path(name))
+    is_whole = isinstance(dataset, Alpaca | Conversations) and not dataset.has_splits
+    return is_whole or isinstance(dataset, MME) or (isinstance(dataset, ImageFolder) and dataset.folder == Path(name))
 
 
 def _read_all(held_out: Any) -> None:

@@ -66,7 +66,7 @@ def open_dataset(
             - Anything else that ``open_library_dataset`` opens: parquet, CSV, JSON, webdataset, ``save_to_disk``, image
               folders of other layouts, and ids of the Hub.
         split (str): ``train`` or ``test``, for ScienceQA and COCO also ``val``. Folders have the splits that they
-            name. Files of instructions and MME have no splits and ignore it.
+            name. MME has no splits and ignores it, as do files of instructions whose rows name no ``split``.
         size (int | None): The number of samples of a drawn data set, or of images of ``easy-vqa``. None means 20,000,
             or every name once per kind for ``openmoji-names``, or every image.
         seed (int): The seed of a drawn data set.
@@ -148,8 +148,8 @@ def _layout(
     path = Path(name)
     if path.is_file() and format_of(path) == "json" and (key := _first_key(path)) is not None:
         if key == "instruction" and not _is_more_than_alpaca(path, columns or {}):
-            return partial(Alpaca, path)
-        return partial(Conversations, path, image_folder, each_turn_alone, columns)
+            return partial(Alpaca, path, split)
+        return partial(Conversations, path, image_folder, each_turn_alone, columns, split)
     if (path / "problems.json").is_file():
         return partial(ScienceQA, path, split, prompt_format, use_captions)
     if (path / COCO_FILE).is_file():

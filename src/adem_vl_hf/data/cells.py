@@ -20,7 +20,8 @@ from .choices import Options
 
 # the keys under which annotations have their text: VQA's answers, Karpathy's captions of COCO
 TEXT_KEYS = ("answer", "raw", "caption", "text", "sentence")
-SEVERAL = ("text", "question", "answer", "references")  # of which a row may have several in one cell
+SEVERAL = ("text", "question", "answer", "references", "images")  # of which a row may have several in one cell
+ROWS = ("messages", "history")  # which are nothing but lists
 DATES = (datetime.date, datetime.time, datetime.timedelta)  # of which datetime itself is the first
 IMAGE_NAME = re.compile(r"[^\n]{1,500}\.(jpe?g|png|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
 
@@ -46,12 +47,12 @@ def value_of(value: Any, role: str, column: str) -> Any:
     Args:
         value (Any): The value as it stands.
         role (str): What the column is for.
-        column (str): Its name. If it ends with "s", it may hold several texts, and a list in a text is read.
+        column (str): Its name. If it ends with "s", it may hold several texts or images, and a list in a text is read.
 
     Returns:
         Any: The value with lists.
     """
-    if isinstance(value, str) and role in SEVERAL and column.lower().endswith("s"):
+    if isinstance(value, str) and ((role in SEVERAL and column.lower().endswith("s")) or role in ROWS):
         found = from_cell(value)
         return found if isinstance(found, list) else value
     return without_arrays(value, role)

@@ -281,11 +281,12 @@ def _chat_sample(name: str, found: Mapping[str, Any]) -> Sample | None:
 def _with_history(name: str, found: Mapping[str, Any]) -> list[Any] | None:
     """Make a chat of a question with the turns before it, or with a system prompt; otherwise return None."""
     asked = _asked(found)
-    if asked is None or not (found["history"] or found["system"]) or not isinstance(asked[0], str):
+    # what is no list is not the turns before: medical data have a patient's history in a column of that name
+    history = as_list(found["history"])
+    if asked is None or not (history or found["system"]) or not isinstance(asked[0], str):
         return None
-    history = found["history"] or []
-    if not is_chat(history):
-        pairs = [as_list(pair) for pair in as_list(history)]
+    if history and not is_chat(history):
+        pairs = [as_list(pair) for pair in history]
         if not all(len(pair) == 2 for pair in pairs):
             raise ValueError(
                 f"sample {name}: its history is {shown(history)}; it must be a list of pairs [question, answer]"

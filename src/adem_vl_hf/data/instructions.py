@@ -25,8 +25,10 @@ from ..modeling.field_values import shown
 from ..modeling.reading import errors_naming
 from .chats import is_chat
 from .columns import SPELLINGS, check_unseen, sample_of
+from .indexing import names_of_repeated
 from .media import ImageError, holds_image, open_image, resolve_image
 from .sample import FIELDS, IMAGE_MARK, Sample, continuation
+from .split_column import places_of_split
 from .turns import count_turns, each_turn
 
 __all__ = ["INSTRUCTION_PROMPT", "Alpaca", "Conversations"]
@@ -38,20 +40,24 @@ class Alpaca(Dataset[Sample]):
     """Reads instructions without images, each as a sample of kind "instruction".
 
     The id of a sample is ``alpaca/row``, with rows counted from 0. A row with an empty ``output`` (the published file
-    has some) would train nothing and is skipped. The attribute ``skipped`` counts these rows.
+    has some) would train nothing and is skipped. The attribute ``skipped`` counts these rows, and ``has_splits`` says
+    whether the rows name splits.
 
     Args:
         path (str | os.PathLike[str]): The JSON or JSON Lines file.
+        split (str): The split that is read of a file whose rows name their ``split``. Any other file is read whole.
 
     Raises:
         FileNotFoundError: There is no such file.
+        NoSuchSplit: The rows name other splits.
         ValueError: A row is not in the format, or there is no row at all. The message names the file and the row.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], split: str = "train") -> None:
         self._rows: list[tuple[int, str, str]] = []  # position, instruction with its input, output
         self.skipped = 0
-        for position, entry in enumerate(read_entries(Path(path), "Alpaca-style rows")):
+        entries, self.has_splits = _entries_of_split(path, "Alpaca-style rows", split)
+        for position, entry in entries:
             where = f"{path}, row {position}"
             instruction, context, output = (_text(entry, key, where) for key in ("instruction", "input", "output"))
             try:
@@ -88,7 +94,8 @@ class Conversations(Dataset[Sample]):
 
     Besides LLaVA's spelling, those of ``sample_of`` are read: ``messages``, ``texts``, and so on. Images are opened
     when their sample is. LLaVA's own files use some ids several times: from the second time on, the id of a sample is
-    ``id@entry`` with the position of the entry in the file. An entry without an id is named by that position.
+    ``id@entry`` with the position of the entry in the file. An entry without an id is named by that position. The
+    attribute ``has_splits`` says whether the entries name splits.
 
     With ``each_turn_alone``, each reply is a sample of kind "instruction" without the turns before it, as ADEM-VL's
     authors train. Its id is ``id/turn``, with replies counted from 0, and ``<image>`` marks are removed from its text,
@@ -100,9 +107,11 @@ class Conversations(Dataset[Sample]):
             of the file.
         each_turn_alone (bool): Whether each reply is a sample of its own.
         columns (Mapping[str, str] | None): The names of columns that ``sample_of`` does not know.
+        split (str): The split that is read of a file whose entries name their ``split``. Any other file is read whole.
 
     Raises:
         FileNotFoundError: There is no such file.
+        NoSuchSplit: The entries name other splits.
         ValueError: An entry is not a conversation in the format, or its image is missing. The message names the file,
             the entry (counted from 0) and its id.
     """
@@ -113,15 +122,16 @@ class Conversations(Dataset[Sample]):
         image_folder: str | os.PathLike[str] | None = None,
         each_turn_alone: bool = False,
         columns: Mapping[str, str] | None = None,
+        split: str = "train",
     ) -> None:
         self.image_folder = Path(image_folder) if image_folder is not None else Path(path).parent
         self._samples: list[Sample] = []  # with the paths of their images
-        seen: set[str] = set()
-        for position, entry in enumerate(read_entries(Path(path), "conversations")):
-            name = str(entry.get("id", position))
-            where = f"{path}, entry {position} (id {name})"
-            unique = f"{name}@{position}" if name in seen else name
-            seen.add(name)
+        entries, self.has_splits = _entries_of_split(path, "conversations", split)
+        names = {place: str(place if entry.get("id") is None else entry["id"]) for place, entry in entries}
+        renamed = names_of_repeated(names.items())
+        for position, entry in entries:
+            name = names[position]
+            where, unique = f"{path}, entry {position} (id {name})", renamed.get(position, name)
             with errors_naming(where):
                 try:
                     entry = _without_marks(entry) if each_turn_alone else entry
@@ -167,6 +177,17 @@ class Conversations(Dataset[Sample]):
         if sample.get("image") is not None:
             sample["image"] = open_image(sample["image"])  # type: ignore[arg-type]
         return sample
+
+
+def _entries_of_split(
+    path: str | os.PathLike[str], what: str, split: str
+) -> tuple[list[tuple[int, dict[str, Any]]], bool]:
+    """Read the entries of a split, with their positions in the file, and tell whether they name splits at all."""
+    entries = list(read_entries(Path(path), what))
+    of_entries = [next((entry[key] for key in entry if key.lower() == "split"), None) for entry in entries]
+    kept = places_of_split(of_entries, split, str(path))
+    places = range(len(entries)) if kept is None else kept
+    return [(place, entries[place]) for place in places], kept is not None
 
 
 def _without_marks(entry: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .cells import class_names, with_class_names
 from .columns import SPELLINGS, sample_of
 from .dataset_names import NoSuchSplit
 from .folder_tables import METADATA, check_columns, lists_images
-from .indexing import from_start
+from .indexing import from_start, names_of_repeated
 from .library_rows import load_rows, with_files
 from .media import ImageError, holds_image, resolve_image
 from .sample import FIELDS, Sample
@@ -134,7 +134,7 @@ class LibraryDataset(Dataset[Sample]):
         with errors_naming(name):
             # the library would open any file of this machine that a row names; what opens the samples does not
             self.rows = with_files(rows)
-            self._repeated = _repeated(self.rows, make_sample.columns or {})
+            self._renamed = _renamed(self.rows, make_sample.columns or {})
         if len(rows):
             self[0]  # an unknown column is said before a model is loaded
 
@@ -144,7 +144,7 @@ class LibraryDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         index = from_start(index, len(self))
         sample = self.make_sample(self._row(index), index)
-        return sample | {"id": f"{sample['id']}@{index}"} if index in self._repeated else sample
+        return sample | {"id": self._renamed[index]} if index in self._renamed else sample
 
     def _row(self, index: int) -> dict[str, Any]:
         with errors_naming(self.name):
@@ -162,20 +162,13 @@ class LibraryDataset(Dataset[Sample]):
         return count_turns(self.make_sample(self._row(index), index))
 
 
-def _repeated(rows: Any, columns: Mapping[str, str]) -> set[int]:
-    """Find the rows whose id an earlier row has, too."""
+def _renamed(rows: Any, columns: Mapping[str, str]) -> dict[int, str]:
+    """Find the rows whose id an earlier row has, too, and give them other ids."""
     small = {**{name.lower(): name for name in rows.column_names}, **{name: name for name in rows.column_names}}
     column = columns.get("id") or next((small[name] for name in SPELLINGS["id"] if name in small), None)
     if column not in rows.column_names:
-        return set()
-    seen: set[str] = set()
-    found = set()
-    for index, value in enumerate(rows[column][:]):
-        name = str(index if value is None else value)
-        if name in seen:
-            found.add(index)
-        seen.add(name)
-    return found
+        return {}
+    return names_of_repeated((row, str(row if name is None else name)) for row, name in enumerate(rows[column][:]))
 
 
 def open_library_dataset(

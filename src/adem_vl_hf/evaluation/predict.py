@@ -235,7 +235,8 @@ def generate_texts(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=num_beams,
-            # a saved generation_config may have stop strings, and ask for more than the tokens
+            # a saved generation_config may ask for several answers or for more than the tokens, and have stop strings
+            num_return_sequences=1,
             tokenizer=getattr(processor, "tokenizer", None),
         )
     output = output if isinstance(output, torch.Tensor) else output.sequences
