@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import adem_vl_hf.hub
-from adem_vl_hf.cli.parser import build_parser, main
+from adem_vl_hf.cli.parser import COMMANDS, build_parser, main
 
 
 def flags_of(command):
@@ -16,12 +16,15 @@ def flags_of(command):
     return subparsers.choices[command]._actions
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "caption", "look", "app"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_flag_has_a_text_and_names_its_default(command):
     for action in flags_of(command):
         assert action.help, action.option_strings
+        text = action.help % vars(action)
         if type(action.default) in (int, float) and action.default > 0:
-            assert f"{action.default:g}" in action.help % vars(action), action.option_strings
+            assert f"{action.default:g}" in text, action.option_strings
+        if isinstance(action.default, str) and action.default != argparse.SUPPRESS:
+            assert action.default in text, action.option_strings
 
 
 def test_the_default_data_are_named():

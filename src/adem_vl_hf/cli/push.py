@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch to commit to (default: main)")
     parser.add_argument("--samples", action="store_true",
                         help="publish six of the report's sample answers in the card, with their images")  # fmt: skip
-    parser.add_argument("--message", default="Upload adapter", help="message of the commit")
+    parser.add_argument("--message", default="Upload adapter", help="message of the commit (default: %(default)s)")
 
 
 def check(args: argparse.Namespace) -> None:
