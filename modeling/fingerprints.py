@@ -107,6 +107,26 @@ def _roughly_alike(expected: list[float], found: list[float]) -> bool:
     return len(expected) == len(found) and math.dist(expected, found) <= GGUF_TOLERANCE * math.hypot(*expected)
 
 
+def differing_part(before: dict, now: dict) -> str | None:
+    """Compare two fingerprints.
+
+    Args:
+        before (dict): what ``base_fingerprint`` returned for one base.
+        now (dict): the same for another.
+
+    Returns:
+        The first tensor in which they differ by more than rounding, or "the shape"; None if they are of one base.
+    """
+    gguf = before.get("gguf") or now.get("gguf")
+    if not gguf and before["config"] != now["config"]:  # a GGUF file may say llama of what is a Mistral
+        return "the shape"
+    for key in before["tensors"].keys() & now["tensors"].keys():
+        alike = _roughly_alike if gguf and "embed" in key else _alike
+        if not alike(before["tensors"][key], now["tensors"][key]):
+            return key
+    return None
+
+
 def check_base(kind: str, checkpoint: str, saved_config: Any, fingerprint: dict | None, base: nn.Module) -> None:
     """Check that a base is the one that an adapter was trained on; other weights of the same shape are a warning.
 

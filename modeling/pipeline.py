@@ -54,6 +54,9 @@ class AdemVLImageToTextPipeline(Pipeline):
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Sort the arguments of a call into those of ``preprocess``, ``_forward`` and ``postprocess``."""
+        if "text" in kwargs:  # as pipelines of other tasks call it
+            raise ValueError("text is no argument of this pipeline; the text to continue is its prompt")
+        kwargs.pop("timeout", None)  # of the library's pipelines, for images that are fetched, and none is here
         preprocess = {"prompt": prompt, "num_frames": num_frames}
         preprocess = {name: value for name, value in preprocess.items() if value is not None}
         # the constructor's, which the library takes before this sees it

@@ -191,8 +191,9 @@ def keep_inside(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
 def tidy_saved_tokenizer(folder: str | os.PathLike[str]) -> None:
     """Rewrite what Transformers 5 saves with a tokenizer.
 
-    The class name "TokenizersBackend", which 4.57 cannot load, becomes "PreTrainedTokenizerFast", which both know. How
-    the tokenizer was loaded (``local_files_only``, ...) is left out.
+    The class name "TokenizersBackend", which 4.57 cannot load, becomes "PreTrainedTokenizerFast", which both know, and
+    a list of extra special tokens gets its older name, because 4.57 expects a dictionary under the new one. How the
+    tokenizer was loaded (``local_files_only``, ...) is left out.
 
     Args:
         folder (str | os.PathLike[str]): The folder of the tokenizer. Nothing happens if it has none.
@@ -204,6 +205,8 @@ def tidy_saved_tokenizer(folder: str | os.PathLike[str]) -> None:
     fields = {name: value for name, value in saved.items() if name not in (*HUB_ARGUMENTS, "is_local")}
     if fields.get("tokenizer_class") == "TokenizersBackend":
         fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(fields.get("extra_special_tokens"), list):
+        fields["additional_special_tokens"] = fields.pop("extra_special_tokens")
     if fields != saved:
         path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -63,6 +63,7 @@ class JsonLinesLog(TrainerCallback):
         """
         if state.is_world_process_zero and logs:
             folder = Path(args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it, and the weights are still here
             with naming_full_disk(folder), (folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 print(json.dumps({"step": state.global_step, **logs}), file=file)
 
@@ -98,10 +99,11 @@ class LearningWatch(TrainerCallback):
         if 0 < steps < FEW_STEPS:  # who sets a rate of 0 wants nothing to be learned
             enough = round(4 * FEW_STEPS * rate / args.learning_rate)
             low = args.learning_rate < 0.9 * rate
+            ending, are = ("", "is") if state.max_steps == 1 else ("s", "are")
             logger.warning(
                 "this run will learn hardly anything: %d step%s with a peak learning rate of %.1e%s; take %sat least "
-                "%d steps", state.max_steps, "" if state.max_steps == 1 else "s", args.learning_rate,
-                f" are worth {steps:.1f} steps at the {rate:.1e} that suit this model" if low else " are too few",
+                "%d steps", state.max_steps, ending, args.learning_rate,
+                f" {are} worth {steps:.1f} steps at the {rate:.1e} that suit this model" if low else f" {are} too few",
                 "that rate, or " if low else "", enough,
             )  # fmt: skip
 

@@ -1,6 +1,5 @@
 """Chooses the checkpoint that a training goes on from, the newest that is complete, and what its optimizer brings."""
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 
 from .json_files import read_object
 from .modeling.configuration_base import FrozenBasesConfig
+from .modeling.fingerprints import differing_part
 from .whole_checkpoints import MANIFEST, checkpoints, lack_of, tidy
 
 logger = logging.getLogger("adem_vl_hf")
@@ -73,7 +73,7 @@ def newest_complete(trainer: Trainer) -> Path | None:
 
 def _warn_of_another_size(checkpoint: Path, processes: int) -> None:
     manifest = checkpoint / MANIFEST
-    saved_by = json.loads(manifest.read_text(encoding="utf-8"))["processes"] if manifest.is_file() else processes
+    saved_by = read_object(manifest)["processes"] if manifest.is_file() else processes
     if saved_by != processes:
         logger.warning(
             "%s was saved by %d processes and this run has %d: it goes on with the weights and the optimizer, but with "
@@ -82,20 +82,28 @@ def _warn_of_another_size(checkpoint: Path, processes: int) -> None:
 
 
 def check_same_settings(config: FrozenBasesConfig, checkpoint: Path) -> None:
-    """Refuse to continue from an adapter that was trained with other settings, even if its tensors would fit.
+    """Refuse to continue from an adapter that was trained with other settings or bases, even if its tensors would fit.
 
     Args:
         config (FrozenBasesConfig): The configuration of this run.
         checkpoint (Path): The checkpoint.
 
     Raises:
-        ValueError: A setting differs. The message names it.
+        ValueError: A setting differs, or a frozen model. The message names it.
     """
     saved = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     if saved.model_type != config.model_type:
         raise ValueError(f"{checkpoint} holds a {saved.model_type!r} and this run has a {config.model_type!r}")
     for name in config.adapter_fields:
         _refuse_another(checkpoint, name, getattr(saved, name), getattr(config, name))
+    for kind, prefix in (("language model", "text_model"), ("vision tower", "vision_model")):
+        before, now = (getattr(one, f"{prefix}_fingerprint") for one in (saved, config))
+        if before and now and (part := differing_part(before, now)) is not None:
+            name = getattr(config, f"{prefix}_name_or_path")
+            raise ValueError(
+                f"{checkpoint} was trained on another {kind} than {name} now is (first seen in {part}); resume with "
+                "the same one, or choose another output folder, where --from-checkpoint may begin with this adapter"
+            )
 
 
 def _refuse_another(checkpoint: Path, name: str, before: Any, now: Any) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 
+from .json_files import read_object
 from .modeling.one_save import flush, naming_full_disk
 
 if TYPE_CHECKING:  # a mixin stands before the Trainer that it completes
@@ -242,7 +243,7 @@ def lack_of(folder: Path, process: int, processes: int) -> str | None:
     manifest: dict[str, Any] = {}
     try:
         if MANIFEST in names:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            manifest = _manifest(folder / MANIFEST)
         saved_by = manifest.get("processes", processes if own in states else 1 if "rng_state.pth" in states else None)
         required = [("trainer_state.json",), WEIGHTS, OPTIMIZERS]
         required += [] if "latest" in names else [("scheduler.pt",)]
@@ -262,6 +263,18 @@ def lack_of(folder: Path, process: int, processes: int) -> str | None:
     except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
         return f"{error} ({type(error).__name__})"
     return None
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Read what a save has noted of its files. What is damaged says nothing about them."""
+    manifest = read_object(path, "it is damaged")
+    files, processes = manifest.get("files"), manifest.get("processes")
+    if not isinstance(files, dict) or not files or not isinstance(processes, int):
+        raise ValueError(f"{path.name} is damaged")
+    for noted in files.values():
+        if not isinstance(noted, list) or [type(one) for one in noted] != [int, str]:
+            raise ValueError(f"{path.name} is damaged")
+    return manifest
 
 
 def _read(path: Path) -> None:

@@ -46,7 +46,7 @@ def default_workers(stream: bool = False) -> int:
 
 
 class DeafToTermination:
-    """Starts a worker that SIGTERM does not end. It ends with its trainer, which saves a last checkpoint first.
+    """Starts a worker that neither SIGTERM nor Ctrl-C ends. It ends with its trainer, which saves a checkpoint first.
 
     A scheduler may send the signal to all processes of a job, and a trainer that lost a worker would end at once. Only
     when the trainer's process exits does a worker obey: after an error it may still be there, and ``multiprocessing``
@@ -66,8 +66,9 @@ class DeafToTermination:
             number (int): The number of the worker.
         """
         signal.signal(signal.SIGTERM, self._heard)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes, and the trainer ends them
         if CAN_HOLD_BACK:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
         if self.start is not None:
             self.start(number)
 
@@ -98,8 +99,8 @@ def said_first(error: BaseException) -> str:
     text = str(error)
     if re.match(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed|exited)", text):
         return (
-            f"{text} Maybe memory ran out: with dataloader_num_workers=0 the training prepares its batches itself, and "
-            "resumed it goes on from the last checkpoint."
+            f"{text.rstrip('. ')}. Maybe memory ran out: with dataloader_num_workers=0 the training prepares its "
+            "batches itself, and resumed it goes on from the last checkpoint."
         )
     if (caught := re.match(r"Caught (\w+) in DataLoader worker process", text)) is None:
         return text
@@ -135,7 +136,7 @@ def _lasting(loader: Any) -> Any:
 
 
 def _start_deaf(loader: Callable[[], Any]) -> Any:
-    """Start the workers of a loader while SIGTERM is blocked: until our handler is set, PyTorch's would end them.
+    """Start the workers of a loader while signals are blocked: until our handlers are set, others' would end them.
 
     Not with forkserver: its server process starts at the first use, would inherit the block, and pass it on to all of
     its children.
@@ -147,7 +148,7 @@ def _start_deaf(loader: Callable[[], Any]) -> Any:
         return start()
     if method == "spawn":  # the first such process would start it, and that lets SIGTERM through again
         resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         return start()
     finally:

@@ -36,7 +36,7 @@ def folder(tmp_path):
     checkpoint(folder / "_checkpoint-8.saving" / "checkpoint-8", "model.safetensors")
     checkpoint(folder / "_checkpoint-2.deleted", "README.md")
     (folder / "checkpoint-9").mkdir()
-    (folder / "log.jsonl").write_text("{}\n")
+    (folder / "log.jsonl").write_text('{"step": 2}\n')
     (folder / "data.json").write_text('{"data": ["pictures"]}')
     checkpoint(folder / "checkpoint-best", "mine.txt")
     checkpoint(folder / "_checkpoint-old.saving", "mine.txt")
@@ -66,6 +66,28 @@ def test_a_file_of_others_under_the_name_of_a_runs_is_neither_deleted_nor_replac
     remove_run(folder)
     assert path.read_text() == '[{"conversations": []}]'
     assert "which is not what a run writes there" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("log.jsonl", '{"mine": 1}\n'), ("log.jsonl", "in one line"), ("training.json", "my notes"),
+                       ("training.json", '{"steps": 3}'), ("training.json", "[]")]
+)  # fmt: skip
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_notes_of_others_are_no_run_to_go_on_with(tmp_path, name, text, flag):
+    (tmp_path / name).write_text(text)
+    assert f"holds {name}, which is not what a run writes there" in refused(tmp_path, flag)
+    remove_run(tmp_path)
+    assert (tmp_path / name).read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("log.jsonl", ""), ("log.jsonl", '{"st'), ("training.json", '{"steps": 3, "batch_size": 4, "seed": 0}')],
+)
+def test_notes_of_a_run_are_known(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert f"holds a run already ({name})" in refused(tmp_path)
+    assert not refused(tmp_path, "--resume")
 
 
 def test_the_note_of_a_run_that_ended_before_its_first_step_is_no_run(tmp_path, capsys):

@@ -306,3 +306,10 @@ def test_what_the_librarys_pipeline_saves_is_no_whole_processor(stock, tmp_path)
         part.save_pretrained(tmp_path)
     with pytest.raises(OSError, match=r"has no processor_config\.json: save the processor of the model there"):
         AdemVLProcessor.from_pretrained(tmp_path)
+
+
+def test_arguments_of_the_librarys_pipelines(model, processor, paths):
+    ours = AdemVLImageToTextPipeline(model=model, processor=processor)
+    assert ours(paths[0], timeout=3.0, **FEW) == ours(paths[0], **FEW)
+    with pytest.raises(ValueError, match="text is no argument of this pipeline; the text to continue is its prompt"):
+        ours(paths[0], text="a")

@@ -1,11 +1,14 @@
 """Tokenizers as they are in the wild: with tokens that the language model does not embed, or without an end."""
 
+import json
+
 import pytest
 import tiny
 import torch
 from closeness import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from adem_vl_hf import AdemVLProcessor
 from adem_vl_hf.data.collator import AdemVLCollator
 from adem_vl_hf.loading import build_model
 from adem_vl_hf.modeling import processor_parts
@@ -76,3 +79,17 @@ def test_an_answer_needs_an_end_of_sequence(tmp_path, monkeypatch):
     assert "has no end of sequence" in said[0]  # when the model is built, and again where it is trained
     with pytest.raises(ValueError, match="set tokenizer.eos_token"):
         AdemVLCollator(processor)(ROWS)
+
+
+def test_special_tokens_are_saved_in_the_way_that_all_versions_read(tmp_path):
+    words = tiny.tokenizer()
+    words.add_special_tokens({"additional_special_tokens": ["<reserved_0>"]})
+    _, processor = built(tmp_path, words)
+    for folder in ("once", "again"):  # Transformers 4.57 does not load a list of extra_special_tokens
+        processor.save_pretrained(tmp_path / folder)
+        saved = json.loads((tmp_path / folder / "tokenizer_config.json").read_text())
+        assert "<reserved_0>" in saved["additional_special_tokens"]
+        assert not isinstance(saved.get("extra_special_tokens"), list)
+        before, processor = processor, AdemVLProcessor.from_pretrained(tmp_path / folder)
+        assert processor.tokenizer.all_special_tokens == before.tokenizer.all_special_tokens
+        assert processor.image_token_id == before.image_token_id

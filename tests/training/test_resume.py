@@ -1,11 +1,13 @@
 """Stopped runs that continue with the same bits, and evaluation during training, which keeps the best model."""
 
+import shutil
+
 import architectures
 import pytest
 import torch
 from closeness import assert_close, assert_equal
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from training_runs import Interrupted, StopAt, adapter, samples, trainer
 
 from adem_vl_hf.training import train
@@ -61,6 +63,21 @@ def test_a_run_does_not_go_on_under_other_settings(bases, arch, tmp_path):
     with pytest.raises(ValueError, match=rf"checkpoint-2 was trained with {name}={value} and this run has {another}"):
         train(other, processor, resume=True)
     assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == saved
+
+
+@architectures.each()
+@pytest.mark.parametrize(("base", "kind"), [("llama", "language model"), ("clip", "vision tower")])
+def test_a_run_does_not_go_on_over_another_frozen_model(bases, arch, base, kind, tmp_path):
+    made, processor = trainer(bases, tmp_path, samples(4), arch.build(bases), save_strategy="steps", save_steps=1)
+    train(made, processor)
+    others = tmp_path / "others"
+    shutil.copytree(bases, others)
+    weights = load_file(others / base / "model.safetensors")
+    weights = {name: tensor + 0.1 if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    save_file(weights, others / base / "model.safetensors", metadata={"format": "pt"})
+    other, processor = trainer(others, tmp_path, samples(4), arch.build(others))
+    with pytest.raises(ValueError, match=rf"checkpoint-2 was trained on another {kind} than .*{base} now is"):
+        train(other, processor, resume=True)
 
 
 def test_a_resumed_run_says_that_it_keeps_the_learning_rate_of_its_checkpoint(bases, tmp_path, caplog):

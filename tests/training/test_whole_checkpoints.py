@@ -75,6 +75,17 @@ def test_a_damaged_checkpoint_is_known(whole, tmp_path, damage, manifest):
     assert lack_of(folder, 0, 1)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "null", '{"files": []}', '{"files": {}, "processes": 1}', '{"files": {"config.json": 3}, "processes": 1}',
+     '{"processes": 1, "filfs": {}}', '{"files": {"config.json": [1, "x"]}, "processes": "x"}', "[" * 10**5],
+)  # fmt: skip
+def test_a_damaged_note_of_the_files_is_known(whole, tmp_path, text):
+    folder = cut(whole, tmp_path) / "checkpoint-4"
+    (folder / "complete.json").write_text(text)
+    assert "complete.json" in lack_of(folder, 0, 1)
+
+
 def test_a_changed_byte_is_known(whole, tmp_path):
     path = cut(whole, tmp_path) / "checkpoint-4" / "optimizer.pt"
     content = bytearray(path.read_bytes())

@@ -13,7 +13,9 @@ from ..whole_checkpoints import DELETED, MANIFEST, OPTIMIZERS, REPLACED, SAVING
 from .arguments import check_output
 
 DATA_FILE = "data.json"  # the names of the data that the run is trained on
-NOTES = ("log.jsonl", DATA_FILE, "training.json")
+LOG, ENTRY = "log.jsonl", b'{"step": '  # with which every line begins
+RECORD = {"steps", "batch_size"}  # keys of training.json, among others
+NOTES = (LOG, DATA_FILE, "training.json")
 SAMPLES = "samples"  # of sample_answers, which takes seconds to import
 # what a run writes beside its notes; other programs and people give their files these names, too
 PRODUCTS = ("config.json", "README.md", "report.html", SAMPLES)
@@ -131,15 +133,17 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _is_note(path: Path) -> bool:
-    """Tell whether a run has written a file; ``data.json`` is a name that people give their data, too."""
+    """Tell whether a run has written a file; these are names that people and other programs give theirs, too."""
     if path.is_symlink():
         return True
     if not path.is_file():
         return False
-    if path.name != DATA_FILE:
-        return True
     try:
-        return read_object(path).keys() == {"data"}
+        if path.name == LOG:
+            with path.open("rb") as file:
+                return ENTRY.startswith(file.read(len(ENTRY)))  # a run may have died while it wrote
+        found = read_object(path).keys()
+        return found == {"data"} if path.name == DATA_FILE else found >= RECORD
     except ValueError:
         return False
 
