@@ -250,10 +250,11 @@ def plot(results: dict[str, dict[str, Any]]) -> None:
         for arm, (x, y) in sorted(points.items(), key=lambda point: point[1][1]):
             axes.scatter(x, y, color="tab:red" if arm == "adem_vl" else "tab:blue", zorder=2)
             # names stand where there is room: ADEM-VL is the leftmost point, the others are nearly one above another
-            side, offset = ("left", 6) if arm == "adem_vl" else ("right", -6)
-            below[side] = max(y, below[side] + 0.07 * most_y)
-            axes.annotate(ALTERNATIVES[arm].short, (x, below[side]), xytext=(offset, 0), ha=side, va="center",
-                          textcoords="offset points", fontsize=8)  # fmt: skip
+            side, factor, edge = ("left", 1.3, 0) if arm == "adem_vl" else ("right", 0.6, 1)
+            below[side] = max(y, below[side] + 0.08 * most_y)
+            axes.annotate(f"{ALTERNATIVES[arm].short}, {y:.3g}", (x, y), xytext=(factor * x, below[side]), ha=side,
+                          va="center", fontsize=8, arrowprops={"arrowstyle": "-", "relpos": (edge, 0.5),
+                          "color": "grey", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3})  # fmt: skip
         axes.set(xscale="log", xlim=(1e5, 2 * most_x), ylim=(0, 1.25 * most_y), title=name)
         axes.set_xlabel("trainable parameters")
         axes.grid(alpha=0.3)

@@ -42,6 +42,7 @@ from .loading import build_model, load_checkpoint
 from .openmoji_training import RECIPES as ON_OPENMOJI
 from .papers import PAPERS
 from .quiet import quiet_libraries
+from .report import readable
 from .training import build_trainer, fastest_setting, train, training_arguments
 
 SHIPPED = ON_OPENMOJI["shipped"]
@@ -309,8 +310,7 @@ def main(argv: list[str] | None = None) -> None:
             trainable_parameters=facts["trained_numbers"],
             model={"method": method, "language model": LANGUAGE_MODEL, "tower": TOWERS[recipe.vision_tower],
                    **{name: getattr(model.config, field) for name, field in recipe.shown.items()}},
-            settings={**{k: v for k, v in facts.items() if k not in ("seconds", "data")},
-                      "precision": str(model.language_model.dtype).removeprefix("torch.")},
+            settings={**readable(facts), "precision": str(model.language_model.dtype).removeprefix("torch.")},
             seconds=stage.seconds,
             metrics=metrics,
             gallery=gallery(model, processor, questions, answers),

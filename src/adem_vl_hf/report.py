@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import logging
+import math
 import os
 import re
 import shlex
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 from transformers import TrainerCallback
 
 from .data.sample import images_of, opened
@@ -27,10 +28,17 @@ logger = logging.getLogger("adem_vl_hf")
 REPORT = "report.html"
 SHOWN = 12  # sample answers
 HELD_OUT, TRAINED_ON = "held-out data", "data that were trained on"
-GREY = "#808590"  # readable on white and on black
+EVALUATION = "evaluation"  # the label of its lines: the data may be trained on
+NAMES = {"train_loss": "last training loss", "trained_numbers": "trainable parameters"}
+GREY = "#5c626d"  # of axes and texts on white
+# no single grey is readable on white and on black
+GREYS = f"<style>:root{{--grey:{GREY}}}@media screen and (prefers-color-scheme:dark){{:root{{--grey:#a0a6b1}}}}</style>"
+LEAST = 0.01  # where the axis of a metric ends at least, so that rounding errors are not drawn as values
 # what Trainer logs beside losses and metrics
 NOT_DRAWN = re.compile(r"epoch|step|grad_norm|total_flos|.*(runtime|per_second|preparation_time)|train_.*")
-SECRET = re.compile(r"token|key|password|secret")
+SECRET = re.compile(r"token|key|password|secret", re.IGNORECASE)
+# what an address has before its host, and what tokens of the Hub look like
+SECRET_PART = re.compile(r"(?<=://)[^/@\s]+(?=@)|\bhf_[A-Za-z0-9]{8,}")
 NO_ANSWERS = "none, because FSDP or ZeRO-3 spreads the weights over processes, and one of them writes the report"
 
 
@@ -64,7 +72,7 @@ def write_report(
     """
     folder = Path(folder)
     config = model.config
-    settings = {name: value for name, value in facts.items() if name not in ("seconds", "trained_numbers", "data")}
+    settings = readable({name: value for name, value in facts.items() if name != "trained_numbers"})
     if is_spread(model):
         gallery: list[GalleryItem] = []
         settings["sample answers"] = NO_ANSWERS
@@ -89,6 +97,23 @@ def write_report(
         curves=draw_curves(folder / "log.jsonl"),
         command=command_line(argv),
     )  # fmt: skip
+
+
+def readable(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the facts of a training as a page shows them.
+
+    Args:
+        facts (Mapping[str, Any]): What ``train`` returned.
+
+    Returns:
+        The settings among them, without the seconds and the data, which have places of their own.
+    """
+    shown = {name: value for name, value in facts.items() if name not in ("seconds", "data")}
+    if "learning_rate" in shown:
+        shown["learning_rate"] = f"{shown['learning_rate']:.3g}"
+    if "seed" in shown:
+        shown["seed"] = str(shown["seed"])  # a name rather than a number, without separators
+    return {NAMES.get(name, name.replace("_", " ")): value for name, value in shown.items()}
 
 
 def remove_report(folder: Path) -> None:
@@ -145,11 +170,13 @@ def command_line(argv: Sequence[str]) -> str:
     """
     pairs = [word.partition("=") for word in argv]
     words = [f"{key}=..." if equals and SECRET.search(key) else key + equals + value for key, equals, value in pairs]
-    return shlex.join(words)
+    return shlex.join(SECRET_PART.sub("...", word) for word in words)
 
 
 def draw_curves(log: Path) -> dict[str, str]:
     """Draw what a training logged: the losses in one plot, and each metric and the learning rate in one of its own.
+
+    The names say how many values are not finite, which no plot can show.
 
     Args:
         log (Path): The file ``log.jsonl``.
@@ -157,7 +184,13 @@ def draw_curves(log: Path) -> dict[str, str]:
     Returns:
         The plots as ``data:`` URLs of SVG files, by what they show.
     """
-    return {name: _plot(lines) for name, lines in _series(log).items()}
+    plots = {}
+    for name, lines in _series(log).items():
+        values = [value for points in lines.values() for _, value in points]
+        lost = sum(not math.isfinite(value) for value in values)
+        caption = f"{name} ({lost} of {len(values)} values not finite and not drawn)" if lost else name
+        plots[caption] = _plot(lines, is_metric=EVALUATION in lines and not name.endswith("loss"))
+    return plots
 
 
 def draw_loss(log: Path, target: Path) -> bool:
@@ -180,32 +213,34 @@ def _series(log: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Read what a training logged: the points of each line, by plot and label."""
     series: dict[str, dict[float, float]] = {}  # of a step that a resumed run took again, the last entry counts
     for _, entry in read_jsonl(log) if log.is_file() else ():
-        for name, value in entry.items():
+        for name, value in entry.items() if "step" in entry else ():  # somebody else may have written into the log
             if isinstance(value, int | float) and not NOT_DRAWN.fullmatch(name):
                 series.setdefault(name, {})[entry["step"]] = value
     plots: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for name, points in series.items():
         kind = "loss" if name in ("loss", "eval_loss") else name.removeprefix("eval_").replace("_", " ")
-        label = "held-out data" if name.startswith("eval_") else "training"
+        label = EVALUATION if name.startswith("eval_") else "training"
         plots.setdefault(kind, {})[label] = sorted(points.items())
     return plots
 
 
-def _plot(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+def _plot(lines: Mapping[str, Sequence[tuple[float, float]]], is_metric: bool) -> str:
     """Draw one plot on a background that shows through, readable on white and on black."""
     from matplotlib import rc_context
 
     style: Any = dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color"), GREY)
     with rc_context(style | {"svg.hashsalt": "adem-vl", "svg.fonttype": "none"}):
-        figure = _figure(lines)
-        buffer = io.BytesIO()
+        figure = _figure(lines, is_metric)
+        buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    svg = buffer.getvalue().replace(GREY, "var(--grey)").replace("<defs>", f"{GREYS}<defs>", 1)
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
-def _figure(lines: Mapping[str, Sequence[tuple[float, float]]]) -> Any:
-    """Draw the lines of one plot."""
+def _figure(lines: Mapping[str, Sequence[tuple[float, float]]], is_metric: bool = False) -> Any:
+    """Draw the lines of one plot. The axis of a metric begins at 0, unless it has a value below."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(5, 2.8), layout="constrained")
     axes = figure.subplots()
@@ -213,9 +248,13 @@ def _figure(lines: Mapping[str, Sequence[tuple[float, float]]]) -> Any:
         axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o" if len(points) < 30 else None,
                   markersize=3)  # fmt: skip
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    drawn = [value for points in lines.values() for _, value in points if math.isfinite(value)]
+    if is_metric and drawn and min(drawn) >= 0:
+        axes.set_ylim(0, max(LEAST, 1.05 * max(drawn)))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(lines) > 1:
+    if EVALUATION in lines:
         axes.legend(frameon=False)
     return figure
 
@@ -227,8 +266,8 @@ def _gallery(model: Any, processor: Any, samples: Any) -> list[GalleryItem]:
     """
     items = []
     if hasattr(samples, "__len__"):
-        size = len(samples)
-        chosen = (samples[index] for index in range(0, size, max(1, size // SHOWN)))
+        size, number = len(samples), min(len(samples), SHOWN)
+        chosen = (samples[place * size // number] for place in range(number))
     else:
         chosen = iter(samples)
     for sample in itertools.islice(chosen, SHOWN):
@@ -241,9 +280,11 @@ def _gallery(model: Any, processor: Any, samples: Any) -> list[GalleryItem]:
 
 
 def _side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-    """Join images to one; a sample without an image is a grey one."""
+    """Join images to one. For a sample without an image, it is one that says so."""
     if not images:
-        return Image.new("RGB", (96, 96), "#d8d8d8")
+        nothing = Image.new("RGB", (384, 192), "#d8d8d8")
+        ImageDraw.Draw(nothing).text((192, 96), "no image", fill="#3c4048", anchor="mm", font_size=40)
+        return nothing
     if len(images) == 1:
         return images[0]
     chosen = images[:: -(-len(images) // 4)]

@@ -186,6 +186,23 @@ def test_an_answer_streams_and_its_words_are_chosen(user, answers, picture):
         assert frame.locator(f"section.w{place} img.map").first.evaluate("image => image.naturalWidth") == 4
 
 
+def test_a_text_is_shown_as_it_was_written(user, answers, picture):
+    tab, text = user(), "is a<b or <b>bold</b>, **this** &amp; <script>that</script>?"
+    upload(tab, picture(0))
+    ask(tab, text)
+    expect(last_answer(tab)).to_have_text(expected(answers, 0, text=text), timeout=PATIENCE)
+    expect(tab.locator("#chat [data-testid=user]").last).to_have_text(text)
+
+
+def test_an_error_leaves_the_box_within_reach(user, tmp_path):
+    tab = user()
+    (tmp_path / "text.png").write_text("this is no image")
+    upload(tab, tmp_path / "text.png")
+    ask(tab)
+    refused(tab, "text.png: not an image")
+    tab.locator("#box textarea").click(timeout=PATIENCE)  # fails where something lies over it
+
+
 def test_several_images_a_video_and_several_turns(user, answers, picture, tmp_path):
     tab = user()
     upload(tab, picture(1), picture(2))

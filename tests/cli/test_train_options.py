@@ -9,6 +9,7 @@ import pytest
 import tiny
 from training_runs import picture_folder
 
+from adem_vl_hf import report
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.report import _series, command_line, draw_curves
 
@@ -157,9 +158,29 @@ def test_the_report_shows_the_run(run, tmp_path):
     assert page.count('class="card') == 3  # one for each image
     assert str(tmp_path) not in page.replace(re.search(r"<pre.*?</pre>", page, re.S)[0], "")
     curve = base64.b64decode(re.search(r"svg\+xml;base64,([^\"]+)", page)[1]).decode()
-    assert "held-out data" in curve
+    assert "evaluation" in curve
     # --eval-data is what is trained on
     assert "Sample answers of data that were trained on." in page
+
+
+@pytest.mark.parametrize(("size", "places"), [(3, [0, 1, 2]), (23, [0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21])])
+def test_sample_answers_are_from_all_over_the_data(monkeypatch, size, places):
+    asked = []
+    monkeypatch.setattr(report, "generate_answers", lambda *given, **kwargs: asked.extend(given[3]) or [""])
+    rows = [{"id": place, "image": None, "prompt": str(place), "answer": "a", "references": ["a"], "kind": "x"}
+            for place in range(size)]  # fmt: skip
+    report._gallery(None, None, rows)
+    assert asked == list(map(str, places))
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1, "eval_loss": 1.0, "eval_cider": 1e-16}\n{"step": 2, "eval_loss": NaN}\n')
+    plots = draw_curves(log)
+    assert sorted(plots) == ["cider", "loss (1 of 2 values not finite and not drawn)"]
+    svg = base64.b64decode(plots["cider"].partition(",")[2]).decode()
+    assert "evaluation" in svg
+    assert "1e" not in "".join(re.findall(r"<text[^>]*>([^<]*)", svg))  # as a scale of rounding errors
 
 
 def test_curves_of_an_empty_log(tmp_path):
@@ -169,13 +190,15 @@ def test_curves_of_an_empty_log(tmp_path):
 def test_of_a_step_that_was_taken_again_the_last_loss_is_drawn(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in
-                           ((10, 3.0), (20, 2.0), (30, 1.5), (20, 2.1), (30, 1.6))))  # fmt: skip
+                           ((10, 3.0), (20, 2.0), (30, 1.5), (20, 2.1), (30, 1.6))) + '{"loss": 9.0}\n')  # fmt: skip
     assert _series(log) == {"loss": {"training": [(10, 3.0), (20, 2.1), (30, 1.6)]}}
 
 
 def test_a_command_is_written_without_secrets():
     words = ["adem-vl", "train", "--set", "hub_token=hf_abc", "seed=1", "--data", "my set", "runs/keyboard"]
     assert command_line(words) == "adem-vl train --set hub_token=... seed=1 --data 'my set' runs/keyboard"
+    words = ["HUB_TOKEN=a", "run_name=https://you:pass@host/x", "--message", "hf_abcdefgh1234", "half_baked"]
+    assert command_line(words) == "HUB_TOKEN=... run_name=https://...@host/x --message ... half_baked"
 
 
 def test_a_run_whose_rate_is_too_low_says_so(run, caplog):

@@ -14,6 +14,7 @@ from PIL import Image
 from adem_vl_hf.cli.parser import main
 from adem_vl_hf.inspection.look import Look, Part, overlay
 from adem_vl_hf.inspection.look_page import look_page, write_look_page
+from adem_vl_hf.inspection.maps import word_maps
 
 NASTY = '<script>alert(1)</script>"&'
 
@@ -49,6 +50,24 @@ def test_it_is_escaped_and_fetches_nothing(tmp_path):
     assert not re.search(r"https?://|@import|url\(", page)
 
 
+@pytest.mark.parametrize(("nats", "paler"), [(8.0, 1.0), (0.125, 1.0), (0.05, 2.0), (0.0, 1.0)])
+def test_a_word_that_owes_the_image_nothing_is_pale(nats, paler):
+    grid = np.full((1, 1, 4, 4), nats / 16)
+    grid[0, 0, 0, 0] *= -1
+    nothing = np.zeros((1, 1, 2, 2))
+    parts = [Part("4 × 4", grid, np.abs(grid)), Part("2 × 2", nothing, nothing)]
+    look = replace(made(), words=["a"], parts=parts, contribution=grid)
+    drawn = word_maps(look, 0, 0)[1]["map"]
+    seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn.partition(",")[2]))))
+    assert np.array_equal(seen, overlay(grid[0, 0], nats / 16 * paler))
+
+
+def test_an_unlikely_word_is_not_impossible():
+    page = look_page(replace(made(), log_probabilities=np.array([-20.0, -0.1, -1.0])), "title")
+    assert "probability below 0.1 %" in page
+    assert "0.0 %" not in page
+
+
 def test_a_button_and_maps_for_each_word():
     look = made(images=2)
     page = look_page(look, "title")
@@ -64,6 +83,8 @@ def test_a_button_and_maps_for_each_word():
         largest = max(np.abs(part.contribution[place]).max() for part in look.parts)
         assert np.array_equal(decoded, overlay(look.parts[0].contribution[place, 0], largest))
     assert "probability 25.0 %, of 2 tokens together" in sections[1]
+    # the answer alone has its own direction: its legend is English
+    assert re.search(r'</legend>\s*<div class="words" dir="auto">\s*<label>', page)
     assert "Kept, 4 × 4" in sections[0]
     assert "Image 2 of 2" in sections[0]
 

@@ -95,7 +95,11 @@ def build_page(answers: Answers, title: str, note: str | None = None) -> Any:
             return _where(answers, turns)
 
         answered = box.submit(
-            answer, [box, camera, shown, turns, as_chat], [chat, shown, turns, box, camera, where, ask_where], **few
+            answer,
+            [box, camera, shown, turns, as_chat],
+            [chat, shown, turns, box, camera, where, ask_where],
+            show_progress_on=chat,
+            **few,  # an error would cover the text that the user may want to correct
         )
         # while an answer is written, its turn is not there yet; this follows errors, too
         answered.then(lambda: gradio.Button(interactive=True), None, ask_where, **private)
@@ -136,7 +140,9 @@ def serve(answers: Answers, title: str, host: str, port: int, note: str | None =
         mcp_server=False,
         enable_monitoring=False,
         footer_links=[],
-        theme=gradio.themes.Base(font=SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")),
+        theme=gradio.themes.Base(font=SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")).set(
+            block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_400"
+        ),
         css=STYLE,
         app_kwargs={"middleware": [*guards, Middleware(OwnServerOnly)], "docs_url": None, "redoc_url": None},
     )
@@ -161,18 +167,23 @@ def _answer(
             raise ValueError(f"{number} images and frames in one chat; begin a new chat after {IN_CHAT}")
         if not any(of.images or of.videos for of in [*turns, turn]):
             raise ValueError("there is no image yet: send one, or click on an example")
-        content = [*({"path": path} for path in files), turn.text]
+        content = [*({"path": path} for path in files), _as_text(turn.text)]
         before, turns, unchanged = turns, [*turns, turn], [gradio.skip()] * 4
         chat = [*shown, *({"role": "user", "content": part} for part in content), {"role": "assistant", "content": ""}]
         box: dict[str, Any] = {"text": answers.processor.prompt or "", "files": []}
         yield chat, shown, before, box, None, NOTHING_YET, gradio.Button(interactive=False)
         for turn.answer in answers.stream(turns):
-            chat[-1] = {"role": "assistant", "content": turn.answer}
+            chat[-1] = {"role": "assistant", "content": _as_text(turn.answer)}
             yield chat, shown, before, *unchanged
-        chat[-1] = {"role": "assistant", "content": turn.answer or "(nothing)"}
+        chat[-1] = {"role": "assistant", "content": _as_text(turn.answer or "(nothing)")}
         yield chat, chat, turns, *unchanged
     except ValueError as error:
         raise gradio.Error(html.escape(str(error)), print_exception=False) from error
+
+
+def _as_text(text: str) -> str:
+    """Escape a text for the chat, which inserts it as HTML even where it renders no Markdown."""
+    return html.escape(text, quote=False)
 
 
 def _where(answers: Answers, turns: list[Turn]) -> str:

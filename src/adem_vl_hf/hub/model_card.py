@@ -237,7 +237,7 @@ def write_model_card(
         fingerprints=any(base.fingerprint for base in bases),
         config_fields=[(n, _cell(value)) for n in config.adapter_fields if (value := getattr(config, n)) is not None],
         data=lines,
-        settings=[(_cell(name), _cell(value)) for name, value in settings.items() if value is not None],
+        settings=[_setting(name, value) for name, value in settings.items() if value is not None],
         metrics=[(_cell(x.dataset), _cell(x.name), round(x.value, 4), x.n or "") for x in results],
         weights_licence=licence and _cell(licence),
         base_licences=[(base.role, _licence(base, folder, ask_hub, token)) for base in bases],
@@ -346,6 +346,13 @@ def _collect(rows: list[Result], dataset: str, way: tuple[str, ...], values: Map
 
 def _listed(lines: str | Sequence[str]) -> Sequence[str]:
     return [lines] if isinstance(lines, str) else lines
+
+
+def _setting(name: str, value: Any) -> tuple[str, str]:
+    """Write a training setting for the table."""
+    if name == "learning_rate" and isinstance(value, float):
+        value = f"{value:.3g}"
+    return _cell("last training loss" if name == "train_loss" else name), _cell(value)
 
 
 def _slug(name: str) -> str:

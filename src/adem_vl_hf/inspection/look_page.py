@@ -14,7 +14,7 @@ from PIL import Image
 from ..files import write_text
 from ..papers import PAPERS
 from .look import BLUE, RED, Look
-from .maps import css, png, word_maps
+from .maps import FAINT, css, png, word_maps
 from .page import environment
 
 TEMPLATE = Path(__file__).with_name("look_template.html")
@@ -60,6 +60,7 @@ def look_page(look: Look, title: str) -> str:
         red=css(RED),
         blue=css(BLUE),
         used=css(USED),
+        faint=FAINT,
     )  # fmt: skip
 
 

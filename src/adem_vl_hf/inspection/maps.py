@@ -9,10 +9,14 @@ from PIL import Image
 from .look import Look, overlay
 
 IMAGE_SIDE = 384  # pixels; larger images are scaled down, because a page of photos would take a hundred megabytes
+FAINT = 0.1  # nats; a word to which all places contribute less than this, regardless of the sign, has paler colours
 
 
 def word_maps(look: Look, place: int, number: int) -> list[dict[str, str]]:
     """Draw the contributions of one image to one word. All parts of a word have one scale of colours.
+
+    The scale ends at the largest contribution to the word. Where all contributions are less than ``FAINT`` together, it
+    ends higher in proportion: a word that owes the image nothing is not as red and blue as one that owes it much.
 
     Args:
         look (Look): What ``look`` returned.
@@ -25,12 +29,14 @@ def word_maps(look: Look, place: int, number: int) -> list[dict[str, str]]:
         what lowers (``span``).
     """
     together = look.contribution[place]  # [n, side, side]
-    largest = max(float(np.abs(part.contribution[place]).max()) for part in look.parts)
+    sizes = [np.abs(part.contribution[place]) for part in look.parts]
+    paler = max(1.0, FAINT / max(sum(float(size.sum()) for size in sizes), 1e-12))
+    largest = max(float(size.max()) for size in sizes)
     name = f"all {'scales' if look.kind == 'adem_vl' else 'levels'} together"
     drawn = [(name, together[number], float(np.abs(together).max()))] if len(look.parts) > 1 else []
     drawn += [(part.name, part.contribution[place, number], largest) for part in look.parts]
     return [
-        {"name": name, "map": png(Image.fromarray(overlay(grid, most), "RGBA")),
+        {"name": name, "map": png(Image.fromarray(overlay(grid, most * paler), "RGBA")),
          "alt": f"{look.words[place]}, {name}: {_said(grid)}",
          "span": f"+{grid.clip(min=0).sum():.2f} and −{abs(grid.clip(max=0).sum()):.2f} nats"}
         for name, grid, most in drawn

@@ -23,7 +23,7 @@ from ..files import write_text
 from ..modeling.images import open_image
 from ..papers import PAPERS
 from .look import BLUE, RED, Look, faded
-from .maps import css, png, word_maps
+from .maps import FAINT, css, png, word_maps
 
 TEMPLATE = Path(__file__).with_name("page_template.html")
 FILE = re.compile(r"[^\x00-\x20/\\:?#%]+(/[^\x00-\x20/\\:?#%]+)*")  # a relative path, so no other server or scheme
@@ -101,6 +101,7 @@ def write_page(
     for text, address in links.items():
         if not FILE.fullmatch(address):
             raise ValueError(f"links[{text!r}] is {address!r}; give the path of a file, relative to the page")
+    tables = {name: metric_rows(name, scores) for name, scores in metrics.items()}
     has_maps = any(item.looked_at is not None for item in gallery)
     html = environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
@@ -111,7 +112,8 @@ def write_page(
         seconds=seconds,
         total_seconds=sum(seconds.values()),
         conditions=CONDITION_LABELS,
-        tables={name: metric_rows(name, scores) for name, scores in metrics.items()},
+        tables=tables,
+        has_captions=any(row.measure in ("BLEU-4", "CIDEr") for rows in tables.values() for row in rows),
         contents=_listed(
             {
                 "what was trained": True,
@@ -130,6 +132,7 @@ def write_page(
         links=links,
         red=css(RED),
         blue=css(BLUE),
+        faint=FAINT,
     )  # fmt: skip
     write_text(path, html)
     return path
@@ -259,4 +262,4 @@ def _shown(value: Any) -> str:
         return ", ".join(map(_shown, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
