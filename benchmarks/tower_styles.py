@@ -231,7 +231,7 @@ def sections() -> dict[str, str]:
     """
     names = sorted(path.stem for path in (tables.RESULTS / "styles").glob("*.json"))
     found = tables.load_arms("styles", names)
-    whole = {name: one for name, one in found.items() if all(part in one for part in PARTS)}
+    whole = {name.replace("_", " "): one for name, one in found.items() if all(part in one for part in PARTS)}
     made = {"styles table": styles_table, "styles probes": probes_table}
     return {section: make(whole) if whole else tables.NOT_MEASURED for section, make in made.items()}
 
