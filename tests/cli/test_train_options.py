@@ -161,6 +161,7 @@ def test_the_report_shows_the_run(run, tmp_path):
     assert "evaluation" in curve
     # --eval-data is what is trained on
     assert "Sample answers of data that were trained on." in page
+    assert all(f"<dt>{name}</dt>" in page for name in ("batch size", "learning rate", "last training loss"))
 
 
 @pytest.mark.parametrize(("size", "places"), [(3, [0, 1, 2]), (23, [0, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21])])

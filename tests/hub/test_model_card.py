@@ -37,7 +37,8 @@ def test_card_says_what_the_folder_records(tmp_path):
         "data": ["Scenes, CC BY-SA 4.0"],
         "license": "cc-by-sa-4.0",
         "prompt": 'say "what"',
-        "learning_rate": 9e-3,
+        "learning_rate": 0.00900123,
+        "train_loss": 0.5,
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "training.json").write_text(json.dumps(training))
@@ -61,6 +62,7 @@ def test_card_says_what_the_folder_records(tmp_path):
         "| `drop_ratio` | 0.25 |",
         "- Scenes, CC BY-SA 4.0",
         "| learning_rate | 0.009 |",
+        "| last training loss | 0.5 |",
         "| Scenes (test) | Count accuracy | 0.4322 |  |",
         "- The adapter's weights: cc-by-sa-4.0.",
         'model = AutoModel.from_pretrained("acme/adem", trust_remote_code=True)',

@@ -279,6 +279,25 @@ def test_header_and_table(write):
         assert text in reader.text
 
 
+def test_a_note_about_captions_and_a_sum_of_times_stand_where_there_are_several(write):
+    several = Reader(write(item()))
+    assert "BLEU-4 and CIDEr are times 100" in several.text
+    assert "together" in several.text.split("Where it looks")[0]
+    one = Reader(write(item(), metrics={"names": {"true": {"accuracy": 0.5, "n": 4}}}, seconds={"training": 4.0}))
+    assert "BLEU-4" not in one.text
+    assert "together" not in one.text.split("Where it looks")[0]
+
+
+def test_numbers_of_the_lists_have_separators(write):
+    assert "<dd>24,000, yes, 0.5, 1,000</dd>" in write(settings={"all": [24000, True, 0.5, "1,000"]})
+
+
+def test_texts_have_the_direction_of_their_language(write):
+    reader = Reader(write(item()))
+    ours = [*reader.all("p", "prompt"), *reader.all("p", "answer"), *reader.all("li"), *reader.all("span", "word")]
+    assert {a.get("dir") for a in ours} == {"auto"}
+
+
 def test_rows_of_openmoji():
     rows = metric_rows("scenes", {"none": scores(0.5), "true": scores(0.75)})
     assert [(row.group, row.measure, row.n) for row in rows] == [
