@@ -252,9 +252,11 @@ def plot(results: dict[str, dict[str, Any]]) -> None:
             # names stand where there is room: ADEM-VL is the leftmost point, the others are nearly one above another
             side, factor, edge = ("left", 1.3, 0) if arm == "adem_vl" else ("right", 0.6, 1)
             below[side] = max(y, below[side] + 0.08 * most_y)
-            axes.annotate(f"{ALTERNATIVES[arm].short}, {y:.{0 if y > 10 else 2}f}", (x, y), xytext=(factor * x, below[side]), ha=side,
-                          va="center", fontsize=8, arrowprops={"arrowstyle": "-", "relpos": (edge, 0.5),
-                          "color": "grey", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3})  # fmt: skip
+            line = {"arrowstyle": "-", "relpos": (edge, 0.5), "color": "grey", "linewidth": 0.7,
+                    "shrinkA": 1, "shrinkB": 3}  # fmt: skip
+            words = f"{ALTERNATIVES[arm].short}, {y:.{0 if y > 10 else 2}f}"
+            axes.annotate(words, (x, y), xytext=(factor * x, below[side]), ha=side, va="center", fontsize=8,
+                          arrowprops=line)  # fmt: skip
         axes.set(xscale="log", xlim=(1e5, 2 * most_x), ylim=(0, 1.25 * most_y), title=name)
         axes.set_xlabel("trainable parameters")
         axes.grid(alpha=0.3)

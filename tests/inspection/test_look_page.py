@@ -127,6 +127,6 @@ def test_the_command_writes_the_page(bases, tmp_path, capsys):
     assert "pictograms" not in said.err
     page = (tmp_path / "l.html").read_text(encoding="utf-8")
     assert "<title>one.png</title>" in page
-    assert '<p class="prompt">a photo of</p>' in page
+    assert '<p class="prompt" dir="auto">a photo of</p>' in page
     assert main([*argv[:-3], str(tmp_path), "--answer", "a cat"]) == 2
     assert "is a folder" in capsys.readouterr().err
