@@ -120,7 +120,7 @@ def differing_part(before: dict, now: dict) -> str | None:
     gguf = before.get("gguf") or now.get("gguf")
     if not gguf and before["config"] != now["config"]:  # a GGUF file may say llama of what is a Mistral
         return "the shape"
-    for key in before["tensors"].keys() & now["tensors"].keys():
+    for key in sorted(before["tensors"].keys() & now["tensors"].keys()):
         alike = _roughly_alike if gguf and "embed" in key else _alike
         if not alike(before["tensors"][key], now["tensors"][key]):
             return key

@@ -1,5 +1,6 @@
 """Asks the page of ``adem-vl app`` over HTTP, as the page's own script in a browser does."""
 
+import html
 import json
 import socket
 import subprocess
@@ -48,7 +49,7 @@ class AppUser:
         said = {"text": text, "files": [self._upload(path) for path in files]}
         self.chat = self._trigger("box", "submit", {"box": said, "chat": self.chat})[0]
         (answer,) = self.chat[-1]["content"]
-        return answer["text"]
+        return html.unescape(answer["text"])
 
     def where(self) -> str:
         """The panel about the words of the last answer, as HTML."""
