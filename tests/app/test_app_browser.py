@@ -194,13 +194,17 @@ def test_a_text_is_shown_as_it_was_written(user, answers, picture):
     expect(tab.locator("#chat [data-testid=user]").last).to_have_text(text)
 
 
-def test_an_error_leaves_the_box_within_reach(user, tmp_path):
+def test_an_error_leaves_the_box_and_the_chat_within_reach(user, answers, picture, tmp_path):
     tab = user()
+    upload(tab, picture(0))
+    ask(tab)
+    expect(last_answer(tab)).to_have_text(expected(answers, 0), timeout=PATIENCE)
     (tmp_path / "text.png").write_text("this is no image")
     upload(tab, tmp_path / "text.png")
     ask(tab)
     refused(tab, "text.png: not an image")
-    tab.locator("#box textarea").click(timeout=PATIENCE)  # fails where something lies over it
+    for reached in (tab.locator("#box textarea"), last_answer(tab)):
+        reached.click(timeout=PATIENCE)  # fails where something lies over it
 
 
 def test_several_images_a_video_and_several_turns(user, answers, picture, tmp_path):

@@ -30,9 +30,11 @@ WAITING = 32  # requests in the queue
 KEPT = 3600  # seconds that uploads and chats are kept after they were used last
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 NOTHING_YET = "<p>Ask about an image first. Then choose a word of the answer here.</p>"
-# hidden: a button that would post the chat on the Hub, and one that would empty the chat without its images
+# hidden: a button that would post the chat on the Hub, one that would empty the chat without its images, and the word
+# "Error" that would cover the chat or the maps, while a message says what is wrong
 STYLE = (
     "footer, #chat button[title=Share], #chat button[title=Clear] { display: none !important; } "
+    "#chat .wrap:has(> .error), #where .wrap:has(> .error) { display: none !important; } "
     "#where iframe { width: 100%; height: 46rem; border: 0; }"
 )
 
