@@ -305,10 +305,10 @@ def main() -> None:
         teaching.load_state_dict(load_file(learned))
     else:
         teaching.learn(teacher, normalise)
-        if args.dinov2_weight:
-            teaching.ask_dinov2()
-        with replacing(learned) as beside:
-            save_file(teaching.state_dict(), beside)
+    if args.dinov2_weight and not teaching.dinov2.any():  # an earlier run may have learned without it
+        teaching.ask_dinov2()
+    with replacing(learned) as beside:
+        save_file(teaching.state_dict(), beside)
     teaching.requires_grad_(False)
     checkpoint, start = args.output_dir / "resume.pt", 0
     if checkpoint.exists():

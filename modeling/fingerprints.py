@@ -107,6 +107,15 @@ def _roughly_alike(expected: list[float], found: list[float]) -> bool:
     return len(expected) == len(found) and math.dist(expected, found) <= GGUF_TOLERANCE * math.hypot(*expected)
 
 
+def _first_unlike(expected: dict, found: dict, gguf: bool) -> str | None:
+    """The first tensor that is missing, or differs by more than rounding; None if all are alike."""
+    for key, values in expected.items():
+        alike = _roughly_alike if gguf and "embed" in key else _alike
+        if key not in found or not alike(values, found[key]):
+            return key
+    return None
+
+
 def differing_part(before: dict, now: dict) -> str | None:
     """Compare two fingerprints.
 
@@ -117,14 +126,11 @@ def differing_part(before: dict, now: dict) -> str | None:
     Returns:
         The first tensor in which they differ by more than rounding, or "the shape"; None if they are of one base.
     """
-    gguf = before.get("gguf") or now.get("gguf")
+    gguf = bool(before.get("gguf") or now.get("gguf"))
     if not gguf and before["config"] != now["config"]:  # a GGUF file may say llama of what is a Mistral
         return "the shape"
-    for key in sorted(before["tensors"].keys() & now["tensors"].keys()):
-        alike = _roughly_alike if gguf and "embed" in key else _alike
-        if not alike(before["tensors"][key], now["tensors"][key]):
-            return key
-    return None
+    of_both = {key: values for key, values in before["tensors"].items() if key in now["tensors"]}
+    return _first_unlike(of_both, now["tensors"], gguf)
 
 
 def check_base(kind: str, checkpoint: str, saved_config: Any, fingerprint: dict | None, base: nn.Module) -> None:
@@ -154,12 +160,10 @@ def check_base(kind: str, checkpoint: str, saved_config: Any, fingerprint: dict 
     if not fingerprint:
         return
     keys = _norms_and_tables(base)
-    for key, expected in fingerprint["tensors"].items():
-        alike = _roughly_alike if gguf and "embed" in key else _alike
-        if key not in keys or not alike(expected, _values(base, keys[key])):
-            warnings.warn(
-                f"the {kind} {name!r} has the shape of the one that {checkpoint} was trained on but other weights "
-                f"(first seen in {key}): expect worse answers",
-                stacklevel=3,
-            )
-            return
+    found = {key: _values(base, keys[key]) for key in fingerprint["tensors"] if key in keys}
+    if (key := _first_unlike(fingerprint["tensors"], found, gguf)) is not None:
+        warnings.warn(
+            f"the {kind} {name!r} has the shape of the one that {checkpoint} was trained on but other weights "
+            f"(first seen in {key}): expect worse answers",
+            stacklevel=3,
+        )

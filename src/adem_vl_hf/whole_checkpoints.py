@@ -268,12 +268,11 @@ def lack_of(folder: Path, process: int, processes: int) -> str | None:
 def _manifest(path: Path) -> dict[str, Any]:
     """Read what a save has noted of its files. What is damaged says nothing about them."""
     manifest = read_object(path, "it is damaged")
-    files, processes = manifest.get("files"), manifest.get("processes")
-    if not isinstance(files, dict) or not files or not isinstance(processes, int):
+    files = manifest.get("files")
+    noted = list(files.values()) if isinstance(files, dict) else []
+    are_whole = all(isinstance(one, list) and [type(part) for part in one] == [int, str] for one in noted)
+    if not noted or not are_whole or not isinstance(manifest.get("processes"), int):
         raise ValueError(f"{path.name} is damaged")
-    for noted in files.values():
-        if not isinstance(noted, list) or [type(one) for one in noted] != [int, str]:
-            raise ValueError(f"{path.name} is damaged")
     return manifest
 
 

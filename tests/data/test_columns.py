@@ -1,5 +1,7 @@
 """Rows with two texts, with empty questions or answers, and with lists that are written into a cell."""
 
+import json
+
 import datasets
 import numpy as np
 import pytest
@@ -134,3 +136,17 @@ def test_dates_say_where_they_come_from(tmp_path):
         open_dataset(str(tmp_path / "rows.jsonl"))
     (tmp_path / "rows.csv").write_text("caption\n2024-01-01\n")
     assert open_dataset(str(tmp_path / "rows.csv"))[0]["answer"] == " 2024-01-01"
+
+
+@pytest.mark.parametrize("write", [json.dumps, str])
+def test_lists_that_are_written_into_a_cell_are_read(write):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    row = {"instruction": "And a cat?", "output": "meow", "history": write([["Hi", "Ho"]])}
+    assert sample_of(row, 0)["messages"][:2] == turns
+    assert sample_of({"messages": write(turns)}, 0)["messages"] == turns
+    assert sample_of({"images": write(["a.png", "b.png"]), "text": "two"}, 0)["images"] == ["a.png", "b.png"]
+
+
+def test_a_history_of_something_else_is_a_column_like_any_other():
+    row = {"question": "Is it broken?", "answer": "yes", "history": "A fall from a horse."}
+    assert "messages" not in sample_of(row, 0)

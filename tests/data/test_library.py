@@ -328,20 +328,6 @@ def test_formats_of_arrays_are_the_same_rows(form):
     assert sample_of(captions, 0)["references"] == ["red", "a red one"]
 
 
-@pytest.mark.parametrize("write", [json.dumps, str])
-def test_lists_that_are_written_into_a_cell_are_read(write):
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-    row = {"instruction": "And a cat?", "output": "meow", "history": write([["Hi", "Ho"]])}
-    assert sample_of(row, 0)["messages"][:2] == turns
-    assert sample_of({"messages": write(turns)}, 0)["messages"] == turns
-    assert sample_of({"images": write(["a.png", "b.png"]), "text": "two"}, 0)["images"] == ["a.png", "b.png"]
-
-
-def test_a_history_of_something_else_is_a_column_like_any_other():
-    row = {"question": "Is it broken?", "answer": "yes", "history": "A fall from a horse."}
-    assert "messages" not in sample_of(row, 0)
-
-
 def test_a_history_and_a_system_prompt_make_a_chat():
     row = {"instruction": "And a cat?", "input": "", "output": "meow", "system": "Be brief.", "history": [["Hi", "Ho"]]}
     assert [turn["content"] for turn in sample_of(row, 0)["messages"]] == [

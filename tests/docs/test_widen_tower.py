@@ -8,6 +8,7 @@ import pytest
 import scripts
 import tiny
 import torch
+from safetensors.torch import load_file
 from transformers import BitImageProcessor, CLIPVisionModel, Dinov2Config, Dinov2Model
 
 from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes
@@ -141,6 +142,9 @@ def test_the_tower_trains_saves_and_goes_on_to_the_same_bits(script, flags, tmp_
     }
     facts = json.loads((tmp_path / "cut" / "tower" / "training.json").read_text())
     assert facts == {"steps": 3, "layouts": 2, "shapes": 1, "seed": 0, **NAMED}
+    # a run that has learned without the second teacher asks it when it goes on with it
+    scripts.call(script, monkeypatch, "--output-dir", tmp_path / "whole", *sizes, "--dinov2-weight", 1)
+    assert load_file(tmp_path / "whole" / "teaching.safetensors")["dinov2"].all()
 
 
 @pytest.mark.slow

@@ -100,8 +100,8 @@ def build_page(answers: Answers, title: str, note: str | None = None) -> Any:
             answer,
             [box, camera, shown, turns, as_chat],
             [chat, shown, turns, box, camera, where, ask_where],
-            show_progress_on=chat,
-            **few,  # an error would cover the text that the user may want to correct
+            show_progress_on=chat,  # on the box, an error would cover the text that the user may want to correct
+            **few,
         )
         # while an answer is written, its turn is not there yet; this follows errors, too
         answered.then(lambda: gradio.Button(interactive=True), None, ask_where, **private)

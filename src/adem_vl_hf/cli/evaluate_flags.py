@@ -37,11 +37,7 @@ def check_flags(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
     elif args.task in NAMED and args.data != args.task:
         refuse_flags(given & {"data"}, args, f"has no effect on --task {args.task}, which has data of its own")
     if args.task in NAMED:
-        refuse_flags(
-            given & NO_EFFECT.keys(),
-            args,
-            f"has no effect on --task {args.task}",
-        )
+        refuse_flags(given & NO_EFFECT.keys(), args, f"has no effect on --task {args.task}")
     elif args.data not in NAMED:
         refuse_flags(given & {"size"}, args, f"is for {', '.join(NAMED)}, and other data are taken whole")
     if args.split is not None and not args.split.strip():
