@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tables
-from safetensors.torch import load_file
 from transformers import set_seed
 
 from adem_vl_hf.allocator import keep_freed_memory
@@ -23,11 +22,10 @@ from adem_vl_hf.data.openmoji.mixture import OpenMojiMixture
 from adem_vl_hf.evaluation.metrics import is_right
 from adem_vl_hf.evaluation.predict import predict
 from adem_vl_hf.evaluation.score import score
-from adem_vl_hf.loading import CHECKPOINT_ON_CLIP, build_model
-from adem_vl_hf.openmoji_training import RECIPES
+from adem_vl_hf.loading import CHECKPOINT_ON_CLIP, build_model, load_checkpoint
 from adem_vl_hf.training import IN_ORDER, build_trainer, fastest_setting, train, training_arguments
 
-FRAMES = 8
+FRAMES, FRAME_EMBEDDING = 8, "adapter.frame_embedding"
 STEPS, BATCH_SIZE = 500, 16
 # captions say what comes first and what comes last, so they teach the order of frames sooner than yes and no do
 SHARES = {
@@ -45,14 +43,12 @@ class Arm(NamedTuple):
 
     Args:
         kind (str): ``"adem_vl"`` or ``"evlm"``.
-        settings (dict[str, Any]): fields of its configuration.
         start (str | None): the arm of miniature.py whose adapter it starts from; None for the adapter that
             ships on the small CLIP.
         learning_rate (float): the peak.
     """
 
     kind: str
-    settings: dict[str, Any]
     start: str | None
     learning_rate: float
 
@@ -60,8 +56,8 @@ class Arm(NamedTuple):
 # learning rates found by short runs. No clipping: EVLM's gates have the largest gradients, and clipping by them would
 # slow all other parameters down
 ARMS = {
-    "adem_vl": Arm("adem_vl", RECIPES["adem_vl"].settings, None, 2e-3),
-    "evlm, 4 media tokens": Arm("evlm", {"media_tokens": 4}, "4 media tokens", 1.5e-3),
+    "adem_vl": Arm("adem_vl", None, 2e-3),
+    "evlm, 4 media tokens": Arm("evlm", "4 media tokens", 1.5e-3),
 }
 # names as tables show them
 LABELS = {"adem_vl": "ADEM-VL", "evlm, 4 media tokens": "EVLM, 4 media tokens"}
@@ -114,17 +110,16 @@ def measure(name: str, start: Path, folder: Path, steps: int) -> dict[str, Any]:
         What the result file holds.
 
     Raises:
-        ValueError: the adapter in ``start`` has other tensors than this model.
+        ValueError: the adapter in ``start`` is of another kind.
     """
     arm = ARMS[name]
     set_seed(0)
-    model, processor = build_model(kind=arm.kind, frame_embeddings=FRAMES, **fastest_setting(), **arm.settings)
-    loaded = model.load_state_dict(load_file(start / "model.safetensors"), strict=False)
-    missing = {key for key in loaded.missing_keys if key.startswith("adapter.")}
-    if missing != {"adapter.frame_embedding"} or loaded.unexpected_keys:
-        raise ValueError(
-            f"{start} holds no adapter of this shape: missing are {missing}, unexpected {loaded.unexpected_keys}"
-        )
+    still, _ = load_checkpoint(str(start), **fastest_setting())
+    if still.config.model_type != arm.kind:
+        raise ValueError(f"{start} holds no adapter of {arm.kind}, but of {still.config.model_type}")
+    fields = {field: getattr(still.config, field) for field in still.config.adapter_fields}
+    model, processor = build_model(kind=arm.kind, **fastest_setting(), **fields | {"frame_embeddings": FRAMES})
+    model.load_state_dict(still.state_dict() | {FRAME_EMBEDDING: model.state_dict()[FRAME_EMBEDDING]})
     dataset = OpenMojiMixture("train", steps * BATCH_SIZE, seed=1, shares=SHARES)
     arguments = training_arguments(
         folder, len(dataset), BATCH_SIZE, max_steps=steps, learning_rate=arm.learning_rate,

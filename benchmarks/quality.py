@@ -19,12 +19,14 @@ import tables
 
 from adem_vl_hf import AdemVLForConditionalGeneration
 from adem_vl_hf.allocator import keep_freed_memory
+from adem_vl_hf.data.openmoji.styles import STYLES
 from adem_vl_hf.evaluation.predict import evaluate_with_controls
 from adem_vl_hf.hub.model_card import write_model_card
 from adem_vl_hf.loading import CHECKPOINT, TOWER, load_checkpoint
 from adem_vl_hf.openmoji_training import test_sets
 from adem_vl_hf.training import fastest_setting
 
+REPO_ID = "adem-vl-openmoji"
 TASKS = {"openmoji-scenes": "scenes", "openmoji-names": "names", "easy-vqa": "easy-VQA"}
 IMAGES = {"true": "own image", "shuffled": "another image", "none": "no image"}
 CAPTION_MEASURES = {"exact_match": "caption, exact match, %", "bleu4": "caption, BLEU-4", "cider": "caption, CIDEr"}
@@ -62,7 +64,7 @@ def write_cards(metrics: dict[str, Any], shipped: Path = CHECKPOINT, root: Path 
         shipped (Path): the folder of the checkpoint.
         root (Path): the folder of the copy.
     """
-    card = write_model_card(shipped, repo_id="adem-vl-openmoji", metrics=metrics)
+    card = write_model_card(shipped, repo_id=REPO_ID, metrics=metrics)
     shutil.copyfile(card, root / "MODEL_CARD.md")
 
 
@@ -102,17 +104,15 @@ def sections() -> dict[str, str]:
         result = tables.load(name)
         found[f"{name} table"] = tables.NOT_MEASURED if result is None else quality_table(result["metrics"])
     tower = json.loads((TOWER / "training.json").read_text(encoding="utf-8"))
-    found["tower"] = (
-        f"Top-1 accuracy of image-to-text retrieval: {100 * tower['names_top1']:.1f} % for emoji among all 710 names, "
-        f"{100 * tower['scenes_top1']:.1f} % for test scenes among the captions of 500."
-    )
+    named = [f"{style} {100 * tower[f'{style}_named']:.1f} %" for style in STYLES]
+    found["tower"] = f"Things in test drawings that the tower's last linear layer names, among 710: {', '.join(named)}."
     return found
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", help="print the table of this checkpoint; save nothing")
+    parser.add_argument("--checkpoint", help="print the table of this checkpoint, and save it nowhere but in its card")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/quality"), help="where predictions are written")
     parser.add_argument("--scenes", type=int, default=2000, help="number of test samples about scenes")
     parser.add_argument("--names", type=int, default=710, help="number of test samples about names")
@@ -130,6 +130,8 @@ def main() -> None:
         metrics = evaluate_with_controls(model, processor, test_sets(args.scenes, args.names), folder)
         if args.checkpoint:
             print(quality_table(metrics))
+            if args.card:
+                write_model_card(Path(args.checkpoint), repo_id=REPO_ID, metrics=metrics)
             return
         tables.save("shipped", {"metrics": metrics})
     print("\n\n".join(f"{name}\n{text}" for name, text in sections().items()))

@@ -1,24 +1,25 @@
-"""Draws what ``examples/widen_tower.py`` trains on: one layout in several styles, and pictures of basic shapes.
+"""Draws what ``examples/distil_tower.py`` trains on: training samples of the OpenMoji data sets, and basic shapes.
 
-A layout is a training sample of the OpenMoji data sets. The teacher sees it as it is. The student sees it with the
-sprites of another style, which are changed at random: colours, shading, outline, proportions and sharpness. The style
-``noto`` is never drawn here, so that it can tell what the student makes of drawings that it has not seen.
+The samples are drawn in three styles. Most of their sprites are changed at random: colours, shading, outline,
+proportions and sharpness. The style ``noto`` is never drawn here, so that it can tell what a tower makes of drawings
+that it has not seen.
 """
 
 import math
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from adem_vl_hf.data import OpenMojiNames, OpenMojiScenes
 from adem_vl_hf.data.openmoji.drawing import CANVAS, COLOURS, canvas
+from adem_vl_hf.data.openmoji.things import EVERY_THING
 
-STYLES = ("openmoji", "twemoji", "fluent")  # the student's; the last style, noto, is for the test
-PLAIN = 0.5  # the share of layouts that the student sees in OpenMoji's style just as the teacher does
-GRID = 8  # patches of 12 pixels in a row
+STYLES = ("openmoji", "twemoji", "fluent")  # the last style, noto, is for the test
+OF_SHAPES, OF_NAMES = 0.15, 0.6  # the shares of images of basic shapes and of single things; the others show scenes
+AS_IT_IS = 0.2  # the share of names and scenes whose sprites are not changed
 SHAPES = ("circle", "square", "triangle", "rectangle", "star", "hexagon", "cross", "ring", "ellipse", "pentagon")
 PAINTS = {
     "red": (220, 30, 30), "green": (30, 150, 50), "blue": (40, 60, 220), "orange": (250, 150, 20),
@@ -83,52 +84,49 @@ class Varied:
         return varied(sprite, self.rng)
 
 
-class Layouts:
-    """Training layouts of names and scenes, each drawn for the teacher and in every style for the student."""
+class Drawings:
+    """Training drawings: names and scenes in the styles of ``STYLES``, changed at random, and basic shapes."""
 
-    def __init__(self, seed: int, names: float = 0.75) -> None:
-        self.names_share, self.rng = names, random.Random(f"varied-{seed}")
-        self.as_is, self.changed = [], {style: [] for style in STYLES}
-        for data_set in (OpenMojiNames, OpenMojiScenes):
+    def __init__(self, seed: int) -> None:
+        self.seed, self.rng = seed, random.Random(f"drawings-{seed}")
+        self.plain: dict[str, list] = {style: [] for style in STYLES}
+        self.changed: dict[str, list] = {style: [] for style in STYLES}
+        for data_set in (OpenMojiNames, partial(OpenMojiScenes, things=len(EVERY_THING))):
             made = {s: data_set("train", size=10**9, seed=seed, kinds=("caption",), styles=[s]) for s in STYLES}
-            plain = {style: data.sprites for style, data in made.items()}
-            self.as_is.append(data_set("train", size=10**9, seed=seed, kinds=("caption",)))
+            sprites = {style: data.sprites for style, data in made.items()}
             for place, (style, data) in enumerate(made.items()):
-                data.sprites_by_style = {style: Varied(plain[style], plain[STYLES[place - 1]], self.rng)}
-                self.changed[style].append(data)
+                self.plain[style].append(data)
+                varied = data_set("train", size=10**9, seed=seed, kinds=("caption",), styles=[style])
+                varied.sprites_by_style = {style: Varied(sprites[style], sprites[STYLES[place - 1]], self.rng)}
+                self.changed[style].append(varied)
 
-    def draw(self, index: int, styles: Sequence[str]) -> tuple[np.ndarray, int]:
-        """Draw layout ``index``.
+    def draw(self, index: int) -> tuple[np.ndarray, int]:
+        """Draw an image.
 
         Args:
-            index (int): The number of the layout.
-            styles (Sequence[str]): The styles that the student sees.
+            index (int): The number of the image.
 
         Returns:
-            The images [1 + styles, 96, 96, 3], uint8, the teacher's first, and the number of the thing (-1 of a scene).
+            The image [96, 96, 3], uint8, and the number of the thing that it shows alone, or -1.
         """
-        self.rng.seed(f"layout-{index}")
-        kind = 0 if self.rng.random() < self.names_share else 1
-        first = self.as_is[kind][index]["image"]
-        plain = self.rng.random() < PLAIN
-        images = [first if plain and s == "openmoji" else self.changed[s][kind][index]["image"] for s in styles]
-        pixels = np.stack([np.asarray(image) for image in (first, *images)])
-        thing = self.as_is[0].thing_index(index) if kind == 0 else -1
-        return (pixels[:, :, ::-1] if self.rng.random() < 0.3 else pixels), thing
-
-
-class ShapePicture(NamedTuple):
-    """A picture of one to three shapes, and the truth about it.
-
-    Args:
-        pixels (np.ndarray): [96, 96, 3], uint8.
-        shapes (np.ndarray): [64], for each patch 0 or one more than the number of the shape that covers it.
-        colours (np.ndarray): [64], the same for its colour.
-    """
-
-    pixels: np.ndarray
-    shapes: np.ndarray
-    colours: np.ndarray
+        self.rng.seed(f"drawing-{self.seed}-{index}")
+        rng, chosen, thing = self.rng, self.rng.random(), -1
+        if chosen < OF_SHAPES:
+            image = draw_shapes(rng)
+        else:
+            names, scenes = (self.plain if rng.random() < AS_IT_IS else self.changed)[rng.choice(STYLES)]
+            if chosen < OF_SHAPES + OF_NAMES:
+                thing = names.thing_index(index)
+            image = np.asarray((scenes if thing < 0 else names)[index]["image"])
+        if rng.random() < 0.4:  # a part of it
+            side = round(rng.uniform(0.5, 0.95) * CANVAS)
+            x, y = (rng.randrange(CANVAS - side + 1) for _ in range(2))
+            part = Image.fromarray(image[y : y + side, x : x + side])
+            image = np.asarray(part.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC))
+        if rng.random() < 0.2:  # other colours everywhere
+            mix = hue_rotation(rng.uniform(0, 360)) * rng.uniform(0.7, 1.1)
+            image = np.clip(image @ mix.T + rng.uniform(-20, 40), 0, 255).astype(np.uint8)
+        return np.ascontiguousarray(image[:, ::-1] if rng.random() < 0.5 else image), thing
 
 
 def around(number: int, radii: Sequence[float] = (1.0,)) -> list[tuple[float, float]]:
@@ -167,8 +165,8 @@ def outline(shape: str, rng: random.Random) -> list[tuple[float, float]]:
     return [(x * cos - y * sin, x * sin + y * cos) for x, y in corners]
 
 
-def draw_shapes(rng: random.Random) -> ShapePicture:
-    """Draw one to three shapes of any size, place and colour on a plain background."""
+def draw_shapes(rng: random.Random) -> np.ndarray:
+    """Draw one to three shapes of any size, place and colour on a plain background: [96, 96, 3], uint8."""
     number, side = rng.choice((1, 1, 1, 2, 2, 3)), rng.choice((96, 96, 96, 192, 64))
     names = list(PAINTS)
     chosen = rng.random()
@@ -179,10 +177,9 @@ def draw_shapes(rng: random.Random) -> ShapePicture:
         background = tuple(min(255, grey + rng.randint(-12, 12)) for _ in range(3))
     else:
         background = canvas(rng.choice(list(COLOURS)), rng).getpixel((0, 0))
-    image, label = Image.new("RGB", (side, side), background), Image.new("L", (side, side), 0)
-    paint, mark = ImageDraw.Draw(image), ImageDraw.Draw(label)
+    image = Image.new("RGB", (side, side), background)
+    paint = ImageDraw.Draw(image)
     boxes = [(0, 0, 1, 1)] if number == 1 else [(x, y, x + 0.5, y + 0.5) for x in (0, 0.5) for y in (0, 0.5)]
-    objects = []
     for left, top, right, bottom in rng.sample(boxes, number):
         shape = rng.randrange(len(SHAPES))
         visible = [n for n in names if sum(abs(a - b) for a, b in zip(PAINTS[n], background, strict=True)) > 130]
@@ -192,18 +189,8 @@ def draw_shapes(rng: random.Random) -> ShapePicture:
         x, y = rng.uniform(left + radius, right - radius), rng.uniform(top + radius, bottom - radius)
         points = [(side * (x + radius * a), side * (y + radius * b)) for a, b in outline(SHAPES[shape], rng)]
         paint.polygon(points, fill=rgb)
-        objects.append((shape, names.index(colour)))
-        mark.polygon(points, fill=len(objects))
         if SHAPES[shape] == "ring":
             inner = radius * rng.uniform(0.45, 0.7)
             hole = [side * (x - inner), side * (y - inner), side * (x + inner), side * (y + inner)]
             paint.ellipse(hole, background)
-            mark.ellipse(hole, 0)
-    pixels = np.asarray(image.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC) if side != CANVAS else image)
-    found = np.asarray(label.resize((CANVAS, CANVAS), Image.Resampling.NEAREST))
-    cells = found.reshape(GRID, CANVAS // GRID, GRID, CANVAS // GRID).swapaxes(1, 2).reshape(GRID * GRID, -1)
-    shapes, colours = np.zeros(GRID * GRID, np.int64), np.zeros(GRID * GRID, np.int64)
-    for number, (shape, colour) in enumerate(objects, 1):
-        covered = (cells == number).mean(1) > 0.25
-        shapes[covered], colours[covered] = shape + 1, colour + 1
-    return ShapePicture(pixels, shapes, colours)
+    return np.asarray(image.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC) if side != CANVAS else image)

@@ -1,8 +1,11 @@
 """After an error the old file is as it was, and no temporary file is left."""
 
+import os
 import secrets
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from adem_vl_hf.files import replacing, write_json, write_text
 from adem_vl_hf.json_files import read_jsonl, read_text
@@ -39,6 +42,17 @@ def test_a_link_is_replaced_and_never_followed(tmp_path, monkeypatch):
         write_text(path, "newer")
     assert victim.read_text() == "mine"
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_others_may_read_a_file_as_far_as_the_umask_lets_them(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "model.safetensors") as beside:
+            save_file({"x": torch.zeros(1)}, beside)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_reading_names_the_file_and_the_line(tmp_path):

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, CLIPVisionModel, LlavaConfig, LlavaForConditionalGeneration
 
 from adem_vl_hf.embedded.smollm2 import resolve_language_model
-from adem_vl_hf.loading import loading_arguments, resolve_vision_tower
+from adem_vl_hf.loading import arguments_for_bits, resolve_vision_tower
 from adem_vl_hf.modeling.bases import load_language_model, load_vision_tower
 from adem_vl_hf.modeling.processing_adem_vl import AdemVLProcessor
 from adem_vl_hf.modeling.processor_parts import tokenizer_and_image_token
@@ -101,7 +101,7 @@ def build(language_model, vision_tower, dtype=None, attn_implementation=None, bi
     arguments = {"dtype": dtype, "attn_implementation": attn_implementation}
     arguments = {name: value for name, value in arguments.items() if value is not None}
     _, image_token_id = tokenizer_and_image_token(text)
-    language = load_language_model(text, **arguments, **loading_arguments(bits, dtype))
+    language = load_language_model(text, **arguments, **arguments_for_bits(bits, dtype))
     model = assemble(language, load_vision_tower(tower, **arguments), image_token_id, **sizes)
     return model, LlavaInputs.from_base_pretrained(text, tower, _Layout(model.config))
 

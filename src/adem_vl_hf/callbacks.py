@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from .data.stream import MixedStream, Stream
 from .files import write_json
+from .json_files import ENTRY, LOG
 from .modeling.one_save import naming_full_disk
 from .recipe import peak_learning_rate
 from .whole_checkpoints import MANIFEST
@@ -31,7 +32,7 @@ class JsonLinesLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Remove half a line that a process has left which died while it wrote.
+        """Remove half a line that a process has left which died while it wrote. Of another file, end the last line.
 
         Args:
             args (TrainingArguments): The training arguments.
@@ -39,10 +40,14 @@ class JsonLinesLog(TrainerCallback):
             control (TrainerControl): The control flow of the training, which stays as it is.
             **kwargs (Any): The model and the rest of what ``Trainer`` passes, which are ignored.
         """
-        path = Path(args.output_dir) / "log.jsonl"
+        path = Path(args.output_dir) / LOG
         if state.is_world_process_zero and path.is_file():
             with path.open("rb+") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)
+                *_, half = (text := file.read()).split(b"\n")
+                if ENTRY.startswith(half[: len(ENTRY)]):
+                    file.truncate(len(text) - len(half))
+                else:
+                    file.write(b"\n")
 
     def on_log(
         self,
@@ -64,7 +69,7 @@ class JsonLinesLog(TrainerCallback):
         if state.is_world_process_zero and logs:
             folder = Path(args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it, and the weights are still here
-            with naming_full_disk(folder), (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            with naming_full_disk(folder), (folder / LOG).open("a", encoding="utf-8") as file:
                 print(json.dumps({"step": state.global_step, **logs}), file=file)
 
 

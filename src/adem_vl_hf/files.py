@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,10 +64,14 @@ def replacing(path: Path) -> Iterator[Path]:
     # nobody can lay a link there: the name cannot be foretold, and a file that exists is not opened
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
     with naming_full_disk(path.parent):
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        made = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        mode = stat.S_IMODE(os.fstat(made).st_mode)
+        os.close(made)
     try:
         with naming_full_disk(path.parent, written=temporary):
             yield temporary
+            if stat.S_IMODE(temporary.stat().st_mode) != mode:  # safetensors makes files for their owner alone
+                temporary.chmod(mode)
             flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)

@@ -13,6 +13,7 @@ LONE_SURROGATE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
 )
 
+LOG, ENTRY = "log.jsonl", b'{"step": '  # the log of a training, and with what each of its lines begins
 MOST_NESTED = 200  # lists and objects inside one another
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]')  # a text, or what opens or closes a list or an object
 

@@ -359,7 +359,7 @@ def bitsandbytes_config(bits: int, dtype: torch.dtype | str | None = None) -> Bi
     )
 
 
-def loading_arguments(bits: int | None, dtype: torch.dtype | str | None = None) -> dict[str, Any]:
+def arguments_for_bits(bits: int | None, dtype: torch.dtype | str | None = None) -> dict[str, Any]:
     """Make the keyword argument that asks for so many bits.
 
     Args:

@@ -20,7 +20,7 @@ from .evaluation.metrics import is_right
 from .evaluation.predict import asked, generate_answers
 from .feature_cache import is_spread
 from .inspection.page import GalleryItem, write_page
-from .json_files import read_jsonl
+from .json_files import LOG, read_jsonl
 from .papers import PAPERS
 from .sample_answers import keep_samples, remove_samples
 
@@ -94,7 +94,7 @@ def write_report(
         seconds={training: facts["seconds"]},
         metrics={},
         gallery=gallery,
-        curves=draw_curves(folder / "log.jsonl"),
+        curves=draw_curves(folder / LOG),
         command=command_line(argv),
     )  # fmt: skip
 

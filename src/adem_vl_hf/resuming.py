@@ -12,7 +12,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 from .json_files import read_object
 from .modeling.configuration_base import FrozenBasesConfig
 from .modeling.fingerprints import differing_part
-from .whole_checkpoints import MANIFEST, checkpoints, lack_of, tidy
+from .whole_checkpoints import MANIFEST, checkpoints, lack_of, order_of, tidy
 
 logger = logging.getLogger("adem_vl_hf")
 PEFT_SETTINGS = ("peft_type", "r", "lora_alpha", "target_modules", "modules_to_save")
@@ -67,18 +67,29 @@ def newest_complete(trainer: Trainer) -> Path | None:
         if everywhere:
             logger.warning("the run goes on from step %d", step)
         if step:
-            _warn_of_another_size(there[step], arguments.world_size)
+            _warn_of_other_samples(there[step], trainer)
     return there[step] if step else None
 
 
-def _warn_of_another_size(checkpoint: Path, processes: int) -> None:
-    manifest = checkpoint / MANIFEST
-    saved_by = read_object(manifest)["processes"] if manifest.is_file() else processes
+def _warn_of_other_samples(checkpoint: Path, trainer: Trainer) -> None:
+    manifest = read_object(checkpoint / MANIFEST) if (checkpoint / MANIFEST).is_file() else {}
+    processes = trainer.args.world_size
+    saved_by = manifest.get("processes", processes)
     if saved_by != processes:
         logger.warning(
             "%s was saved by %d processes and this run has %d: it goes on with the weights and the optimizer, but with "
             "other random numbers, and not to the same bits", checkpoint, saved_by, processes,
         )  # fmt: skip
+    before, now = manifest.get("order"), order_of(trainer)
+    if not isinstance(before, dict):  # an earlier version of this package noted none
+        return
+    for name in now:
+        if name in before and before[name] != now[name]:
+            logger.warning(
+                "%s was saved with %s=%s and this run has %s: it goes on with the weights and the optimizer, but the "
+                "samples come in another order, and some may come twice or not at all", checkpoint, name,
+                before[name], now[name],
+            )  # fmt: skip
 
 
 def check_same_settings(config: FrozenBasesConfig, checkpoint: Path) -> None:

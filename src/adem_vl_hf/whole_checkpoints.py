@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Sized
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from .json_files import read_object
 from .modeling.one_save import flush, naming_full_disk
 
 if TYPE_CHECKING:  # a mixin stands before the Trainer that it completes
+    from transformers import Trainer
     from transformers import Trainer as _Trainer
 else:
     _Trainer = object
@@ -117,11 +119,26 @@ class WholeCheckpoints(_Trainer):
         files = [path for path in sorted(staged.rglob("*")) if path.is_file()]
         manifest = {
             "processes": self.args.world_size,
+            "order": order_of(self),
             "files": {str(path.relative_to(staged)): [path.stat().st_size, digest(path)] for path in files},
         }
         (staged / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for path in (*files, staged / MANIFEST, *(path for path in staged.rglob("*") if path.is_dir()), staged):
             flush(path)
+
+
+def order_of(trainer: "Trainer") -> dict[str, int | None]:
+    """What the order of the samples follows from, with the number of processes.
+
+    Args:
+        trainer (Trainer): The trainer.
+
+    Returns:
+        The values by the names of the training arguments, and the number of samples, which is None for a stream.
+    """
+    names = ("seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps")
+    samples = len(trainer.train_dataset) if isinstance(trainer.train_dataset, Sized) else None
+    return {name: getattr(trainer.args, name) for name in names} | {"number_of_samples": samples}
 
 
 def _check_finite(staged: Path) -> None:

@@ -9,6 +9,7 @@ import scripts
 import tiny
 
 from adem_vl_hf.data import OpenMojiNames
+from adem_vl_hf.data.openmoji.styles import STYLES
 from adem_vl_hf.loading import CHECKPOINT, TOWER, build_model
 
 
@@ -182,7 +183,7 @@ def test_the_benchmark_measures_with_controls_and_takes_over_the_demo(bases, tmp
     model, processor = build_model(str(bases / "llama"), str(bases / "clip"), fusion_scale=1.0, visual_scale=1.0)
     script = scripts.load("benchmarks/quality.py")
     cards = []
-    (tmp_path / "training.json").write_text(json.dumps({"names_top1": 0.5, "scenes_top1": 0.25, "steps": 3}))
+    (tmp_path / "training.json").write_text(json.dumps({f"{style}_named": 0.5 for style in STYLES}))
     monkeypatch.setattr(script, "TOWER", tmp_path)
     monkeypatch.setattr(script, "load_checkpoint", lambda name, **setting: (model, processor))
     monkeypatch.setattr(script.tables, "RESULTS", tmp_path / "results")
@@ -200,11 +201,19 @@ def test_the_benchmark_measures_with_controls_and_takes_over_the_demo(bases, tmp
     assert cards == [metrics]
     made = script.sections()
     assert made["shipped table"] == script.quality_table(metrics)
-    assert "50.0 % for emoji" in made["tower"]
-    assert "25.0 % for test scenes" in made["tower"]
+    assert "openmoji 50.0 %" in made["tower"]
+    assert "noto 50.0 %" in made["tower"]
     assert made["demo table"] == script.tables.NOT_MEASURED
     # another adapter does not go on with this one's predictions
     assert script.digest(tiny.perturb(model)) != first
+    # a checkpoint that is named gets its own card, and nothing else is saved
+    named = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "write_model_card", lambda folder, repo_id, metrics: named.update({folder: metrics}))
+        scripts.call(script, patch, "--checkpoint", tmp_path, "--output-dir", output, "--scenes", 40, "--names", 4,
+                     "--card")  # fmt: skip
+    assert named[tmp_path].keys() == metrics.keys()
+    assert script.tables.load("shipped")["metrics"] == metrics
     # the demo's figures are taken over as they are
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     scripts.call(script, monkeypatch, "--demo", tmp_path)

@@ -170,9 +170,7 @@ def test_clips_go_on_from_single_pictures(results, bases, monkeypatch, tmp_path)
     folders = str(bases / "llama"), str(bases / "clip")
     monkeypatch.setattr(script, "build_model", lambda kind, **fields: build(*folders, kind, **fields))
     monkeypatch.setattr(script, "STEPS", 1)
-    monkeypatch.setattr(
-        script, "ARMS", {"evlm, 4 media tokens": script.Arm("evlm", {"media_tokens": 1}, "still", 1e-3)}
-    )
+    monkeypatch.setattr(script, "ARMS", {"evlm, 4 media tokens": script.Arm("evlm", "still", 1e-3)})
     monkeypatch.setattr(script, "BATCH_SIZE", 2)
     videos, pairs = script.OpenMojiVideos, script.OpenMojiPairs
     few = {
@@ -180,8 +178,9 @@ def test_clips_go_on_from_single_pictures(results, bases, monkeypatch, tmp_path)
         "openmoji-pairs": pairs("test", 3, kinds=("which", "more", "same")),
     }
     monkeypatch.setattr(script, "test_sets", lambda: few)
-    still, _ = build(*folders, "evlm", media_tokens=1)
-    tiny.perturb(still).save_pretrained(tmp_path / "start" / "still")
+    still, processor = build(*folders, "evlm", media_tokens=1)
+    for part in (tiny.perturb(still), processor):
+        part.save_pretrained(tmp_path / "start" / "still")
     arguments = (
         "--start-dir",
         tmp_path / "start",
@@ -201,8 +200,9 @@ def test_clips_go_on_from_single_pictures(results, bases, monkeypatch, tmp_path)
     assert not torch.equal(first, now)
     assert torch.allclose(first, now, atol=0.05)  # it went on from there
     wrong = tmp_path / "wrong" / "still"
-    tiny.build(bases).save_pretrained(wrong)
-    with pytest.raises(ValueError, match="no adapter of this shape"):
+    for part in build(*folders):
+        part.save_pretrained(wrong)
+    with pytest.raises(ValueError, match="no adapter of evlm, but of adem_vl"):
         script.measure("evlm, 4 media tokens", wrong, tmp_path / "other", 2)
 
 

@@ -163,6 +163,22 @@ def test_an_interrupted_training_says_what_it_goes_on_from(tmp_path, monkeypatch
     assert lines[1] == "adem-vl train: interrupted; --resume goes on from checkpoint-100"
 
 
+def test_a_training_that_fails_says_what_it_goes_on_from(tmp_path, monkeypatch, capsys):
+    def fail(args):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")  # as when nobody reads what Trainer prints any more
+
+    monkeypatch.setattr(train, "run", fail)
+    argv = ["train", "--output-dir", str(tmp_path), "--resume"]
+    assert main(argv) == 1
+    (tmp_path / "checkpoint-40").mkdir()
+    assert main(argv) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "adem-vl train: BrokenPipeError: [Errno 32] Broken pipe (--debug shows more)",
+        "adem-vl train: BrokenPipeError: [Errno 32] Broken pipe; --resume goes on from checkpoint-40 "
+        "(--debug shows more)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

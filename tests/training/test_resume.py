@@ -102,6 +102,27 @@ def test_a_resumed_run_says_that_it_keeps_the_learning_rate_of_its_checkpoint(ba
     assert facts["steps"] == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 3), ("data_seed", 3), ("per_device_train_batch_size", 1), ("gradient_accumulation_steps", 2),
+     ("number_of_samples", 6)],
+)  # fmt: skip
+def test_a_resumed_run_says_that_its_samples_come_in_another_order(bases, name, value, tmp_path, caplog):
+    def run(resume, number=4, **arguments):
+        made, processor = trainer(bases, tmp_path, samples(number), architectures.ADEM_VL.build(bases),
+                                  save_strategy="steps", save_steps=1, **{"max_steps": 2, **arguments})  # fmt: skip
+        train(made, processor, resume=resume)
+
+    run(False)
+    run(True, max_steps=3, learning_rate=1e-3)  # what else differs says nothing about the order
+    assert "another order" not in caplog.text
+    given = {"number_of_samples": "number", "per_device_train_batch_size": "batch_size"}
+    run(True, **{"max_steps": 4, given.get(name, name): value})
+    (line,) = [record.getMessage() for record in caplog.records if "another order" in record.getMessage()]
+    assert f"checkpoint-3 was saved with {name}=" in line
+    assert f"and this run has {value}: it goes on" in line
+
+
 @architectures.each()
 def test_the_model_chosen_by_evaluation_loss_is_kept(bases, arch, tmp_path):
     made, processor = trainer(

@@ -275,3 +275,16 @@ def test_half_a_line_of_the_log_is_removed(bases, tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"st')
     run(bases, tmp_path, max_steps=1)
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()][:2] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [('{"step": 1, "loss": 2.5}\n{"step": 2, "lo', '{"step": 1, "loss": 2.5}\n'), ('{"st', ""), ("", ""),
+     ("my notes\nin two lines", "my notes\nin two lines\n"), ('{"step": 1}\n', '{"step": 1}\n')],
+)  # fmt: skip
+def test_the_log_goes_on_after_half_a_line_of_its_own_and_loses_nothing_of_others(bases, before, kept, tmp_path):
+    (tmp_path / "log.jsonl").write_text(before)
+    run(bases, tmp_path, resume=False, max_steps=1)
+    log = (tmp_path / "log.jsonl").read_text()
+    assert log.startswith(kept)
+    assert log[len(kept) :].startswith('{"step": 1, ')

@@ -88,11 +88,11 @@ def load(args: argparse.Namespace, with_gradients: bool = False) -> tuple[Any, A
     """
     from accelerate import PartialState
 
-    from ..loading import load_checkpoint, loading_arguments
+    from ..loading import arguments_for_bits, load_checkpoint
     from ..precision import fastest_setting
 
     setting = fastest_setting() if with_gradients else {}
-    setting |= loading_arguments(args.bits, setting.get("dtype"))
+    setting |= arguments_for_bits(args.bits, setting.get("dtype"))
     try:
         model, processor = load_checkpoint(args.checkpoint, **moved_bases(args), **setting)
     except ValueError as error:

@@ -7,13 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from ..json_files import read_object
+from ..json_files import ENTRY, LOG, read_object
 from ..terminal import say
 from ..whole_checkpoints import DELETED, MANIFEST, OPTIMIZERS, REPLACED, SAVING
 from .arguments import check_output
 
 DATA_FILE = "data.json"  # the names of the data that the run is trained on
-LOG, ENTRY = "log.jsonl", b'{"step": '  # with which every line begins
 RECORD = {"steps", "batch_size"}  # keys of training.json, among others
 NOTES = (LOG, DATA_FILE, "training.json")
 SAMPLES = "samples"  # of sample_answers, which takes seconds to import

@@ -7,7 +7,7 @@ import argparse
 import errno
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..allocator import keep_freed_memory
@@ -73,8 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         _prepare(args.command)
         command.run(args)
     except KeyboardInterrupt:
-        left = command.what_is_left(args) if hasattr(command, "what_is_left") else ""
-        say(f"adem-vl {args.command}: interrupted{left}", sys.stderr)
+        say(f"adem-vl {args.command}: interrupted{_what_is_left(command, args)}", sys.stderr)
         return EXIT_FAILED
     except NobodyReads:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
@@ -86,9 +85,16 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno in BAD_PATH):
             say(f"adem-vl {args.command}: error: {reason}", sys.stderr)
             return EXIT_BAD_INPUT
-        say(f"adem-vl {args.command}: {type(error).__name__}: {reason} (--debug shows more)", sys.stderr)
+        left = _what_is_left(command, args)
+        way_on = left if left.startswith(";") else ""
+        say(f"adem-vl {args.command}: {type(error).__name__}: {reason}{way_on} (--debug shows more)", sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
+
+
+def _what_is_left(command: Any, args: argparse.Namespace) -> str:
+    """What a stopped command goes on from, after a semicolon, or before what it stopped, after a comma."""
+    return command.what_is_left(args) if hasattr(command, "what_is_left") else ""
 
 
 def _check_working_folder() -> None:

@@ -224,7 +224,7 @@ def run(args: argparse.Namespace) -> None:
     chosen = None if args.vision_tower or args.from_checkpoint else _tower_for(args.data)
     if is_first and chosen == "embedded-dinov2":
         say("adem-vl train: the vision tower is embedded-dinov2, a DINOv2-small. The small CLIP that ships, "
-            "--vision-tower embedded, is faster but has only seen pictograms.", sys.stderr)  # fmt: skip
+            "--vision-tower embedded, is faster but has only seen drawings of things.", sys.stderr)  # fmt: skip
     if args.overwrite and is_first:
         remove_run(args.output_dir)
     began_at = next(iter(checkpoints(args.output_dir)), 0) if args.resume else 0
@@ -263,19 +263,19 @@ def what_is_left(args: argparse.Namespace) -> str:
 
 
 def _tower_for(data: list[str]) -> str:
-    """Choose the vision tower where none is named: the one that ships has only seen OpenMoji."""
+    """Choose the vision tower where none is named: the one that ships has only seen drawings."""
     return "embedded" if all(name.startswith("openmoji") for name in data) else "embedded-dinov2"
 
 
 def _model(args: argparse.Namespace) -> tuple[Any, Any]:
     """Load the checkpoint to begin with, or build a model with a fresh adapter."""
-    from ..loading import build_model, load_checkpoint, loading_arguments
+    from ..loading import arguments_for_bits, build_model, load_checkpoint
     from ..precision import fastest_setting
 
     setting = fastest_setting()
     setting |= {"dtype": args.dtype} if args.dtype else {}
     setting |= {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
-    setting |= loading_arguments(args.bits, setting["dtype"])
+    setting |= arguments_for_bits(args.bits, setting["dtype"])
     places = {
         "text_model_revision": args.language_model_revision,
         "text_model_subfolder": args.language_model_subfolder,

@@ -20,6 +20,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 import adem_vl_hf.modeling as bundle
 
 from ..files import write_json
+from ..json_files import LOG
 from ..loading import MODELS, by_recorded_name, load_config
 from ..modeling.checkpoint import CUSTOM_PIPELINES
 from ..modeling.modeling_base import FrozenBasesForConditionalGeneration
@@ -101,7 +102,7 @@ def push(
         if isinstance(model, str | os.PathLike):
             metrics = read_record(model, "metrics.json") if metrics is None else metrics
             settings = read_record(model, "training.json") if settings is None else settings
-            draw_loss(Path(model) / "log.jsonl", staged / CURVE)
+            draw_loss(Path(model) / LOG, staged / CURVE)
         if samples:
             _stage_samples(model, staged)
         # The card is written before anything is made on the Hub, so that an error in it leaves no empty repository.

@@ -103,6 +103,18 @@ CAPTION_SHARES = {
     ("scenes of more things in three styles", "presence"): 1,
 }
 
+# For the adapter that is moved to the small CLIP: names in all styles that its tower has seen
+ON_CLIP_SHARES = {
+    ("names in three styles", "caption"): 4,
+    ("names in three styles", "choice"): 3,
+    ("scenes", "caption"): 4,
+    ("scenes", "presence"): 3,
+    ("scenes", "count"): 2,
+    ("scenes", "relation"): 2,
+    ("scenes", "choice"): 1,
+    ("scenes of more things in three styles", "caption"): 2,
+}
+
 
 class OpenMojiMixture(Dataset[Sample]):
     """Mixes the OpenMoji data sets. The shipped adapter trains on it, and the benchmarks with shares of their own.
