@@ -82,7 +82,7 @@ def main() -> None:
         torch._dynamo.config.optimize_ddp = False  # as in train_openmoji.py
     start, trained = args.output_dir / "start", args.output_dir / "trained"
     if not (trained / "training.json").is_file():
-        with PartialState().local_main_process_first():
+        with PartialState(cpu=not torch.cuda.is_available()).local_main_process_first():
             if not (start / "config.json").is_file():
                 begin(args.heads, start)
         fine_tune(trained, args.steps, RECIPE, True, ON_CLIP_SHARES, compiled=args.compile, start=start)
