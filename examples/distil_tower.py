@@ -213,9 +213,8 @@ def main() -> None:
     recent: list[list[float]] = []
     bar = tqdm(loader, initial=start, total=args.steps, desc="tower", mininterval=5)
     for step, (pixels, things) in enumerate(bar, start):
-        warm = min(1.0, (step + 1) / WARMUP)
+        rate = args.learning_rate * min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / args.steps))
         for group in optimizer.param_groups:
-            rate = args.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / args.steps))
             group["lr"] = rate * group["factor"]
         age = step - start  # the images of an earlier run are not kept
         rows = torch.arange(new) + age % KEPT * new
